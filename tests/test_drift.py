@@ -1,0 +1,117 @@
+"Drift: the stated number of false alarms is kept, drift is seen, counts merge, a restart loses nothing."
+import json, subprocess, sys
+import numpy as np, pandas as pd, pytest
+from scipy import stats
+from mlscale.drift import DriftMonitor, Reference, bin_counts, distances, psi, quantile_edges
+
+M = 40   # rows a day
+
+def world(days, rng, columns=3):
+    "Rows whose days share a mean: a day is one witness. Independent days, no drift."
+    x = rng.standard_normal((days, 1, columns)) + rng.standard_normal((days, M, columns))
+    return pd.DataFrame(x.reshape(-1, columns), columns=list("abc")[:columns]), np.repeat(np.arange(days), M)
+
+def test_false_alarms_are_as_many_as_stated():
+    rng, worlds, alpha = np.random.default_rng(0), 300, .1
+    naive = calibrated = 0
+    for seed in range(worlds):
+        (X, days), (week, _) = world(80, rng), world(7, rng)
+        monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=52*alpha, n_resamples=500, seed=seed)
+        calibrated += monitor.update(week).drift_detected
+        naive += min(stats.ks_2samp(X[c], week[c], method="asymp").pvalue for c in X) < alpha/3
+    low, high = stats.binom.interval(.999, worlds, alpha)
+    assert low <= calibrated <= high
+    assert naive > 3*high   # the test can fail: the obvious method does
+
+def test_rows_taken_as_independent_keep_the_promise_where_they_are():
+    rng, alarms, worlds, alpha = np.random.default_rng(1), 0, 200, .1
+    reference = Reference.fit(rng.standard_normal((20_000, 3)))
+    for n in rng.choice([200, 500, 1000], worlds):
+        alarms += DriftMonitor(reference, false_alarms_per_year=5.2).update(rng.standard_normal((n, 3))).drift_detected
+    low, high = stats.binom.interval(.999, worlds, alpha)
+    assert low <= alarms <= high
+
+def test_drift_is_seen_and_named():
+    rng = np.random.default_rng(2)
+    X, days = world(80, rng)
+    week, _ = world(7, rng)
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    assert not monitor.update(week).drift_detected
+    report = monitor.reset().update(week.assign(b=week.b + 3)).report()
+    assert monitor.drift_detected and list(report.index[report.drifted]) == ["b"] and report.index[0] == "b"
+
+def test_missing_and_infinite_values_are_counted_never_poison_and_ring():
+    rng = np.random.default_rng(3)
+    X, days = world(80, rng)
+    week, _ = world(7, rng)
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    few, many = week.copy(), week.copy()
+    few.loc[:1, "a"] = [np.nan, np.inf]
+    many.loc[rng.random(len(week)) < .7, "a"] = np.nan
+    assert not monitor.update(few).drift_detected
+    assert monitor.report().missing["a"] == 2/len(week) and np.isfinite(monitor.report().drop(columns="drifted").to_numpy()).all()
+    assert monitor.reset().update(many).report().drifted["a"]
+
+def test_categories_and_constants():
+    rng = np.random.default_rng(4)
+    X = pd.DataFrame({"carrier": rng.choice(["AA", "UA"], 4000), "flat": 7.})
+    monitor = DriftMonitor(Reference.fit(X, days=np.repeat(np.arange(100), 40)), false_alarms_per_year=1)
+    week = X.iloc[:280]
+    assert not monitor.update(week).drift_detected
+    new = monitor.reset().update(week.assign(carrier=np.where(np.arange(280) < 84, "ZZ", week.carrier))).report()
+    assert new.drifted["carrier"] and not new.drifted["flat"]
+    assert monitor.reset().update(week.assign(flat=6.999)).report().drifted["flat"]
+    assert monitor.reset().update(week.assign(carrier=None)).report().drifted["carrier"]
+
+def test_streaming_and_merging_equal_one_pass_and_survive_json():
+    rng = np.random.default_rng(5)
+    X, days = world(40, rng)
+    week, _ = world(7, rng)
+    make = lambda: DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=2)
+    whole = make().update(week).report()
+    a, b = make(), make().update(week[100:])
+    for i in range(100): a.update(week[i:i + 1])
+    a = DriftMonitor.from_dict(json.loads(json.dumps(a.to_dict())))
+    assert a.merge(b).report().equals(whole)
+    stored = json.dumps(a.to_dict())
+    assert json.dumps(DriftMonitor.from_dict(json.loads(stored)).to_dict()) == stored
+    for bad in (json.loads(stored) | {"format": 99}, json.loads(stored) | {"kind": "x"}, []):
+        with pytest.raises(ValueError, match="format|to_dict"): DriftMonitor.from_dict(bad)
+    with pytest.raises(ValueError, match="same reference"): a.merge(DriftMonitor(Reference.fit(X + 1, days=days), false_alarms_per_year=2))
+
+@pytest.mark.parametrize("x", [np.arange(1000.), np.random.default_rng(6).normal(size=999), np.repeat([1., 2., 10.], [5, 10, 300])])
+def test_binned_distance_is_the_ks_statistic_up_to_a_bin(x):
+    y = np.random.default_rng(7).permutation(x)[:200]*1.1
+    e = quantile_edges(x, 20)
+    d = distances(bin_counts(y, e)[None], bin_counts(x, e)[None], np.array([False]))[0]
+    assert 0 <= stats.ks_2samp(x, y).statistic - d <= 1/20 + 1e-9
+    assert bin_counts(np.append(y, [np.nan, np.inf]), e).sum() == len(y) + 2
+
+def test_psi_by_hand():
+    f, g = np.array([10.5, 30.5])/41, np.array([20.5, 20.5])/41
+    assert np.isclose(psi(np.array([10, 30, 0]), np.array([20, 20, 0])), ((f - g)*np.log(f/g)).sum())
+    assert np.isfinite(psi(np.array([0, 10]), np.array([10, 0])))
+
+def test_small_windows_are_not_judged():
+    rng = np.random.default_rng(8)
+    X, days = world(40, rng)
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    assert not monitor.drift_detected and monitor.rows == 0
+    assert not monitor.update(X[:20] + 100).drift_detected and monitor.update(pd.concat([X[:20] + 100]*20)).drift_detected
+
+def test_bad_input_is_named():
+    X, days = world(40, np.random.default_rng(9))
+    reference = Reference.fit(X, days=days)
+    for kwargs, name in [(dict(false_alarms_per_year=0), "false_alarms_per_year"), (dict(false_alarms_per_year=60), "false_alarms_per_year"), (dict(false_alarms_per_year=1, checks_per_year=1000), "checks_per_year"),
+                         (dict(false_alarms_per_year=.01), "n_resamples"), (dict(false_alarms_per_year=1, block_days=99), "block_days"), (dict(false_alarms_per_year=1, checks_per_year=12), "reference")]:
+        with pytest.raises(ValueError, match=name): DriftMonitor(reference, **kwargs)
+    with pytest.raises(ValueError, match="'c'"): reference.count(X[["a", "b"]])
+    with pytest.raises(TypeError, match="'a'"): reference.count(X.assign(a="x"))
+    with pytest.raises(ValueError, match="days"): Reference.fit(X, days=days[:5])
+    with pytest.raises(ValueError, match="0 rows"): Reference.fit(X[:0])
+    with pytest.raises(ValueError, match="times"): Reference.fit(pd.DataFrame({"t": pd.date_range("2013", periods=3)}))
+    with pytest.raises(TypeError, match="array of numbers"): Reference.fit("x")
+
+def test_the_core_stays_light():
+    code = "import sys, mlscale.drift; print([m for m in ('sklearn', 'matplotlib', 'pyarrow', 'polars') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
