@@ -7,8 +7,8 @@ __all__ = ['SOURCES', 'PUERTO_RICO', 'LATE_MINUTES', 'HORIZON', 'WEATHER_LAG', '
            'parse_flights', 'cached_frame', 'load_flights', 'load_weather', 'load_planes', 'load_airports',
            'load_airlines', 'event_log', 'drivers', 'Drift', 'uniform_hash', 'OperationsDesk']
 
-# %% ../nbs/00_data.ipynb #6c67f431
-import importlib.util, json, zipfile
+# %% ../nbs/00_data.ipynb #a5671ead
+import hashlib, importlib.util, zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from .storage import digest, home, locked, needs, replacing
 
-# %% ../nbs/00_data.ipynb #9b16930f
+# %% ../nbs/00_data.ipynb #12296e92
 SOURCES = {
     "airlines.csv": "162551bd3401a12d63db3d92b7e66af3017d2e40d55919d6a678489323c10609",
     "airports.csv": "36c290b69800422f36618f471a042b670b9329e8eb0686eff44f371a9761e148",
@@ -54,7 +54,7 @@ def source_file(name: str) -> Path:
     if digest(path) != SOURCES[name]: raise ValueError(f"{name} is corrupt or of another version (its SHA-256 is not {SOURCES[name][:12]}...): {mend}")
     return path
 
-# %% ../nbs/00_data.ipynb #7ebdb5cd
+# %% ../nbs/00_data.ipynb #7bef4a89
 PUERTO_RICO = ("BQN", "PSE", "SJU", "STT")
 
 def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Series:
@@ -83,7 +83,7 @@ def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Serie
         out[hhmm.index] = local.dt.tz_localize(name, ambiguous="NaT", nonexistent="NaT").dt.tz_convert("UTC").astype(out.dtype)
     return out
 
-# %% ../nbs/00_data.ipynb #81df8efd
+# %% ../nbs/00_data.ipynb #4bf211f1
 LATE_MINUTES = 15
 HORIZON = pd.Timedelta(minutes=120)
 _COLUMNS = ("year month day dep_time sched_dep_time dep_delay arr_time sched_arr_time arr_delay carrier flight tailnum "
@@ -116,6 +116,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
         If columns are missing or unknown, a destination has no time zone, or a flight stands there twice.
     """
     _check_columns(raw, _COLUMNS, "raw flights")
+    raw = raw.reset_index(drop=True)
     if unknown := sorted(set(raw.dest) - set(zones.dropna().index)):
         raise ValueError(f"destinations without a time zone: {', '.join(unknown)}; add them to zones")
     minutes = lambda x: pd.to_timedelta(x, unit="min")
@@ -130,7 +131,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     if (n := out.duplicated(_KEY).sum()): raise ValueError(f"{n} flights stand in the table twice (same {', '.join(_KEY)}): remove the copies")
     return out
 
-# %% ../nbs/00_data.ipynb #d613f32a
+# %% ../nbs/00_data.ipynb #650b7df5
 def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Build a table once and keep it in the cache as Parquet, verified by digest at every read.
 
@@ -149,7 +150,6 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
         As read from the file.
     """
     with needs("data"): import pyarrow.parquet as pq
-    import hashlib
     path = home()/"cache"/f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
     seal = path.with_suffix(".sha256")
     valid = lambda: path.exists() and seal.exists() and seal.read_text() == digest(path)
@@ -161,12 +161,12 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
                 with replacing(seal) as new: new.write_text(digest(path))
     return pq.read_table(path).to_pandas()
 
-# %% ../nbs/00_data.ipynb #db74ebb9
+# %% ../nbs/00_data.ipynb #223040a5
 def _build_flights() -> pd.DataFrame:
     airports = pd.read_csv(source_file("airports.csv"))
     zones = pd.concat([airports.set_index("faa").tzone, pd.Series("America/Puerto_Rico", index=PUERTO_RICO)])
     with zipfile.ZipFile(source_file("flights.csv.zip")) as z, z.open(z.namelist()[0]) as f:
-        flights = pd.concat([parse_flights(piece, zones) for piece in pd.read_csv(f, chunksize=50_000)])
+        flights = pd.concat([parse_flights(piece, zones) for piece in pd.read_csv(f, chunksize=50_000)], ignore_index=True)
     if flights.duplicated(_KEY).any(): raise ValueError("the table of flights holds a flight twice")
     flights = flights.sort_values(_KEY, kind="stable", ignore_index=True)
     flights.insert(0, "flight_id", np.arange(len(flights)))
@@ -196,7 +196,7 @@ def load_flights() -> pd.DataFrame:
     """
     return cached_frame("flights", "1" + SOURCES["flights.csv.zip"] + SOURCES["airports.csv"], _build_flights)
 
-# %% ../nbs/00_data.ipynb #44b91013
+# %% ../nbs/00_data.ipynb #0e467510
 WEATHER_LAG = pd.Timedelta(minutes=60)
 _WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 
@@ -218,7 +218,7 @@ def load_weather() -> pd.DataFrame:
     out.loc[out.wind_speed > 200, ["wind_speed", "wind_gust"]] = np.nan
     return out.sort_values(["origin", "event_timestamp"], ignore_index=True)
 
-# %% ../nbs/00_data.ipynb #7cf863a7
+# %% ../nbs/00_data.ipynb #7babff1d
 def load_planes() -> pd.DataFrame:
     """The planes, by tail number.
 
@@ -252,7 +252,7 @@ def load_airlines() -> pd.DataFrame:
     """
     return pd.read_csv(source_file("airlines.csv"))
 
-# %% ../nbs/00_data.ipynb #ee03c63b
+# %% ../nbs/00_data.ipynb #6b07a55c
 SCHEDULE_LEAD = pd.Timedelta(days=30)
 
 def event_log(flights: pd.DataFrame) -> pd.DataFrame:
@@ -285,7 +285,7 @@ def event_log(flights: pd.DataFrame) -> pd.DataFrame:
                      for kind, (event, known, value) in kinds.items()])
     return log.sort_values(["created_timestamp", "flight_id"], kind="stable", ignore_index=True)
 
-# %% ../nbs/00_data.ipynb #960bf6ec
+# %% ../nbs/00_data.ipynb #4ebf8d9f
 def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     """The small rides table of the lesson: rides per driver and day, made with a seed.
 
@@ -309,7 +309,7 @@ def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     event = day.repeat(len(ids))
     return pd.DataFrame({"driver_id": np.tile(ids, days), "event_timestamp": event, "created_timestamp": (event + pd.Timedelta(hours=3)).as_unit("us"), "rides": rides.ravel()})
 
-# %% ../nbs/00_data.ipynb #ca73da65
+# %% ../nbs/00_data.ipynb #1629a648
 _KINDS = ("sudden", "gradual", "seasonal", "variance", "correlation", "new_category")
 
 @dataclass(frozen=True)
@@ -400,7 +400,7 @@ class Drift:
         out[self.column] = x
         return out
 
-# %% ../nbs/00_data.ipynb #22ab15e3
+# %% ../nbs/00_data.ipynb #2a6071a4
 def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     """A uniform number for each id that depends on nothing but the id, the seed and the salt.
 
@@ -426,7 +426,7 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     z = (z ^ (z >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11))*2.**-53
 
-# %% ../nbs/00_data.ipynb #84b24f66
+# %% ../nbs/00_data.ipynb #66e9c931
 @dataclass(frozen=True)
 class OperationsDesk:
     """A desk that acts on scores, with a known effect.

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['replacing', 'home', 'digest', 'locked', 'needs', 'style']
 
-# %% ../nbs/000_storage.ipynb #298db2d8
+# %% ../nbs/000_storage.ipynb #6e527d8f
 import fcntl, hashlib, os, shutil, sys, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/000_storage.ipynb #0df2dca1
+# %% ../nbs/000_storage.ipynb #4c20d5c1
 def _fsync(path: Path) -> None:
     "Ask the operating system to bring a file or folder to the disk."
     fd = os.open(path, os.O_RDONLY)
@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         _fsync(path.parent)
     finally: shutil.rmtree(box, ignore_errors=True)
 
-# %% ../nbs/000_storage.ipynb #978f2edb
+# %% ../nbs/000_storage.ipynb #b825576c
 def home() -> Path:
     """The folder that holds all state.
 
@@ -78,7 +78,7 @@ def home() -> Path:
     if sys.platform == "darwin": return Path.home()/"Library"/"Application Support"/"mlscale"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home()/".local"/"share")/"mlscale"
 
-# %% ../nbs/000_storage.ipynb #b646c81a
+# %% ../nbs/000_storage.ipynb #7cb6f98c
 def digest(path: str | os.PathLike) -> str:
     """The SHA-256 digest of a file, read in pieces so that its size does not matter.
 
@@ -94,7 +94,7 @@ def digest(path: str | os.PathLike) -> str:
     """
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/000_storage.ipynb #be29291e
+# %% ../nbs/000_storage.ipynb #7b6efeaf
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock between processes for the time of the block.
@@ -114,7 +114,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/000_storage.ipynb #669c1aeb
+# %% ../nbs/000_storage.ipynb #c429a75f
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Import optional packages; where one is missing, say which extra brings it.
