@@ -1,0 +1,182 @@
+"""The notebooks: valid, clean, exported, run.
+
+    python tests/notebooks.py check             JSON and schema, cleanliness, names, the export
+    python tests/notebooks.py run [PATH ...]    each in a fresh kernel, two at a time, with a deadline
+    python tests/notebooks.py refresh [PATH ...]  run and store the outputs
+"""
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+DEADLINE = 60   # seconds a notebook, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
+
+
+def find(names):
+    "Notebooks by path, or by the beginning of their file name; all chapters where none is named."
+    everything = sorted(p for p in NBS.glob("*.ipynb"))
+    chosen = []
+    for name in names:
+        some = [Path(name).resolve()] if Path(name).is_file() else [p for p in everything if p.name.startswith(name)]
+        if not some: sys.exit(f"no notebook {name!r}: there are {', '.join(p.stem for p in everything)}")
+        chosen += some
+    return chosen or everything
+
+
+def read(path):
+    "A notebook as JSON with its sources joined, or a ValueError that names the file."
+    try: nb = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e: raise ValueError(f"{path.name} is not valid JSON: {e}") from e
+    if not isinstance(nb, dict) or "cells" not in nb: raise ValueError(f"{path.name} is not a notebook: it holds no cells")
+    for cell in nb["cells"]: cell["source"] = "".join(cell["source"])
+    return nb
+
+
+def write(nb, path):
+    "In the form in which nbdev stores notebooks: sorted, indented by one, sources in lines."
+    for cell in nb["cells"]: cell["source"] = cell["source"].splitlines(keepends=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def set_ids(nb):
+    "Ids that depend on the sources alone, so that they do not change from save to save."
+    seen = {}
+    for cell in nb["cells"]:
+        text = cell["cell_type"] + cell["source"]
+        seen[text] = seen.get(text, 0) + 1
+        cell["id"] = hashlib.sha256((text + (str(seen[text]) if seen[text] > 1 else "")).encode()).hexdigest()[:8]
+
+
+def no_duplicates(pairs):
+    keys = [k for k, _ in pairs]
+    if len(keys) != len(set(keys)): raise ValueError(f"a key stands twice in {keys}")
+    return dict(pairs)
+
+
+def findings(path):
+    "What is wrong with a stored notebook."
+    import nbformat
+    try: nb = read(path)
+    except ValueError as e: return [str(e)]
+    found = []
+    try:
+        json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicates)
+        nbformat.validate(nbformat.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    except Exception as e: found.append(f"{path.name}: {str(e).splitlines()[0]}")
+    ids = [c.get("id") for c in nb["cells"]]
+    set_ids(nb)
+    if ids != [c["id"] for c in nb["cells"]]: found.append(f"{path.name}: cell ids that do not follow from the sources: python3 workbook.py refresh {path.relative_to(ROOT)}")
+    for i, cell in enumerate(nb["cells"]):
+        outputs = cell.get("outputs", [])
+        where = f"{path.name}, cell {i}"
+        if any(o["output_type"] == "error" for o in outputs): found.append(f"{where}: an error is stored")
+        if any(o.get("name") == "stderr" for o in outputs): found.append(f"{where}: stderr is stored")
+        if str(ROOT) in json.dumps(outputs): found.append(f"{where}: the output holds a path of this machine")
+        if "nbdev_export(" in cell["source"]: found.append(f"{where}: a notebook does not export itself")
+    if path.stat().st_size > 1_000_000: found.append(f"{path.name}: larger than 1 MB")
+    return found
+
+
+def check_export_and_clean():
+    "Export into the package emptied of its .py files, clean the notebooks: nothing may change."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, copy)
+        shutil.copytree(NBS, copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        (copy / "mlscale").mkdir()
+        found = []
+        for tool in ("nbdev_clean", "nbdev_export"):
+            done = subprocess.run([Path(sys.executable).parent / tool], cwd=copy, capture_output=True, text=True)
+            if done.returncode: found.append(f"{tool} failed: {done.stderr.strip()[-1500:]}")
+        for path in sorted(NBS.rglob("*.ipynb")):
+            if ".ipynb_checkpoints" not in path.parts and (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes():
+                found.append(f"{path.name} is not clean: run nbdev_clean")
+        files = {p.name for folder in (ROOT, copy) for p in (folder / "mlscale").glob("*.py")}
+        for name in sorted(files):
+            ours, exported = ROOT / "mlscale" / name, copy / "mlscale" / name
+            if not exported.exists(): found.append(f"mlscale/{name} comes from no notebook: delete it")
+            elif not ours.exists() or ours.read_bytes() != exported.read_bytes(): found.append(f"mlscale/{name} is not what the notebooks export: run nbdev_export")
+        return found
+
+
+def check():
+    notebooks = [p for p in sorted(NBS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+    found = [f for p in notebooks for f in findings(p)] + check_export_and_clean()
+    for f in found: print(f)
+    print(f"{len(notebooks)} notebooks: {f'{len(found)} findings' if found else 'valid, clean, and the package is what they export'}")
+    return bool(found)
+
+
+def clean_outputs(cell):
+    "Outputs without what changes from run to run."
+    cell["execution_count"] = None
+    for out in cell["outputs"]:
+        if "metadata" in out: out["metadata"] = {}
+        if "execution_count" in out: out["execution_count"] = None
+        for key, value in out.get("data", {}).items():
+            if isinstance(value, str) and not key.startswith("image/png"): out["data"][key] = value.splitlines(keepends=True)
+        if isinstance(out.get("text"), str): out["text"] = out["text"].splitlines(keepends=True)
+        out.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def execute(path):
+    "Run a notebook in a fresh kernel: seconds, what went wrong (or None), the executed notebook."
+    start = time.monotonic()
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+        nb = read(path)
+        deadline = nb["metadata"].get("mlscale", {}).get("timeout", DEADLINE)
+        skipped = [i for i, c in enumerate(nb["cells"]) if any(line.replace(" ", "").startswith("#|eval:false") for line in c["source"].splitlines())]
+        live = nbformat.from_dict(json.loads(json.dumps({**nb, "cells": [c for i, c in enumerate(nb["cells"]) if i not in skipped]})))
+        client = NotebookClient(live, timeout=deadline, kernel_name="python3", resources={"metadata": {"path": str(NBS)}})
+
+        async def with_deadline():
+            async with client.async_setup_kernel(stderr=subprocess.DEVNULL):
+                async with asyncio.timeout(deadline):
+                    for i, cell in enumerate(live.cells): await client.async_execute_cell(cell, i)
+
+        problem = None
+        try: asyncio.run(with_deadline())
+        except CellExecutionError as e: problem = str(e)
+        except Exception as e:   # a deadline can surface as a time-out or as a dead kernel
+            problem = f"not done after {deadline} s" if time.monotonic() - start > deadline else f"{type(e).__name__}: {e}"
+        done = iter(json.loads(nbformat.writes(live))["cells"])
+        cells = [c if i in skipped else {**c, **({"outputs": next_cell["outputs"]} if (next_cell := next(done))["cell_type"] == "code" else {})} for i, c in enumerate(nb["cells"])]
+        return time.monotonic() - start, problem, {**nb, "cells": cells}
+    except Exception as e:
+        return time.monotonic() - start, f"{type(e).__name__}: {e}", None
+
+
+def run(names, store=False):
+    os.environ.update(IN_TEST="1", TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1", JUPYTER_PLATFORM_DIRS="1")
+    paths, failed = find(names), 0
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {pool.submit(execute, p): p for p in paths}
+        for n, job in enumerate(as_completed(jobs), 1):
+            path, (seconds, problem, nb) = jobs[job], job.result()
+            failed += problem is not None
+            print(f"[{n}/{len(paths)}] {path.name}: {f'FAILED{chr(10)}{problem}' if problem else 'runs'} ({seconds:.0f} s)", flush=True)
+            if store and nb is not None and problem is None:
+                for cell in nb["cells"]:
+                    if cell["cell_type"] == "code": clean_outputs(cell)
+                set_ids(nb)
+                write(nb, path)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    verb, names = (sys.argv[1:2] or ["check"])[0], sys.argv[2:]
+    sys.exit(check() if verb == "check" else run(names, store=verb == "refresh"))
