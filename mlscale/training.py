@@ -293,7 +293,7 @@ def _draw_days(days: object, n: int, n_resamples: int, block_days: int, seed: in
         return np.bincount(chosen, minlength=size)[code]
     return (draw() for _ in range(n_resamples))
 
-# %% ../nbs/02_training.ipynb #f0720c98
+# %% ../nbs/02_training.ipynb #74131f8f
 def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """Check a table of features before it is trained on or scored.
 
@@ -318,10 +318,9 @@ def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[fl
     with needs("train"):
         import pandera.pandas as pa
     ranges = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, (-np.inf, np.inf))
+    if odd := [c for c in ranges if list(frame.columns).count(c) != 1]: raise ValueError(f"frame: columns {odd} are missing or stand there twice; it has {', '.join(map(str, frame.columns))}")
     inside = lambda low, high: pa.Check(lambda x: np.isfinite(x) & x.between(low, high), error=f"finite, from {low:g} to {high:g}, or NaN")
-    schema = pa.DataFrameSchema({name: pa.Column(float, inside(*bounds), nullable=True) for name, bounds in ranges.items()}, unique_column_names=True)
-    try: return schema.validate(frame)
+    try: return pa.DataFrameSchema({name: pa.Column(float, inside(*bounds), nullable=True) for name, bounds in ranges.items()}).validate(frame)
     except pa.errors.SchemaError as e: cases, check, column = e.failure_cases, e.check, e.schema.name
-    got = cases if isinstance(cases, str) else "{} in row {}".format(*cases[["failure_case", "index"]].iloc[0])
-    if column is None: raise ValueError(f"frame: column {got.split()[0]!r} is missing or stands there twice")
-    raise ValueError(f"frame: column {column!r} must be {check.error if isinstance(check, pa.Check) else 'float64'}; got {got}")
+    if isinstance(cases, str): raise ValueError(f"frame: column {column!r} must be of float64, not {cases}")
+    raise ValueError(f"frame: column {column!r}: {cases.failure_case.iloc[0]!s} in row {cases['index'].iloc[0]}; allowed is {getattr(check, 'error', None) or 'float64'}")
