@@ -1,0 +1,89 @@
+"A file is whole or absent, whatever happens to its writer; a lock holds between processes."
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlscale.storage import digest, home, locked, needs, replacing
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with pytest.raises(RuntimeError), replacing(file) as new:
+        new.write_text("half")
+        raise RuntimeError("the writer dies")
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    code = "import sys,time; from mlscale.storage import replacing\nwith replacing(sys.argv[1]) as new: new.write_text('half'); print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"ready\n"
+        writer.send_signal(signal.SIGKILL)
+    assert file.read_text() == "old"
+    with replacing(file) as new: new.write_text("new")
+    assert file.read_text() == "new"
+
+
+def test_a_folder_is_replaced_as_a_whole_and_an_empty_block_is_an_error(tmp_path):
+    folder = tmp_path / "f"
+    for text in ("one", "two"):
+        with replacing(folder) as new:
+            new.mkdir()
+            (new / text).write_text(text)
+    assert os.listdir(folder) == ["two"] and os.listdir(tmp_path) == ["f"]
+    with pytest.raises(FileNotFoundError, match="nothing was written"), replacing(folder): pass
+    assert os.listdir(folder) == ["two"]
+
+
+def test_a_reader_never_sees_a_half_written_file(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"0" * 1_000_000)
+    code = "import sys; from mlscale.storage import replacing\nfor i in range(60):\n with replacing(sys.argv[1]) as new: new.write_bytes(str(i % 10).encode()*1_000_000)"
+    with subprocess.Popen([sys.executable, "-c", code, str(file)]) as writer:
+        seen = set()
+        while writer.poll() is None:
+            content = file.read_bytes()
+            assert len(content) == 1_000_000 and len(set(content)) == 1
+            seen.add(content[:1])
+    assert len(seen) > 1
+
+
+def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path):
+    lock = tmp_path / "deep" / "lock"
+    code = "import sys,time; from mlscale.storage import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        waiter = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
+        time.sleep(1)
+        os.set_blocking(waiter.stdout.fileno(), False)
+        assert not waiter.stdout.read()
+        holder.kill()
+    os.set_blocking(waiter.stdout.fileno(), True)
+    assert waiter.stdout.readline() == b"held\n"
+    waiter.kill()
+    waiter.communicate()
+    with locked(lock): pass
+
+
+def test_home_follows_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "with space"))
+    assert home() == tmp_path / "with space"
+    monkeypatch.delenv("MLSCALE_HOME")
+    assert home().name == ".mlscale"
+
+
+def test_a_missing_extra_is_named():
+    with pytest.raises(ImportError, match=r"no_such_package is missing: pip install 'mlscale\[spark\]'"), needs("spark"):
+        import no_such_package  # noqa: F401
+
+
+def test_digest_is_sha256(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

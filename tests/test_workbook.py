@@ -1,0 +1,196 @@
+"workbook.py starts from nothing, survives interruption, and says one clear line for what can be wrong."
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(folder=ROOT):
+    spec = importlib.util.spec_from_file_location("workbook_under_test", folder / "workbook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def workbook(): return load()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A small checkout on a path with spaces: our workbook.py, and a lock of the one package that installing needs."
+    folder = tmp_path / "a folder with spaces"
+    folder.mkdir()
+    for name in ("workbook.py", "settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, folder)
+    for name in ("tests", "mlscale", "nbs"): (folder / name).mkdir()
+    (folder / "mlscale" / "__init__.py").write_text("")
+    (folder / "mlscale" / "cli.py").write_text("import sys, os\nprint('ran', sys.argv[1:], os.getcwd() != '')\n")
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^(?:setuptools|wheel|packaging)==.*?(?=^\S|\Z)", lock, re.M | re.S)
+    (folder / "requirements.lock").write_text("".join(entries))
+    return folder
+
+
+def start(folder, *words, cwd=None, **more):
+    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    command = [getattr(sys, "_base_executable", sys.executable), folder / "workbook.py", *words]
+    return subprocess.Popen(command, cwd=cwd or folder, env={**env, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    if "package index cannot be reached" in err: pytest.skip(f"the package index cannot be reached: {err[-300:]}")
+    return process.returncode, out, err
+
+
+def test_it_builds_from_nothing_from_any_directory_and_does_nothing_the_second_time(checkout, tmp_path):
+    code, out, err = finish(start(checkout, "run", "--fast", cwd=tmp_path))
+    assert code == 0 and out == "ran ['run', '--fast'] True\n" and "installing the packages" in err, err
+    stamp = checkout / ".venv" / "complete.json"
+    before = stamp.stat().st_mtime_ns
+    code, out, err = finish(start(checkout, "run"))
+    assert (code, err) == (0, "") and out.startswith("ran ['run']") and stamp.stat().st_mtime_ns == before
+    (checkout / "requirements.lock").write_text((checkout / "requirements.lock").read_text() + "\n# changed\n")
+    code, out, err = finish(start(checkout, "run"))
+    assert code == 0 and "installing the packages" in err and "making the environment" not in err
+
+
+def test_a_killed_installation_is_noticed_and_repaired(checkout):
+    process = start(checkout, "run")
+    deadline = time.monotonic() + 120
+    while not list((checkout / ".venv").glob("lib/*/site-packages/pip")) and time.monotonic() < deadline: time.sleep(.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (checkout / ".venv").exists() and not (checkout / ".venv" / "complete.json").exists()
+    code, out, err = finish(start(checkout, "run"))
+    assert code == 0 and "an incomplete or moved environment is removed" in err and out.startswith("ran"), err
+
+
+def test_two_at_once_build_once(checkout):
+    both = [start(checkout, "run") for _ in range(2)]
+    done = [finish(p) for p in both]
+    assert [d[0] for d in done] == [0, 0] and sum("making the environment" in d[2] for d in done) == 1
+
+
+def test_no_network_is_one_clear_line(checkout):
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    process = start(checkout, "run", **nowhere)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "the package index cannot be reached" in err and "Traceback" not in err and not (checkout / ".venv" / "complete.json").exists()
+
+
+@pytest.mark.parametrize("version", [(3, 10, 9), (3, 14, 0), (2, 7, 18)])
+def test_another_python_is_refused(workbook, monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(workbook.Problem, match="Python 3.11, 3.12 or 3.13 is needed"): workbook.check_python()
+
+
+def test_a_python_without_ensurepip_is_refused(workbook, monkeypatch):
+    monkeypatch.setattr(workbook.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(workbook.Problem, match="apt install python3-venv"): workbook.check_python()
+
+
+def test_a_full_disk_is_one_clear_line(workbook, monkeypatch, checkout):
+    monkeypatch.setattr(workbook.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8))
+    with pytest.raises(workbook.Problem, match="0.1 GB free, the environment needs 3 GB"): workbook.check_disk()
+    assert "the disk became full" in str(workbook.diagnose("installing", "error: failed to write: No space left on device (os error 28)"))
+    text = (checkout / "workbook.py").read_text().replace("def check_python():\n", f"def check_python():\n    raise OSError({errno.ENOSPC}, 'No space left on device')\n")
+    (checkout / "workbook.py").write_text(text)
+    code, out, err = finish(start(checkout, "run"))
+    assert code == 1 and err.startswith("workbook.py: the disk is full") and "Traceback" not in err
+
+
+def test_words_it_does_not_know_are_one_clear_line_and_help_is_help(checkout):
+    code, _, err = finish(start(checkout, "tset"))
+    assert code == 1 and err == "workbook.py: unknown verb 'tset': one of run, test, lab, nb, refresh\n"
+    code, _, err = finish(start(checkout, "nb"))
+    assert code == 1 and "nb takes one notebook" in err
+    assert finish(start(checkout))[0] == 2 and "workbook.py lab" in finish(start(checkout, "--help"))[1]
+
+
+def test_the_stamp_follows_lock_python_and_place(workbook):
+    wanted = workbook.wanted()
+    assert wanted["requirements.lock"] == hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest() and wanted["root"] == str(ROOT)
+    assert json.loads(json.dumps(wanted)) == wanted
+
+
+def test_it_is_standard_library_only(workbook):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import workbook; print({n for n, m in sys.modules.items() if 'site-packages' in (getattr(m, '__file__', None) or '')})"
+    out = subprocess.run([sys.executable, "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert out.stdout.strip() == "set()", out.stderr
+
+
+def test_java_is_hidden(workbook, monkeypatch, tmp_path):
+    monkeypatch.setattr(workbook, "ROOT", tmp_path)
+    env = workbook.without_java({"PATH": os.environ["PATH"], "JAVA_HOME": "/usr"})
+    done = subprocess.run(["java", "-version"], env=env, capture_output=True)
+    assert done.returncode == 127 and "JAVA_HOME" not in env
+
+
+# ---- the notebooks' runner
+
+def notebook(folder, *sources, name="00_x.ipynb", **metadata):
+    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": s} for i, s in enumerate(sources)]
+    path = folder / name
+    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}, **metadata}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def runner(*words): return subprocess.run([sys.executable, ROOT / "tests" / "notebooks.py", *map(str, words)], capture_output=True, text=True)
+
+
+def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_run(tmp_path):
+    good = notebook(tmp_path, "#| eval: false\n1/0", "import os; assert os.environ['IN_TEST'] == '1'; print('hello')", name="good.ipynb")
+    bad = notebook(tmp_path, "x = 1", "raise KeyError('from the notebook')", name="bad.ipynb")
+    slow = notebook(tmp_path, "import time", "time.sleep(60)", name="slow.ipynb", mlscale={"timeout": 4})
+    dead = notebook(tmp_path, "import os; os._exit(1)", name="dead.ipynb")
+    for path, code, text in [(good, 0, "good.ipynb: runs"), (bad, 1, "from the notebook"), (slow, 1, "not done after 4 s"), (dead, 1, "dead.ipynb: FAILED")]:
+        done = runner("run", path)
+        assert done.returncode == code and text in done.stdout, done.stdout + done.stderr
+
+
+def test_refresh_stores_clean_outputs_and_changes_nothing_the_second_time(tmp_path):
+    path = notebook(tmp_path, "import sys\nprint('hello')", "6*7")
+    assert runner("refresh", path).returncode == 0
+    first = path.read_text()
+    cells = json.loads(first)["cells"]
+    assert cells[0]["outputs"][0]["text"] == ["hello\n"] and cells[1]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[1]["execution_count"] is None
+    assert runner("refresh", path).returncode == 0 and path.read_text() == first
+
+
+def test_a_notebook_that_fails_is_not_stored(tmp_path):
+    path = notebook(tmp_path, "print('hello')", "1/0")
+    before = path.read_text()
+    assert runner("refresh", path).returncode == 1 and path.read_text() == before
+
+
+def test_check_sees_corrupt_json_stored_errors_and_a_stale_module(tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("nbs", "mlscale"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (copy / "tests").mkdir()
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "tests/notebooks.py"): shutil.copy(ROOT / name, copy / name)
+    check = lambda: subprocess.run([sys.executable, copy / "tests" / "notebooks.py", "check"], capture_output=True, text=True)
+    (copy / "mlscale" / "storage.py").write_text("x = 1\n")
+    (copy / "mlscale" / "leftover.py").write_text("x = 1\n")
+    nb = json.loads((copy / "nbs" / "00_data.ipynb").read_text())
+    code = next(c for c in nb["cells"] if c["cell_type"] == "code")
+    code["outputs"] = [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}, {"output_type": "stream", "name": "stderr", "text": "warning"}]
+    (copy / "nbs" / "00_data.ipynb").write_text(json.dumps(nb))
+    done = check()
+    assert done.returncode == 1
+    expected = ("mlscale/storage.py is not what the notebooks export", "mlscale/leftover.py comes from no notebook", "an error is stored", "stderr is stored", "00_data.ipynb is not clean")
+    for text in expected: assert text in done.stdout, done.stdout
+    (copy / "nbs" / "00_data.ipynb").write_text("{ broken")
+    assert "00_data.ipynb is not valid JSON" in check().stdout
