@@ -1,0 +1,361 @@
+"A month is scored row for row as the bundle would, in one step or not at all, and only once; Spark needs no Java."
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyspark
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from mlscale import batch
+from mlscale.artifacts import load_bundle, save
+from mlscale.batch import batch_predict, feature_matrix, input_columns, input_digest, java_home, read_manifest, score_batches, shipped_bundle, spark_session
+
+COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
+
+
+def table(n=2000, seed=0):
+    x = pd.DataFrame(np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32).astype(float), columns=COLUMNS)
+    x.loc[::7, "b"] = np.nan
+    return x
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Two bundles; column b may be missing in both."
+    box, x = tmp_path_factory.mktemp("models"), table()
+    y = (x.a + np.random.default_rng(1).normal(size=len(x)) > 0).astype(int)
+    with threadpool_limits(1):
+        for name, depth in (("one", 3), ("two", 1)): save(HistGradientBoostingClassifier(max_iter=20, max_depth=depth).fit(x, y), box / name, example=x)
+    return box
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory):
+    "A session on a machine without Java, whose state lies on a path with spaces."
+    box = tmp_path_factory.mktemp("machine")
+    hidden = box / "bin"
+    hidden.mkdir()
+    (hidden / "java").write_text("#!/bin/sh\nexit 127\n")
+    (hidden / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("MLSCALE_HOME", str(box / "home with spaces"))
+        m.setenv("PATH", f"{hidden}{os.pathsep}{os.environ['PATH']}")
+        for name in ("JAVA_HOME", "SPARK_CONF_DIR", "PYSPARK_PYTHON", "SPARK_LOCAL_IP"): m.setenv(name, "")
+        for name in ("JAVA_HOME", "SPARK_CONF_DIR"): m.delenv(name)
+        session = spark_session(conf={"spark.sql.shuffle.partitions": "2"})
+        session.sparkContext.setLogLevel("OFF")   # tasks fail on purpose below
+        yield session
+        session.stop()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    "An input with named columns and one with an array, the ids in no order."
+    x = table(300, seed=2)
+    ids = np.random.default_rng(3).permutation(300) + 10**12
+    x.assign(id=ids).to_parquet(tmp_path / "named.parquet")
+    pd.DataFrame({"id": ids, "features": x.to_numpy().tolist()}).to_parquet(tmp_path / "nested.parquet")
+    return x.set_axis(ids)
+
+
+def written(path): return pd.read_parquet(path).set_index("id").prediction
+
+
+def java_that_says(folder, version):
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    java.chmod(0o755)
+    return folder
+
+
+def test_spark_runs_without_java_on_a_path_with_spaces(spark):
+    assert spark.range(100).count() == 100
+    home = Path(os.environ["JAVA_HOME"])
+    assert home.parent == Path(os.environ["MLSCALE_HOME"]) / "cache" and " " in str(home)
+    assert (home / "lib").is_symlink() and (home / "bin" / "java").read_text().startswith("#!/bin/sh\n")
+
+
+def test_a_java_that_is_too_old_is_passed_over_and_one_of_17_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(java_that_says(tmp_path / "old", "1.8.0_402") / "bin"))
+    monkeypatch.setenv("JAVA_HOME", str(java_that_says(tmp_path / "older", "11.0.2")))
+    assert java_home().parent == tmp_path / "home" / "cache"
+    monkeypatch.setenv("JAVA_HOME", str(java_that_says(tmp_path / "new", "17.0.2")))
+    assert java_home() == tmp_path / "new"
+
+
+def test_another_master_is_refused_while_a_session_runs(spark):
+    with pytest.raises(ValueError, match="stop it first"): spark_session("local[1]")
+
+
+@pytest.mark.parametrize("name", ["named", "nested"])
+def test_the_answer_is_the_bundles_own_for_every_id(name, spark, models, rows, tmp_path):
+    done = batch_predict(models / "one", tmp_path / f"{name}.parquet", tmp_path / "out", spark=spark, partitions=3)
+    got = written(tmp_path / "out")
+    assert done.rows == len(got) == len(rows) and set(got.index) == set(rows.index) and got.index.dtype == np.int64
+    assert np.abs(got[rows.index] - load_bundle(models / "one").predict(rows.to_numpy())).max() < 1e-6
+    assert list(pd.read_parquet(tmp_path / "out").columns) == ["id", "prediction"]
+    assert done == read_manifest(tmp_path / "out") and done.model == load_bundle(models / "one").sha256 and done.input == input_digest(tmp_path / f"{name}.parquet")
+
+
+def test_a_regression_of_strings_ids_whole_numbers_and_strange_paths(spark, tmp_path):
+    x = pd.DataFrame({"n": np.arange(50), "m": np.arange(50)[::-1]})
+    save(LogisticRegression().fit(x, x.n > 20), tmp_path / "m", example=x)
+    folder = tmp_path / "in [1] {a,b} *é"
+    folder.mkdir()
+    for half in (0, 1): x.iloc[half::2].assign(key=[f"k{i}" for i in x.index[half::2]]).to_parquet(folder / f"part {half}.parquet", index=False)
+    (folder / "_unfinished.parquet").write_bytes(b"")
+    done = batch_predict(tmp_path / "m", folder, tmp_path / "out put", spark=spark, id="key")
+    assert done.rows == 50 and np.abs(written(tmp_path / "out put")[[f"k{i}" for i in x.index]] - load_bundle(tmp_path / "m").predict(x.to_numpy())).max() < 1e-6
+
+
+def test_no_rows_are_an_answer(spark, models, tmp_path):
+    table(5).assign(id=range(5))[:0].to_parquet(tmp_path / "empty.parquet", index=False)
+    assert batch_predict(models / "one", tmp_path / "empty.parquet", tmp_path / "out", spark=spark).rows == 0
+    assert list(pd.read_parquet(tmp_path / "out").columns) == ["id", "prediction"]
+
+
+def test_the_same_model_and_input_are_scored_once(spark, models, rows, tmp_path):
+    run = lambda source: batch_predict(models / "one", tmp_path / source, tmp_path / "out", spark=spark)
+    first = run("named.parquet")
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").resolve().iterdir()}
+    (tmp_path / "named.parquet").rename(tmp_path / "renamed.parquet")
+    assert run("renamed.parquet") == first
+    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "out").resolve().iterdir()}
+
+
+def test_two_jobs_at_once_compute_one_answer(spark, models, rows, tmp_path):
+    answers = []
+    jobs = [threading.Thread(target=lambda: answers.append(batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark))) for _ in range(2)]
+    for job in jobs: job.start()
+    for job in jobs: job.join()
+    assert len(answers) == 2 and answers[0] == answers[1]
+
+
+def test_a_reader_sees_the_old_or_the_new_answer_never_a_mixture(spark, models, rows, tmp_path):
+    out, seen, over = tmp_path / "out", [], threading.Event()
+    truth = {name: load_bundle(models / name).predict(rows.to_numpy()) for name in ("one", "two")}
+    run = lambda name: batch_predict(models / name, tmp_path / "named.parquet", out, spark=spark)
+    run("one")
+
+    def read():
+        while not over.is_set(): seen.append(written(out.resolve()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(40): run(("two", "one")[i % 2])
+    over.set()
+    reader.join()
+    kinds = [[name for name, p in truth.items() if len(s) == len(rows) and np.abs(s[rows.index] - p).max() < 1e-6] for s in seen]
+    assert all(kinds) and {k[0] for k in kinds} == {"one", "two"}
+
+
+def test_the_answer_before_the_last_is_kept_and_older_ones_go(spark, models, rows, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "more").mkdir()
+    stayed = []
+    for name, source in (("one", "named"), ("two", "named"), ("one", "nested")):
+        batch_predict(models / name, tmp_path / f"{source}.parquet", out, spark=spark)
+        stayed.append(out.resolve())
+    assert sorted(p for p in (tmp_path / ".out.versions").iterdir() if p.is_dir()) == sorted(stayed[1:])
+
+
+def test_a_bad_row_stops_the_job_names_its_id_and_leaves_the_old_answer(spark, models, rows, tmp_path):
+    out = tmp_path / "out"
+    good = batch_predict(models / "one", tmp_path / "named.parquet", out, spark=spark)
+    x = table(300).assign(id=range(300))
+    x.loc[250, "a"] = -np.inf
+    x.to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(ValueError, match="^input_path: id 250: column 'a': -inf is infinite") as e: batch_predict(models / "one", tmp_path / "bad.parquet", out, spark=spark, partitions=4)
+    assert "\n" not in str(e.value)
+    assert read_manifest(out) == good and len([p for p in (tmp_path / ".out.versions").iterdir() if p.is_dir()]) == 1
+
+
+def changed(**columns): return lambda t: t.assign(**columns)
+
+
+def nested(t, lists): return pd.DataFrame({"id": t.id, "features": lists(t[COLUMNS].to_numpy().tolist())})
+
+
+BAD = {
+    "missing columns \\['a'\\]": lambda t: t.drop(columns="a"),
+    "missing columns \\['id'\\]": lambda t: t.drop(columns="id"),
+    "unknown columns \\['A', 'z'\\]": changed(z=1, A=2),
+    "'a' is of type string": changed(a="1.5"),
+    "'a' is of type bool": changed(a=True),
+    "'a' is of type timestamp": lambda t: t.assign(a=pd.Timestamp("2013-01-01")),
+    "expected a list of numbers": lambda t: t[["id"]].assign(features=1.),
+    "ids in 'id' are of type double": lambda t: t.assign(id=t.id * 1.),
+    "20 rows have 19 different ids; 1 stands there 2 times": lambda t: t.assign(id=t.id.replace(0, 1)),
+    "1 of 20 ids are null": lambda t: t.assign(id=t.id.astype("Int64").where(t.id > 0)),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_draws_one_line_and_no_output(what, spark, models, tmp_path):
+    BAD[what](table(20).assign(id=range(20))).to_parquet(tmp_path / "in.parquet", index=False)
+    with pytest.raises(ValueError, match=f"^input_path: .*{what}"): batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark)
+    assert not (tmp_path / "out").exists()
+
+
+BAD_ROWS = {
+    "id 3: column 'a': nan is missing": lambda t: t.assign(a=t.a.where(t.id != 3)),
+    "id 4: column 'b': 1e\\+39 is infinite, or too large": lambda t: t.assign(b=t.b.where(t.id != 4, 1e39)),
+    "id 5: features holds 2 values, the model takes 3": lambda t: nested(t, lambda f: [*f[:5], f[5][:2], *f[6:]]),
+    "id 6: features holds 0 values": lambda t: nested(t, lambda f: [*f[:6], [], *f[7:]]),
+    "id 7: features is null": lambda t: nested(t, lambda f: [*f[:7], None, *f[8:]]),
+    "id 8: column 'c.d': nan is missing": lambda t: nested(t, lambda f: [*f[:8], [1., 2., None], *f[9:]]),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ROWS)
+def test_a_bad_row_is_named_by_its_id(what, models):
+    batch = pa.RecordBatch.from_pandas(BAD_ROWS[what](table(20).assign(id=range(20))[["id", *COLUMNS]]), preserve_index=False)
+    with pytest.raises(ValueError, match=f"^{what}"): list(score_batches(iter([batch]), lambda: load_bundle(models / "one")))
+
+
+def test_bad_paths_draw_one_line(spark, models, rows, tmp_path):
+    (tmp_path / "no.parquet").write_bytes(b"PAR1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "theirs").symlink_to(tmp_path / "mine")
+    for arguments, complaint in (((models / "one", tmp_path / "no.parquet", tmp_path / "out"), "not a readable Parquet file"),
+                                 ((models / "one", tmp_path / "nowhere", tmp_path / "out"), "holds no Parquet file"),
+                                 ((models / "one", tmp_path / "mine", tmp_path / "out"), "holds no Parquet file"),
+                                 ((models, tmp_path / "named.parquet", tmp_path / "out"), "card.json cannot be read"),
+                                 ((models / "one", tmp_path / "named.parquet", tmp_path / "mine"), "was not written by batch_predict"),
+                                 ((models / "one", tmp_path / "named.parquet", tmp_path / "theirs"), "was not written by batch_predict"),
+                                 ((models / "one", tmp_path / "named.parquet", tmp_path / "no.parquet"), "was not written by batch_predict")):
+        with pytest.raises(ValueError, match=complaint): batch_predict(*arguments, spark=spark)
+    with pytest.raises(ValueError, match="partitions=0"): batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark, partitions=0)
+    assert (tmp_path / "mine").is_dir() and os.listdir(tmp_path / "mine") == []
+
+
+def test_files_that_disagree_are_refused(models, tmp_path):
+    table(3).assign(id=range(3)).to_parquet(tmp_path / "a.parquet", index=False)
+    table(3).assign(id=["x", "y", "z"]).to_parquet(tmp_path / "b.parquet", index=False)
+    with pytest.raises(ValueError, match="b.parquet and a.parquet differ"): input_columns([tmp_path / "a.parquet", tmp_path / "b.parquet"], "id", COLUMNS)
+
+
+def test_columns_may_be_ignored_by_name(spark, models, tmp_path):
+    table(20).assign(id=range(20), label=1.).to_parquet(tmp_path / "in.parquet", index=False)
+    assert batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark, ignore=["label"]).rows == 20
+
+
+def change_a_file(part, manifest): part.write_bytes(part.read_bytes()[:-1] + b"?")
+def remove_a_file(part, manifest): part.unlink()
+def add_a_file(part, manifest): part.with_name("more.parquet").write_bytes(part.read_bytes())
+def remove_the_manifest(part, manifest): manifest.unlink()
+def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+def cut_the_manifest(part, manifest): manifest.write_text(manifest.read_text()[:50])
+def name_another_field(part, manifest): manifest.write_text(manifest.read_text().replace('"rows"', '"row"'))
+
+
+def test_damaged_predictions_are_noticed_and_computed_anew(spark, models, rows, tmp_path):
+    out = tmp_path / "out"
+    run = lambda: batch_predict(models / "one", tmp_path / "named.parquet", out, spark=spark)
+    good = run()
+    for damage in (change_a_file, remove_a_file, add_a_file, remove_the_manifest, change_the_format, cut_the_manifest, name_another_field):
+        copy = tmp_path / damage.__name__
+        shutil.copytree(out.resolve(), copy)
+        assert read_manifest(copy) == good
+        damage(next(copy.glob("*.parquet")), copy / "_manifest.json")
+        with pytest.raises(ValueError, match=copy.name): read_manifest(copy)
+    change_a_file(next(out.glob("*.parquet")), None)
+    assert run().files != good.files and read_manifest(out).rows == len(written(out)) == len(rows)
+
+
+def test_an_input_that_changes_meanwhile_is_noticed(spark, models, rows, tmp_path, monkeypatch):
+    score = batch._write_scores
+
+    def score_and_change(*args):
+        n = score(*args)
+        table(3).assign(id=range(3)).to_parquet(tmp_path / "named.parquet", index=False)
+        return n
+
+    monkeypatch.setattr(batch, "_write_scores", score_and_change)
+    with pytest.raises(ValueError, match="changed while it was scored"): batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_travels_by_content(models, tmp_path):
+    shutil.copytree(models / "two", tmp_path / "sent")
+    files, sha256 = {f.name: f.read_bytes() for f in (tmp_path / "sent").iterdir()}, load_bundle(models / "two").sha256
+    shutil.rmtree(tmp_path / "sent")
+    x = table(10).to_numpy()
+    assert np.array_equal(shipped_bundle(sha256, files).predict(x), load_bundle(models / "two").predict(x))
+    assert shipped_bundle(sha256, files) is shipped_bundle(sha256, {})
+    with pytest.raises(ValueError, match="was changed"): shipped_bundle("0" * 64, files)
+    with pytest.raises(ValueError, match="was changed"): shipped_bundle(load_bundle(models / "one").sha256, {**files, "model.onnx": b"?"})
+
+
+def test_a_worker_process_loads_the_bundle_once(spark, models):
+    files = spark.sparkContext.broadcast({f.name: f.read_bytes() for f in (models / "one").iterdir()})
+    sha256 = load_bundle(models / "one").sha256
+
+    def look(batches):
+        for b in batches: yield pa.RecordBatch.from_pydict({"pid": [os.getpid()], "which": [id(shipped_bundle(sha256, files.value))], "rows": [b.num_rows]})
+
+    seen = spark.range(80).repartition(8).mapInArrow(look, "pid long, which long, rows long").toPandas()
+    assert len(seen) >= 8 and seen.rows.sum() == 80 and (seen.groupby("pid").which.nunique() == 1).all()
+
+
+def test_batches_are_scored_as_they_come(models):
+    bundle, taken = load_bundle(models / "one"), []
+
+    def stream():
+        for i in range(10**9):
+            taken.append(i)
+            yield pa.RecordBatch.from_pandas(table(4).assign(id=range(4))[["id", *COLUMNS]], preserve_index=False)
+
+    scored = score_batches(stream(), lambda: bundle)
+    assert taken == [] and next(scored).num_rows == 4 and taken == [0]
+    next(scored)
+    assert taken == [0, 1]
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.floats(width=32)), min_size=2, max_size=2), max_size=20), st.integers(0, 5))
+def test_nested_and_named_columns_give_the_same_array(values, offset):
+    a = pa.array(values, pa.list_(pa.float32()))
+    one = pa.record_batch({"id": pa.array(range(len(values)), pa.int64()), "features": a}).slice(offset)
+    two = pa.record_batch({"id": pa.array(range(len(values)), pa.int64()), "x": pa.array([v[0] for v in values], pa.float32()), "y": pa.array([v[1] for v in values], pa.float64())}).slice(offset)
+    expected = np.array([[np.nan if v is None else v for v in row] for row in values[offset:]], float).reshape(-1, 2)
+    assert np.array_equal(feature_matrix(one, 2), expected, equal_nan=True) and np.array_equal(feature_matrix(two, 2), expected, equal_nan=True)
+
+
+JOB = "import sys; from mlscale.batch import batch_predict, spark_session; s = spark_session({!r}); print(batch_predict(*sys.argv[1:], spark=s, partitions=6).rows)"
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_give_the_same_answer(models, rows, tmp_path):
+    work = Path(pyspark.__file__).parent / "work"   # where Spark's local cluster keeps what its workers print
+    before = set(work.glob("app-*"))
+    run = subprocess.run([sys.executable, "-c", JOB.format("local-cluster[2,1,1024]"), models / "one", tmp_path / "named.parquet", tmp_path / "out"], capture_output=True, text=True, timeout=300)
+    for folder in set(work.glob("app-*")) - before: shutil.rmtree(folder)
+    assert run.stdout.split() == ["300"], run.stderr[-2000:]
+    assert np.abs(written(tmp_path / "out")[rows.index] - load_bundle(models / "one").predict(rows.to_numpy())).max() < 1e-6
+
+
+@pytest.mark.slow
+def test_a_killed_job_leaves_the_old_answer_and_the_next_one_cleans_up(spark, models, rows, tmp_path):
+    out, versions = tmp_path / "out", tmp_path / ".out.versions"
+    old = batch_predict(models / "one", tmp_path / "named.parquet", out, spark=spark)
+    with subprocess.Popen([sys.executable, "-c", JOB.format("local[2]"), models / "two", tmp_path / "named.parquet", out], stderr=subprocess.DEVNULL) as job:
+        while not list(versions.glob(".*")): time.sleep(.01)
+        job.send_signal(signal.SIGKILL)
+    assert read_manifest(out) == old
+    assert batch_predict(models / "two", tmp_path / "named.parquet", out, spark=spark).model == load_bundle(models / "two").sha256
+    assert list(versions.glob(".*")) == []

@@ -1,0 +1,372 @@
+"The service answers what the bundle answers, once an id; a wrong question is refused in one line; a model change loses nothing."
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
+
+from mlscale.artifacts import load_bundle, save
+from mlscale.serving import ConflictError, LiveModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Three versions that differ; the second column may be missing."
+    box = tmp_path_factory.mktemp("models")
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(500, K)), columns=["a", "b", "c"])
+    x.loc[::5, "b"] = np.nan
+    with threadpool_limits(1):
+        for v in (1, 2, 3): save(HistGradientBoostingClassifier(max_iter=10 * v).fit(x, x.a > .2 * v), box / str(v), example=x)
+    return box
+
+
+@pytest.fixture
+def bundles(tmp_path, models):
+    "Deployed: versions 1 to 3, the pointer at 1."
+    (tmp_path / "bundles" / "late").mkdir(parents=True)
+    for v in (1, 2, 3):
+        (tmp_path / "bundles" / "late" / str(v)).mkdir()
+        for f in (models / str(v)).iterdir(): (tmp_path / "bundles" / "late" / str(v) / f.name).write_bytes(f.read_bytes())
+    point(tmp_path / "bundles", 1)
+    return tmp_path / "bundles"
+
+
+def point(bundles, number, alias="production", **changed):
+    "Replace the pointer as a deployment does."
+    folder = bundles / "late" / str(number)
+    pointer = {"name": "late", "version": number, "path": str(number), "sha256": load_bundle(folder).sha256 if folder.exists() else "0" * 64, **changed}
+    (bundles / "late" / "new").write_text(json.dumps(pointer))
+    os.replace(bundles / "late" / "new", bundles / "late" / f"{alias}.json")
+
+
+@pytest.fixture
+def client(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client: yield client
+
+
+def logged(path, what="*"):
+    with sqlite3.connect(path) as db: return db.execute(f"SELECT {what} FROM predictions ORDER BY request_id").fetchall()
+
+
+ROWS = [[.5, None, -1.], [0., 2., 1e30], [-3, 1, 2]]
+
+
+def test_the_service_answers_what_the_bundle_answers(client, bundles, tmp_path):
+    truth = load_bundle(bundles / "late" / "1")
+    answer = client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"], "at": "2013-07-01T12:00:00+02:00"}).json()
+    assert answer == {"prediction": truth.predict(ROWS).tolist(), "model": "late", "version": 1, "sha256": truth.sha256, "ids": ["x", "y", "z"]}
+    flat = client.post("/predict", json={"values": ROWS[0]}).json()
+    assert flat["prediction"] == answer["prediction"][:1] and len(flat["ids"][0]) == 32
+    first = logged(tmp_path / "log.db")[-3]
+    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", "late", 1, answer["prediction"][0], "[0.5, null, -1.0]")
+
+
+WRONG = {
+    "": "Field required",
+    "{": "JSON decode",
+    "[]": "",
+    "3": "",
+    "null": "",
+    "{}": "values: Field required",
+    '{"values": 1}': "values",
+    '{"values": null}': "values",
+    '{"values": "1,2,3"}': "values",
+    '{"values": []}': "give one row",
+    '{"values": [[]]}': "0 values, the model takes 3",
+    '{"values": [1, 2]}': "2 values, the model takes 3",
+    '{"values": [[1, 2, 3], [1, 2, 3, 4]]}': r"values\[1\]: 4 values",
+    '{"values": [[1, 2, 3], 1]}': r"values\[1\]: expected a row",
+    '{"values": [1, [2], 3]}': "is not a number",
+    '{"values": [1, "2", 3]}': r'values\[0\]\[1\]: "2" is not a number',
+    '{"values": [1, true, 3]}': "true is not a number",
+    '{"values": [1, {"a": 1}, 3]}': "is not a number",
+    '{"values": [1, NaN, 3]}': "NaN is not JSON",
+    '{"values": [1, 2, Infinity]}': "'c': inf is infinite",
+    '{"values": [-1e999, 2, 3]}': "'a': -inf is infinite",
+    '{"values": [1e39, 2, 3]}': "too large for float32",
+    '{"values": [1' + "0" * 400 + ", 2, 3]}": "too large",
+    '{"values": [null, 2, 3]}': "'a': nan is missing",
+    '{"values": [[1, 2, 3]], "ids": []}': "ids: 0 for 1 rows",
+    '{"values": [1, 2, 3], "ids": ["a", "b"]}': "ids: 2 for 1",
+    '{"values": [[1, 2, 3], [1, 2, 3]], "ids": ["a", "a"]}': "'a' stands there twice",
+    '{"values": [1, 2, 3], "ids": [1]}': "ids.0",
+    '{"values": [1, 2, 3], "ids": "a"}': "ids",
+    '{"values": [1, 2, 3], "at": "soon"}': "no ISO 8601",
+    '{"values": [1, 2, 3], "at": "2013-07-01T00:00:00"}': "no time zone",
+    '{"values": [1, 2, 3], "at": 5}': "at",
+    '{"values": [1, 2, 3], "value": 1}': "value: Extra",
+    '{"values": ' + json.dumps([[1, 2, 3]] * 10_001) + "}": "10001 rows, at most 10000",
+}
+
+
+@pytest.mark.parametrize("body", WRONG, ids=range(len(WRONG)))
+def test_a_wrong_question_is_refused_in_one_line_and_not_recorded(body, client, tmp_path):
+    response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    why = response.json()["detail"]
+    assert response.status_code == 422 and "\n" not in why and re.search(WRONG[body], why), why
+    assert logged(tmp_path / "log.db") == []
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+anything = st.recursive(scalars, lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=3), x, max_size=2), max_leaves=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(anything, st.lists(st.none() | st.floats() | st.integers(), min_size=K, max_size=K))
+def test_no_question_breaks_the_service(client, something, row):
+    for values in (something, row, [row, row]):
+        response = client.post("/predict", content=json.dumps({"values": values}), headers={"Content-Type": "application/json"})
+        assert response.status_code in (200, 422), response.text
+        if response.status_code == 200: assert all(0 <= p <= 1 for p in response.json()["prediction"])
+
+
+@given(st.lists(st.lists(st.none() | st.integers(-10**6, 10**6) | st.floats(allow_nan=False, allow_infinity=False), min_size=K, max_size=K), min_size=1, max_size=9))
+def test_rows_become_the_same_numbers(rows):
+    assert np.array_equal(read_rows(rows, K), np.array([[np.nan if v is None else v for v in r] for r in rows], float), equal_nan=True)
+    assert np.array_equal(read_rows(rows[0], K), read_rows(rows[:1], K), equal_nan=True)
+
+
+def test_a_retry_is_recorded_once_and_an_id_with_another_prediction_is_a_conflict(client, tmp_path):
+    question = {"values": ROWS, "ids": ["x", "y", "z"]}
+    first = client.post("/predict", json=question)
+    before = logged(tmp_path / "log.db")
+    assert client.post("/predict", json=question).json() == first.json() and logged(tmp_path / "log.db") == before
+    conflict = client.post("/predict", json={"values": [ROWS[0], ROWS[2]], "ids": ["new", "x"]})
+    assert conflict.status_code == 409 and "'x' was answered" in conflict.json()["detail"] and f"{first.json()['prediction'][0]:.6g}" in conflict.json()["detail"]
+    assert logged(tmp_path / "log.db") == before, "all of a request is recorded or nothing"
+
+
+def test_the_log_survives_its_process_and_reads_what_it_wrote(tmp_path):
+    rows = [(f"id {i}", datetime(2013, 1, 1, tzinfo=UTC), "late", 1, i / 7, [i, None, float("nan"), .1]) for i in range(5)]
+    log = PredictionLog(tmp_path / "deep" / "log.db")
+    assert log.append(rows) == 5 and log.append(rows[:2] + [("id 9", *rows[0][1:])]) == 1 and log.append([]) == 0
+    log.close()
+    log = PredictionLog(tmp_path / "deep" / "log.db")
+    with pytest.raises(ConflictError, match="'id 3' was answered"): log.append([("id 8", *rows[0][1:]), ("id 3", *rows[0][1:])])
+    with pytest.raises(sqlite3.IntegrityError): log.append([("id 7", *rows[0][1:4], float("nan"), [])])
+    with pytest.raises(ValueError, match="no time zone"): log.append([("id 7", "2013-01-01", *rows[0][2:])])
+    values = [(i, i, i / 7) for i in range(5)] + [(9, 0, 0.)]
+    expected = [(f"id {i}", "2013-01-01T00:00:00.000000+00:00", p, f"[{float(f)}, null, null, 0.1]") for i, f, p in values]
+    assert logged(tmp_path / "deep" / "log.db", "request_id, at, prediction, features") == expected
+    log.close()
+
+
+def test_threads_may_append_at_once(tmp_path):
+    log = PredictionLog(tmp_path / "log.db")
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda t: [log.append([(f"{i}", "2013-01-01T00:00:00Z", "late", 1, .5, [1.])]) for i in range(t, t + 50)], range(0, 80, 10)))
+    assert len(logged(tmp_path / "log.db")) == 120
+
+
+@given(st.datetimes(timezones=st.timezones()), st.datetimes(timezones=st.timezones()))
+def test_times_as_text_sort_as_times(a, b):
+    try: one, two = a.astimezone(UTC), b.astimezone(UTC)
+    except OverflowError: return
+    assert (iso_utc(a) < iso_utc(b)) == (one < two) and iso_utc(iso_utc(a)) == iso_utc(a)
+
+
+def test_not_ready_until_something_good_is_deployed(bundles, tmp_path):
+    pointer = bundles / "late" / "production.json"
+    pointer.unlink()
+    with TestClient(create_app(bundles)) as client:
+        assert client.get("/health/live").status_code == 200
+        refused = client.get("/health/ready")
+        assert refused.status_code == 503 and refused.json() == {"ready": False, "error": "production.json is missing; deploy a model"}
+        assert client.post("/predict", json={"values": ROWS}).status_code == 503
+        point(bundles, 2)
+        assert client.post("/reload").json()["version"] == 2 and client.get("/health/ready").status_code == 200
+        assert client.post("/predict", json={"values": ROWS}).json()["version"] == 2
+
+
+def test_a_new_pointer_is_noticed_within_about_a_second_without_reload(client, bundles):
+    point(bundles, 2)
+    deadline = time.monotonic() + 5
+    while client.post("/predict", json={"values": ROWS}).json()["version"] == 1: assert time.monotonic() < deadline
+    assert client.get("/health/ready").json()["sha256"] == load_bundle(bundles / "late" / "2").sha256
+
+
+BAD = {
+    "the weights were changed": lambda b: (point(b, 2), (b / "late" / "2" / "model.onnx").write_bytes(b"?")),
+    "the card is not the recorded one": lambda b: point(b, 2, sha256="0" * 64),
+    "the folder is missing": lambda b: point(b, 7),
+    "another model": lambda b: point(b, 2, name="early"),
+    "out of the folder": lambda b: point(b, 2, path="../../../late/2"),
+    "no version": lambda b: point(b, 2, version=None),
+    "no path": lambda b: point(b, 2, path=None),
+    "a list": lambda b: (b / "late" / "production.json").write_text("[]"),
+    "half a pointer": lambda b: (b / "late" / "production.json").write_text('{"name": "la'),
+    "empty": lambda b: (b / "late" / "production.json").write_bytes(b""),
+    "gone": lambda b: (b / "late" / "production.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_new_bundle_keeps_the_old_one_serving_and_is_reported(how, client, bundles):
+    BAD[how](bundles)
+    state = client.post("/reload")
+    assert state.status_code == 200 and state.json()["version"] == 1 and state.json()["ready"] and state.json()["error"]
+    assert client.post("/predict", json={"values": ROWS}).json()["version"] == 1
+    assert metric(client, "mlscale_reload_failures_total") >= 1
+    point(bundles, 3)
+    state = client.post("/reload").json()
+    assert state["version"] == 3 and state["error"] is None
+
+
+def metric(client, name): return sum(float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
+
+
+def test_metrics_count_requests_rows_and_time(client):
+    client.post("/predict", json={"values": ROWS})
+    client.post("/predict", json={"values": []})
+    client.post("/predict", content="{")
+    assert metric(client, 'mlscale_requests_total{status="200"}') == 1 and metric(client, 'mlscale_requests_total{status="422"}') == 2
+    assert metric(client, 'mlscale_predictions_total{version="1"}') == 3 and metric(client, "mlscale_request_seconds_count") == 2
+
+
+def test_a_canary_answers_its_share_and_a_broken_one_takes_nobody_down(bundles, tmp_path):
+    point(bundles, 2, alias="canary")
+    app = create_app(bundles, log=tmp_path / "log.db", route=lambda id: "canary" if id.startswith("c") else "production")
+    with TestClient(app) as client:
+        answer = client.post("/predict", json={"values": ROWS, "ids": ["p1", "c1", "p2"]}).json()
+        truth = {v: load_bundle(bundles / "late" / str(v)).predict(ROWS) for v in (1, 2)}
+        assert answer["versions"] == [1, 2, 1] and answer["prediction"] == [truth[1][0], truth[2][1], truth[1][2]] and answer["version"] == 1
+        assert logged(tmp_path / "log.db", "request_id, version") == [("c1", 2), ("p1", 1), ("p2", 1)]
+        assert metric(client, 'mlscale_predictions_total{version="2"}') == 1
+    (bundles / "late" / "2" / "model.onnx").write_bytes(b"?")
+    with TestClient(create_app(bundles, route=lambda id: "canary")) as client:
+        assert client.post("/predict", json={"values": ROWS}).json()["versions"] == [1, 1, 1]
+
+
+def test_without_http_the_errors_are_exceptions(tmp_path):
+    live = LiveModel(tmp_path / "late" / "production.json")
+    with pytest.raises(UnavailableError): Service(lambda alias: live).answer(ROWS)
+
+
+def test_the_models_name_or_alias_and_the_version_must_agree(bundles, models):
+    same = lambda b, v: b.sha256 == load_bundle(models / str(v)).sha256
+    assert same(load_model_from_registry("production", 1, bundles=bundles), 1) and same(load_model_from_registry("late", 1, bundles=bundles), 1) and same(load_model_from_registry(bundles=bundles), 1)
+    point(bundles, 2)
+    assert same(load_model_from_registry(bundles=bundles), 2)
+    for name, version, complaint in (("production", 1, "is version 2"), ("late", 3, "is version 2"), ("champion", None, "deploy it first"),
+                                     ("", None, "plain name"), ("../late", None, "plain name"), (".", None, "plain name")):
+        with pytest.raises(ValueError, match=complaint): load_model_from_registry(name, version, bundles=bundles)
+    (bundles / "late" / "2" / "model.onnx").write_bytes(b"?")
+    with pytest.raises(ValueError, match="was changed"): load_model_from_registry(bundles=bundles)
+
+
+def test_the_default_folder_is_the_homes(bundles, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "state").mkdir(parents=True)
+    bundles.rename(tmp_path / "home" / "state" / "bundles")
+    assert load_model_from_registry("production", 1).columns == ["a", "b", "c"]
+
+
+def test_a_regressor_is_served_as_well(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    with threadpool_limits(1): bundle = save(HistGradientBoostingRegressor(max_iter=5).fit(x, x[:, 0] * 1000), tmp_path / "b" / "late" / "1", example=x)
+    point(tmp_path / "b", 1)
+    with TestClient(create_app(tmp_path / "b")) as client: assert client.post("/predict", json={"values": [1, 2]}).json()["prediction"] == bundle.predict([[1, 2]]).tolist()
+
+
+def test_the_serving_process_is_light(bundles):
+    code = """if True:
+        import json, sys
+        from fastapi.testclient import TestClient
+        from mlscale.serving import create_app
+        with TestClient(create_app(sys.argv[1], log=sys.argv[1] + "/log.db")) as client: assert client.post("/predict", json={"values": [1, 2, 3]}).status_code == 200
+        print(sorted({"mlflow", "sklearn", "pandas", "pyspark", "scipy", "skl2onnx"} & set(sys.modules)))"""
+    run = subprocess.run([sys.executable, "-c", code, str(bundles)], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+@pytest.fixture
+def server(bundles, tmp_path):
+    with serving_process(bundles, log=tmp_path / "log.db") as url: yield url
+
+
+def test_models_change_under_load_without_a_failed_or_wrong_answer(server, bundles):
+    truth = {v: load_bundle(bundles / "late" / str(v)).predict(ROWS) for v in (1, 2, 3)}
+    seen, over = [], threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=server) as client:
+            while not over.is_set():
+                response = client.post("/predict", json={"values": ROWS})
+                seen.append((response.status_code, response.json()))
+
+    clients = [threading.Thread(target=ask) for _ in range(8)]
+    for c in clients: c.start()
+    with httpx.Client(base_url=server) as client:
+        for i in range(30):
+            point(bundles, 1 + (i + 1) % 3)
+            assert client.post("/reload").json()["version"] == 1 + (i + 1) % 3
+    over.set()
+    for c in clients: c.join()
+    assert {status for status, _ in seen} == {200} and {a["version"] for _, a in seen} == {1, 2, 3}
+    assert all(np.array_equal(a["prediction"], truth[a["version"]]) for _, a in seen)
+
+
+def test_a_slow_answer_does_not_hold_up_the_others(server, tmp_path):
+    "The log is locked, so an answer must wait for it. Health checks do not."
+    with sqlite3.connect(tmp_path / "log.db", isolation_level=None) as db, ThreadPoolExecutor(1) as pool:
+        db.execute("BEGIN IMMEDIATE")
+        waiting = pool.submit(httpx.post, f"{server}/predict", json={"values": ROWS}, timeout=30)
+        time.sleep(.3)
+        for path in ("/health/live", "/health/ready", "/metrics"): assert httpx.get(server + path, timeout=3).status_code == 200
+        assert not waiting.done()
+        db.execute("ROLLBACK")
+        assert waiting.result().status_code == 200
+
+
+def test_the_process_ends_with_its_block_and_its_log_is_complete(bundles, tmp_path):
+    with serving_process(bundles, log=tmp_path / "log.db") as url:
+        assert httpx.post(f"{url}/predict", json={"values": ROWS, "ids": ["a", "b", "c"]}).status_code == 200
+    with pytest.raises(httpx.ConnectError): httpx.get(f"{url}/health/live")
+    assert [r[0] for r in logged(tmp_path / "log.db")] == ["a", "b", "c"]
+
+
+def test_a_process_that_cannot_start_says_why(bundles, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RuntimeError, match="unable to open database file"), serving_process(bundles, log=tmp_path / "folder"): pass
+
+
+def test_a_server_does_not_outlive_a_killed_parent(bundles):
+    code = "import sys, time; from mlscale.serving import serving_process\nwith serving_process(sys.argv[1]) as url: print(url, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(bundles)], stdout=subprocess.PIPE, text=True) as parent:
+        url = parent.stdout.readline().strip()
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 15
+    with pytest.raises(httpx.ConnectError):
+        while time.monotonic() < deadline: httpx.get(f"{url}/health/live", timeout=5); time.sleep(.1)
+
+
+def test_three_hundred_rows_with_ids_take_less_than_50_ms_of_work(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2000, 40))
+    with threadpool_limits(1): save(HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31).fit(x, x[:, 0] > 0), tmp_path / "b" / "late" / "1", example=x)
+    point(tmp_path / "b", 1)
+    live, log = LiveModel(tmp_path / "b" / "late" / "production.json"), PredictionLog(tmp_path / "log.db")
+    service, rows, times = Service(lambda alias: live, log), x[:300].tolist(), []
+    for i in range(9):
+        start = time.process_time()
+        service.answer(json.loads(json.dumps(rows)), [f"{i}-{j}" for j in range(300)], "2013-07-01T00:00:00Z")
+        times.append(time.process_time() - start)
+    log.close()
+    assert np.median(times) < .05
