@@ -72,7 +72,7 @@ def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
     if "label_time" not in frame: raise ValueError(f"frame: no column 'label_time' among {', '.join(map(str, frame.columns))}; without it nobody can say which labels were known")
     return (frame.label_time <= pd.Timestamp(at)).to_numpy()
 
-# %% ../nbs/02_training.ipynb #fe7d01d7
+# %% ../nbs/02_training.ipynb #a980a90b
 _KINDS = ("boosted_trees", "logistic")
 
 def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.ndarray | None = None, kind: str = "boosted_trees", seed: int = 0) -> object:
@@ -81,7 +81,7 @@ def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.
     Parameters
     ----------
     X : DataFrame or array, shape (n, columns)
-        Numbers; NaN where a value is missing, nothing infinite.
+        Numbers; NaN where a value is missing (but not in a whole column), nothing infinite.
     y : array, shape (n,)
         Labels 0 and 1, both present, none missing.
     sample_weight : array, shape (n,), optional
@@ -111,6 +111,7 @@ def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.
     if kind not in _KINDS: raise ValueError(f"kind={kind!r}: known kinds are {', '.join(_KINDS)}")
     values, y = _numbers(X, "X"), _numbers(y, "y")
     if values.ndim != 2 or not values.size: raise ValueError(f"X: shape {values.shape}; rows and columns, at least one of each")
+    if (empty := np.isnan(values).all(0)).any(): raise ValueError(f"X: columns {np.array(getattr(X, 'columns', range(values.shape[1])))[empty].tolist()} are missing in every row; leave them out, or find out why")
     if np.isinf(values).any(): raise ValueError(f"X: {np.isinf(values).sum()} infinite values; make them finite or NaN (missing)")
     if y.shape != (len(values),): raise ValueError(f"y: shape {y.shape}; one label for each of the {len(values)} rows")
     if not np.isin(y, (0, 1)).all() or len(np.unique(y)) < 2: raise ValueError(f"y: labels 0 and 1, both present, none missing; got {np.unique(y)[:5]}")
@@ -121,7 +122,7 @@ def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.
     if kind == "boosted_trees":
         model = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31, learning_rate=.06, min_samples_leaf=100, l2_regularization=1, early_stopping=False, random_state=seed)
         return model.fit(X, y, sample_weight=sample_weight)
-    model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
+    model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
     return model.fit(X, y, logisticregression__sample_weight=sample_weight)
 
 def _numbers(x: object, name: str) -> np.ndarray:

@@ -1,0 +1,206 @@
+"Training: splits keep the order of time and the delay of labels, the same seed gives the same model, scores and intervals are what they say."
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from mlscale.training import Evaluation, calibration, compare, evaluate, fit_model, known_by, log_losses, time_split, validate
+
+T = lambda text: pd.Timestamp(text, tz="UTC")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(3000, 3)), columns=list("abc"))
+    y = (rng.random(3000) < 1 / (1 + np.exp(-2 * X.a))).astype(float)
+    X.loc[::7, "b"] = np.nan
+    return X, y
+
+
+# ---- time
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=50), st.integers(0, 1000), st.integers(0, 200))
+def test_no_row_of_the_test_is_older_than_one_of_the_training(minutes, until, gap):
+    times = pd.Series(T("2013-01-01") + pd.to_timedelta(minutes, unit="min"))
+    train_until = T("2013-01-01") + pd.Timedelta(minutes=until)
+    try: train, test = time_split(times, train_until=train_until, test_from=train_until + pd.Timedelta(minutes=gap))
+    except ValueError as e: assert "empty" in str(e)
+    else: assert not (train & test).any() and times[train].max() < train_until <= times[test].min() and (times[test].min() - train_until) >= pd.Timedelta(minutes=gap)
+
+
+def test_the_bounds_belong_where_they_say():
+    times = pd.Series(pd.to_datetime(["2013-01-01", "2013-01-02", "2013-01-03", "2013-01-04"], utc=True))
+    train, test = time_split(times, train_until=T("2013-01-02"), test_until=T("2013-01-04"))
+    assert train.tolist() == [True, False, False, False] and test.tolist() == [False, True, True, False]
+    assert train.dtype == bool and isinstance(train, np.ndarray)
+
+
+def test_a_label_is_known_from_its_own_time_on_and_never_if_it_never_came():
+    frame = pd.DataFrame({"label_time": [T("2013-01-01"), T("2013-01-02"), pd.NaT]}, index=[5, 5, 9])
+    assert known_by(frame, T("2013-01-01")).tolist() == [True, False, False]
+    assert known_by(frame, T("2014-01-01")).tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="label_time"): known_by(frame.rename(columns={"label_time": "x"}), T("2013-01-01"))
+
+
+def test_bad_splits_are_named():
+    times = pd.Series(pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True))
+    with pytest.raises(ValueError, match="test_from"): time_split(times, train_until=T("2013-01-02"), test_from=T("2013-01-01"))
+    with pytest.raises(ValueError, match="test part is empty"): time_split(times, train_until=T("2015-01-01"))
+    with pytest.raises(ValueError, match="train part is empty"): time_split(times, train_until=T("2012-01-01"))
+    with pytest.raises(ValueError, match="missing"): time_split(times.where(times > times[0]), train_until=T("2013-01-02"))
+    with pytest.raises(TypeError): time_split(times, train_until=pd.Timestamp("2013-01-02"))
+
+
+# ---- the model
+
+@pytest.mark.parametrize("kind", ["boosted_trees", "logistic"])
+def test_the_same_seed_gives_the_same_model_and_it_learned_something(rows, kind):
+    X, y = rows
+    one, two = (fit_model(X, y, kind=kind, seed=3).predict_proba(X)[:, 1] for _ in range(2))
+    assert (one == two).all() and metrics.roc_auc_score(y, one) > .8
+    assert np.isfinite(one).all()
+
+
+def test_trees_are_the_ones_that_were_agreed_on(rows):
+    X, y = rows
+    model = fit_model(X, y)
+    assert model.n_iter_ == 150 and list(model.feature_names_in_) == list("abc")
+    leaves = [tree.get_n_leaf_nodes() for stage in model._predictors for tree in stage]
+    assert 2 <= max(leaves) <= 31
+    assert min(node["count"] for stage in model._predictors for tree in stage for node in tree.nodes if node["is_leaf"]) >= 100
+
+
+@pytest.mark.parametrize("kind", ["boosted_trees", "logistic"])
+def test_weights_count(rows, kind):
+    X, y = rows
+    plain, twice = fit_model(X, y, kind=kind).predict_proba(X)[:, 1], fit_model(X, y, kind=kind, sample_weight=np.where(y == 1, 3., 1.)).predict_proba(X)[:, 1]
+    assert twice.mean() > plain.mean() + .05
+
+
+@pytest.mark.parametrize("kind", ["boosted_trees", "logistic"])
+def test_a_column_that_is_missing_throughout_is_named(rows, kind):
+    X, y = rows
+    with pytest.raises(ValueError, match="'d'"): fit_model(X.assign(d=np.nan), y, kind=kind)
+    with pytest.raises(ValueError, match="3"): fit_model(X.assign(d=np.nan).to_numpy(), y, kind=kind)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (dict(X=np.ones(5)), "X: shape"), (dict(X=np.empty((0, 2)), y=np.empty(0)), "X: shape"), (dict(X=np.full((4, 1), np.inf)), "infinite"), (dict(X=[["a"]] * 4), "X: numbers"),
+    (dict(y=[0, 1, 1]), "y: shape"), (dict(y=[0, 1, np.nan, 1]), "y: labels"), (dict(y=[0, 1, 2, 1]), "y: labels"), (dict(y=[1, 1, 1, 1]), "both present"),
+    (dict(y=[0, 1, None, 1]), "y: labels"), (dict(kind="forest"), "kind='forest'"), (dict(sample_weight=[1, 1, 1]), "sample_weight"), (dict(sample_weight=[1, 1, -1, 1]), "sample_weight"),
+    (dict(sample_weight=[1, 1, np.nan, 1]), "sample_weight"), (dict(sample_weight=[0, 0, 0, 0]), "sample_weight")])
+def test_bad_training_input_is_named(change, words):
+    arguments = dict(X=np.ones((4, 1)), y=[0, 1, 0, 1]) | change
+    with pytest.raises(ValueError, match=words): fit_model(arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+# ---- scores
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 200), st.integers(0, 2), st.integers(0, 10**6), st.booleans())
+def test_scores_are_scikit_learns(n, digits, seed, weighted):
+    rng = np.random.default_rng(seed)
+    p, y = rng.random(n).round(digits), np.append([0., 1.], rng.integers(0, 2, n - 2)).astype(float)
+    w = rng.random(n) + .01 if weighted else None
+    ours = evaluate(y, p, weights=w)
+    assert np.isclose(ours.auc, metrics.roc_auc_score(y, p, sample_weight=w))
+    assert np.isclose(ours.log_loss, metrics.log_loss(y, p, sample_weight=w, labels=[0, 1])) and np.isclose(ours.brier, metrics.brier_score_loss(y, p, sample_weight=w))
+    assert np.isclose(ours.rate, np.average(y, weights=w)) and ours.n == n and ours.intervals is None
+
+
+def test_calibration_error_by_hand():
+    y, p = np.array([0, 0, 1, 1, 0, 1, 1, 1.]), np.repeat([.25, .75], 4)
+    assert np.isclose(evaluate(y, p).calibration_error, .25 / 2)   # groups .25 -> .5 observed, .75 -> .75 observed
+    table = calibration(y, p)
+    assert table.observed.tolist() == [.5, .75] and table.n.tolist() == [4, 4]
+    assert calibration(y, np.full(8, .5)).n.tolist() == [8]
+    rng = np.random.default_rng(0)
+    p = rng.random(40_000)
+    assert evaluate((rng.random(40_000) < p).astype(float), p).calibration_error < .01 < evaluate((rng.random(40_000) < p**2).astype(float), p).calibration_error
+    assert (calibration((rng.random(40_000) < p).astype(float), p, bins=10).n - 4000).abs().max() <= 1
+
+
+def test_one_class_has_no_auc_and_certainty_has_a_finite_loss():
+    assert np.isnan(evaluate([1, 1], [.2, .3]).auc)
+    assert np.isfinite(log_losses([0, 1], [1, 0])).all() and log_losses([0, 1], [0, 1]).max() < 1e-10
+    assert np.allclose(log_losses([1, 0], [.25, .25]), -np.log([.25, .75]))
+
+
+def test_an_evaluation_is_plain_values():
+    e = evaluate([0, 1] * 30, [.2, .7] * 30, days=np.repeat(np.arange(20), 3), block_days=2)
+    assert isinstance(e, Evaluation) and {type(v) for k, v in e.as_dict().items() if k != "intervals"} <= {int, float}
+    assert set(e.as_dict()["intervals"]) == {"rate", "log_loss", "auc", "brier", "calibration_error"} and "intervals" not in evaluate([0, 1], [.1, .2]).as_dict()
+    assert "log_loss" in repr(e) and "[" in repr(e)
+
+
+# ---- intervals
+
+def worlds_covered(block_days, worlds=120, days=120, m=15, phi=.6, by_row=False):
+    "Share of worlds with autocorrelated days whose interval for the rate holds the truth."
+    rng, hits, z = np.random.default_rng(1), 0, np.random.default_rng(9).standard_normal(200_000)
+    truth = (1 / (1 + np.exp(1.3 - .8 * z))).mean()
+    for w in range(worlds):
+        mu = [rng.standard_normal()]
+        for _ in range(days - 1): mu.append(phi * mu[-1] + np.sqrt(1 - phi**2) * rng.standard_normal())
+        y = (rng.random((days, m)) < 1 / (1 + np.exp(1.3 - .8 * np.array(mu)))[:, None]).ravel().astype(float)
+        low, high = evaluate(y, np.full(len(y), .25), days=np.arange(len(y)) if by_row else np.repeat(np.arange(days), m), block_days=block_days, seed=w).intervals["rate"]
+        hits += low <= truth <= high
+    return hits / worlds
+
+
+def test_blocks_of_days_cover_the_truth_where_rows_do_not():
+    assert worlds_covered(7) > .8 > .65 > worlds_covered(1, by_row=True)
+
+
+def test_days_may_be_anything_sortable_and_rows_may_stand_in_any_order():
+    rng = np.random.default_rng(0)
+    y, p, days = rng.integers(0, 2, 600).astype(float), rng.random(600), np.repeat(np.arange(30), 20)
+    stamps = pd.Series(pd.date_range("2013-01-01", periods=30, tz="America/New_York")[days])
+    order = rng.permutation(600)
+    one, two, three = evaluate(y, p, days=days), evaluate(y, p, days=stamps), evaluate(y[order], p[order], days=days[order])
+    assert one == two
+    assert all(np.allclose(one.intervals[k], three.intervals[k]) for k in one.intervals)
+    assert one.intervals == evaluate(y, p, days=days, seed=0).intervals != evaluate(y, p, days=days, seed=1).intervals
+
+
+def test_a_paired_comparison_sees_what_two_intervals_do_not():
+    rng = np.random.default_rng(2)
+    days = np.repeat(np.arange(100), 30)
+    truth = 1 / (1 + np.exp(-(rng.standard_normal(100)[days] * 1.5 + rng.standard_normal(3000))))
+    y = (rng.random(3000) < truth).astype(float)
+    worse = 1 / (1 + np.exp(-(np.log(truth / (1 - truth)) + .5 * rng.standard_normal(3000))))
+    difference, low, high = compare(y, truth, worse, days=days)
+    assert low < difference < high < 0
+    a, b = evaluate(y, truth, days=days).intervals["log_loss"], evaluate(y, worse, days=days).intervals["log_loss"]
+    assert a[1] > b[0]
+    assert compare(y, truth, truth, days=days) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("y", "p", "more", "words"), [
+    ([], [], {}, "at least one"), ([0, 1], [.5], {}, "shapes"), ([[0], [1]], [[.5], [.5]], {}, "shapes"), ([0, np.nan], [.5, .5], {}, "y: labels"), ([0, 2], [.5, .5], {}, "y: labels"),
+    ([0, 1], [.5, np.nan], {}, "p: probabilities"), ([0, 1], [.5, 1.1], {}, "p: probabilities"), ([0, 1], [-np.inf, .5], {}, "p: probabilities"), (["a", "b"], [.5, .5], {}, "y: numbers"),
+    ([0, 1], [.5, .5], {"days": [1]}, "days: one for each"), ([0, 1], [.5, .5], {"days": [1, None]}, "days: one for each"), ([0, 1] * 5, [.5] * 10, {"days": [1, 2] * 5}, "block_days"),
+    ([0, 1], [.5, .5], {"days": [1, 2], "block_days": 0}, "block_days"), ([0, 1], [.5, .5], {"days": [1, 2], "block_days": 1, "n_resamples": 3}, "n_resamples"),
+    ([0, 1], [.5, .5], {"weights": [0, 0]}, "weights"), ([0, 1], [.5, .5], {"weights": [1]}, "weights"), ([0, 1], [.5, .5], {"weights": [1, np.inf]}, "weights")])
+def test_bad_scores_are_named(y, p, more, words):
+    with pytest.raises(ValueError, match=words): evaluate(y, p, **more)
+
+
+# ---- the schema
+
+@pytest.mark.parametrize(("frame", "columns", "words"), [
+    ({"a": [1.]}, ["b"], "'b'"), ({"a": [1., np.inf]}, ["a"], "'a': inf in row 1"), ({"a": [1, 2]}, ["a"], "float64, not int64"), ({"a": ["x", 1.]}, ["a"], "'a'"),
+    ({"a": [1., None, 5.]}, {"a": (0, 3)}, "'a': 5.0 in row 2"), ({"a": [-1.]}, {"a": (0, 3)}, "'a': -1.0"), ({"a": [-np.inf]}, {"a": (-np.inf, np.inf)}, "-inf")])
+def test_a_bad_table_is_named_in_one_line(frame, columns, words):
+    with pytest.raises(ValueError, match=words) as e: validate(pd.DataFrame(frame), columns)
+    assert "\n" not in str(e.value)
+
+
+def test_a_good_table_passes_unchanged_also_if_empty_or_with_more_columns():
+    frame = pd.DataFrame({"a": [0., 3., np.nan], "b": ["x", "y", "z"]}, index=pd.Index(["u", "v", "w"]))
+    assert validate(frame, {"a": (0, 3)}) is frame and validate(frame[:0], ["a"]).empty
+    with pytest.raises(ValueError, match="twice"): validate(pd.concat([frame, frame[["a"]]], axis=1), ["a"])
+    with pytest.raises(ValueError, match="in row w"): validate(frame.assign(a=[0., 1., 9.]), {"a": (0, 3)})
