@@ -6,8 +6,8 @@
 __all__ = ['SEVERITIES', 'FORMAT', 'ks_test', 'usual_effects', 'Alert', 'Alerts', 'ModelMetrics', 'ModelMonitor',
            'record_outcomes', 'record_outcome', 'labelled', 'PerformanceMonitor']
 
-# %% ../nbs/08_monitoring.ipynb #08f19494
-import os, sqlite3
+# %% ../nbs/08_monitoring.ipynb #f8681da1
+import json, os, sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -366,7 +366,7 @@ class ModelMonitor:
         else: self.record.resolve(name, at=at)
         return bool(alarm)
 
-# %% ../nbs/08_monitoring.ipynb #ac5b5af2
+# %% ../nbs/08_monitoring.ipynb #0a3cbfca
 @contextmanager
 def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     "The prediction log, in one transaction."
@@ -377,6 +377,7 @@ def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError: raise
     except sqlite3.DatabaseError as e: raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
 
+# %% ../nbs/08_monitoring.ipynb #a99e1197
 def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
@@ -401,7 +402,7 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
     if frame[["request_id", "known_at"]].isna().any(axis=None): raise ValueError("frame: a request_id or known_at is missing; an outcome without a time cannot be used, for nobody can say when it was known")
     try: labels = frame.label.to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError): labels = np.full(len(frame), np.nan)
-    if not np.isfinite(labels).all(): raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!r}: a finite number; leave out what is not known yet")
+    if not np.isfinite(labels).all(): raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!s}: a finite number; leave out what is not known yet")
     rows = [(str(i), y, iso_utc(t)) for i, y, t in zip(frame.request_id, labels.tolist(), frame.known_at)]
     with _opened(log) as db:
         before = db.total_changes
