@@ -158,7 +158,7 @@ def _newest_pandas(facts: pd.DataFrame, entities: pd.DataFrame, view: View) -> n
         if len(known): rows[i] = known.sort_values(_CLOCKS).index[-1]
     return rows
 
-# %% ../nbs/01_features.ipynb #92c676a7
+# %% ../nbs/01_features.ipynb #2092c80a
 def _check_times(columns: Mapping[str, pd.Series]) -> None:
     for name, x in columns.items():
         if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{name} holds {x.dtype}, not times; convert with pd.to_datetime(..., utc=True)")
@@ -179,7 +179,7 @@ def _key_codes(facts: pd.DataFrame, entities: pd.DataFrame, by: Sequence[str]) -
     code = np.zeros(len(facts) + len(entities), np.int64)
     for column in by:
         parts = [x.convert_dtypes() if pd.api.types.is_float_dtype(x) else x for x in (facts[column], entities[column])]   # whole numbers that a missing one made floats
-        part, values = pd.factorize(pd.concat(parts, ignore_index=True))
+        part, values = pd.factorize(pd.concat([x for x in parts if len(x)] or parts, ignore_index=True))
         code = np.where((code < 0) | (part < 0), -1, pd.factorize(code*(len(values) + 1) + part)[0])
     return code[:len(facts)], code[len(facts):]
 
@@ -256,7 +256,7 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
     return Path(to)
 
-# %% ../nbs/01_features.ipynb #48d61ddf
+# %% ../nbs/01_features.ipynb #00aaeeda
 def _whole_numbers(x: np.ndarray) -> tuple[np.ndarray, int]:
     "Whole numbers and a denominator that give the values back exactly."
     if (x == np.rint(x)).all() and np.abs(x).sum() < 2**62: return x.astype(np.int64), 1
@@ -265,11 +265,10 @@ def _whole_numbers(x: np.ndarray) -> tuple[np.ndarray, int]:
     return np.array([n*(denominator//d) for n, d in ratios], dtype=object), denominator
 
 def _windows(of_event: np.ndarray, created: np.ndarray, of_entity: np.ndarray, t: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    "Where each window begins and ends among the events sorted by key and time."
+    "Where each window begins and ends among the events sorted by key and time; the key -1 has none."
     times = np.unique(created)
     place = np.sort(of_event*(len(times) + 1) + np.searchsorted(times, created) + 1)   # key and rank of the time in one number
-    begin, end = (np.searchsorted(place, of_entity*(len(times) + 1) + np.searchsorted(times, at, side="right"), side="right") for at in (t - window, t))
-    return np.where(of_entity < 0, 0, begin), np.where(of_entity < 0, 0, end)
+    return tuple(np.searchsorted(place, of_entity*(len(times) + 1) + np.searchsorted(times, at, side="right"), side="right") for at in (t - window, t))
 
 # %% ../nbs/01_features.ipynb #22749a55
 _AGGREGATES = ("count", "sum", "mean", "rate")
@@ -508,8 +507,8 @@ def _congestion(flights: pd.DataFrame, at: pd.DataFrame) -> dict[str, pd.Series]
     out[PLANNED.name] = PLANNED.offline(flights.assign(created_timestamp=flights.sched_dep), at.assign(event_timestamp=flights.sched_dep + PLANNED.window/2))
     return out
 
-# %% ../nbs/01_features.ipynb #c73185a1
-def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame) -> pd.DataFrame:
+# %% ../nbs/01_features.ipynb #aed5e966
+def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, *, horizon: pd.Timedelta = HORIZON) -> pd.DataFrame:
     """The features of flights, each as it was known at the moment of prediction.
 
     Parameters
@@ -518,11 +517,13 @@ def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.Dat
         Rows of `load_flights`, any order; they are also the only history that is used.
     weather, planes : DataFrame
         As from `load_weather` and `load_planes`.
+    horizon : Timedelta
+        How long before the scheduled departure the prediction is made, 0 or above.
 
     Returns
     -------
     DataFrame
-        The order and index of `flights`: `flight_id`, `event_timestamp` (the moment of prediction, `HORIZON`
+        The order and index of `flights`: `flight_id`, `event_timestamp` (the moment of prediction, `horizon`
         before the scheduled departure) and the columns `FEATURES` as float64 that float32 holds exactly, NaN
         where unknown. Carrier, origin and destination are their places in the alphabetical lists of all codes.
 
@@ -531,7 +532,7 @@ def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.Dat
     Assumed: the aircraft that will fly is known at the moment of prediction. Where an aircraft has two facts
     at the same minute, that of the later flight counts.
     """
-    at = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]].assign(event_timestamp=(flights.sched_dep - HORIZON).dt.as_unit("us"))
+    at = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]].assign(event_timestamp=(flights.sched_dep - horizon).dt.as_unit("us"))
     landed = flights.dropna(subset="late")
     landed = landed.assign(created_timestamp=landed.label_time)
     log = event_log(flights).drop_duplicates(["kind", "tailnum", "event_timestamp"], keep="last")
