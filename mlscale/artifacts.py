@@ -125,7 +125,7 @@ def onnx_scorer(data: bytes, *, threads: int = 1) -> Scorer:
         return (out[:, 1] if out.ndim == 2 and out.shape[1] == 2 else out.reshape(-1)).astype(float)
     return score
 
-# %% ../nbs/03_artifacts.ipynb #2e025438
+# %% ../nbs/03_artifacts.ipynb #91599d10
 PARITY = 1e-5
 
 def parity(expected: np.ndarray, got: np.ndarray) -> dict:
@@ -139,9 +139,9 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
     Returns
     -------
     dict
-        `rows`, `max_abs_difference`, and `faithful`: whether that is at most `PARITY` (never, if a prediction is NaN).
+        `rows`, `max_abs_difference`, and `faithful`: whether that is at most `PARITY`. Never, and without a difference, if a prediction is NaN or there are more of one than of the other.
     """
-    worst = float(np.max(np.abs(np.asarray(expected, float) - got)))
+    worst = float(np.max(np.abs(expected - got))) if len(expected) == len(got) else np.nan
     return {"rows": len(expected), "max_abs_difference": worst if np.isfinite(worst) else None, "faithful": bool(worst <= PARITY)}
 
 def faithful_onnx(model: Any, output: str, rows: np.ndarray, expected: np.ndarray) -> tuple[bytes | None, dict]:
@@ -163,11 +163,13 @@ def faithful_onnx(model: Any, output: str, rows: np.ndarray, expected: np.ndarra
     (bytes or None, dict)
         The ONNX file, None if there is no faithful one; and what `parity` found, with a `reason` if it is None.
     """
-    try: onnx = to_onnx(model, output, rows.shape[1])
+    try:
+        onnx = to_onnx(model, output, rows.shape[1])
+        agreement = parity(expected, onnx_scorer(onnx)(rows))
     except Exception as e: return None, {"rows": len(rows), "max_abs_difference": None, "faithful": False, "reason": f"the conversion failed: {type(e).__name__}"}
-    agreement = parity(expected, onnx_scorer(onnx)(rows))
     if agreement["faithful"]: return onnx, agreement
-    return None, {**agreement, "reason": f"predictions differ by up to {agreement['max_abs_difference']}"}
+    worst = agreement["max_abs_difference"]
+    return None, {**agreement, "reason": f"predictions differ by up to {worst:.2g}" if worst else "predictions are not finite, or not one for each row"}
 
 # %% ../nbs/03_artifacts.ipynb #f8d378e1
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class Signature:
 
     def _complaint(self, rows: np.ndarray, i: int, j: int, what: str) -> str: return f"values[{i}], column {self.columns[j]!r}: {rows[i, j]!s} is {what}"
 
-# %% ../nbs/03_artifacts.ipynb #0874ed55
+# %% ../nbs/03_artifacts.ipynb #6f9512fe
 FORMAT = 1
 _FILES = ("model.onnx", "model.skops")
 _OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
@@ -249,7 +251,7 @@ _CARD = {   # the keys a reader needs, and whether a value fits
     "columns": lambda x: isinstance(x, list) and x and all(isinstance(c, str) for c in x),
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
     "kind": lambda x: x in _OUTPUTS, "output": lambda x: x in sum(_OUTPUTS.values(), ()), "engine": lambda x: f"model.{x}" in _FILES,
-    "files": lambda x: isinstance(x, dict), "lineage": lambda x: isinstance(x, dict), "metrics": lambda x: isinstance(x, dict)}
+    "files": lambda x: isinstance(x, dict) and set(x) <= set(_FILES), "lineage": lambda x: isinstance(x, dict), "metrics": lambda x: isinstance(x, dict)}
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
@@ -319,7 +321,7 @@ class Bundle:
         of = f"{self.name} version {self.version}, " if self.name else ""
         return f"Bundle({of}{self.card['kind']}, {self.card['output']} of {len(self.columns)} columns by {self.engine}, {self.sha256[:12]})"
 
-# %% ../nbs/03_artifacts.ipynb #90577f47
+# %% ../nbs/03_artifacts.ipynb #810a9c10
 def _verified(path: Path, sha256: str | None) -> bytes:
     "The bytes of a file: the same ones whose digest was checked."
     try: data = path.read_bytes()
@@ -381,7 +383,7 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     """
     path = Path(path)
     card = read_card(path, sha256=sha256)
-    data = {name: _verified(path/name, wanted) for name, wanted in card["files"].items() if name in _FILES}
+    data = {name: _verified(path/name, wanted) for name, wanted in card["files"].items()}
     if f"model.{card['engine']}" not in data: raise ValueError(f"{path.name}/card.json asks for {card['engine']!r} and lists no such model; restore the bundle")
     if card["engine"] == "onnx": score = onnx_scorer(data["model.onnx"])
     else: score = sklearn_scorer(read_skops(data["model.skops"]), card["output"], tuple(card["columns"]))

@@ -173,7 +173,7 @@ class Ledger:
         if moved := int(self.model(name).aliases.get(alias, 0)) != version: self._client.set_registered_model_alias(name, alias, str(version))
         return moved
 
-# %% ../nbs/04_registry.ipynb #6057743c
+# %% ../nbs/04_registry.ipynb #db2d71a8
 LIVE = "production"
 
 class Shelf:
@@ -224,6 +224,22 @@ class Shelf:
         if not intact:
             with replacing(path) as new: new.write_text(json.dumps(wanted))
         return not intact
+
+    def deliver(self, version: Version) -> list[str]:
+        """Put a version on the shelf, then point to it.
+
+        Parameters
+        ----------
+        version : Version
+            What to serve.
+
+        Returns
+        -------
+        list of str
+            What had to be done.
+        """
+        steps = {"is on the shelf": self.put(version), "is what the pointer names": self.point(version)}
+        return [f"{version.name}: version {version.version} {step}" for step, done in steps.items() if done]
 
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
@@ -246,7 +262,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04_registry.ipynb #0d9e6677
+# %% ../nbs/04_registry.ipynb #8d84d4ea
 LIVE = "production"
 
 class Shelf:
@@ -297,6 +313,22 @@ class Shelf:
         if not intact:
             with replacing(path) as new: new.write_text(json.dumps(wanted))
         return not intact
+
+    def deliver(self, version: Version) -> list[str]:
+        """Put a version on the shelf, then point to it.
+
+        Parameters
+        ----------
+        version : Version
+            What to serve.
+
+        Returns
+        -------
+        list of str
+            What had to be done.
+        """
+        steps = {"is on the shelf": self.put(version), "is what the pointer names": self.point(version)}
+        return [f"{version.name}: version {version.version} {step}" for step, done in steps.items() if done]
 
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
@@ -497,7 +529,7 @@ class Catalogue:
         rows = made + [{**e, "at": pd.Timestamp(e["at"])} for e in self._ledger.events(name)]
         return pd.DataFrame(rows, columns=["at", "event", "version", "alias", "reason"]).sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04_registry.ipynb #a9c5b484
+# %% ../nbs/04_registry.ipynb #31d00db5
 class Registry(Catalogue):
     """Versions of models, the aliases that name them, and the one that is served.
 
@@ -661,8 +693,4 @@ class Registry(Catalogue):
         "Let MLflow's alias, and for production the shelf, follow the history; say what had to be mended."
         number = standing(self._ledger.events(name))[alias][-1]
         mended = [f"{name}: {alias} names version {number}"] if self._ledger.set_alias(name, alias, number) else []
-        if alias == LIVE:
-            version = self.version(name, number)
-            if self._shelf.put(version): mended.append(f"{name}: version {number} is on the shelf")
-            if self._shelf.point(version): mended.append(f"{name}: the pointer names version {number}")
-        return mended
+        return mended + self._shelf.deliver(self.version(name, number)) if alias == LIVE else mended

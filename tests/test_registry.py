@@ -1,0 +1,384 @@
+"Registry: history decides, everything else follows it, and what was changed is refused."
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from mlscale.artifacts import load_bundle, save
+from mlscale.registry import GateRefused, GateResult, Registry, Version, no_worse, standing
+
+
+@pytest.fixture(scope="module")
+def example(): return np.random.default_rng(0).normal(size=(60, 2))
+
+
+@pytest.fixture(scope="module")
+def models(example): return [LogisticRegression(C=c).fit(example, example[:, 0] + .1*example[:, 1] > 0) for c in (.01, 1., 100.)]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, models, example):
+    "A registry with three versions: making MLflow's tables takes seconds, copying them does not."
+    folder = tmp_path_factory.mktemp("template")/"state"
+    registry = Registry(f"sqlite:///{folder/'mlflow.db'}", bundles=folder/"bundles")
+    for model, loss in zip(models, (.5, .4, .45), strict=True): registry.register(model, name="late", example=example, lineage={"C": model.C}, metrics={"log_loss": loss})
+    return folder
+
+
+@pytest.fixture
+def at(tmp_path, template): return shutil.copytree(template, tmp_path/"state")
+
+
+@pytest.fixture
+def registry(at): return reopened(at)
+
+
+def reopened(at): return Registry(f"sqlite:///{at/'mlflow.db'}", bundles=at/"bundles")
+
+
+def agreed(registry):
+    "The version that the history, MLflow's alias, the pointer and the pointer's bundle all name."
+    folder = registry._shelf.folder/"late"
+    pointer = json.loads((folder/"production.json").read_text())
+    assert set(pointer) == {"name", "version", "path", "sha256"} and pointer["name"] == "late"
+    bundle = load_bundle(folder/pointer["path"], sha256=pointer["sha256"])
+    said = {registry.version("late", "production").version, int(registry._ledger.model("late").aliases["production"]), pointer["version"], bundle.version}
+    assert len(said) == 1
+    return said.pop()
+
+
+# --- versions
+
+def test_versions_count_up_and_keep_what_was_registered(registry, models, example):
+    for i, model in enumerate(models, 1):
+        v, b = registry.version("late", i), registry.load("late", i)
+        assert v == Version("late", i, v.path, b.sha256, {"log_loss": [.5, .4, .45][i - 1]}, {"C": model.C, "name": "late", "version": i})
+        assert np.abs(b.predict(example) - model.predict_proba(example)[:, 1]).max() < 1e-5 and (b.name, b.version) == ("late", i)
+
+
+def test_a_registry_that_was_moved_still_works(registry, at, tmp_path):
+    registry.promote("late", 2)
+    registry.deploy("late")
+    moved = reopened(at.rename(tmp_path/"elsewhere"))
+    assert moved.load("late", "champion").version == 2 and agreed(moved) == 2 and moved.reconcile() == []
+
+
+def test_a_failed_registration_leaves_no_version(registry, models):
+    with pytest.raises(ValueError): registry.register(models[0], name="late", example=[[np.inf, 0]], lineage={}, metrics={})
+    with pytest.raises(ValueError): registry.register(models[0], name="fresh", example=[], lineage={}, metrics={})
+    assert list(registry._ledger.versions("late")) == [1, 2, 3] and registry._ledger.names() == ["late"]
+
+
+def test_a_version_deleted_in_mlflow_does_not_stop_the_next(registry, models, example):
+    registry._ledger._client.delete_model_version("late", "3")
+    v = registry.register(models[0], name="late", example=example, lineage={}, metrics={})
+    assert v.version > 3 and registry.load("late", v.version).version == v.version and list(registry._ledger.versions("late")) == [1, 2, v.version]
+    assert all("removed" in m for m in registry.reconcile()) and registry.load("late", v.version)
+
+
+def test_more_models_than_a_page_of_mlflow(registry):
+    for i in range(120): registry._ledger._client.create_registered_model(f"m{i:03d}")
+    assert len(registry._ledger.names()) == 121 and registry.reconcile() == []
+
+
+# --- what was changed is refused
+
+@pytest.mark.parametrize("file", ["card.json", "model.onnx", "model.skops"])
+def test_exchanged_files_are_refused_by_readers_and_writers(registry, file, tmp_path):
+    registry.promote("late", 1)
+    registry.promote("late", 2)
+    shutil.copyfile(registry.version("late", 3).path/file, registry.artifacts/"late"/"1"/file)
+    for refused in (lambda: registry.load("late", 1), lambda: registry.promote("late", 1), lambda: registry.rollback("late"), lambda: registry.export("late", 1, tmp_path/"out")):
+        with pytest.raises(ValueError, match="was changed"): refused()
+    assert standing(registry._ledger.events("late")) == {"champion": [1, 2]} and not (tmp_path/"out").exists()
+
+
+def test_a_consistent_forgery_is_refused_and_mlflow_alone_serves_it(registry, models, example, tmp_path):
+    path = registry.artifacts/"late"/"1"
+    shutil.rmtree(path)
+    save(models[2], path, example=example)
+    record = registry._ledger._client.get_model_version("late", "1")
+    assert record.status == "READY" and load_bundle(record.source if path.samefile(record.source) else path)   # the test can fail: nothing else notices
+    with pytest.raises(ValueError, match="was changed"): registry.load("late", 1)
+
+
+def test_a_version_without_a_digest_is_refused(registry, at):
+    registry._ledger._client.create_model_version("late", str(at))
+    with pytest.raises(ValueError, match="no digest"): registry.load("late", 4)
+
+
+def test_a_damaged_bundle_on_the_shelf_is_replaced(registry):
+    registry.promote("late", 1)
+    path = registry.deploy("late")
+    (path/"model.onnx").write_bytes(b"noise")
+    assert registry.reconcile() == ["late: version 1 is on the shelf"] and agreed(registry) == 1
+
+
+def test_what_cannot_be_mended_is_said_and_the_rest_is_mended(registry, models, example):
+    registry.register(models[0], name="other", example=example, lineage={}, metrics={})
+    for name in ("late", "other"):
+        registry.promote(name, 1)
+        registry.deploy(name)
+        (registry._shelf.folder/name/"production.json").unlink()
+    (registry.artifacts/"late"/"1"/"card.json").unlink()
+    with pytest.raises(ValueError, match="late, production: 1/card.json"): registry.reconcile()
+    assert (registry._shelf.folder/"other"/"production.json").exists()
+
+
+# --- promotion, gates, rollback, deployment
+
+def test_doing_it_twice_changes_nothing(registry):
+    for _ in range(2): registry.promote("late", 1)
+    for _ in range(2): path = registry.deploy("late")
+    pointer = path.parent/"production.json"
+    inode, events = pointer.stat().st_ino, len(registry.history("late"))
+    registry.deploy("late")
+    registry.promote("late", 1, gate=lambda new, old: False)   # already there: the gate has nothing to decide
+    assert (pointer.stat().st_ino, len(registry.history("late"))) == (inode, events) and list(registry.history("late").event) == ["register"]*3 + ["promote", "deploy"]
+
+
+@pytest.mark.parametrize("gate, reason", [(lambda new, old: False, "no reason"), (lambda new, old: np.False_, "no reason"), (lambda new, old: GateResult(False, "too slow"), "too slow"),
+                                          (no_worse("log_loss"), "log_loss 0.4500, champion 0.4000"), (no_worse("log_loss", by=.04), "allowed 0.4400")])
+def test_a_refused_version_changes_nothing_but_the_history(registry, gate, reason):
+    registry.promote("late", 2)
+    registry.deploy("late")
+    with pytest.raises(GateRefused, match=reason): registry.promote("late", 3, gate=gate)
+    assert registry.version("late", "champion").version == agreed(registry) == 2
+    last = registry.history("late").iloc[-1]
+    assert (last.event, last.version, last.alias) == ("refuse", 3, "champion") and reason in last.reason
+
+
+@pytest.mark.parametrize("gate", [no_worse("log_loss", by=.06), lambda new, old: True, lambda new, old: np.True_, lambda new, old: old.version == 2 and new.version == 3, None])
+def test_a_gate_that_agrees_lets_pass(registry, gate):
+    registry.promote("late", 2, gate=no_worse("log_loss"))   # no champion yet
+    assert registry.promote("late", 3, gate=gate) == registry.version("late", "champion") == registry.version("late", 3)
+
+
+@pytest.mark.parametrize("gate, error", [(lambda new, old: None, TypeError), (lambda new, old: "yes", TypeError), (lambda new, old: 1/0, ZeroDivisionError), (no_worse("auc"), ValueError)])
+def test_a_gate_that_does_not_answer_decides_nothing(registry, gate, error):
+    before = registry.history("late")
+    with pytest.raises(error): registry.promote("late", 1, gate=gate)
+    pd.testing.assert_frame_equal(registry.history("late"), before)
+
+
+def test_rollback_returns_the_same_bytes(registry):
+    first = registry.load("late", 1).sha256
+    for v in (1, 2, 3): registry.promote("late", v)
+    assert registry.rollback("late").version == 2 and registry.rollback("late").sha256 == first == registry.load("late", "champion").sha256
+    with pytest.raises(ValueError, match="nothing to go back to"): registry.rollback("late")
+    registry.deploy("late")
+    assert agreed(registry) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["promote", "rollback", "refuse", "register"]), st.sampled_from("ab"), st.integers(1, 5))))
+def test_an_alias_names_the_top_of_a_stack(steps):
+    events, stacks = [], {}
+    for event, alias, version in steps:
+        stack = stacks.get(alias, [])
+        if event == "rollback" and len(stack) < 2: continue
+        if event == "promote": stacks.setdefault(alias, []).append(version)
+        if event == "rollback": stack.pop()
+        events.append({"event": event, "alias": alias, "version": version})
+    assert standing(events) == stacks
+
+
+def test_an_alias_moved_in_mlflow_is_moved_back(registry):
+    registry.promote("late", 1)
+    registry._ledger._client.set_registered_model_alias("late", "champion", "3")
+    assert registry.load("late", "champion").version == 1 and registry.reconcile() == ["late: champion names version 1"]
+
+
+def test_history_keeps_the_order_of_many_events_and_long_reasons(registry):
+    for v in [1, 2]*6: registry.promote("late", v, gate=lambda new, old: GateResult(True, "é\n\0"*2000))
+    h = registry.history("late")
+    assert list(h.version[3:]) == [1, 2]*6 and h["at"].is_monotonic_increasing and str(h["at"].dt.tz) == "UTC" and h.reason[3:].str.len().max() == 500
+
+
+def test_export_is_a_verified_copy_to_a_new_folder(registry, tmp_path):
+    path = registry.export("late", 2, tmp_path/"out")
+    assert load_bundle(path, sha256=registry.version("late", 2).sha256).version == 2
+    with pytest.raises(ValueError, match="exists"): registry.export("late", 2, tmp_path/"out")
+
+
+# --- crashes and neighbours
+
+class PowerCut(Exception): pass
+
+
+def with_cut(at, k):
+    "A registry whose k-th write fails, and every one after it."
+    registry, writes = reopened(at), itertools.count(1)
+
+    def cut(write):
+        def cut_write(*args):
+            if next(writes) >= k: raise PowerCut
+            return write(*args)
+        return cut_write
+    for part, name in ((registry._ledger, "add"), (registry._ledger, "record"), (registry._ledger, "set_alias"), (registry._shelf, "put"), (registry._shelf, "point")):
+        setattr(part, name, cut(getattr(part, name)))
+    return registry
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_a_power_cut_at_any_write_leaves_the_old_or_the_new_version(registry, at, k):
+    registry.promote("late", 1)
+    registry.deploy("late")
+    interrupted = with_cut(at, k)
+    finished = False
+    try:
+        interrupted.promote("late", 2)
+        interrupted.deploy("late")
+        finished = True
+    except PowerCut: pass
+    fresh = reopened(at)
+    fresh.reconcile()
+    assert agreed(fresh) == (2 if k >= 5 else 1) and fresh.reconcile() == [] and finished == (k == 8)
+    fresh.promote("late", 2)
+    fresh.deploy("late")
+    assert agreed(fresh) == 2
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_the_pointer_never_names_what_is_not_on_the_shelf(registry, at, k):
+    registry.promote("late", 1)
+    shutil.rmtree(registry.deploy("late").parent)
+    try: with_cut(at, k).reconcile()
+    except PowerCut: pass
+    pointer = registry._shelf.folder/"late"/"production.json"
+    assert pointer.exists() == (k == 5) and (not pointer.exists() or agreed(registry) == 1)
+    assert bool(reopened(at).reconcile()) == (k < 5)
+
+
+def test_a_power_cut_while_registering_leaves_no_version_and_no_files(registry, at, models, example):
+    with pytest.raises(PowerCut): with_cut(at, 1).register(models[0], name="late", example=example, lineage={}, metrics={})
+    assert (registry.artifacts/"late"/"4").exists() and list(registry._ledger.versions("late")) == [1, 2, 3]
+    assert registry.reconcile() == ["late: removed what an unfinished registration left"] and not (registry.artifacts/"late"/"4").exists()
+    assert registry.register(models[0], name="late", example=example, lineage={}, metrics={}).version == 4
+
+
+LOOP = """
+import itertools, sys
+from mlscale.registry import Registry
+registry = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles")
+print("ready", flush=True)
+for version in itertools.islice(itertools.cycle([int(v) for v in sys.argv[2]]), int(sys.argv[3])):
+    registry.promote("late", version); registry.deploy("late")
+"""
+
+
+def loop(at, versions, n): return subprocess.Popen([sys.executable, "-c", LOOP, str(at), versions, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("after", [.05, .3])
+def test_a_killed_process_is_mended(at, after):
+    child = loop(at, "12", 10_000)
+    assert child.stdout.readline() == "ready\n"
+    time.sleep(after)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    registry = reopened(at)
+    registry.reconcile()
+    for v in (1, 2, 3): registry.promote("late", v)
+    registry.deploy("late")
+    assert agreed(registry) == 3 and registry.reconcile() == []
+
+
+def test_two_processes_promote_at_once_and_print_nothing(at):
+    children = [loop(at, v, 4) for v in ("12", "21")]
+    for child in children:
+        out, err = child.communicate()
+        assert (child.returncode, out, err) == (0, "ready\n", "")
+    registry = reopened(at)
+    events = registry._ledger.events("late")
+    champions, live = ([e["version"] for e in events if e["alias"] == alias] for alias in ("champion", "production"))
+    for versions in (champions, live): assert all(a != b for a, b in itertools.pairwise(versions))   # doing what is done is no event, under one lock
+    assert agreed(registry) == live[-1] and registry.version("late", "champion").version == champions[-1] and registry.reconcile() == []
+
+
+def test_threads_register_without_losing_a_number(registry, models, example):
+    with ThreadPoolExecutor(4) as pool: made = list(pool.map(lambda m: registry.register(m, name="late", example=example, lineage={}, metrics={}).version, models*2))
+    assert sorted(made) == list(range(4, 10)) and all(registry.load("late", v).version == v for v in made)
+
+
+def test_a_new_registry_is_quiet_and_loading_unpickles_nothing(tmp_path, at):
+    program = """
+import sys
+seen = []
+sys.addaudithook(lambda event, args: seen.append(event) if event == "pickle.find_class" else None)
+from mlscale.registry import Registry
+Registry(f"sqlite:///{sys.argv[1]}/new/mlflow.db", bundles=sys.argv[1])
+registry = Registry(f"sqlite:///{sys.argv[2]}/mlflow.db", bundles=sys.argv[1])
+seen.clear()
+registry.promote("late", 1); registry.deploy("late"); registry.load("late", "production")
+assert not seen and "mlflow.pyfunc" not in sys.modules, seen
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path), str(at)], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {p.name for p in tmp_path.iterdir()} == {"late", "new", "state"}   # no mlruns folder
+
+
+# --- bad input
+
+@settings(max_examples=100, deadline=None)
+@given(st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True) | st.text(max_size=6))
+def test_every_alias_we_take_mlflow_takes(alias):
+    from mlflow.utils.validation import _validate_model_alias_name
+    shelfless = SimpleNamespace(_ledger=SimpleNamespace(events=lambda name: []))
+    try: Registry._stack(shelfless, "late", alias)
+    except ValueError: return
+    _validate_model_alias_name(alias)
+
+
+@pytest.mark.parametrize("alias", ["production", "latest", "v1", "v12", "", "Champion", "a b", "1", "../x", None, 3])
+def test_bad_aliases_are_refused_before_anything_is_written(registry, alias):
+    before = len(registry.history("late"))
+    for refused in (lambda: registry.promote("late", 1, alias), lambda: registry.rollback("late", alias)):
+        with pytest.raises(ValueError, match=re.escape(f"alias={alias!r}")): refused()
+    assert len(registry.history("late")) == before
+
+
+@pytest.mark.parametrize("version", [0, 4, -1, 1.5, None, "champion", np.nan])
+def test_unknown_versions_are_refused(registry, version):
+    with pytest.raises(ValueError, match="late has"): registry.promote("late", version)
+    with pytest.raises(ValueError, match="late has"): registry.load("late", version)
+
+
+@pytest.mark.parametrize("name", ["", "../late", "a/b", ".hidden", "a'b", "late\n", None, 3])
+def test_bad_names_are_refused(registry, models, example, name):
+    with pytest.raises(ValueError, match="name="): registry.register(models[0], name=name, example=example, lineage={}, metrics={})
+
+
+@pytest.mark.parametrize("call", ["version", "load", "promote", "rollback", "deploy", "history", "export"])
+def test_unknown_models_are_named_with_the_known_ones(registry, call, tmp_path):
+    more = {"version": (1,), "load": (1,), "promote": (1,), "export": (1, tmp_path/"out")}.get(call, ())
+    with pytest.raises(ValueError, match="name='early'.*known are late"): getattr(registry, call)("early", *more)
+
+
+def test_nothing_to_deploy(registry):
+    with pytest.raises(ValueError, match="no aliases"): registry.deploy("late")
+
+
+@pytest.mark.parametrize("uri", ["http://localhost:5000", "sqlite://", "sqlite:///", "mlflow.db", "postgresql://x/y"])
+def test_databases_it_cannot_lock_are_refused(tmp_path, uri):
+    with pytest.raises(ValueError, match="uri="): Registry(uri, bundles=tmp_path, artifacts=tmp_path)
+
+
+def test_numpy_versions_are_versions(registry):
+    registry.promote("late", np.int64(2))
+    assert registry.load("late", np.int64(2)).version == 2 and standing(registry._ledger.events("late")) == {"champion": [2]}
