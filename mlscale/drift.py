@@ -6,14 +6,14 @@
 __all__ = ['FLOOR', 'FORMAT', 'quantile_edges', 'bin_counts', 'distances', 'psi', 'resampled_distances', 'thresholds',
            'Reference', 'DriftMonitor']
 
-# %% ../nbs/07_drift.ipynb #83fa348c
+# %% ../nbs/07_drift.ipynb #b44e145a
 import hashlib, json
 from collections.abc import Mapping
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07_drift.ipynb #79a234f8
+# %% ../nbs/07_drift.ipynb #47d5a717
 def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     """Where to cut a column so that its distribution is seen in equal steps.
 
@@ -59,7 +59,7 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     return np.concatenate([[len(x) - len(known)], counts])
 
-# %% ../nbs/07_drift.ipynb #b505e579
+# %% ../nbs/07_drift.ipynb #c68e60db
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
     """How far counts are from reference counts, column by column.
 
@@ -98,7 +98,7 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07_drift.ipynb #6e3c531f
+# %% ../nbs/07_drift.ipynb #790551bc
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *, block_days: int = 1, n: int = 2000, seed: int = 0) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
 
@@ -131,7 +131,7 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
         return (times @ flat).reshape(n, *counts.shape[1:])
     return distances(draw(window_days), draw(days), category)
 
-# %% ../nbs/07_drift.ipynb #6c85d5c9
+# %% ../nbs/07_drift.ipynb #bd03649e
 FLOOR = .001   # distances below it never ring, whatever the reference says: one row in a thousand
 
 def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
@@ -152,7 +152,7 @@ def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
     scale = np.maximum(np.quantile(null, 1 - alpha, axis=0), FLOOR)
     return scale*max(1., np.quantile((null/scale).max(1), 1 - alpha, method="higher"))
 
-# %% ../nbs/07_drift.ipynb #f6915c60
+# %% ../nbs/07_drift.ipynb #e00be35c
 FORMAT = 1
 
 def _frame(X: object) -> pd.DataFrame:
@@ -174,7 +174,7 @@ def _opened(d: Mapping, kind: str) -> Mapping:
     if d.get("format") != FORMAT: raise ValueError(f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
     return d
 
-# %% ../nbs/07_drift.ipynb #8ea22d14
+# %% ../nbs/07_drift.ipynb #f227e9fb
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with `Reference.fit`.
@@ -297,7 +297,7 @@ class Reference:
         d = _opened(d, "Reference")
         return cls(tuple(d["columns"]), tuple(map(tuple, d["cuts"])), tuple(d["category"]), np.array(d["counts"], int), d["by_day"])
 
-# %% ../nbs/07_drift.ipynb #4e5ba11b
+# %% ../nbs/07_drift.ipynb #7ebc8a81
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
