@@ -1,0 +1,88 @@
+"The command does what its verbs say, starts light, and says in one line what the user can mend."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from mlscale.artifacts import load_bundle, save
+from mlscale.cli import diagnose, main
+from mlscale.monitoring import record_outcome
+from mlscale.registry import Registry
+from mlscale.serving import PredictionLog
+
+
+@pytest.fixture(scope="module")
+def X(): return pd.DataFrame(np.random.default_rng(0).normal(size=(300, 2)), columns=["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def model(X): return LogisticRegression().fit(X, X.a > 0)
+
+
+def command(*words, **env): return subprocess.run([sys.executable, "-m", "mlscale.cli", *map(str, words)], capture_output=True, text=True, env={**os.environ, **env})
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["run", "--until", "someday"], 1), (["run", "--until", "2013-01-01"], 1),
+                                               (["monitor", "nothing.db"], 1), (["score", "no", "no", "no"], 1)])
+def test_the_status_says_whose_error_it_is(words, status):
+    done = command(*words)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    if status == 1: assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith(f"mlscale {words[0]}: ")
+
+
+def test_it_starts_without_what_only_a_verb_needs():
+    code = "import sys; from mlscale import cli; cli.parser().format_help(); print({'pandas','numpy','sklearn','pyspark','mlflow','fastapi','feast'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_score_writes_what_the_bundle_says(tmp_path, model, X, capsys):
+    save(model, tmp_path / "bundle", example=X)
+    X.assign(id=range(300)).to_parquet(tmp_path / "in.parquet")
+    assert main(["score", str(tmp_path / "bundle"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]) == 0 and "300 predictions" in capsys.readouterr().out
+    out = pd.read_parquet(tmp_path / "out").sort_values("id")
+    assert np.allclose(out.prediction, load_bundle(tmp_path / "bundle").predict(X.to_numpy()))
+
+
+def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):
+    registry = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", bundles=tmp_path / "bundles")
+    registry.register(model, name="late", example=X, lineage={}, metrics={})
+    registry.promote("late", 1)
+    registry.deploy("late")
+    words = ["serve", "--bundles", str(tmp_path / "bundles"), "--log", str(tmp_path / "log.db"), "--port", "18765"]
+    with subprocess.Popen([sys.executable, "-m", "mlscale.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        request = urllib.request.Request("http://127.0.0.1:18765/predict", json.dumps({"values": [1., 2.], "ids": ["x"]}).encode(), {"Content-Type": "application/json"})
+        for _ in range(150):
+            try: answer = json.load(urllib.request.urlopen(request)); break
+            except OSError: time.sleep(.1)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) in (0, -signal.SIGTERM, 143)
+    assert answer["prediction"] == pytest.approx(model.predict_proba(pd.DataFrame([[1., 2.]], columns=X.columns))[:, 1], abs=1e-5) and answer["version"] == 1
+    assert record_outcome("x", 1, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
+
+
+def test_monitor_judges_by_version(tmp_path, capsys):
+    log = PredictionLog(tmp_path / "log.db")
+    log.append((str(i), "2013-05-01T00:00:00Z", "late", 1 + i // 50, .2 + .006 * i, [1.]) for i in range(100))
+    log.close()
+    for i in range(100): record_outcome(str(i), i % 3 == 0, "2013-05-02T00:00:00Z", log=tmp_path / "log.db")
+    assert main(["monitor", str(tmp_path / "log.db"), "--at", "2013-05-03"]) == 0
+    text = capsys.readouterr().out
+    assert "100 predictions" in text and "version 1: Evaluation(50 rows" in text and "version 2: Evaluation(50 rows" in text
+    assert main(["monitor", str(tmp_path / "log.db"), "--at", "2013-05-01"]) == 0 and "0 predictions" in capsys.readouterr().out
+
+
+def test_doctor_names_what_is_missing_and_the_remedy(monkeypatch, capsys):
+    assert main(["doctor"]) == 0 and "MISSING" not in capsys.readouterr().out
+    import importlib.util
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "duckdb" else find(name, *more))
+    assert main(["doctor"]) == 1 and "extra features: duckdb missing; pip install 'mlscale[features]'" in capsys.readouterr().out
+    assert not all(well for well, _ in diagnose())
