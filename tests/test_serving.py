@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -207,7 +208,7 @@ BAD = {
     "the card is not the recorded one": lambda b: point(b, 2, sha256="0" * 64),
     "the folder is missing": lambda b: point(b, 7),
     "another model": lambda b: point(b, 2, name="early"),
-    "out of the folder": lambda b: point(b, 2, path="../../../late/2"),
+    "out of the folder": lambda b: (shutil.copytree(b / "late" / "2", b / "2"), point(b, 2, path="../2")),
     "no version": lambda b: point(b, 2, version=None),
     "no path": lambda b: point(b, 2, path=None),
     "a list": lambda b: (b / "late" / "production.json").write_text("[]"),
