@@ -268,11 +268,11 @@ def test_the_default_log_is_in_the_home_folder(tmp_path, monkeypatch):
 # ---- the loss
 
 def test_the_threshold_rings_as_often_as_asked_for():
-    rng, worlds, alpha = rng_of(9), 3000, .1
+    rng, worlds, alpha = rng_of(9), 12_000, .1
     rings = 0
     for _ in range(worlds):
-        weeks = np.exp(rng.normal(-.7, .1, 9))
-        rings += PerformanceMonitor(weeks[:8], false_alarms_per_year=52 * alpha).update(weeks[8])
+        weeks = np.exp(rng.normal(-.7, .1, 5))
+        rings += PerformanceMonitor(weeks[:4], false_alarms_per_year=52 * alpha).update(weeks[4])
     low, high = stats.binom.interval(.999, worlds, alpha)
     assert low <= rings <= high
 

@@ -155,6 +155,18 @@ def test_blocks_of_days_cover_the_truth_where_rows_do_not():
     assert worlds_covered(7) > .8 > .65 > worlds_covered(1, by_row=True)
 
 
+def test_blocks_are_wider_than_single_days_where_days_resemble_the_next_and_only_there():
+    rng, days = np.random.default_rng(3), np.repeat(np.arange(420), 10)
+    weeks = rng.standard_normal(60)[days // 7]
+    width = {}
+    for name, effect in (("alike", weeks), ("not alike", rng.standard_normal(420)[days])):
+        y = (rng.random(len(days)) < 1 / (1 + np.exp(1 - effect))).astype(float)
+        for block in (1, 7):
+            low, high = evaluate(y, np.full(len(y), .3), days=days, block_days=block, n_resamples=1000).intervals["rate"]
+            width[name, block] = high - low
+    assert width["alike", 7] > 1.5 * width["alike", 1] and width["not alike", 7] < 1.25 * width["not alike", 1]
+
+
 def test_days_may_be_anything_sortable_and_rows_may_stand_in_any_order():
     rng = np.random.default_rng(0)
     y, p, days = rng.integers(0, 2, 600).astype(float), rng.random(600), np.repeat(np.arange(30), 20)
