@@ -684,7 +684,7 @@ def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *, bad_release: pd
             if system.on_probation is None and (alarm or overdue): release(system, end, url, spark, why="the loss is too high" if alarm else "eight weeks have passed")
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #8d276ada
+# %% ../nbs/12_lifecycle.ipynb #8cd7792e
 _LOOKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"), "refuse": ("x", "black", "black", 45, "challenger refused"),
           "promote": ("^", "#009E73", "#009E73", 55, "new model live"), "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back")}
 
@@ -705,7 +705,7 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> 
     """
     with needs("plot"):
         import matplotlib.pyplot as plt
-        from matplotlib.dates import DateFormatter, MonthLocator
+        from matplotlib.dates import AutoDateLocator, DateFormatter
     figure = plt.figure(figsize=(9, 5.6), layout="constrained")   # outside of the style's context, else Jupyter does not show the first figure
     with plt.style.context(style()):
         top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1.4))
@@ -720,8 +720,8 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> 
         top.axhline(threshold, color="black", lw=1, ls=":", label="alert above")
         top.set(ylabel="log loss in service", title="In service: the loss of each week, and what the system did")
         bottom.set(ylabel="saved, $ million", title="What acting on the scores saved, under the stated costs")
-        bottom.xaxis.set_major_locator(MonthLocator())
-        bottom.xaxis.set_major_formatter(DateFormatter("%b"))
+        bottom.xaxis.set_major_locator(AutoDateLocator(maxticks=10))
+        bottom.xaxis.set_major_formatter(DateFormatter("%d %b"))
         figure.legend(loc="outside lower center", ncols=4)
     return figure
 

@@ -308,3 +308,23 @@ def test_a_bundle_is_never_replaced(bundle, linear, rows):
 def test_numpy_numbers_are_written_as_numbers(tmp_path, trees, rows):
     b = save(trees, tmp_path/"b", example=rows, metrics={"auc": np.float32(.5), "n": np.int64(3)})
     assert b.card["metrics"] == {"auc": .5, "n": 3}
+
+
+def test_a_threshold_a_hair_below_a_value_keeps_its_answer_in_onnx():
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    from mlscale.artifacts import onnx_scorer, round_down, sklearn_scorer, to_onnx
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 40, (2000, 1)).astype(np.float32) / np.float32(10)
+    trees = HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(x, rng.random(2000) < x[:, 0] / 4)
+    for tree in (t for some in trees._predictors for t in some):   # each threshold just below the value that it lies under
+        thresholds = tree.nodes["num_threshold"]
+        tree.nodes["num_threshold"] = np.nextafter(np.float64(np.ceil(thresholds * 10).astype(np.float32) / np.float32(10)), -np.inf)
+    for model in (trees, make_pipeline(FunctionTransformer(), trees)):
+        expected = sklearn_scorer(model, "probability", ("x0",))(x.astype(float))
+        before = trees._predictors[0][0].nodes["num_threshold"].copy()
+        assert np.abs(onnx_scorer(to_onnx(model, "probability", 1))(x.astype(float)) - expected).max() < 1e-5
+        assert np.array_equal(before, trees._predictors[0][0].nodes["num_threshold"])
+    assert np.array_equal(round_down(np.array([np.inf, -np.inf, 0., .1, -.1])), np.array([np.inf, -np.inf, 0, np.nextafter(np.float32(.1), np.float32(0)), np.float32(-.1)], np.float32))
