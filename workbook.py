@@ -104,9 +104,9 @@ def step(what, command, env):
 
 
 def clean_environment():
-    "Our environment variables without what would lead Python or uv to another installation; threads of numerical code sleep, not spin, while they wait."
+    "Our environment variables without what would lead Python or uv to another installation; threads that wait soon sleep, and leave the cores to others."
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")}
-    return {**env, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}", "PYTHONNOUSERSITE": "1", "OMP_WAIT_POLICY": env.get("OMP_WAIT_POLICY", "PASSIVE")}
+    return {**env, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}", "PYTHONNOUSERSITE": "1", "GOMP_SPINCOUNT": env.get("GOMP_SPINCOUNT", "1000")}
 
 
 def index_settings(env):

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['time_split', 'known_by', 'fit_model', 'Evaluation', 'log_losses', 'evaluate', 'calibration', 'compare', 'validate']
 
-# %% ../nbs/02_training.ipynb #72a672b1
-import os
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # read when scikit-learn loads: waiting threads sleep instead of spinning
+# %% ../nbs/02_training.ipynb #2a465b93
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 import numpy as np

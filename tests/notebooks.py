@@ -162,7 +162,7 @@ def execute(path):
 
 def run(names, store=False):
     os.environ.update(IN_TEST="1", TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1", JUPYTER_PLATFORM_DIRS="1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # threads that spin while they wait would starve the other kernel
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")   # threads that spin while they wait would starve the other kernel
     paths, failed = find(names), 0
     with ThreadPoolExecutor(2) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}
