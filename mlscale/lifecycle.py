@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'WEEK', 'MATURE', 'HOLDOUT', 'RETRAIN_EVERY', 'NAME', 'WITH', 'WITHOUT', 'World', 'train',
-           'Comparison', 'compare', 'System', 'ask', 'collect', 'matured', 'watch', 'live_version', 'batch_scores',
-           'gate', 'release', 'deploy', 'judge_release', 'backtest', 'launch', 'without_horizon', 'live', 'draw_year',
+           'Comparison', 'System', 'ask', 'collect', 'matured', 'watch', 'live_version', 'batch_scores', 'gate',
+           'release', 'deploy', 'judge_release', 'backtest', 'launch', 'without_horizon', 'live', 'draw_year',
            'draw_gates', 'page', 'Run', 'run']
 
-# %% ../nbs/12_lifecycle.ipynb #bb0731f6
+# %% ../nbs/12_lifecycle.ipynb #52c15ef8
 import base64, copy, html, io, json, shutil, time, uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_planes, load_weather
 from .features import AIRCRAFT, FEATURES, SCHEDULE, flight_features, load_features
-from .training import evaluate, fit_model, log_losses
+from .training import compare, evaluate, fit_model, log_losses
 from .registry import GateRefused, GateResult, Registry
 from .batch import batch_predict, spark_session
 from .serving import serving_process
@@ -139,7 +139,7 @@ def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: in
     example = pd.concat([example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))], ignore_index=True)
     return fit_model(X, world.outcome[rows], sample_weight=world.weight[rows], seed=seed), example
 
-# %% ../nbs/12_lifecycle.ipynb #de8f255e
+# %% ../nbs/12_lifecycle.ipynb #5ed07c4d
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same flights.
@@ -160,36 +160,27 @@ class Comparison:
 
     def __str__(self) -> str: return f"log loss {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on {self.n:,} flights"
 
-def compare(y: np.ndarray, new: np.ndarray, old: np.ndarray, *, weights: np.ndarray, days: np.ndarray, n_resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Compare two models on the same flights.
+    @classmethod
+    def of(cls, y: np.ndarray, new: np.ndarray, old: np.ndarray, *, weights: np.ndarray, days: np.ndarray) -> "Comparison":
+        """Compare two models on the same flights.
 
-    Parameters
-    ----------
-    y : array, shape (n,)
-        Outcomes, 0 and 1.
-    new, old : array, shape (n,)
-        Probabilities of the two models.
-    weights : array, shape (n,)
-        Weight of each flight, 0 or above.
-    days : array, shape (n,)
-        The day of each flight; at least two.
-    n_resamples : int
-        Draws of days.
-    seed : int
-        Seed of the drawing.
+        Parameters
+        ----------
+        y : array, shape (n,)
+            Outcomes, 0 and 1.
+        new, old : array, shape (n,)
+            Probabilities of the two models.
+        weights : array, shape (n,)
+            Weight of each flight, 0 or above.
+        days : array, shape (n,)
+            The day of each flight; at least two.
 
-    Returns
-    -------
-    Comparison
-        The paired difference.
-    """
-    d = weights*(log_losses(y, new) - log_losses(y, old))
-    code, labels = pd.factorize(np.asarray(days), sort=True)
-    if len(labels) < 2: raise ValueError(f"days: {len(labels)} day; the uncertainty comes from differences between days, give at least 2")
-    total, weight = np.bincount(code, d), np.bincount(code, weights)
-    drawn = np.random.default_rng(seed).integers(len(labels), size=(n_resamples, len(labels)))
-    low, high = np.quantile(total[drawn].sum(1)/weight[drawn].sum(1), [.05, .95])
-    return Comparison(float(total.sum()/weight.sum()), float(low), float(high), len(d))
+        Returns
+        -------
+        Comparison
+            The paired difference. Days are drawn singly: two weeks are too few for longer blocks.
+        """
+        return cls(*compare(y, new, old, weights=weights, days=days, level=.9, n_resamples=1000, block_days=1), len(y))
 
 # %% ../nbs/12_lifecycle.ipynb #7c1c5d46
 @dataclass
@@ -453,7 +444,7 @@ def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder:
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
     return pd.read_parquet(to).set_index("id").prediction.loc[features.flight_id.iloc[rows]].to_numpy()
 
-# %% ../nbs/12_lifecycle.ipynb #5fc6d1bd
+# %% ../nbs/12_lifecycle.ipynb #c1782904
 def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -> Callable:
     """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of days.
 
@@ -479,7 +470,7 @@ def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -
         if champion is None: return GateResult(True, "the first model")
         new = batch_scores(challenger.path, features, rows, system.folder/"batch", spark)
         old = batch_scores(champion.path, w.features, rows, system.folder/"batch", spark)
-        c = compare(w.outcome[rows], new, old, weights=w.weight[rows], days=w.day[rows])
+        c = Comparison.of(w.outcome[rows], new, old, weights=w.weight[rows], days=w.day[rows])
         system.gates.append({"run": system.label, "at": at, "version": challenger.version, "difference": c.difference, "low": c.low, "high": c.high, "passed": c.high < 0})
         return GateResult(c.high < 0, str(c))
     return better
@@ -532,7 +523,7 @@ def deploy(system: System, url: str) -> None:
     if (status := connection.getresponse().status) != 200: raise RuntimeError(f"the server did not take the new model (status {status})")
     connection.close()
 
-# %% ../nbs/12_lifecycle.ipynb #0d61946f
+# %% ../nbs/12_lifecycle.ipynb #22c90e9f
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare last week's release with its predecessor on the flights it has served, and roll it back if it is worse.
 
@@ -557,7 +548,7 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     seen = matured(system, at)
     seen = seen[system.world.at[seen.row] >= (at - WEEK).tz_convert(None)]
     old = batch_scores(system.registry.load(NAME, before).path, system.world.features, seen.row.to_numpy(), system.folder/"batch", spark)
-    c = compare(seen.label.to_numpy(), seen.prediction.to_numpy(), old, weights=seen.weight.to_numpy(), days=seen.day.to_numpy())
+    c = Comparison.of(seen.label.to_numpy(), seen.prediction.to_numpy(), old, weights=seen.weight.to_numpy(), days=seen.day.to_numpy())
     if c.low <= 0: return False
     system.note(at, "alert", f"version {version} is worse in service than version {before}: {c}", version)
     system.registry.rollback(NAME)

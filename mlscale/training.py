@@ -217,11 +217,16 @@ def _measures(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], np.ndarray
         return np.array([mean(y), mean(loss), auc, mean(square), np.abs(np.bincount(group, w*(p - y))).sum()/w.sum()])
     return measure
 
-# %% ../nbs/02_training.ipynb #305811a7
+# %% ../nbs/02_training.ipynb #d54c64ab
 def _days_of(days: object, n: int) -> np.ndarray:
     days = pd.Index(days) if np.ndim(days) == 1 else np.asarray(days)
     if days.shape != (n,) or pd.isna(days).any(): raise ValueError(f"days: one for each of the {n} rows, none missing; got shape {days.shape}")
     return pd.factorize(days, sort=True)[0]
+
+def _weights_of(weights: object, n: int) -> np.ndarray:
+    w = np.ones(n) if weights is None else _numbers(weights, "weights")
+    if w.shape != (n,) or not (np.isfinite(w) & (w >= 0)).all() or not w.any(): raise ValueError(f"weights: a finite number, 0 or above, for each of the {n} rows, not all 0")
+    return w
 
 def _draw_days(days: np.ndarray, n_resamples: int, block_days: int, seed: int) -> Iterator[np.ndarray]:
     "How often each row is drawn, draw by draw; days numbered from 0."
@@ -268,8 +273,7 @@ def evaluate(y: np.ndarray, p: np.ndarray, *, days: np.ndarray | None = None, we
         If shapes, labels, probabilities or days are not as described.
     """
     y, p = _labels_and_predictions(y, p)
-    w = np.ones(len(y)) if weights is None else _numbers(weights, "weights")
-    if w.shape != y.shape or not (np.isfinite(w) & (w >= 0)).all() or not w.any(): raise ValueError(f"weights: a finite number, 0 or above, for each of the {len(y)} rows, not all 0")
+    w = _weights_of(weights, len(y))
     order = np.argsort(p, kind="stable")
     measure, w = _measures(y[order], p[order]), w[order]
     point = measure(w).tolist()
@@ -300,8 +304,9 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
     if bins < 1: raise ValueError(f"bins={bins!r}: at least 1")
     return pd.DataFrame({"predicted": p, "observed": y}).groupby(_groups(p, bins)).agg(predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size")).reset_index(drop=True)
 
-# %% ../nbs/02_training.ipynb #de0b505b
-def compare(y: np.ndarray, p: np.ndarray, q: np.ndarray, *, days: np.ndarray, seed: int = 0, n_resamples: int = 200, block_days: int = 7) -> tuple[float, float, float]:
+# %% ../nbs/02_training.ipynb #81b6d6d5
+def compare(y: np.ndarray, p: np.ndarray, q: np.ndarray, *, days: np.ndarray, weights: np.ndarray | None = None, level: float = .95,
+            seed: int = 0, n_resamples: int = 200, block_days: int = 7) -> tuple[float, float, float]:
     """Compare two models on the same rows: the difference of their log losses, paired.
 
     Parameters
@@ -312,17 +317,23 @@ def compare(y: np.ndarray, p: np.ndarray, q: np.ndarray, *, days: np.ndarray, se
         The probabilities of the two models.
     days : array, shape (n,)
         The day of each row (any sortable label).
+    weights : array, shape (n,), optional
+        As for `evaluate`.
+    level : float
+        Of the interval, between 0 and 1.
     seed, n_resamples, block_days : int
         As for `evaluate`.
 
     Returns
     -------
     tuple of float
-        Mean loss of `p` minus that of `q` in nats (negative: `p` is better), and the low and high end of its 95 % interval.
+        Mean loss of `p` minus that of `q` in nats (negative: `p` is better), and the low and high end of its interval.
     """
+    if not 0 < level < 1: raise ValueError(f"level={level!r}: between 0 and 1")
     difference = log_losses(y, p) - log_losses(y, q)
-    drawn = [(times*difference).sum()/times.sum() for times in _draw_days(_days_of(days, len(difference)), n_resamples, block_days, seed)]
-    return float(difference.mean()), *np.percentile(drawn, [2.5, 97.5]).tolist()
+    w = _weights_of(weights, len(difference))
+    drawn = [(times*w) @ difference/(times @ w) for times in _draw_days(_days_of(days, len(difference)), n_resamples, block_days, seed)]
+    return float(w @ difference/w.sum()), *np.quantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
 
 # %% ../nbs/02_training.ipynb #60ce61f9
 def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]) -> pd.DataFrame:

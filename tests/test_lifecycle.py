@@ -9,7 +9,7 @@ from scipy import stats
 
 from mlscale.data import OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
-from mlscale.lifecycle import HOLDOUT, START, WEEK, Comparison, Run, World, compare, page, run, train, without_horizon
+from mlscale.lifecycle import HOLDOUT, START, WEEK, Comparison, Run, World, page, run, train, without_horizon
 
 UTC = "UTC"
 
@@ -92,7 +92,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_where_days_are_alike_
         tilt = rng.normal(0, .05, 40)[day]   # the new model errs day by day
         q = np.clip(p + tilt, .01, .99)
         truth = np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
-        c = compare(y, q, p, weights=np.ones(600), days=day, n_resamples=300)
+        c = Comparison.of(y, q, p, weights=np.ones(600), days=day)
         covered += c.low <= truth <= c.high
     low, high = stats.binom.interval(.9999, worlds, .9)
     assert low - .03 * worlds <= covered <= high   # a bootstrap of 40 days is a little narrow
@@ -101,14 +101,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_where_days_are_alike_
 def test_equal_models_differ_by_nothing_and_weights_and_order_count():
     rng = np.random.default_rng(2)
     y, p, q, day = (rng.random(200) < .3).astype(float), rng.uniform(.1, .9, 200), rng.uniform(.1, .9, 200), np.arange(200) % 10
-    same = compare(y, p, p, weights=np.ones(200), days=day)
+    same = Comparison.of(y, p, p, weights=np.ones(200), days=day)
     assert (same.difference, same.low, same.high) == (0, 0, 0)
-    a, b = compare(y, p, q, weights=np.ones(200), days=day), compare(y, q, p, weights=np.ones(200), days=day)
+    a, b = Comparison.of(y, p, q, weights=np.ones(200), days=day), Comparison.of(y, q, p, weights=np.ones(200), days=day)
     assert a.difference == pytest.approx(-b.difference) and "[" in str(a)
     w = (np.arange(200) < 100).astype(float)
-    assert compare(y, p, q, weights=w, days=day).difference == pytest.approx(compare(y[:100], p[:100], q[:100], weights=np.ones(100), days=day[:100]).difference)
-    with pytest.raises(ValueError, match="days"): compare(y, p, q, weights=w, days=np.zeros(200))
-    with pytest.raises(ValueError): compare(y, p + 1, q, weights=w, days=day)
+    assert Comparison.of(y, p, q, weights=w, days=day).difference == pytest.approx(Comparison.of(y[:100], p[:100], q[:100], weights=np.ones(100), days=day[:100]).difference)
+    with pytest.raises(ValueError, match="days"): Comparison.of(y, p, q, weights=w, days=np.zeros(200))
+    with pytest.raises(ValueError): Comparison.of(y, p + 1, q, weights=w, days=day)
 
 
 # ---- the bad release
