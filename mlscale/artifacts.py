@@ -48,7 +48,7 @@ def read_skops(data: bytes) -> Any:
     if unknown: raise ValueError(f"the skops file holds types that are not allowed: {', '.join(sorted(unknown))}; use scikit-learn's own parts, or review the type and add it to ALLOWED")
     return skops.io.loads(data, trusted=sorted(ALLOWED))
 
-# %% ../nbs/03_artifacts.ipynb #55212cdb
+# %% ../nbs/03_artifacts.ipynb #555b87e1
 def round_down(t: np.ndarray) -> np.ndarray:
     """The largest float32 that is not above a number.
 
@@ -66,15 +66,15 @@ def round_down(t: np.ndarray) -> np.ndarray:
     return np.where(near > t, np.nextafter(near, np.float32(-np.inf)), near)
 
 def _with_float32_thresholds(model: Any) -> Any:
-    "The model itself or, if it is made of histogram-boosted trees or a pipeline that ends in them, a copy whose trees ask in float32."
+    "A copy whose histogram-boosted trees ask in float32; the model itself if it has none."
     if not hasattr(getattr(model, "steps", [(None, model)])[-1][1], "_predictors"): return model
     model = copy.deepcopy(model)
     for trees in getattr(model, "steps", [(None, model)])[-1][1]._predictors:
         for tree in trees: tree.nodes["num_threshold"] = round_down(tree.nodes["num_threshold"])
     return model
 
-# %% ../nbs/03_artifacts.ipynb #7c3eaa6e
-def to_onnx(model: Any, output: str, k: int) -> bytes:
+# %% ../nbs/03_artifacts.ipynb #15442962
+def to_onnx(model: Any, output: str, rows: np.ndarray) -> bytes:
     """Convert a scikit-learn model to ONNX with float32 inputs and nothing but the wanted output.
 
     Parameters
@@ -83,8 +83,8 @@ def to_onnx(model: Any, output: str, k: int) -> bytes:
         A fitted classifier or regressor.
     output : str
         "probability", "label" or "value".
-    k : int
-        Number of columns.
+    rows : array of float64, shape (n, k)
+        Reference rows. Where float32 holds all of them exactly, thresholds of trees are rounded down.
 
     Returns
     -------
@@ -94,7 +94,8 @@ def to_onnx(model: Any, output: str, k: int) -> bytes:
     with needs("artifacts"):
         import skl2onnx
         from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
-    onx = skl2onnx.to_onnx(_with_float32_thresholds(model), np.zeros((1, k), np.float32), options=None if output == "value" else {"zipmap": False})
+    if np.array_equal(rows, rows.astype(np.float32), equal_nan=True): model = _with_float32_thresholds(model)
+    onx = skl2onnx.to_onnx(model, np.zeros((1, rows.shape[1]), np.float32), options=None if output == "value" else {"zipmap": False})
     names = [o.name for o in onx.graph.output]
     return select_model_inputs_outputs(onx, names[1 if output == "probability" else 0]).SerializeToString()
 
@@ -150,7 +151,7 @@ def onnx_scorer(data: bytes, *, threads: int = 1) -> Scorer:
         return (out[:, 1] if out.ndim == 2 and out.shape[1] == 2 else out.reshape(-1)).astype(float)
     return score
 
-# %% ../nbs/03_artifacts.ipynb #91599d10
+# %% ../nbs/03_artifacts.ipynb #9ceffb71
 PARITY = 1e-5
 
 def parity(expected: np.ndarray, got: np.ndarray) -> dict:
@@ -189,7 +190,7 @@ def faithful_onnx(model: Any, output: str, rows: np.ndarray, expected: np.ndarra
         The ONNX file, None if there is no faithful one; and what `parity` found, with a `reason` if it is None.
     """
     try:
-        onnx = to_onnx(model, output, rows.shape[1])
+        onnx = to_onnx(model, output, rows)
         agreement = parity(expected, onnx_scorer(onnx)(rows))
     except Exception as e: return None, {"rows": len(rows), "max_abs_difference": None, "faithful": False, "reason": f"the conversion failed: {type(e).__name__}"}
     if agreement["faithful"]: return onnx, agreement

@@ -71,7 +71,7 @@ def test_a_faithful_model_is_served_by_onnx_and_predicts_the_same(name, request,
 
 
 def test_an_unfaithful_conversion_never_serves(tmp_path, sets, rows, caplog):
-    wrong = onnx_scorer(to_onnx(sets, "probability", 3))(rows.to_numpy())   # the test can fail: the converter does convert
+    wrong = onnx_scorer(to_onnx(sets, "probability", rows.to_numpy()))(rows.to_numpy())   # the test can fail: the converter does convert
     expected = sets.predict_proba(rows)[:, 1]
     assert np.abs(wrong - expected).max() > .1
     with caplog.at_level(logging.WARNING): b = save(sets, tmp_path/"b", example=rows)
@@ -325,6 +325,6 @@ def test_a_threshold_a_hair_below_a_value_keeps_its_answer_in_onnx():
     for model in (trees, make_pipeline(FunctionTransformer(), trees)):
         expected = sklearn_scorer(model, "probability", ("x0",))(x.astype(float))
         before = trees._predictors[0][0].nodes["num_threshold"].copy()
-        assert np.abs(onnx_scorer(to_onnx(model, "probability", 1))(x.astype(float)) - expected).max() < 1e-5
+        assert np.abs(onnx_scorer(to_onnx(model, "probability", x.astype(float)))(x.astype(float)) - expected).max() < 1e-5
         assert np.array_equal(before, trees._predictors[0][0].nodes["num_threshold"])
     assert np.array_equal(round_down(np.array([np.inf, -np.inf, 0., .1, -.1])), np.array([np.inf, -np.inf, 0, np.nextafter(np.float32(.1), np.float32(0)), np.float32(-.1)], np.float32))

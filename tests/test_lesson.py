@@ -237,7 +237,7 @@ def test_the_rate_is_eta0_over_one_plus_gamma_t():
 
 # ---- the takeaways
 
-@pytest.mark.parametrize(("chapter", "words"), [("01_features", ["skew"]), ("05_batch", ["latency", "cost"]), ("08_monitoring", ["distribution", "prediction", "latency"])])
+@pytest.mark.parametrize(("chapter", "words"), [("01_features", ["skew"]), ("06_serving", ["batch or online", "costs"]), ("08_monitoring", ["distribution", "prediction", "latency"])])
 def test_a_takeaway_is_demonstrated_with_numbers_in_its_chapter(chapter, words):
     from pathlib import Path
     cells = json.loads((Path(__file__).parent.parent / "nbs" / f"{chapter}.ipynb").read_text())["cells"]
