@@ -116,6 +116,25 @@ def test_post_predict_answers_flat_and_nested_rows_and_refuses_what_it_cannot_an
         assert post([1., 2.])[0] == 422 and post("x")[0] == 422 and post([])[0] == 422
 
 
+def test_a_pickle_is_never_loaded(tmp_path):
+    import os
+    import pickle
+
+    class Program:
+        def __reduce__(self): return os.mkdir, (str(tmp_path / "it ran"),)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Program()))
+    pd.DataFrame({"id": [1], "features": [[1.]]}).to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(ValueError): get("batch:batch_predict")(str(tmp_path / "model.pkl"), str(tmp_path / "in.parquet"), str(tmp_path / "out"))
+    assert not (tmp_path / "it ran").exists() and not (tmp_path / "out").exists()
+
+
+def test_scoring_twice_gives_one_answer(bundle, tmp_path):
+    path, _, X = bundle
+    X.assign(id=np.arange(len(X))).to_parquet(tmp_path / "in.parquet")
+    first, second = (get("batch:batch_predict")(str(path), str(tmp_path / "in.parquet"), str(tmp_path / "out")) for _ in range(2))
+    assert first == second and len(pd.read_parquet(tmp_path / "out")) == len(X)
+
+
 def test_load_model_from_registry_takes_a_name_or_an_alias_and_a_version(bundle):
     _, bundles, X = bundle
     load = get("serving:load_model_from_registry")
@@ -144,6 +163,13 @@ def test_the_monitor_has_the_checks_of_the_lesson_and_a_list_of_alerts(monitor):
     assert monitor.check_latency([10] * 99 + [150]) is False and monitor.check_latency([10] * 90 + [500] * 10, threshold=200) is True
     assert monitor.check_data_drift(rng.normal(1, 1, 1000)) is True and monitor.check_prediction_distribution(np.full(500, .99)) is True
     assert len(monitor.alerts) == 3
+
+
+def test_alerts_do_not_pile_up(monitor):
+    monitor, rng = monitor
+    for _ in range(5): assert monitor.check_latency([500.] * 10) is True
+    assert len(monitor.alerts) == 1
+    assert monitor.check_latency([5.] * 10) is False and monitor.alerts == []
 
 
 def test_a_negligible_difference_of_a_large_batch_is_no_drift(monitor):
