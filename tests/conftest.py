@@ -1,6 +1,7 @@
 "What all tests share: --slow, and programs outside Python that may be missing."
 import shutil
 
+import prometheus_client  # noqa: F401  before Feast, whose import makes all later counters of a process share one set of files
 import pytest
 
 
