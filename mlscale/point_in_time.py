@@ -88,14 +88,18 @@ def check_columns(there: Sequence[str], wanted: Sequence[str], what: str) -> Non
     if len(set(there)) < len(there): raise ValueError(f"{what}: columns {sorted({str(c) for c in there if list(there).count(c) > 1})} stand there twice; rename one")
     if missing := [c for c in wanted if c not in there]: raise ValueError(f"{what}: columns {missing} are missing; there are {', '.join(map(str, there))}")
 
-# %% ../nbs/00b_point_in_time.ipynb #b571bb14
-def _open(table: pd.DataFrame | str | os.PathLike, columns: Sequence[str], what: str) -> "pa.Table | ds.Dataset":
+# %% ../nbs/00b_point_in_time.ipynb #a50abdf2
+def _open(table: pd.DataFrame | str | os.PathLike, keys: Sequence[str], others: Sequence[str], what: str) -> "pa.Table | ds.Dataset":
     "These columns of a DataFrame as an Arrow table, or Parquet (a file or a folder) as a dataset that is not read yet."
+    columns = list(dict.fromkeys([*keys, *others]))
     with needs("data"): import pyarrow as pa, pyarrow.dataset as ds
     if isinstance(table, pd.DataFrame):
         check_columns(list(table.columns), [c for c in columns if c != "created_timestamp"], what)
-        try: return pa.Table.from_pandas(table[[c for c in columns if c in table]], preserve_index=False)
+        try: out = pa.Table.from_pandas(table[[c for c in columns if c in table]], preserve_index=False)
         except pa.ArrowException as e: raise TypeError(f"{what}: a column holds values of several kinds ({str(e).splitlines()[0]}); convert it to one") from e
+        for i, c in enumerate(out.column_names):
+            if c in keys and pa.types.is_floating(out[c].type) and out[c].null_count == len(out): out = out.set_column(i, c, pa.nulls(len(out)))   # a key that is always missing is of no type
+        return out
     if not isinstance(table, (str, os.PathLike)): raise TypeError(f"{what}: a DataFrame or the path of a Parquet file, got {type(table).__name__}")
     if not Path(table).exists(): raise FileNotFoundError(f"{what}: there is no file {Path(table).name}")
     try: source = ds.dataset(table, format="parquet")
@@ -103,7 +107,7 @@ def _open(table: pd.DataFrame | str | os.PathLike, columns: Sequence[str], what:
     check_columns(source.schema.names, [c for c in columns if c != "created_timestamp"], what)
     return source
 
-# %% ../nbs/00b_point_in_time.ipynb #f0e77a68
+# %% ../nbs/00b_point_in_time.ipynb #54d26b96
 @dataclass(frozen=True, eq=False)
 class View:
     """Facts about something, each with two times: a feature view.
@@ -151,7 +155,7 @@ class View:
         FileNotFoundError, TypeError, ValueError
             If there is no such file, it is damaged, or columns are missing.
         """
-        return _open(self.source, list(dict.fromkeys([*self.by, *_CLOCKS, *self.features])), f"view {self.name!r}")
+        return _open(self.source, self.by, [*_CLOCKS, *self.features], f"view {self.name!r}")
 
 # %% ../nbs/00b_point_in_time.ipynb #8d60a32f
 def _kind(x: "pa.DataType") -> str:
@@ -273,7 +277,7 @@ def _as_declared(table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
     return table.cast(pa.schema([schema.field(c) for c in table.column_names], metadata=schema.metadata))
 
-# %% ../nbs/00b_point_in_time.ipynb #dd32d973
+# %% ../nbs/00b_point_in_time.ipynb #551a59f8
 def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to a table of entities."
     with needs("features"): import duckdb
@@ -289,6 +293,8 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
     con.execute(f"CREATE TEMP VIEW known AS SELECT {normal} FROM facts WHERE {' AND '.join(f'{quoted(c)} IS NOT NULL' for c in view.by)}")
     for c in dict.fromkeys(clocks.values()):
         if n := con.execute(f"SELECT count(*) FROM facts WHERE {c} IS NULL").fetchone()[0]: raise ValueError(f"{view.name}.{c} is missing in {n} rows; drop them: nothing says what was known then")
+    try: con.execute("SELECT max(event), max(created) FROM known")
+    except duckdb.ConversionException as e: raise ValueError(f"{view.name} holds times that nanoseconds cannot express, and other times are in nanoseconds: convert those with .dt.as_unit('us')") from e
     if twice := con.execute(f"SELECT {key} FROM (SELECT DISTINCT * FROM known) GROUP BY {key}, event, created HAVING count(*) > 1 LIMIT 1").fetchone():
         raise ValueError(f"view {view.name!r}: rows have the same key and both times equal, but different values, for example {dict(zip(view.by, twice))}; keep one")
     con.execute(f"""CREATE TEMP TABLE seen AS
@@ -335,7 +341,7 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
         out = newest.select("asked.*", *(F.when(fresh, F.col(f"newest.fact.{quoted(c)}")).alias(f"{view.name}__{c}") for c in view.features))
     return out.orderBy("__row").drop("__row")
 
-# %% ../nbs/00b_point_in_time.ipynb #dbf6ea93
+# %% ../nbs/00b_point_in_time.ipynb #7dfa1145
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
 _ROWS = 1_000_000   # entities that are joined at a time where they come from a file
 
@@ -393,7 +399,7 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     if engine not in (*_ENGINES, "spark"): raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
     if engine == "spark" and session is None: raise ValueError("session=None: engine='spark' needs the SparkSession to run in, such as mlscale.batch.spark_session()")
     views = [views] if isinstance(views, View) else list(views)
-    source = _open(entities, ["event_timestamp", *dict.fromkeys(c for v in views for c in v.by)], "entities")
+    source = _open(entities, [c for v in views for c in v.by], ["event_timestamp"], "entities")
     there = list(entities.columns) if isinstance(entities, pd.DataFrame) else source.schema.names
     check_columns([*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result")
     facts = [v.open() for v in views]

@@ -1,0 +1,308 @@
+"The point-in-time join: four engines, one answer, which is the definition; Feast agrees on the whole year."
+import warnings
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlscale.batch import spark_session
+from mlscale.data import HORIZON, load_flights, load_weather
+from mlscale.point_in_time import View, point_in_time_join
+
+START = pd.Timestamp("2013-03-01", tz="UTC")
+HOUR = pd.Timedelta(hours=1)
+LOCAL = ["polars", "duckdb", "pandas"]
+ENGINES = [*LOCAL, "spark"]
+
+
+def at(*hours): return pd.DatetimeIndex([START + h * HOUR for h in hours]).as_unit("us")
+
+def facts(event, created, key="a", value=None):
+    return pd.DataFrame({"key": key, "event_timestamp": at(*event), "created_timestamp": at(*created), "value": range(len(event)) if value is None else value})
+
+def asked(*hours, key="a"): return pd.DataFrame({"key": key, "event_timestamp": at(*hours)})
+
+@pytest.fixture(scope="module")
+def spark():
+    session = spark_session(conf={"spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1"})
+    yield session
+    session.stop()
+
+@pytest.fixture(params=ENGINES)
+def join(request):
+    "The join by each engine."
+    session = request.getfixturevalue("spark") if request.param == "spark" else None
+    return lambda *args, **options: point_in_time_join(*args, engine=request.param, session=session, **options)
+
+def values(join, entities, source, ttl=None): return list(join(entities, View("v", source, "key", ttl, "value"))["v__value"])
+
+
+# The definition
+
+FACT = st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from([1., 2., np.nan]), st.integers(0, 6), st.integers(0, 8))
+QUESTION = st.tuples(st.sampled_from(["a", "b", "c", None]), st.sampled_from([1., 2., np.nan]), st.integers(-1, 10))
+
+def tables(known, questions, unit):
+    source = pd.DataFrame(known, columns=["k", "n", "event", "created"]).assign(value=np.arange(len(known), dtype=float))
+    when = lambda hours: (START + pd.to_timedelta(hours.astype(float), unit="h")).dt.as_unit(unit) if len(hours) else pd.Series([], dtype=f"datetime64[{unit}, UTC]")
+    source = source.assign(event_timestamp=when(source.event), created_timestamp=when(source.created)).astype({"k": object, "n": float})
+    entities = pd.DataFrame(questions, columns=["k", "n", "t"]).assign(event_timestamp=lambda f: when(f.t)).astype({"k": object, "n": float})
+    return source, entities
+
+def by_definition(known, questions, ttl):
+    out = []
+    for k, n, t in questions:
+        seen = [(e, c, i) for i, (fk, fn, e, c) in enumerate(known) if fk is not None and fk == k and fn == n and e <= t and c <= t and (ttl is None or e >= t - ttl)]
+        out.append(max(seen)[2] if seen else np.nan)
+    return np.array(out, float)
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(FACT, max_size=14, unique_by=repr), st.lists(QUESTION, max_size=8), st.sampled_from([None, 1, 3]), st.sampled_from(["us", "ns"]))
+def test_every_local_engine_is_the_definition(known, questions, ttl, unit):
+    source, entities = tables(known, questions, unit)
+    view = View("v", source, ["k", "n"], ttl and ttl * HOUR, "value")
+    for engine in LOCAL: np.testing.assert_array_equal(point_in_time_join(entities, view, engine=engine)["v__value"].to_numpy(float), by_definition(known, questions, ttl))
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(FACT, min_size=4, max_size=30, unique_by=repr), st.lists(QUESTION, min_size=4, max_size=20), st.sampled_from([None, 1, 3]))
+def test_spark_is_the_definition(spark, known, questions, ttl):
+    source, entities = tables(known, questions, "us")
+    out = point_in_time_join(entities, View("v", source, ["k", "n"], ttl and ttl * HOUR, "value"), engine="spark", session=spark)
+    np.testing.assert_array_equal(out["v__value"].to_numpy(float), by_definition(known, questions, ttl))
+
+
+# What it promises, by each engine
+
+def test_a_fact_is_not_seen_before_it_is_known(join): assert values(join, asked(4, 5), facts([0, 1], [0, 5])) == [0, 1]
+
+def test_a_correction_replaces_what_it_corrects_but_not_newer_facts(join):
+    assert values(join, asked(0, 5, 9), facts([0, 0, 1], [0, 9, 1], value=["first", "corrected", "newer"])) == ["first", "newer", "newer"]
+
+def test_a_fact_made_known_before_its_event_waits_for_it(join):
+    out = values(join, asked(2, 3), facts([3], [0]))
+    assert np.isnan(out[0]) and out[1] == 0
+
+def test_ttl_includes_its_end_to_the_microsecond(join):
+    edge = asked(2, 2).assign(event_timestamp=lambda f: f.event_timestamp + pd.to_timedelta([0, 1], unit="us"))
+    out = values(join, edge, facts([0], [0]), 2 * HOUR)
+    assert out[0] == 0 and np.isnan(out[1])
+
+def test_a_missing_newest_value_is_the_answer(join): assert np.isnan(values(join, asked(5), facts([0, 1], [0, 1], value=[7., np.nan]))[0])
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_missing_keys_match_nothing_not_even_each_other(join, missing):
+    assert np.isnan(values(join, asked(1, key=[missing]), facts([0, 0], [0, 0], key=[missing, "a"]))[0])
+
+def test_an_infinite_number_is_no_key(join): assert np.isnan(values(join, asked(1, key=np.inf), facts([0, 0], [0, 0], key=[np.inf, .5]))[0])
+
+def test_parts_of_a_key_do_not_run_into_each_other(join):
+    source = pd.DataFrame({"a": ["x", "xy"], "b": ["yz", "z"], "event_timestamp": at(0, 0), "value": [1, 2]})
+    out = join(source.iloc[::-1].drop(columns="value").assign(event_timestamp=at(1, 1)), View("v", source, ["a", "b"], None, "value"))
+    assert list(out.v__value) == [2, 1]
+
+def test_rows_order_index_and_columns_are_kept_and_doubled_rows_stay(join):
+    entities = asked(5, 1, 3, 1).assign(other=[3, 1, 2, 1], key=["a", "z", "a", "a"])[["other", "event_timestamp", "key"]].set_axis([7, 7, 1, 0])
+    before = entities.copy()
+    out = join(entities, View("v", facts([0, 4], [0, 4]), "key", None, "value"))
+    pd.testing.assert_frame_equal(out[before.columns], before)
+    pd.testing.assert_frame_equal(entities, before)
+    assert list(out.columns) == ["other", "event_timestamp", "key", "v__value"] and list(out.v__value.fillna(-1)) == [1, -1, 0, 0]
+
+def test_two_views_may_share_column_names(join):
+    out = join(asked(1), [View("v", facts([0], [0]), "key", None, "value"), View("w", facts([0], [0], value=[9]), "key", None, "value")])
+    assert (out.v__value.item(), out.w__value.item()) == (0, 9)
+
+def test_empty_tables_give_empty_or_missing(join):
+    view = View("v", facts([0], [0]), "key", HOUR, "value")
+    assert list(join(asked(1).iloc[:0], view).columns) == ["key", "event_timestamp", "v__value"]
+    assert np.isnan(values(join, asked(1), facts([0], [0]).iloc[:0])[0])
+
+def test_instants_count_not_time_zones(join):
+    source = facts([0], [0])
+    for c in ("event_timestamp", "created_timestamp"): source[c] = source[c].dt.tz_convert("Asia/Tokyo")
+    out = values(join, asked(0, -1), source)
+    assert out[0] == 0 and np.isnan(out[1])
+
+def test_times_without_a_zone_match_each_other(join):
+    bare = lambda frame: frame.assign(**{c: frame[c].dt.tz_localize(None) for c in frame if c.endswith("timestamp")})
+    out = values(join, bare(asked(4, 5)), bare(facts([0, 1], [0, 5])))
+    assert out == [0, 1]
+
+def test_without_a_second_clock_a_fact_is_known_at_its_event(join):
+    out = values(join, asked(0, 1), facts([1], [9]).drop(columns="created_timestamp"))
+    assert np.isnan(out[0]) and out[1] == 0
+
+def test_rows_equal_in_key_and_times_must_agree(join):
+    with pytest.raises(ValueError, match="both times equal, but different values"): values(join, asked(1), facts([0, 0], [0, 0]))
+    assert values(join, asked(1), facts([0, 0], [0, 0], value=[5, 5])) == [5]
+    assert values(join, asked(1), facts([0, 0, 0], [0, 0, 0], key=[None, None, "a"])) == [2]   # rows without a key are nobody's
+
+def test_whole_numbers_match_whether_or_not_one_is_missing(join):
+    big = 2**53
+    source = facts([0, 0], [0, 0], key=[big, big + 1])
+    assert values(join, asked(1, 1, key=[big + 1, big]), source) == [1, 0]
+    assert values(join, asked(1, 1, key=[float(big), np.nan]), source)[0] == 0
+
+def test_categories_match_as_the_values_they_stand_for(join):
+    assert values(join, asked(1, 1, key=pd.Categorical(["b", "a"])), facts([0, 0], [0, 0], key=["a", "b"])) == [1, 0]
+
+def test_values_come_back_as_they_were(join):
+    source = facts([0], [0]).assign(text="x", flag=True, when=at(3), number=2**60 + 1)
+    out = join(asked(1), View("v", source, "key", None, ["text", "flag", "when", "number"])).iloc[0]
+    assert (out.v__text, out.v__flag, out.v__when, out.v__number) == ("x", True, at(3)[0], 2**60 + 1)
+
+def test_names_that_sql_would_stumble_over_are_only_names(join):
+    odd = facts([0], [0]).rename(columns={"key": 'a "key"`', "value": "select 1; --"})
+    out = join(asked(1).rename(columns={"key": 'a "key"`'}), View("v", odd, 'a "key"`', None, "select 1; --"))
+    assert out["v__select 1; --"].item() == 0
+
+def test_a_missing_created_time_is_refused(join):
+    source = facts([0, 1], [0, 1])
+    source.loc[1, "created_timestamp"] = pd.NaT
+    with pytest.raises(ValueError, match="missing"): values(join, asked(5), source)
+
+def test_parquet_in_and_out(join, tmp_path):
+    source, entities = facts([0, 1, 2], [0, 3, 9]), asked(2, 4, 10, 1).assign(extra=["x", None, "y", "z"])
+    expected = point_in_time_join(entities, View("v", source, "key", None, "value"), engine="pandas")
+    for name, frame in (("facts", source), ("entities", entities)): frame.to_parquet(tmp_path / f"{name}.parquet")
+    to = join(tmp_path / "entities.parquet", View("v", tmp_path / "facts.parquet", "key", None, "value"), to=tmp_path / "out.parquet")
+    out = pd.read_parquet(to)
+    pd.testing.assert_frame_equal(out, expected, check_dtype=False)
+    pd.testing.assert_frame_equal(join(tmp_path / "entities.parquet", View("v", tmp_path / "facts.parquet", "key", None, "value")), expected, check_dtype=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["entities.parquet", "facts.parquet", "out.parquet"]
+
+
+# Files, memory and what is refused
+
+def test_a_folder_of_files_is_read_in_the_order_of_its_names_and_in_pieces(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    entities = pd.DataFrame({"key": rng.choice(list("abc"), 5000), "event_timestamp": at(*rng.integers(0, 50, 5000)), "n": np.arange(5000)})
+    for i in range(5): (tmp_path / "in").mkdir(exist_ok=True), entities[i * 1000:(i + 1) * 1000].to_parquet(tmp_path / "in" / f"part-{i}.parquet", index=False, row_group_size=300)
+    source = pd.concat([facts(range(40), range(40), key=k, value=rng.random(40)) for k in "abd"])
+    monkeypatch.setattr("mlscale.point_in_time._ROWS", 700)
+    expected = point_in_time_join(entities, View("v", source, "key", 3 * HOUR, "value"), engine="pandas")
+    for engine in ("polars", "duckdb"):
+        to = point_in_time_join(tmp_path / "in", View("v", source, "key", 3 * HOUR, "value"), engine=engine, to=tmp_path / "out.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(to), expected)
+        assert str(pq.read_schema(to).field("event_timestamp").type) == "timestamp[us, tz=UTC]"
+
+def test_duckdb_spills_where_the_facts_are_larger_than_its_memory(tmp_path):
+    rng, n = np.random.default_rng(0), 1_500_000
+    known = pa.table({"key": rng.integers(0, 50_000, n), "event_timestamp": pa.array(rng.integers(0, 10**12, n), pa.timestamp("us", tz="UTC")), "value": rng.random(n), "text": pa.array(rng.integers(0, 10**9, n)).cast(pa.string())})
+    pq.write_table(known, tmp_path / "facts.parquet")
+    entities = pd.DataFrame({"key": rng.integers(0, 50_000, 1000), "event_timestamp": pd.to_datetime(rng.integers(0, 10**12, 1000), unit="us", utc=True).as_unit("us")})
+    view = View("v", tmp_path / "facts.parquet", "key", None, ["value", "text"])
+    with duckdb.connect(config={"memory_limit": "120MB", "temp_directory": str(tmp_path / "spill"), "threads": 1}) as session:
+        pd.testing.assert_frame_equal(point_in_time_join(entities, view, engine="duckdb", session=session), point_in_time_join(entities, view))
+
+def test_what_stood_there_stays_if_the_join_is_refused(tmp_path):
+    to = point_in_time_join(asked(1), View("v", facts([0], [0]), "key", None, "value"), to=tmp_path / "out.parquet")
+    content = to.read_bytes()
+    with pytest.raises(ValueError): point_in_time_join(asked(1), View("v", facts([0, 0], [0, 0]), "key", None, "value"), to=to)
+    pq.write_table(pa.table({"key": ["a"], "event_timestamp": pa.array([None], pa.timestamp("us", tz="UTC"))}), tmp_path / "entities.parquet")
+    with pytest.raises(ValueError, match="entities.event_timestamp is missing in 1 of 1"): point_in_time_join(tmp_path / "entities.parquet", View("v", facts([0], [0]), "key", None, "value"), to=to)
+    assert to.read_bytes() == content and sorted(p.name for p in tmp_path.iterdir()) == ["entities.parquet", "out.parquet"]
+
+@pytest.mark.parametrize("engine", LOCAL)
+@pytest.mark.parametrize("change, error, message", [
+    (dict(entities=asked(1).assign(event_timestamp=lambda f: f.event_timestamp.dt.tz_localize(None))), ValueError, "without"),
+    (dict(source=facts([0], [0]).assign(created_timestamp=lambda f: f.created_timestamp.dt.tz_localize(None))), ValueError, "without"),
+    (dict(entities=asked(1).assign(event_timestamp="2013-03-01")), TypeError, "not times"),
+    (dict(entities=asked(1).assign(event_timestamp=pd.Series([pd.NaT], dtype="datetime64[us, UTC]"))), ValueError, "missing in 1 of 1"),
+    (dict(entities=asked(1).drop(columns="key")), ValueError, "key"),
+    (dict(source=facts([0], [0]).drop(columns="event_timestamp")), ValueError, "event_timestamp"),
+    (dict(source=facts([0], [0]).drop(columns="value")), ValueError, "value"),
+    (dict(entities=asked(1, key=1)), ValueError, "number never equals text"),
+    (dict(entities=asked(1, key=True)), ValueError, "never equals"),
+    (dict(entities=asked(1, 2, key=["a", 1])), TypeError, "several kinds"),
+    (dict(entities=asked(1).assign(v__value=0)), ValueError, "v__value"),
+    (dict(entities=pd.concat([asked(1), asked(1)[["key"]]], axis=1)), ValueError, "twice"),
+    (dict(entities=[1, 2]), TypeError, "DataFrame or the path"),
+    (dict(entities=None), TypeError, "DataFrame or the path"),
+    (dict(source=facts([0], [0]).assign(event_timestamp=pd.Series(np.array(["3013-01-01"], "datetime64[us]")).dt.tz_localize("UTC")), entities=asked(1).assign(event_timestamp=lambda f: f.event_timestamp.dt.as_unit("ns"))), ValueError, "nanoseconds cannot express"),
+])
+def test_what_cannot_be_joined_is_refused(engine, change, error, message):
+    arguments = {"entities": asked(1), "source": facts([0], [0])} | change
+    with pytest.raises(error, match=message): point_in_time_join(arguments["entities"], View("v", arguments["source"], "key", None, "value"), engine=engine)
+
+def test_an_engine_is_one_of_four_and_spark_needs_its_session():
+    view = View("v", facts([0], [0]), "key", None, "value")
+    with pytest.raises(ValueError, match="polars, pandas, duckdb, spark"): point_in_time_join(asked(1), view, engine="dask")
+    with pytest.raises(ValueError, match="session=None"): point_in_time_join(asked(1), view, engine="spark")
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    view = lambda name: View("v", tmp_path / name, "key", None, "value")
+    with pytest.raises(FileNotFoundError, match="gone.parquet"): point_in_time_join(asked(1), view("gone.parquet"))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="bad.parquet is not a readable"): point_in_time_join(asked(1), view("bad.parquet"))
+
+@pytest.mark.parametrize("change", [
+    dict(name=""), dict(name=None), dict(by=[]), dict(by=["key", "key"]), dict(by=5), dict(features=()), dict(features=[""]),
+    dict(ttl=pd.Timedelta(0)), dict(ttl=-HOUR), dict(ttl=5), dict(ttl="1h"), dict(ttl=pd.NaT)])
+def test_a_view_that_makes_no_sense_is_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))): View(**{"name": "v", "source": facts([0], [0]), "by": "key", "ttl": HOUR, "features": "value"} | change)
+
+def test_two_views_of_one_name_are_refused():
+    view = View("v", facts([0], [0]), "key", None, "value")
+    with pytest.raises(ValueError, match="v__value"): point_in_time_join(asked(1), [view, view])
+
+
+# The whole year
+
+@pytest.fixture(scope="module")
+def year():
+    "All flights as questions, and three views with two clocks; the departures are corrected five hours later."
+    flights = load_flights()
+    departures = flights[["tailnum", "origin", "dest", "dep_delay"]].assign(event_timestamp=flights.actual_dep).dropna(subset=["event_timestamp", "tailnum"])
+    corrected = departures.assign(dep_delay=departures.dep_delay + 1, created_timestamp=(departures.event_timestamp + 5 * HOUR).dt.as_unit("us"))
+    both = pd.concat([departures.assign(created_timestamp=departures.event_timestamp), corrected], ignore_index=True)
+    views = [View("weather", load_weather()[["origin", "event_timestamp", "created_timestamp", "temp"]], "origin", 6 * HOUR, "temp"),
+             View("aircraft", both.drop_duplicates(["tailnum", "event_timestamp", "created_timestamp"]), "tailnum", 48 * HOUR, "dep_delay"),
+             View("route", both.drop_duplicates(["origin", "dest", "event_timestamp", "created_timestamp"]), ["origin", "dest"], 24 * HOUR, "dep_delay")]
+    return flights[["flight_id", "tailnum", "origin", "dest"]].assign(event_timestamp=(flights.sched_dep - HORIZON).dt.as_unit("us")), views
+
+def test_the_engines_agree_on_the_whole_year(year):
+    pd.testing.assert_frame_equal(point_in_time_join(*year, engine="duckdb"), point_in_time_join(*year))
+
+def test_feast_agrees_on_the_whole_year_if_it_looks_at_both_clocks(year, tmp_path):
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64
+    entities, views = year
+    (tmp_path / "feature_store.yaml").write_text("project: year\nprovider: local\nregistry: registry.db\noffline_store: {type: duckdb}\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = FeatureStore(repo_path=str(tmp_path))
+        keys = {c: Entity(name=c, join_keys=[c], value_type=ValueType.STRING) for c in ("origin", "tailnum", "dest")}
+        for v in views:
+            v.source.to_parquet(tmp_path / f"{v.name}.parquet", coerce_timestamps="us", index=False)
+            source = FileSource(name=v.name, path=str(tmp_path / f"{v.name}.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
+            store.apply([*keys.values(), FeatureView(name=v.name, entities=[keys[c] for c in v.by], ttl=v.ttl.to_pytimedelta(), schema=[Field(name=c, dtype=Float64) for c in v.features], source=source)])
+        asked = entities.dropna(subset="tailnum")
+        names = [f"{v.name}:{c}" for v in views for c in v.features]
+        feast = store.get_historical_features(entity_df=asked, features=names, full_feature_names=True, filter_by_created_timestamp=True).to_df()
+    ours = point_in_time_join(asked, views)
+    feast = feast.set_index("flight_id").loc[asked.flight_id]
+    for v in views:
+        for c in v.features: np.testing.assert_array_equal(feast[f"{v.name}__{c}"].to_numpy(float), ours[f"{v.name}__{c}"].to_numpy(float), err_msg=v.name)
+    assert ours.aircraft__dep_delay.notna().mean() > .5
+
+@pytest.mark.slow
+def test_a_cluster_of_processes_agrees_on_the_whole_year_from_files(year, tmp_path):
+    entities, views = year
+    entities.to_parquet(tmp_path / "entities.parquet", coerce_timestamps="us", index=False)
+    files = []
+    for v in views:
+        v.source.to_parquet(tmp_path / f"{v.name}.parquet", coerce_timestamps="us", index=False)
+        files.append(View(v.name, tmp_path / f"{v.name}.parquet", v.by, v.ttl, v.features))
+    from pyspark.sql import SparkSession
+    if (running := SparkSession.getActiveSession()) is not None: running.stop()
+    session = spark_session("local-cluster[2,1,1536]", conf={"spark.sql.shuffle.partitions": "4"})
+    try:
+        to = point_in_time_join(tmp_path / "entities.parquet", files, engine="spark", session=session, to=tmp_path / "out.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(to), point_in_time_join(entities, views), check_dtype=False)
+    finally: session.stop()
