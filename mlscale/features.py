@@ -258,7 +258,7 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
         source = sources[of[j]]
         yield source, dict(zip(names[source], [c[row[j]] for c in columns[source]]))
 
-# %% ../nbs/01_features.ipynb #3af60dd7
+# %% ../nbs/01_features.ipynb #134ed126
 def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, tolerance: float) -> dict:
     seen, right, when = (x.reset_index(drop=True) for x in (seen, right, when))
     size = pd.Series(np.nan, seen.index)
@@ -269,7 +269,7 @@ def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, t
     left, only = seen.notna() & right.isna(), right.notna() & seen.isna()
     differ = unequal | left | only
     return {"feature": name, "rows": len(seen), "differ": differ.mean(), "only_logged": left.mean(), "only_recomputed": only.mean(),
-            "median": size[unequal].median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
+            "median": size[unequal].dropna().median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
 
 # %% ../nbs/01_features.ipynb #348882bd
 def skew_report(logged: pd.DataFrame, recomputed: pd.DataFrame, *, by: str | Sequence[str], time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/00c_rolling.ipynb #cca0ff73
+# %% ../nbs/00c_rolling.ipynb #58eac710
 import math
 from bisect import insort
 from collections import deque
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from heapq import heappop, heappush
+from itertools import count
 from operator import itemgetter
 import numpy as np
 import pandas as pd
@@ -566,7 +567,7 @@ class RollingState(_Forward):
         state._stored = sum(map(len, state._keys.values()))
         return state
 
-# %% ../nbs/00c_rolling.ipynb #988fc5e9
+# %% ../nbs/00c_rolling.ipynb #5d7e3e94
 class LookupState(_Forward):
     """The newest known fact of each key online, as `point_in_time_join` gives it offline.
 
@@ -587,7 +588,7 @@ class LookupState(_Forward):
     """
     def __init__(self, view: View) -> None:
         super().__init__()
-        self.view, self._newest, self._waiting = view, {}, []
+        self.view, self._newest, self._waiting, self._order = view, {}, [], count()
         self._key = itemgetter(*view.by)
 
     def update(self, fact: Mapping) -> None:
@@ -613,7 +614,7 @@ class LookupState(_Forward):
         if (old := self._newest.get(key)) and old[:2] == (about, known) and any(a != b and not (_missing(a) and _missing(b)) for a, b in zip(old[2], values)):
             raise ValueError(f"fact: {key!r} at {event}, known at {created}, has the values {values} and had {old[2]}; keep one")
         self._take_in(known, created)
-        heappush(self._waiting, (about, known, len(self._waiting), key, values))
+        heappush(self._waiting, (about, known, next(self._order), key, values))
         self._settle()
 
     def get(self, key: object, at: pd.Timestamp) -> dict:

@@ -193,7 +193,8 @@ def test_a_folder_of_files_is_read_in_the_order_of_its_names_and_in_pieces(tmp_p
 
 def test_duckdb_spills_where_the_facts_are_larger_than_its_memory(tmp_path):
     rng, n = np.random.default_rng(0), 1_500_000
-    known = pa.table({"key": rng.integers(0, 50_000, n), "event_timestamp": pa.array(rng.integers(0, 10**12, n), pa.timestamp("us", tz="UTC")), "value": rng.random(n), "text": pa.array(rng.integers(0, 10**9, n)).cast(pa.string())})
+    known = pa.table({"key": rng.integers(0, 50_000, n), "event_timestamp": pa.array(rng.integers(0, 10**12, n), pa.timestamp("us", tz="UTC")),
+                      "value": rng.random(n), "text": pa.array(rng.integers(0, 10**9, n)).cast(pa.string())})
     pq.write_table(known, tmp_path / "facts.parquet")
     entities = pd.DataFrame({"key": rng.integers(0, 50_000, 1000), "event_timestamp": pd.to_datetime(rng.integers(0, 10**12, 1000), unit="us", utc=True).as_unit("us")})
     view = View("v", tmp_path / "facts.parquet", "key", None, ["value", "text"])
@@ -224,7 +225,8 @@ def test_what_stood_there_stays_if_the_join_is_refused(tmp_path):
     (dict(entities=pd.concat([asked(1), asked(1)[["key"]]], axis=1)), ValueError, "twice"),
     (dict(entities=[1, 2]), TypeError, "DataFrame or the path"),
     (dict(entities=None), TypeError, "DataFrame or the path"),
-    (dict(source=facts([0], [0]).assign(event_timestamp=pd.Series(np.array(["3013-01-01"], "datetime64[us]")).dt.tz_localize("UTC")), entities=asked(1).assign(event_timestamp=lambda f: f.event_timestamp.dt.as_unit("ns"))), ValueError, "nanoseconds cannot express"),
+    (dict(source=facts([0], [0]).assign(event_timestamp=pd.Series(np.array(["3013-01-01"], "datetime64[us]")).dt.tz_localize("UTC")),
+          entities=asked(1).assign(event_timestamp=lambda f: f.event_timestamp.dt.as_unit("ns"))), ValueError, "nanoseconds cannot express"),
 ])
 def test_what_cannot_be_joined_is_refused(engine, change, error, message):
     arguments = {"entities": asked(1), "source": facts([0], [0])} | change
@@ -273,7 +275,8 @@ def test_feast_agrees_on_the_whole_year_if_it_looks_at_both_clocks(year, tmp_pat
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64
     entities, views = year
-    (tmp_path / "feature_store.yaml").write_text("project: year\nprovider: local\nregistry: registry.db\noffline_store: {type: duckdb}\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n")
+    (tmp_path / "feature_store.yaml").write_text("project: year\nprovider: local\nregistry: registry.db\n"
+                                                "offline_store: {type: duckdb}\nonline_store: {type: sqlite, path: online.db}\nentity_key_serialization_version: 3\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         store = FeatureStore(repo_path=str(tmp_path))
@@ -281,7 +284,8 @@ def test_feast_agrees_on_the_whole_year_if_it_looks_at_both_clocks(year, tmp_pat
         for v in views:
             v.source.to_parquet(tmp_path / f"{v.name}.parquet", coerce_timestamps="us", index=False)
             source = FileSource(name=v.name, path=str(tmp_path / f"{v.name}.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
-            store.apply([*keys.values(), FeatureView(name=v.name, entities=[keys[c] for c in v.by], ttl=v.ttl.to_pytimedelta(), schema=[Field(name=c, dtype=Float64) for c in v.features], source=source)])
+            schema = [Field(name=c, dtype=Float64) for c in v.features]
+            store.apply([*keys.values(), FeatureView(name=v.name, entities=[keys[c] for c in v.by], ttl=v.ttl.to_pytimedelta(), schema=schema, source=source)])
         asked = entities.dropna(subset="tailnum")
         names = [f"{v.name}:{c}" for v in views for c in v.features]
         feast = store.get_historical_features(entity_df=asked, features=names, full_feature_names=True, filter_by_created_timestamp=True).to_df()

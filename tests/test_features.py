@@ -1,247 +1,34 @@
-"Features: a join uses only what was known, one definition gives one value offline and online, no flight's feature looks ahead."
+"Features: no flight's feature looks ahead, online and offline are one, what the service saw is compared with what the definition says."
 import subprocess
 import sys
 import warnings
-from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import yaml
 
-from mlscale.data import load_flights, load_planes, load_weather
-from mlscale.features import FEATURES, SCHEDULE, WEATHER, Rolling, View, driver_repository, flight_features, load_features, point_in_time_join
+from mlscale.data import HORIZON, load_flights, load_planes, load_weather
+from mlscale.features import (
+    FEATURES,
+    PLANNED,
+    RATES,
+    SCHEDULE,
+    WEATHER,
+    OnlineFlights,
+    Rolling,
+    View,
+    driver_repository,
+    flight_facts,
+    flight_features,
+    flight_stream,
+    load_features,
+    point_in_time_join,
+    skew_report,
+)
 
-START = pd.Timestamp("2013-03-01", tz="UTC")
 HOUR = pd.Timedelta(hours=1)
-
-def at(*hours): return pd.DatetimeIndex([START + h*HOUR for h in hours]).as_unit("us")
-
-def facts(event, created, key="a", value=None):
-    return pd.DataFrame({"key": key, "event_timestamp": at(*event), "created_timestamp": at(*created), "value": range(len(event)) if value is None else value})
-
-def asked(*hours, key="a"): return pd.DataFrame({"key": key, "event_timestamp": at(*hours)})
-
-def values(entities, source, ttl=None, **options): return list(point_in_time_join(entities, View("v", source, "key", ttl, "value"), **options)["v__value"])
-
-# The join
-
-FACT = st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from([1., 2., np.nan]), st.integers(0, 6), st.integers(0, 8))
-QUESTION = st.tuples(st.sampled_from(["a", "b", "c", None]), st.sampled_from([1., 2., np.nan]), st.integers(-1, 10))
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(FACT, max_size=14, unique_by=repr), st.lists(QUESTION, max_size=8), st.sampled_from([None, 1, 3]))
-def test_the_join_is_the_definition(known, questions, ttl):
-    source = pd.DataFrame(known, columns=["k", "n", "event", "created"]).assign(value=np.arange(len(known), dtype=float))
-    source = source.assign(event_timestamp=START + source.event.astype(int)*HOUR, created_timestamp=START + source.created.astype(int)*HOUR)
-    entities = pd.DataFrame(questions, columns=["k", "n", "t"]).assign(event_timestamp=lambda f: START + f.t.astype(int)*HOUR)
-    view = View("v", source, ["k", "n"], ttl and ttl*HOUR, "value")
-    expected = []
-    for k, n, t in questions:
-        seen = [(e, c, i) for i, (fk, fn, e, c) in enumerate(known) if fk is not None and fk == k and fn == n and e <= t and c <= t and (ttl is None or e >= t - ttl)]
-        expected.append(max(seen)[2] if seen else np.nan)
-    for engine in ("polars", "pandas"):
-        np.testing.assert_array_equal(point_in_time_join(entities, view, engine=engine)["v__value"].to_numpy(float), np.array(expected, float))
-
-@pytest.mark.parametrize("engine", ["polars", "pandas"])
-class TestEngines:
-    def test_a_fact_is_not_seen_before_it_is_known(self, engine):
-        assert values(asked(4, 5), facts([0, 1], [0, 5]), engine=engine) == [0, 1]
-
-    def test_a_correction_replaces_what_it_corrects_but_not_newer_facts(self, engine):
-        late_correction = facts([0, 0, 1], [0, 9, 1], value=["first", "corrected", "newer"])
-        assert values(asked(0, 5, 9), late_correction, engine=engine) == ["first", "newer", "newer"]
-
-    def test_a_fact_made_known_before_its_event_waits_for_it(self, engine):
-        assert values(asked(2, 3), facts([3], [0]), engine=engine)[1] == 0 and np.isnan(values(asked(2), facts([3], [0]), engine=engine)[0])
-
-    def test_ttl_includes_its_end_and_nothing_after(self, engine):
-        one = facts([0], [0])
-        assert values(asked(2), one, 2*HOUR, engine=engine) == [0]
-        just_after = asked(2).assign(event_timestamp=at(2) + pd.Timedelta(microseconds=1))
-        assert np.isnan(values(just_after, one, 2*HOUR, engine=engine)[0])
-
-    def test_a_missing_newest_value_is_the_answer(self, engine):
-        assert np.isnan(values(asked(5), facts([0, 1], [0, 1], value=[7., np.nan]), engine=engine)[0])
-
-    def test_missing_keys_match_nothing_not_even_each_other(self, engine):
-        for missing in (None, np.nan):
-            source = facts([0, 0], [0, 0], key=[missing, "a"])
-            assert np.isnan(values(asked(1, key=[missing]), source, engine=engine)[0])
-
-    def test_rows_order_index_and_columns_are_kept(self, engine):
-        entities = asked(5, 1, 3, 1).assign(other=[3, 1, 2, 1], key=["a", "z", "a", "a"])[["other", "event_timestamp", "key"]].set_axis([7, 7, 1, 0])
-        before = entities.copy()
-        out = point_in_time_join(entities, View("v", facts([0, 4], [0, 4]), "key", None, "value"), engine=engine)
-        pd.testing.assert_frame_equal(out[before.columns], before)
-        pd.testing.assert_frame_equal(entities, before)
-        assert list(out.columns) == ["other", "event_timestamp", "key", "v__value"] and list(out.v__value.fillna(-1)) == [1, -1, 0, 0]
-
-    def test_empty_tables_give_empty_or_missing(self, engine):
-        view = View("v", facts([0], [0]), "key", HOUR, "value")
-        assert list(point_in_time_join(asked(1).iloc[:0], view, engine=engine).columns) == ["key", "event_timestamp", "v__value"]
-        assert np.isnan(values(asked(1), facts([0], [0]).iloc[:0], engine=engine)[0])
-
-    def test_instants_count_not_time_zones_or_units(self, engine):
-        source = facts([0], [0])
-        for c in ("event_timestamp", "created_timestamp"): source[c] = source[c].dt.tz_convert("Asia/Tokyo").dt.as_unit("ns")
-        assert values(asked(0), source, engine=engine) == [0] and np.isnan(values(asked(-1), source, engine=engine)[0])
-
-def test_without_a_second_clock_a_fact_is_known_at_its_event():
-    source = facts([1], [9]).drop(columns="created_timestamp")
-    assert np.isnan(values(asked(0), source)[0]) and values(asked(1), source) == [0]
-
-def test_rows_equal_in_key_and_times_must_agree():
-    with pytest.raises(ValueError, match="both times equal, but different values"): values(asked(1), facts([0, 0], [0, 0]))
-    assert values(asked(1), facts([0, 0], [0, 0], value=[5, 5])) == [5]
-    assert np.isnan(values(asked(1), facts([0, 0], [0, 0], value=[np.nan, np.nan]))[0])
-    assert values(asked(1), facts([0, 0, 0], [0, 0, 0], key=[None, None, "a"])) == [2]   # rows without a key are nobody's
-
-def test_numbers_match_as_keys_whether_or_not_one_is_missing():
-    big = 2**53
-    source = facts([0, 0], [0, 0], key=[big, big + 1])
-    assert values(asked(1, 1, key=[big + 1, big]), source) == [1, 0]
-    assert values(asked(1, 1, key=[float(big), np.nan]), facts([0, .5], [0, .5], key=[big, big + 1]))[0] == 0
-
-def test_categories_match_as_the_values_they_stand_for():
-    assert values(asked(1, 1, key=pd.Categorical(["b", "a"])), facts([0, 0], [0, 0], key=["a", "b"])) == [1, 0]
-
-def test_values_come_back_as_they_were():
-    source = facts([0], [0]).assign(text="x", flag=True, when=at(3), number=2**60 + 1)
-    out = point_in_time_join(asked(1), View("v", source, "key", None, ["text", "flag", "when", "number"])).iloc[0]
-    assert (out.v__text, out.v__flag, out.v__when, out.v__number) == ("x", True, at(3)[0], 2**60 + 1)
-
-def test_parquet_in_and_out_in_microseconds_and_in_one_step(tmp_path):
-    source, entities = facts([0, 1], [0, 3]), asked(2, 4)
-    expected = point_in_time_join(entities, View("v", source, "key", None, "value"))
-    for name, frame in (("facts", source), ("entities", entities)): frame.to_parquet(tmp_path/f"{name}.parquet")
-    view = View("v", tmp_path/"facts.parquet", "key", None, "value")
-    to = point_in_time_join(tmp_path/"entities.parquet", view, to=tmp_path/"out.parquet")
-    assert str(pq.read_schema(to).field("event_timestamp").type) == "timestamp[us, tz=UTC]"
-    pd.testing.assert_frame_equal(pd.read_parquet(to), expected)
-    content = to.read_bytes()
-    with pytest.raises(ValueError): point_in_time_join(entities, View("v", facts([0, 0], [0, 0]), "key", None, "value"), to=to)
-    assert to.read_bytes() == content and sorted(p.name for p in tmp_path.iterdir()) == ["entities.parquet", "facts.parquet", "out.parquet"]
-
-@pytest.mark.parametrize("change, error, message", [
-    (dict(entities=asked(1).assign(event_timestamp=lambda f: f.event_timestamp.dt.tz_localize(None))), ValueError, "without"),
-    (dict(source=facts([0], [0]).assign(created_timestamp=lambda f: f.created_timestamp.dt.tz_localize(None))), ValueError, "without"),
-    (dict(entities=asked(1).assign(event_timestamp="2013-03-01")), TypeError, "not times"),
-    (dict(entities=asked(1).assign(event_timestamp=pd.Series([pd.NaT], dtype="datetime64[us, UTC]"))), ValueError, "missing in 1 of 1"),
-    (dict(source=facts([0], [0]).assign(created_timestamp=pd.Series([pd.NaT], dtype="datetime64[us, UTC]"))), ValueError, "created_timestamp is missing"),
-    (dict(entities=asked(1).drop(columns="key")), ValueError, "key"),
-    (dict(source=facts([0], [0]).drop(columns="event_timestamp")), ValueError, "event_timestamp"),
-    (dict(source=facts([0], [0]).drop(columns="value")), ValueError, "value"),
-    (dict(entities=asked(1, key=1)), ValueError, "text never equals a number"),
-    (dict(entities=asked(1).assign(v__value=0)), ValueError, "v__value"),
-    (dict(entities=pd.concat([asked(1), asked(1)[["key"]]], axis=1)), ValueError, "twice"),
-    (dict(entities=[1, 2]), TypeError, "DataFrame or the path"),
-    (dict(engine="spark"), ValueError, "polars, pandas"),
-])
-def test_what_cannot_be_joined_is_refused(change, error, message):
-    arguments = {"entities": asked(1), "source": facts([0], [0]), "engine": "polars"} | change
-    with pytest.raises(error, match=message): values(arguments["entities"], arguments["source"], engine=arguments["engine"])
-
-def test_missing_and_damaged_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.parquet"): values(asked(1), tmp_path/"gone.parquet")
-    (tmp_path/"bad.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match="bad.parquet is not a readable"): values(asked(1), tmp_path/"bad.parquet")
-
-@pytest.mark.parametrize("change", [
-    dict(name=""), dict(name=None), dict(by=[]), dict(by=["key", "key"]), dict(features=()),
-    dict(ttl=pd.Timedelta(0)), dict(ttl=-HOUR), dict(ttl=5), dict(ttl="1h"), dict(ttl=pd.NaT)])
-def test_a_view_that_makes_no_sense_is_refused(change):
-    with pytest.raises(ValueError, match=next(iter(change))): View(**{"name": "v", "source": facts([0], [0]), "by": "key", "ttl": HOUR, "features": "value"} | change)
-
-def test_two_views_of_one_name_are_refused():
-    view = View("v", facts([0], [0]), "key", None, "value")
-    with pytest.raises(ValueError, match="v__value"): point_in_time_join(asked(1), [view, view])
-
-# Rolling features
-
-def rolling(agg="mean", hours=3, value="value", **options): return Rolling("r", value=value, by="key", window=hours*HOUR, agg=agg, **options)
-
-def replay(definition, events, entities):
-    "Fed in the order of time, what became known at a minute before what is asked at it."
-    rows = [(e["created_timestamp"], 0, i, e) for i, e in enumerate(events.to_dict("records"))] + [(e["event_timestamp"], 1, i, e) for i, e in enumerate(entities.to_dict("records"))]
-    state, out = definition.online(), np.empty(len(entities))
-    for when, question, i, row in sorted(rows, key=lambda r: r[:3]):
-        if question: out[i] = state.get(row["key"], when)
-        else: state.update(row)
-    return out
-
-NUMBER = st.one_of(st.floats(-1e18, 1e18), st.integers(-5, 5).map(float), st.sampled_from([.1, 1e16, 5e-324, np.nan]))
-EVENT = st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 8), NUMBER)
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(EVENT, max_size=15), st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(0, 12)), max_size=8), st.sampled_from(["count", "sum", "mean"]))
-def test_offline_equals_online_equals_exact_arithmetic(happened, questions, agg):
-    events = pd.DataFrame(happened, columns=["key", "created", "value"]).astype({"key": object, "value": float})
-    events["created_timestamp"] = START + events.pop("created").astype(int)*HOUR
-    entities = pd.DataFrame(questions, columns=["key", "t"]).astype({"key": object})
-    entities["event_timestamp"] = START + entities.pop("t").astype(int)*HOUR
-    expected = []
-    for k, t in questions:
-        inside = [Fraction(x) for key, c, x in happened if key is not None and key == k and t - 3 < c <= t and not np.isnan(x)]
-        total = float(sum(inside, Fraction(0)))
-        expected.append(float(len(inside)) if agg == "count" else total if agg == "sum" else total/len(inside) if inside else np.nan)
-    definition = rolling(agg)
-    np.testing.assert_array_equal(definition.offline(events, entities).to_numpy(), expected)
-    np.testing.assert_array_equal(replay(definition, events, entities), expected)
-
-def test_a_value_does_not_depend_on_other_keys():
-    few = pd.DataFrame({"key": "b", "created_timestamp": at(1, 2), "value": [.1, .2]})
-    others = pd.DataFrame({"key": ["a", "c"], "created_timestamp": at(0, 1), "value": [1e300, -1e-300]})
-    assert rolling("sum").offline(pd.concat([others, few]), asked(2, key="b")).item() == rolling("sum").offline(few, asked(2, key="b")).item() == .1 + .2
-
-def test_the_window_is_open_at_its_beginning_and_closed_at_its_end():
-    events = pd.DataFrame({"key": "a", "created_timestamp": at(1), "value": 1.})
-    assert list(rolling("count").offline(events, asked(0, 1, 3, 4))) == [0, 1, 1, 0]
-
-def test_a_prior_draws_small_rates_to_its_mean():
-    events = pd.DataFrame({"key": "a", "created_timestamp": at(1, 1), "value": [1., 1.]})
-    rate = rolling("rate", prior=(.2, 8))
-    assert list(rate.offline(events, asked(0, 1))) == [.2, (2 + 1.6)/10]
-    assert np.isnan(rolling("rate").offline(events, asked(0)).item())
-
-def test_offline_keeps_the_index_and_the_name():
-    out = rolling("count", value=None).offline(pd.DataFrame({"key": ["a"], "created_timestamp": at(1)}), asked(1, 0).set_axis([5, 5]))
-    assert list(out.index) == [5, 5] and out.name == "r" and list(out) == [1, 0]
-
-@pytest.mark.parametrize("value, agg", [(np.inf, "mean"), (-np.inf, "sum"), (1.5, "rate"), (-.1, "rate")])
-def test_values_without_a_place_are_refused_on_both_sides(value, agg):
-    event = {"key": "a", "created_timestamp": at(1)[0], "value": value}
-    with pytest.raises(ValueError, match="value="): rolling(agg).offline(pd.DataFrame([event]), asked(2))
-    with pytest.raises(ValueError, match="value="): rolling(agg).online().update(event)
-
-@pytest.mark.parametrize("change", [
-    dict(agg="median"), dict(value=None), dict(window=pd.Timedelta(0)), dict(window=3), dict(by=[]), dict(prior=(.2, 1)),
-    dict(agg="rate", prior=(2, 1)), dict(agg="rate", prior=(.2, -1)), dict(agg="rate", prior=(.2, np.inf))])
-def test_a_definition_that_makes_no_sense_is_refused(change):
-    with pytest.raises(ValueError, match=list(change)[-1]): Rolling("r", **{"value": "value", "by": "key", "window": HOUR, "agg": "mean"} | change)
-
-def test_events_without_the_second_clock_are_refused():
-    with pytest.raises(ValueError, match="created_timestamp is missing"): rolling().offline(facts([0], [0]).drop(columns="created_timestamp"), asked(1))
-
-def test_the_state_goes_only_forward_and_a_refused_event_leaves_no_trace():
-    state = rolling("sum").online()
-    state.update({"key": "a", "created_timestamp": at(5)[0], "value": 1.})
-    for wrong in ({"key": "a", "created_timestamp": at(4)[0], "value": 1.}, {"key": "a", "created_timestamp": at(6)[0], "value": np.inf}, {"key": "a", "created_timestamp": at(6)[0]},
-                  {"key": "a", "created_timestamp": pd.NaT, "value": 1.}, {"key": "a", "created_timestamp": at(6)[0].tz_localize(None), "value": 1.}):
-        with pytest.raises(ValueError): state.update(wrong)
-    with pytest.raises(ValueError, match="only goes forward"): state.get("a", at(4)[0])
-    with pytest.raises(ValueError, match="one value each for key"): state.get(("a", "b"), at(5)[0])
-    assert state.get("a", at(5)[0]) == 1 and state.get("a", at(8)[0]) == 0
-
-def test_the_state_forgets_keys_whose_window_is_empty():
-    state = rolling("sum").online()
-    for i in range(100): state.update({"key": i, "created_timestamp": at(0)[0], "value": .1})
-    for i in range(100): assert state.get(i, at(9)[0]) == 0
-    assert not state._events and not state._total
-
-# The flights
 
 def as_known(flights, moment):
     "What the table of flights held at a moment."
@@ -254,6 +41,56 @@ def as_known(flights, moment):
 def winter():
     flights = load_flights()
     return flights[flights.sched_dep < pd.Timestamp("2013-02-16", tz="UTC")]
+
+# The leaks: change anything that was not known, and no feature may move
+
+def rewritten(flights, rows, rng):
+    "Other outcomes for some flights: delays, labels, and some that never arrive."
+    out, n = flights.copy(), int(rows.sum())
+    delay, gone = rng.integers(0, 300, n).astype(float), rng.random(n) < .1
+    for c, values in {"dep_delay": delay, "arr_delay": delay + rng.integers(-20, 20, n)}.items(): out.loc[rows, c] = np.where(gone, np.nan, values)
+    out.loc[rows, "actual_dep"] = out.sched_dep[rows] + pd.to_timedelta(out.dep_delay[rows], unit="min")
+    out.loc[rows, "actual_arr"] = out.sched_arr[rows] + pd.to_timedelta(out.arr_delay[rows], unit="min")
+    out.loc[rows, "late"] = (out.arr_delay[rows] > 15).astype(float).where(out.arr_delay[rows].notna())
+    out["label_time"] = out.actual_arr
+    return out
+
+MOMENT = pd.Timestamp("2013-02-08 20:00", tz="UTC")   # before the blizzard, with hundreds of flights in the air
+
+def after(flights): return (flights.sched_dep > MOMENT) & (flights.actual_dep.isna() | (flights.actual_dep > MOMENT))
+LEAKS = {"the average of the day": lambda f: after(f) & (f.sched_dep < MOMENT + 9*HOUR), "a label at once": lambda f: (f.actual_dep <= MOMENT) & (f.label_time > MOMENT),
+         "an encoding over the whole year": lambda f: after(f), "everything that comes after": lambda f: after(f) | (f.label_time > MOMENT)}
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_what_is_not_known_yet_changes_no_feature(winter, leak):
+    rows = LEAKS[leak](winter)
+    other = rewritten(winter, rows, np.random.default_rng(0))
+    if leak in ("a label at once", "everything that comes after"):   # in the air: what has departed stays, the arrival is another, later than now
+        air = (winter.actual_dep <= MOMENT) & rows
+        other.loc[air, ["actual_dep", "dep_delay"]] = winter.loc[air, ["actual_dep", "dep_delay"]]
+        other.loc[air & (other.actual_arr <= MOMENT), ["actual_arr", "arr_delay", "late", "label_time"]] = winter.loc[air, ["actual_arr", "arr_delay", "late", "label_time"]]
+    true, changed = (flight_features(f, load_weather(), load_planes()) for f in (winter, other))
+    known = true.event_timestamp <= MOMENT
+    assert rows.sum() > 100 and (known & (true.event_timestamp > MOMENT - 3*HOUR)).sum() > 100
+    pd.testing.assert_frame_equal(changed[known], true[known], check_exact=True)
+    assert not changed.loc[~known, FEATURES].equals(true.loc[~known, FEATURES])   # the change is one that features can see
+
+def test_a_flights_own_outcome_is_in_none_of_its_features(winter):
+    rng, days = np.random.default_rng(0), winter[winter.sched_dep < pd.Timestamp("2013-01-12", tz="UTC")]
+    true = flight_features(days, load_weather(), load_planes())
+    for i in rng.choice(days.index[-2000:], 12, replace=False):
+        other = rewritten(days, pd.Series(days.index == i, days.index), rng)
+        pd.testing.assert_series_equal(flight_features(other, load_weather(), load_planes()).loc[i, FEATURES], true.loc[i, FEATURES])
+
+def test_records_of_the_weather_that_are_not_known_yet_change_no_feature(winter):
+    weather = load_weather()
+    other = weather.copy()
+    late = other.created_timestamp > MOMENT
+    other.loc[late, WEATHER] += 7
+    true, changed = (flight_features(winter, w, load_planes()) for w in (weather, other))
+    known = true.event_timestamp <= MOMENT
+    pd.testing.assert_frame_equal(changed[known], true[known], check_exact=True)
+    assert not changed[WEATHER].equals(true[WEATHER])
 
 @pytest.mark.parametrize("moment", ["2013-01-20 13:07", "2013-02-09 02:00"])   # the second: in the blizzard
 def test_no_feature_looks_ahead(winter, moment):
@@ -295,6 +132,76 @@ def test_of_two_arrivals_of_one_aircraft_in_one_minute_that_of_the_later_flight_
 def test_no_flights_give_no_features():
     assert flight_features(load_flights().iloc[:0], load_weather(), load_planes()).shape == (0, len(FEATURES) + 2)
 
+# One definition, two executions
+
+def test_the_stream_gives_what_the_tables_give(winter):
+    days = winter[winter.sched_dep < pd.Timestamp("2013-01-20", tz="UTC")]
+    live, answers = OnlineFlights(), []
+    for source, row in flight_stream(days, load_weather()):
+        if source == "flight": answers.append(live.get(row, row["at"]))
+        else: live.update(source, row)
+    online, offline = pd.DataFrame(answers, index=days.index).astype(float), flight_features(days, load_weather(), load_planes())
+    names = [c for c in FEATURES if c not in SCHEDULE]
+    assert set(online) == set(names) and len(online) == len(days)
+    np.testing.assert_array_equal(online[names].astype("float32"), offline[names].astype("float32"))
+    facts = flight_facts(days, load_weather())
+    ask = days.assign(event_timestamp=(days.sched_dep - HORIZON).dt.as_unit("us"))
+    for r in RATES: np.testing.assert_array_equal(online[r.name], r.offline(facts["landed"], ask))   # not only to the precision of float32
+    np.testing.assert_array_equal(online[PLANNED.name], PLANNED.offline(facts["timetable"], ask.assign(event_timestamp=days.sched_dep + HOUR/2)))
+
+def test_facts_of_an_unknown_source_are_refused():
+    with pytest.raises(ValueError, match="known are landed"): OnlineFlights().update("gossip", {})
+
+def test_a_refresh_takes_what_was_known_at_the_last_full_hour(winter):
+    days = winter.iloc[:6000]
+    hourly, at_once = (flight_features(days, load_weather(), load_planes(), refresh=r) for r in (HOUR, None))
+    on_the_hour = at_once.event_timestamp.dt.minute == 0
+    ages = ["last_dep_age", "last_arr_age"]
+    pd.testing.assert_frame_equal(hourly[on_the_hour], at_once[on_the_hour])
+    assert not hourly.drop(columns=ages).equals(at_once.drop(columns=ages)) and hourly[SCHEDULE + ["planned_load"]].equals(at_once[SCHEDULE + ["planned_load"]])
+    with pytest.raises(ValueError, match="refresh"): flight_features(days, load_weather(), load_planes(), refresh=5)
+
+def test_times_without_a_window_are_as_they_should_be(winter):
+    waiting = Rolling("waiting", value="step", by="origin", window=None, agg="sum")
+    facts = flight_facts(winter, load_weather())
+    moment = pd.DataFrame({"origin": ["JFK"], "event_timestamp": [pd.Timestamp("2013-02-08 20:00", tz="UTC")]})
+    due = winter[(winter.origin == "JFK") & ~winter.cancelled & (winter.sched_dep <= moment.event_timestamp[0])]
+    assert waiting.offline(facts["steps"], moment).item() == (due.actual_dep > moment.event_timestamp[0]).sum() > 0
+
+# Skew
+
+def logs():
+    logged = pd.DataFrame({"id": range(4), "event_timestamp": pd.date_range("2013-01-01", periods=4, freq="h", tz="UTC"), "a": [1., 2., np.nan, 4.], "b": list("wxyz"), "c": [1, 2, 3, 4]})
+    return logged, logged.drop(columns="event_timestamp")
+
+def test_equal_logs_differ_nowhere():
+    report = skew_report(*logs(), by="id")
+    assert (report.differ == 0).all() and list(report.rows) == [4, 4, 4] and report["first"].isna().all() and set(report.index) == set("abc")
+
+def test_a_report_says_what_differs_how_much_and_since_when():
+    logged, truth = logs()
+    truth = truth.assign(a=[1., 2.5, 3., 4.], b=["w", "x", None, "q"]).sample(frac=1, random_state=0)
+    report = skew_report(logged, truth, by="id")
+    a, b = report.loc["a"], report.loc["b"]
+    assert (a.differ, a.only_logged, a.only_recomputed, a.largest, a["median"]) == (.5, 0, .25, .5, .5)
+    assert a["first"] == logged.event_timestamp[1] and a["last"] == logged.event_timestamp[2]
+    assert (b.differ, b.only_logged) == (.5, .25) and np.isnan(b.largest) and report.loc["c"].differ == 0 and report.index[-1] == "c"
+
+def test_noise_of_floating_point_is_no_difference():
+    logged, truth = logs()
+    assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-12)), by="id").loc["a"].differ == 0
+    assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-6)), by="id").loc["a"].differ == .75
+
+@pytest.mark.parametrize("change, error, message", [
+    (dict(logged=logs()[0].assign(id=0)), ValueError, "stand there twice"), (dict(recomputed=logs()[1].assign(id=0)), ValueError, "stand there twice"),
+    (dict(recomputed=logs()[1].iloc[:2]), ValueError, "2 of the 4"),
+    (dict(by="who"), ValueError, "who"), (dict(time="when"), ValueError, "when"), (dict(tolerance=-1), ValueError, "tolerance"), (dict(tolerance=np.nan), ValueError, "tolerance"),
+    (dict(recomputed=logs()[1][["id"]]), ValueError, "no feature"),
+    (dict(logged=logs()[0].iloc[:0]), ValueError, "no row"), (dict(logged=None), TypeError, "DataFrame"), (dict(by=[]), ValueError, "by=")])
+def test_logs_that_cannot_be_compared_are_refused(change, error, message):
+    logged, recomputed = logs()
+    with pytest.raises(error, match=message): skew_report(**{"logged": logged, "recomputed": recomputed, "by": "id"} | change)
+
 # Feast
 
 def test_the_drivers_store_answers_offline_and_online_with_our_value(tmp_path):
@@ -313,6 +220,13 @@ def test_the_drivers_store_answers_offline_and_online_with_our_value(tmp_path):
     ours = point_in_time_join(entities, View("d", tmp_path/"driver_statistics.parquet", "driver_id", pd.Timedelta(days=1), "avg_daily_rides"))
     np.testing.assert_array_equal(ours.d__avg_daily_rides, entities.merge(theirs, how="left").avg_daily_rides)
     assert 0 < ours.d__avg_daily_rides.isna().mean() < .5
+
+def test_the_warehouse_is_one_configuration_away(tmp_path):
+    from feast.repo_config import RepoConfig
+    settings = yaml.safe_load((Path(__file__).parent.parent / "nbs" / "warehouse" / "feature_store.yaml").read_text(encoding="utf-8"))
+    config = RepoConfig(repo_path=tmp_path, **settings)
+    assert type(config.offline_store).__name__ == "BigQueryOfflineStoreConfig" and config.offline_store.dataset == "features" and config.online_store.type == "redis"
+    with pytest.raises(Exception, match="project_ids"): _ = RepoConfig(repo_path=tmp_path, **{**settings, "offline_store": {**settings["offline_store"], "project_ids": "x"}}).offline_store
 
 def test_importing_features_brings_none_of_its_optional_packages():
     code = "import mlscale.features, sys; print([m for m in ('polars', 'feast', 'pyarrow.parquet', 'duckdb', 'sklearn', 'matplotlib') if m in sys.modules])"
