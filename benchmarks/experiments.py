@@ -12,7 +12,7 @@ import numpy as np
 from harness import ask, peer, seconds, store
 from scipy import stats
 
-from mlscale.experiments import ABTestAnalyzer, beta_binomial, diff_proportions_ci, pooled_z_test
+from mlscale.experiments import ABTestAnalyzer, beta_binomial, cuped, diff_proportions_ci, pooled_z_test, ratio_metric_test
 
 PEERS = {"statsmodels": ["statsmodels==0.15.0"], "tea-tasting": ["tea-tasting==1.14.0"],
          "spotify-confidence": ["spotify-confidence==4.1.0"], "gbstats": ["gbstats==0.8.0", "numpy<2"]}
@@ -143,6 +143,27 @@ def reference():
     return {"mlscale": (within(mine), error(mine)), "statsmodels": (within(theirs), error(theirs))}
 
 
+def agreement():
+    "CUPED and a ratio of sums: ours beside tea-tasting's, on the reference data."
+    cases = json.loads((Path(__file__).parent.parent / "tests" / "data" / "statistics.json").read_text())["cases"]
+    given = next(c["inputs"] for c in cases if c["group"] == "cuped")
+    code = """
+import numpy as np, tea_tasting
+from tea_tasting.aggr import Aggregates
+y, x, arm = (np.array(data[k]) for k in ("y", "x", "variant"))
+def aggregates(rows):
+    c = np.cov(y[rows], x[rows])
+    return Aggregates(count_=int(rows.sum()), mean_={"y": y[rows].mean(), "x": x[rows].mean()}, var_={"y": c[0, 0], "x": c[1, 1]}, cov_={("x", "y"): c[0, 1]})
+both = aggregates(arm == 0), aggregates(arm == 1)
+cuped, ratio = tea_tasting.Mean("y", covariate="x").analyze_aggregates(*both), tea_tasting.RatioOfMeans("y", "x").analyze_aggregates(*both)
+answer = [cuped.effect_size, cuped.pvalue, ratio.effect_size, ratio.pvalue]
+"""
+    theirs = ask(peer("tea-tasting", PEERS["tea-tasting"]), code, **{k: given[k] for k in ("y", "x", "variant")})
+    a, r = cuped(given["y"], given["x"], given["variant"]), ratio_metric_test(given["y"], given["x"], given["variant"], distribution="t")
+    names = ("CUPED, difference", "CUPED, p", "ratio of sums, difference", "ratio of sums, p")
+    store("experiments_agreement", [{"what": n, "mlscale": m, "tea-tasting": t} for n, m, t in zip(names, (a.difference, a.p_value, r.difference, r.p_value), theirs, strict=True)], ("numpy", "scipy"))
+
+
 def speed(rounds):
     "100,000 Miettinen-Nurminen intervals at once; statsmodels one by one on 500 of them, in its own process."
     rng = np.random.default_rng(0)
@@ -171,6 +192,7 @@ if __name__ == "__main__":
     everything = "--all" in sys.argv
     one_by_one()
     bayes()
+    agreement()
     designs = [(30, 30, .1, .1), (900, 100, .05, .05), (900, 100, .05, .3)]
     coverage(designs + [(100, 100, .02, .02), (1000, 1000, .05, .06)] if everything else designs)
     speed(5 if everything else 3)

@@ -501,7 +501,7 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #82735e1a
+# %% ../nbs/09_experiments.ipynb #85ee2bb3
 def _chance(p: float) -> str:
     "A p-value in words that do not overstate its digits."
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
@@ -579,7 +579,7 @@ class ABTestResult(dict):
 
     def __repr__(self) -> str:
         points = lambda ci: f"[{100*ci[0]:+.4g}, {100*ci[1]:+.4g}]"
-        return (f"control    {self.p_control:.5g} of {self.n_control:,}\ntreatment  {self.p_treatment:.5g} of {self.n_treatment:,}\n"
+        return (f"control    {100*self.p_control:.4g} % of {self.n_control:,} units\ntreatment  {100*self.p_treatment:.4g} % of {self.n_treatment:,} units\n"
                 f"lift       {100*self.lift:+.4g} points {points(self.ci)}, {100*self.level:.4g} % interval, {self.method}\n"
                 f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n"
                 f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}")
@@ -665,7 +665,7 @@ class ABTestAnalyzer:
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
             lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #bd1e7629
+# %% ../nbs/09_experiments.ipynb #7498393c
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -734,7 +734,6 @@ class Effect:
                 f"difference {self.difference:+.4g} [{self.ci[0]:+.4g}, {self.ci[1]:+.4g}], {100*self.level:.4g} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
-# %% ../nbs/09_experiments.ipynb #9ebe4f81
 def _judge(control: float, treatment: float, variances: tuple[float, float], counts: tuple[float, float], alpha: float, use_t: bool = True) -> dict:
     "The fields of an Effect from the averages and the variances of their units."
     alpha = _number(alpha, "alpha", 0, 1)
@@ -1142,7 +1141,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     log_p = _log_chi2_tail(chi2, df)
     return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _number(alpha, "alpha", 0, 1))
 
-# %% ../nbs/09_experiments.ipynb #ea0a0c0d
+# %% ../nbs/09_experiments.ipynb #f64a9218
 def _hommel(p: np.ndarray) -> np.ndarray:
     "Hommel's adjustment of sorted p-values."
     m, q = len(p), np.full(len(p), (len(p)*p/np.arange(1, len(p) + 1)).min())
@@ -1194,6 +1193,7 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(adjusted, 1)
     return out
 
+# %% ../nbs/09_experiments.ipynb #8fbed18d
 def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha: float = .05, method: str = "holm") -> pd.DataFrame:
     """Compare several variants with one control.
 
