@@ -108,7 +108,7 @@ def _score_reach(xt: np.ndarray, nt: np.ndarray, fc: np.ndarray, nc: np.ndarray,
     pull = _solve(log_excess, low, high)
     return np.where(room > 0, pull*(_constrained(xt, nt, pull)[0]/nt + _constrained(fc, nc, pull)[0]/nc), 0)
 
-# %% ../nbs/09_experiments.ipynb #b95efc8e
+# %% ../nbs/09_experiments.ipynb #4a88b72e
 def _score(xc, nc, xt, nt, z, factor):
     c, d = z**2*factor, xt/nt - xc/nc
     return np.maximum(d - _score_reach(xt, nt, nc - xc, nc, c), -1), np.minimum(d + _score_reach(xc, nc, nt - xt, nt, c), 1)
@@ -123,7 +123,7 @@ def _newcombe(xc, nc, xt, nt, z):
         return p - (x + z**2/2 - half)/(n + z**2), (x + z**2/2 + half)/(n + z**2) - p
     (down_c, up_c), (down_t, up_t) = wilson(xc, nc), wilson(xt, nt)
     d = xt/nt - xc/nc
-    return d - np.hypot(down_t, up_c), d + np.hypot(up_t, down_c)
+    return np.maximum(d - np.hypot(down_t, up_c), -1), np.minimum(d + np.hypot(up_t, down_c), 1)
 
 _DIFFERENCE = {
     "miettinen-nurminen": lambda xc, nc, xt, nt, z: _score(xc, nc, xt, nt, z, (nc + nt)/(nc + nt - 1)),
@@ -174,7 +174,7 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_DIFFERENCE[_one_of(method, "method", _DIFFERENCE)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #70331846
+# %% ../nbs/09_experiments.ipynb #bf0031ff
 def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, ...]:
     "All possible results of two arms: conversions down and across."
     nc, nt = (_number(n, name, 1, 2**53, closed=True) for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment")))
@@ -212,9 +212,10 @@ def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatme
         If an argument is out of range.
     """
     table = _tables(n_control, n_treatment)
+    chances = _chances(p_control, "p_control", table[1]), _chances(p_treatment, "p_treatment", table[3])
     low, high = method(*table) if callable(method) else diff_proportions_ci(*table, level=level, method=method)
     held = (low <= p_treatment - p_control) & (p_treatment - p_control <= high)
-    return float(_chances(p_control, "p_control", table[1]) @ held @ _chances(p_treatment, "p_treatment", table[3]))
+    return float(chances[0] @ held @ chances[1])
 
 def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05) -> float:
     """How often the pooled z test rejects although both rates are equal, by enumeration of every possible result.
