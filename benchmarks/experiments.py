@@ -18,8 +18,17 @@ PEERS = {"statsmodels": ["statsmodels==0.15.0"], "tea-tasting": ["tea-tasting==1
          "spotify-confidence": ["spotify-confidence==4.1.0"], "gbstats": ["gbstats==0.8.0", "numpy<2"]}
 
 # conversions and units of the control, then of the treatment
-TABLES = {"ordinary": (500, 10_000, 570, 10_000), "small": (1, 34, 7, 34), "uneven arms": (45, 900, 30, 100), "none in the control": (0, 100, 5, 100),
+TABLES = {"ordinary": (500, 10_000, 570, 10_000), "small": (1, 34, 7, 34), "uneven arms": (9900, 10_000, 60, 100), "none in the control": (0, 100, 5, 100),
           "none at all": (0, 50, 0, 60), "overwhelming": (1000, 100_000, 5000, 100_000)}
+
+COUNTS = ("control_conversions", "control_total", "treatment_conversions", "treatment_total")
+
+
+def cases(group):
+    "The reference cases of a group."
+    path = Path(__file__).parent.parent / "tests" / "data" / "statistics.json"
+    return [c for c in json.loads(path.read_text())["cases"] if c["group"] == group]
+
 
 # each leaves in `answer` a list of {method: [low, high, p]} for the tables in data["tables"]; None where there is no number
 HEAD = """
@@ -87,9 +96,16 @@ def answers(tables, p=True):
     return out | {("mlscale", "ABTestAnalyzer"): [a["ABTestAnalyzer"] for a in ours(tables)]}
 
 
+def exact(tables):
+    "Miettinen-Nurminen's limits and the p-value of the pooled z, in 90 digits, where the reference has the table."
+    rows = {tuple(c["inputs"][k] for k in COUNTS): c["expected"] for c in cases("two_proportion_table")}
+    return [[*rows[t]["miettinen_nurminen_95"], rows[t]["p_two_sided"]] if t in rows else [None]*3 for t in tables]
+
+
 def one_by_one():
     "Interval and p-value of each library for each table."
-    got = answers(list(TABLES.values()))
+    tables = list(TABLES.values())
+    got = answers(tables) | {("reference", "Miettinen-Nurminen in 90 digits"): exact(tables)}
     store("experiments_tables", [{"table": name, "counts": "{:,}/{:,} against {:,}/{:,}".format(*t), "library": library, "method": method,
                                   "low": rows[i][0], "high": rows[i][1], "p": rows[i][2]}
                                  for i, (name, t) in enumerate(TABLES.items()) for (library, method), rows in got.items()], ("numpy", "scipy"))
@@ -132,10 +148,9 @@ answer = [EffectBayesianABTest(arm(*t[:2]), arm(*t[2:]), EffectBayesianConfig(di
 
 def reference():
     "The largest error of the Miettinen-Nurminen limits on the reference tables."
-    cases = json.loads((Path(__file__).parent.parent / "tests" / "data" / "statistics.json").read_text())["cases"]
-    cases = [c for c in cases if c["group"] == "two_proportion_table"]
-    tables = [tuple(c["inputs"][k] for k in ("control_conversions", "control_total", "treatment_conversions", "treatment_total")) for c in cases]
-    true = np.array([c["expected"]["miettinen_nurminen_95"] for c in cases])
+    known = cases("two_proportion_table")
+    tables = [tuple(c["inputs"][k] for k in COUNTS) for c in known]
+    true = np.array([c["expected"]["miettinen_nurminen_95"] for c in known])
     theirs = [a["score"][:2] for a in ask(peer("statsmodels", PEERS["statsmodels"]), CODE["statsmodels"], tables=tables, p=False)]
     error = lambda limits: float(np.nanmax(abs(np.array(limits, float) - true)))
     within = lambda limits: f"{int((abs(np.array(limits, float) - true) < 1e-6).all(1).sum())} of {len(true)}"
@@ -145,8 +160,7 @@ def reference():
 
 def agreement():
     "CUPED and a ratio of sums: ours beside tea-tasting's, on the reference data."
-    cases = json.loads((Path(__file__).parent.parent / "tests" / "data" / "statistics.json").read_text())["cases"]
-    given = next(c["inputs"] for c in cases if c["group"] == "cuped")
+    given = cases("cuped")[0]["inputs"]
     code = """
 import numpy as np, tea_tasting
 from tea_tasting.aggr import Aggregates

@@ -74,17 +74,18 @@ def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.
     log_p = np.minimum(math.log(2) + special.log_ndtr(-abs(z)), 0)
     return _plain(z, 2*special.ndtr(-abs(z)), log_p/math.log(10))
 
-# %% ../nbs/09_experiments.ipynb #6d321a21
+# %% ../nbs/09_experiments.ipynb #4f7c8fed
 def _solve(log_excess: Callable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    "The roots of increasing functions between positive bounds, all at once: Newton in the logarithm, halving where it strays."
-    x = low
-    for _ in range(100):
+    "The roots of increasing functions between positive bounds, all at once: Newton in the logarithm, halving where that does not pay."
+    x, before = low, np.inf
+    for _ in range(200):
         with np.errstate(divide="ignore", invalid="ignore"):
             excess, slope = log_excess(x)   # of log F/c, and its slope by log x
             low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
             step = x*np.exp(-excess/slope)
-        done = (abs(step - x) <= 1e-13*x) | (high - low <= 1e-15*high)
-        x = np.where(done, x, np.where((step > low) & (step < high), step, np.sqrt(low*high)))
+        done = (abs(excess) <= 1e-13) | (abs(step - x) <= 2e-16*x) | (high - low <= 4e-16*high)
+        good = (step > low) & (step < high) & (abs(excess) <= before/2)
+        x, before = np.where(done, x, np.where(good, step, np.sqrt(low*high))), abs(excess)
         if done.all(): break
     return x
 
@@ -430,7 +431,7 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     excess = lambda q: _needed(p, q, *z, ratio)/n - 1
     return optimize.brentq(excess, p + (end - p)*1e-9, end, xtol=1e-16, rtol=1e-13)/p - 1
 
-# %% ../nbs/09_experiments.ipynb #8eb91d2c
+# %% ../nbs/09_experiments.ipynb #1c02b2a5
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that the t test finds a difference of two means.
 
@@ -462,7 +463,7 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     nt = nc if n_treatment is None else _number(n_treatment, "n_treatment", 2, 2**53, closed=True)
     shift, df = delta/(sd*math.sqrt(1/nc + 1/nt)), nc + nt - 2
     far = -special.stdtrit(df, _number(alpha, "alpha", 0, 1)/2)
-    return float(1 - special.nctdtr(df, shift, far) + special.nctdtr(df, shift, -far))
+    return float(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift))
 
 def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> int:
     """How many units a two-sided comparison of two means needs.

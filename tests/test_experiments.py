@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
@@ -79,6 +79,8 @@ def test_at_the_score_limits_the_score_statistic_is_critical(table):
 
 @settings(max_examples=200, deadline=None)
 @given(a_table())
+@example((1, 1268, 0, 2540))
+@example((0, 1, 15, 15))
 def test_intervals_are_ordered_hold_the_estimate_and_turn_round_with_the_arms(table):
     xc, nc, xt, nt = table
     d = xt/nt - xc/nc
@@ -96,6 +98,23 @@ def test_intervals_are_ordered_hold_the_estimate_and_turn_round_with_the_arms(ta
         assert 0 <= low <= high
         if xc: assert low*(1 - 1e-9) <= xt/nt/(xc/nc) <= high*(1 + 1e-9)
         for a, b in ((turned[0], high), (turned[1], low)): assert (b == math.inf if a == 0 else b == 0 if a == math.inf else a*b == pytest.approx(1, rel=1e-9))
+
+
+def test_limits_grow_with_the_level_on_tables_of_every_kind():
+    "Rare events, huge and tiny arms, none and all converted: where a root is missed, a longer interval ends inside a shorter one."
+    rng, n = np.random.default_rng(20), 40_000
+    nc, nt = (np.floor(10**rng.uniform(0, rng.choice([1, 2, 4, 7], n))) for _ in range(2))
+    few, kind = rng.integers(0, 4, (2, n)), rng.integers(0, 4, (2, n))
+    xc, xt = (np.choose(k, [np.minimum(f, m), m - np.minimum(f, m), np.round(m*rng.random(n)), np.round(m*rng.random(n))]) for f, k, m in ((few[0], kind[0], nc), (few[1], kind[1], nt)))
+    for interval, methods in ((diff_proportions_ci, ("miettinen-nurminen", "mee", "newcombe")), (ratio_proportions_ci, ("koopman", "miettinen-nurminen"))):
+        for method in methods:
+            limits = np.array([interval(xc, nc, xt, nt, method=method, level=level) for level in (.5, .9, .95, .98, .99, .999, .999999)])
+            assert not np.isnan(limits).any()
+            with np.errstate(invalid="ignore"): steps = np.diff(limits, axis=0)
+            steps[np.isnan(steps)] = 0   # infinite limits
+            assert (steps[:, 0] <= 1e-12).all() and (steps[:, 1] >= -1e-12).all()
+    none = (xc == 0) & (xt == 0)   # then the lower limit of Mee is -c/(n + c), Wilson's
+    assert none.sum() > 500 and np.allclose(diff_proportions_ci(xc, nc, xt, nt, method="mee")[0][none], -(CRIT**2/(nc + CRIT**2))[none], rtol=1e-6)
 
 
 def test_koopman_limits_solve_koopmans_equation():
@@ -271,6 +290,7 @@ def test_power_and_size_of_means_by_simulation_and_by_definition():
     t = stats.ttest_ind(rng.normal(1, 1, (worlds, n)), rng.normal(0, 1, (worlds, n)), axis=1)
     low, high = bounds(worlds, power_means(1, 1, n))
     assert low <= (t.pvalue < .05).sum() <= high
+    assert sample_size_means(1, 20) == 2 and sample_size_means(1, 1e-3) > 10**7 and power_means(1, 0, 30) == pytest.approx(.05)
     for sd, delta, power, ratio in ((1, 1, .8, 1), (1, -.3, .9, 1), (10, 25, .8, 1), (1, .5, .8, 4), (1, .5, .8, .2)):
         n = sample_size_means(sd, delta, power=power, ratio=ratio)
         assert power_means(sd, delta, n, n*ratio) >= power and (n == 2 or n*ratio <= 2*ratio + 2 or power_means(sd, delta, n - 1, max((n - 1)*ratio, 2)) < power)
