@@ -1,6 +1,6 @@
 """Experiments: what four libraries answer to the same tables, how often their intervals hold the truth, and what it costs.
 
-    python benchmarks/experiments.py          # about two minutes
+    python benchmarks/experiments.py          # a few minutes
     python benchmarks/experiments.py --all    # larger designs for the coverage, more rounds
 """
 import json
@@ -202,6 +202,17 @@ answer = time.perf_counter() - start
                                 for k, v in t.items()], ("numpy", "scipy"))
 
 
+def growth(rounds):
+    "The cost of a Miettinen-Nurminen interval, by how many are asked for at once."
+    rng, run = np.random.default_rng(1), {}
+    for n in (1, 100, 10_000, 1_000_000):
+        units = rng.integers(20, 5000, (2, n))
+        converted = rng.binomial(units, rng.uniform(.01, .99, units.shape))
+        run[n] = lambda x=converted, u=units: diff_proportions_ci(x[0], u[0], x[1], u[1])
+    t = seconds(run, rounds)
+    store("experiments_growth", [{"intervals at once": f"{n:,}", "time": t[n]/t[10_000], "time an interval": t[n]/n/(t[10_000]/10_000)} for n in run], ("numpy", "scipy"))
+
+
 if __name__ == "__main__":
     everything = "--all" in sys.argv
     one_by_one()
@@ -210,3 +221,4 @@ if __name__ == "__main__":
     designs = [(30, 30, .1, .1), (900, 100, .05, .05), (900, 100, .05, .3)]
     coverage(designs + [(100, 100, .02, .02), (1000, 1000, .05, .06)] if everything else designs)
     speed(5 if everything else 3)
+    growth(5 if everything else 3)
