@@ -341,7 +341,7 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
         out = newest.select("asked.*", *(F.when(fresh, F.col(f"newest.fact.{quoted(c)}")).alias(f"{view.name}__{c}") for c in view.features))
     return out.orderBy("__row").drop("__row")
 
-# %% ../nbs/00b_point_in_time.ipynb #7dfa1145
+# %% ../nbs/00b_point_in_time.ipynb #2058575b
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
 _ROWS = 1_000_000   # entities that are joined at a time where they come from a file
 
@@ -360,6 +360,18 @@ def _beside(entities: "pa.Table", views: Sequence[View], brought: Sequence["pa.T
         for c in table.column_names: entities = entities.append_column(f"{v.name}__{c}", table[c])
     return entities
 
+def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], session: object) -> Callable:
+    "What brings the features of all views to a table of entities: one table a view."
+    if engine == "spark":
+        def bring(asked):
+            table = _on_spark(session, asked, views, facts).toArrow()
+            return [_as_declared(table.select([f"{v.name}__{c}" for c in v.features]).rename_columns(list(v.features)), f.schema) for v, f in zip(views, facts)]
+        return bring
+    nanoseconds = any(s.field(c).type.unit == "ns" for s in [entities, *(f.schema for f in facts)] for c in _CLOCKS if c in s.names)
+    each = [_ENGINES[engine](v, f, entities, "ns" if nanoseconds else "us", session) for v, f in zip(views, facts)]
+    return lambda asked: [b(asked) for b in each]
+
+# %% ../nbs/00b_point_in_time.ipynb #cab5565c
 def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
@@ -404,24 +416,17 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     check_columns([*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result")
     facts = [v.open() for v in views]
     for v, f in zip(views, facts): _check_schemas(source.schema, f.schema, v)
-    if engine == "spark":
-        if to is not None and not isinstance(entities, pd.DataFrame):
-            with replacing(to) as new: _on_spark(session, source, views, facts).write.parquet(str(new))
-            return Path(to)
-        bring = lambda asked: [_as_declared(table.select([f"{v.name}__{c}" for c in v.features]).rename_columns(list(v.features)), f.schema) for table in [_on_spark(session, asked, views, facts).toArrow()] for v, f in zip(views, facts)]
-    else:
-        unit = "ns" if any(s.field(c).type.unit == "ns" for s in [source.schema, *(f.schema for f in facts)] for c in _CLOCKS if c in s.names) else "us"
-        each = [_ENGINES[engine](v, f, source.schema, unit, session) for v, f in zip(views, facts)]
-        bring = lambda asked: [b(asked) for b in each]
+    bring = _bringing(engine, source.schema, views, facts, session)
     if isinstance(entities, pd.DataFrame):
-        brought = [b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source))]
-        out = pd.concat([entities, *brought], axis=1)
+        out = pd.concat([entities, *(b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)
         if to is None: return out
         with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
-        return Path(to)
-    pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
-    if to is None: return pa.concat_tables(pieces).to_pandas()
-    first = next(pieces)
-    with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
-        for piece in chain([first], pieces): out.write_table(piece)
+    elif to is None: return pa.concat_tables(_beside(piece, views, bring(piece)) for piece in _pieces(source)).to_pandas()
+    elif engine == "spark":
+        with replacing(to) as new: _on_spark(session, source, views, facts).write.parquet(str(new))
+    else:
+        pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
+        first = next(pieces)
+        with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
+            for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)

@@ -319,7 +319,7 @@ def _checked(rolling: Rolling, x: object) -> object:
     if not (0 <= x <= 1 if rolling.agg == "rate" else abs(x) <= _LARGEST): _refuse_value(rolling, x)
     return x
 
-# %% ../nbs/00c_rolling.ipynb #328c801d
+# %% ../nbs/00c_rolling.ipynb #c1c2ade2
 def _insert(events: deque, event: tuple) -> None:
     "In the order of time; mostly at the end."
     if not events or events[-1][0] <= event[0]: events.append(event)
@@ -332,6 +332,7 @@ class _Totals:
         self.events, self.count, self.total, self.squares = deque(), 0, 0, 0
 
     def add(self, when: int, x: float) -> None:
+        "Take in the value `x` of an event at `when`."
         exact = int(x) if x.is_integer() else Fraction(x)
         if self.kept: _insert(self.events, (when, exact))
         self._count(1, exact)
@@ -342,9 +343,11 @@ class _Totals:
         if self.squared: self.squares += sign*exact*exact
 
     def expire(self, until: int) -> None:
+        "Drop the events at or before `until`."
         while self.events and self.events[0][0] <= until: self._count(-1, self.events.popleft()[1])
 
     def value(self, rolling: Rolling) -> float:
+        "The aggregate that `rolling` names."
         n = self.count
         if rolling.agg == "std": return math.nan if n < 2 else math.sqrt(float((n*self.squares - self.total*self.total)/Fraction(n*(n - 1))))
         mean, weight = rolling.prior or (0., 0.)
@@ -352,21 +355,24 @@ class _Totals:
         return (float(self.total) + mean*weight)/(n + weight) if n + weight else math.nan
 
     def dump(self) -> list | dict:
+        "Plain values from which `load` makes the same state."
         if self.kept: return [[when, float(x)] for when, x in self.events]
         return {"count": self.count, "total": str(self.total), "squares": str(self.squares)}
 
     def load(self, stored: list | dict) -> None:
+        "Take in what `dump` gave as `stored`."
         if self.kept: [self.add(when, float(x)) for when, x in stored]
         else: self.count, self.total, self.squares = int(stored["count"]), Fraction(stored["total"]), Fraction(stored["squares"])
 
     def __len__(self) -> int: return self.count
 
-# %% ../nbs/00c_rolling.ipynb #a36ff4a1
+# %% ../nbs/00c_rolling.ipynb #9c2d9d0f
 class _Extreme:
     "Of one key: the events that are the best of all that came no earlier."
     def __init__(self, rolling: Rolling) -> None: self.events, self.kept, self.sign = deque(), rolling.window is not None, 1 if rolling.agg == "max" else -1
 
     def add(self, when: int, x: float) -> None:
+        "Take in the value `x` of an event at `when`."
         events, i = self.events, len(self.events)
         while i and events[i - 1][0] > when: i -= 1   # an event that came late has its place before the end
         if i < len(events) and self.sign*(events[i][1] - x) >= 0: return
@@ -378,19 +384,27 @@ class _Extreme:
             while len(events) > 1: events.pop()
 
     def expire(self, until: int) -> None:
+        "Drop the events at or before `until`."
         while self.events and self.events[0][0] <= until: self.events.popleft()
 
-    def value(self, rolling: Rolling) -> float: return self.events[0][1] if self.events else math.nan
+    def value(self, rolling: Rolling) -> float:
+        "The aggregate that `rolling` names."
+        return self.events[0][1] if self.events else math.nan
 
-    def dump(self) -> list: return [list(e) for e in self.events]
+    def dump(self) -> list:
+        "Plain values from which `load` makes the same state."
+        return [list(e) for e in self.events]
 
-    def load(self, stored: list) -> None: [self.add(when, x) for when, x in stored]
+    def load(self, stored: list) -> None:
+        "Take in what `dump` gave as `stored`."
+        [self.add(when, x) for when, x in stored]
 
     def __len__(self) -> int: return len(self.events)
 
 class _Last(_Extreme):
     "Of one key: the newest event."
     def add(self, when: int, x: float) -> None:
+        "Take in the value `x` of an event at `when`."
         if not self.events or when >= self.events[0][0]: self.events = deque([(when, x)])
 
 class _Distinct(_Extreme):
@@ -400,23 +414,29 @@ class _Distinct(_Extreme):
         self.newest = {}
 
     def add(self, when: int, x: object) -> None:
+        "Take in the value `x` of an event at `when`."
         if when >= self.newest.get(x, when): self.newest[x] = when
         if self.kept: _insert(self.events, (when, x))
 
     def expire(self, until: int) -> None:
+        "Drop the events at or before `until`."
         while self.events and self.events[0][0] <= until:
             when, x = self.events.popleft()
             if self.newest.get(x) == when: del self.newest[x]
 
-    def value(self, rolling: Rolling) -> float: return float(len(self.newest))
+    def value(self, rolling: Rolling) -> float:
+        "The aggregate that `rolling` names."
+        return float(len(self.newest))
 
-    def dump(self) -> list: return super().dump() if self.kept else [[when, x] for x, when in self.newest.items()]
+    def dump(self) -> list:
+        "Plain values from which `load` makes the same state."
+        return super().dump() if self.kept else [[when, x] for x, when in self.newest.items()]
 
     def __len__(self) -> int: return len(self.events) if self.kept else len(self.newest)
 
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
-# %% ../nbs/00c_rolling.ipynb #55e903e4
+# %% ../nbs/00c_rolling.ipynb #dde7d50f
 _FORMAT = 1
 
 def _plain(x: object) -> object:
@@ -529,9 +549,8 @@ class RollingState(_Forward):
         TypeError
             If a part of a key or a value that "distinct" counts is neither text nor a number.
         """
-        r = self.rolling
+        r, keys = self.rolling, [[[_plain(part) for part in (key if isinstance(key, tuple) else (key,))], window.dump()] for key, window in self._keys.items()]
         definition = {"name": r.name, "value": r.value, "by": list(r.by), "window": r.window and r.window.value, "agg": r.agg, "prior": r.prior and list(r.prior)}
-        keys = [[[_plain(part) for part in (key if isinstance(key, tuple) else (key,))], window.dump()] for key, window in self._keys.items()]
         if r.agg == "distinct": keys = [[key, [[when, _plain(x)] for when, x in stored]] for key, stored in keys]
         return {"format": _FORMAT, "rolling": definition, "now": self._now, "asked": self._asked, "zoned": self._zoned, "late": self.late, "keys": keys}
 
@@ -556,9 +575,8 @@ class RollingState(_Forward):
         """
         if not isinstance(stored, Mapping) or stored.get("format") != _FORMAT: raise ValueError(f"stored: a state of format {_FORMAT} is needed, got {stored.get('format') if isinstance(stored, Mapping) else type(stored).__name__!r}; rebuild it by replaying the events")
         try:
-            definition = dict(stored["rolling"])
-            if definition["window"] is not None: definition["window"] = pd.Timedelta(definition["window"])
-            state = cls(Rolling(**{**definition, "prior": definition["prior"] and tuple(definition["prior"])}))
+            definition = stored["rolling"]
+            state = cls(Rolling(**{**definition, "window": definition["window"] and pd.Timedelta(definition["window"]), "prior": definition["prior"] and tuple(definition["prior"])}))
             state._now, state._asked, state._zoned, state.late = (stored[c] for c in ("now", "asked", "zoned", "late"))
             for key, window in stored["keys"]:
                 state._keys[tuple(key) if len(state.rolling.by) > 1 else key[0]] = new = state._new(state.rolling)
