@@ -20,7 +20,7 @@ import pandas as pd
 from . import storage
 from .storage import home, locked, replacing
 
-# %% ../nbs/90_exercises.ipynb #ce704f67
+# %% ../nbs/90_exercises.ipynb #1e451ad0
 def plain(x: object) -> object:
     """Bring an answer to plain values, so that answers of different style can be compared and stored.
 
@@ -48,7 +48,6 @@ def plain(x: object) -> object:
     if isinstance(x, (pd.Timestamp, pd.Timedelta)): return x.isoformat()
     raise TypeError(f"an answer of type {type(x).__name__}: numbers, words, times, or lists and tables of them can be compared")
 
-# %% ../nbs/90_exercises.ipynb #cce5b7dd
 RTOL, ATOL = 1e-6, 1e-9
 
 def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATOL) -> bool:
@@ -99,7 +98,7 @@ def difference(answer: object, truth: object) -> str:
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
 
-# %% ../nbs/90_exercises.ipynb #6dea59db
+# %% ../nbs/90_exercises.ipynb #92497aac
 SECONDS = 10
 
 class OutOfTime(BaseException):
@@ -120,7 +119,7 @@ def time_limit(seconds: float = SECONDS) -> Iterator[None]:
         In the block, when the time is over, and every second again until it ends. Only in the main thread of a system
         with alarms (Linux, macOS); elsewhere there is no limit. A single call into compiled code ends first.
     """
-    if not seconds > 0: raise ValueError(f"seconds={seconds!r}: above 0")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6: raise ValueError(f"seconds={seconds!r}: a number above 0 and below a million")
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -132,7 +131,7 @@ def time_limit(seconds: float = SECONDS) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-# %% ../nbs/90_exercises.ipynb #71902286
+# %% ../nbs/90_exercises.ipynb #c6c180b4
 @dataclass(frozen=True)
 class Outcome:
     """What a function made of one input.
@@ -202,7 +201,7 @@ def outcome(function: Callable, inputs: Mapping[str, object], *, seconds: float 
     """
     try:
         with time_limit(seconds): return Outcome(plain(function(**inputs)))
-    except (Exception, OutOfTime) as e: return Outcome(error=type(e).__name__, detail=explain(e, function.__code__.co_filename))
+    except (Exception, OutOfTime, SystemExit) as e: return Outcome(error=type(e).__name__, detail=explain(e, function.__code__.co_filename))
 
 # %% ../nbs/90_exercises.ipynb #efbec73c
 def encode(x: object) -> object:
@@ -469,7 +468,7 @@ class Verdict:
                 f"<div style='font-size:90%;margin:4px 0'>{cases}</div><table style='margin:0'>{''.join(row(k, v) for k, v in self.problem)}</table>"
                 f"<div style='font-size:85%;opacity:.75'>{'<br>'.join(map(html.escape, self.notes))}</div></div>")
 
-# %% ../nbs/90_exercises.ipynb #49285412
+# %% ../nbs/90_exercises.ipynb #522feb39
 def judge(function: Callable, question: Question, *, tries: int = 1, seconds: float = SECONDS) -> Verdict:
     """Compare a function with the stored outcomes, input by input.
 
@@ -489,6 +488,8 @@ def judge(function: Callable, question: Question, *, tries: int = 1, seconds: fl
     Verdict
         After an input that ran out of time no further ones are tried.
     """
+    if not inspect.isfunction(function): raise TypeError(f"function={function!r}: a function written in Python")
+    if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1: raise ValueError(f"tries={tries!r}: a whole number, 1 or above")
     if untouched(function, question.stub): return Verdict(question, "not attempted", tries=0)
     outcomes = []
     for case in question.cases:
@@ -542,13 +543,15 @@ class Draft:
     also: tuple
     wrong: tuple
 
-# %% ../nbs/90_exercises.ipynb #c466496a
+# %% ../nbs/90_exercises.ipynb #b2ea3c2f
 _MARKED = ("exercise", "cases", "wrong", "also", "stub", "author")
 
 def _cells(path: Path) -> list[tuple[str, list[tuple[str, str]], str, str]]:
     "The cells of a notebook: the kind, the directives, the code below them, the whole source."
+    try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f"path={str(path)!r}: not a readable notebook ({type(e).__name__}: {e})") from e
     out = []
-    for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+    for i, cell in enumerate(cells):
         source = "".join(cell["source"])
         directives, code = _directives(source) if cell["cell_type"] == "code" else ([], source)
         kinds = [word for word, _ in directives if word in _MARKED]
@@ -620,7 +623,7 @@ def read_solution(path: str | Path) -> list[Draft]:
     if not drafts: raise ValueError(f"{path.name}: no cell begins with '#| exercise: q1 points=4 minutes=10'")
     return drafts
 
-# %% ../nbs/90_exercises.ipynb #deeb406d
+# %% ../nbs/90_exercises.ipynb #b83518bd
 def _rounded(x: object) -> object:
     "Ten digits of every number, so that what is stored does not depend on the machine."
     if isinstance(x, list): return [_rounded(v) for v in x]
@@ -654,15 +657,15 @@ def question(draft: Draft) -> Question:
     out = Question(draft.name, draft.title, draft.function.__name__, draft.points, draft.minutes, draft.stub, draft.hints, cases, mistakes)
     if len(draft.hints) < 2: raise ValueError(f"{draft.name}: at least two hints, from general to specific")
     if not (draft.wrong and draft.also): raise ValueError(f"{draft.name}: at least one 'wrong' and one 'also', to test the checker with")
+    given = _defined(textwrap.dedent(draft.stub.split("\n", 2)[2]), draft.function.__globals__)
+    if all(o.agrees(c.truth) for o, c in zip(run(given), cases)):
+        raise ValueError(f"{draft.name}: the stub answers every case rightly")
     for label, f in draft.also:
         if (v := judge(f, out)).status != "right": raise ValueError(f"{draft.name}: the right solution {label!r} is not accepted: {v.problem}")
     for mistake, (label, f, _) in zip(mistakes, draft.wrong):
         v = judge(f, out)
         if v.status == "right": raise ValueError(f"{draft.name}: no case catches {label!r}: add one")
         if v.status == "wrong" and v.misconception is not mistake: raise ValueError(f"{draft.name}: the cases cannot tell {label!r} from {getattr(v.misconception, 'name', None)!r}: add one that does")
-    given = _defined(textwrap.dedent(draft.stub.split("\n", 2)[2]), draft.function.__globals__)
-    if all(o.agrees(c.truth) for o, c in zip(run(given), cases)):
-        raise ValueError(f"{draft.name}: the stub answers every case rightly")
     for text in [*draft.hints, *(m.hint for m in mistakes), *(c.rule for c in cases)]:
         if told := [line for line in draft.solution if line in text]: raise ValueError(f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}")
     return out
@@ -721,11 +724,11 @@ def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
         with replacing(path) as new: new.write_text(text, encoding="utf-8")
     return tuple(paths)
 
-# %% ../nbs/90_exercises.ipynb #e8f0ce3e
+# %% ../nbs/90_exercises.ipynb #49c2d11c
 def _files() -> dict[str, Path]:
     "The files that checking reads, by chapter: beside the notebook, else those of the workbook."
     folders = (Path(storage.__file__).parent.parent/"nbs"/"exercises", Path.cwd())
-    return {path.name.split("_")[0]: path for folder in folders for path in sorted(folder.glob("[0-9]*_*.json"))}
+    return {path.name.split("_")[0]: path for folder in folders for path in sorted(folder.glob("[0-9]*_*.json")) if path.with_suffix(".ipynb").exists()}
 
 def questions(path: str | Path) -> dict[str, Question]:
     """Read the file that `generate` put beside an exercise.
@@ -780,7 +783,7 @@ def example(name: str, number: int) -> dict:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(cases): raise ValueError(f"number={number!r}: 1 to {len(cases)}")
     return cases[number - 1].arguments()
 
-# %% ../nbs/90_exercises.ipynb #4d19d6a3
+# %% ../nbs/90_exercises.ipynb #8497c700
 def _read_progress(path: Path) -> tuple[dict, str]:
     "What is kept, by exercise, and a note where the file was damaged; the damaged file is put aside."
     try:
@@ -793,6 +796,7 @@ def _read_progress(path: Path) -> tuple[dict, str]:
         path.replace(aside)
         return {}, f"The file of your progress was damaged: it is now {aside.name}, and counting begins anew."
 
+# %% ../nbs/90_exercises.ipynb #13380346
 def record(verdict: Verdict) -> Verdict:
     """Keep the progress of one try.
 
@@ -836,7 +840,7 @@ def progress() -> pd.DataFrame:
     for name in rows.keys() & kept.keys(): rows[name].update(tries=kept[name]["tries"], points=kept[name]["points"], solved="yes" if kept[name]["right"] else "")
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("exercise")
 
-# %% ../nbs/90_exercises.ipynb #a3097ddd
+# %% ../nbs/90_exercises.ipynb #96d195d4
 def _show(verdict: Verdict) -> None:
     "Richly in a notebook, as text elsewhere."
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython(): sys.modules["IPython"].display.display(verdict)
@@ -866,7 +870,7 @@ def check(name: str) -> Iterator[None]:
     before = frame.f_locals.get(question.function)
     try:
         with time_limit(): yield
-    except (Exception, OutOfTime) as e: verdict = Verdict(question, "stopped", tries=0, detail=explain(e, frame.f_code.co_filename))
+    except (Exception, OutOfTime, SystemExit) as e: verdict = Verdict(question, "stopped", tries=0, detail=explain(e, frame.f_code.co_filename))
     else:
         function = frame.f_locals.get(question.function)
         missing = None if function is not before and inspect.isfunction(function) else f"The block defines no function {question.function!r}: keep its name, and keep it inside the block."
