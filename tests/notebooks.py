@@ -133,7 +133,7 @@ def check_exercises():
         for name in sorted({*made, *present} if not found else {*made}):
             if name not in made: found.append(f"exercises/{name} comes from no solution: delete it")
             elif name not in present or not alike(made[name], present[name]):
-                found.append(f"exercises/{name} is not what its solution generates: python3 workbook.py refresh nbs/solutions/{Path(name).stem}_solution.ipynb")
+                found.append(f"exercises/{name} is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/{Path(name).stem}_solution.ipynb")
         for name, path in present.items():
             text = path.read_text(encoding="utf-8")
             found += [f"exercises/{name} holds a line of {solution}: {line}" for solution, some in lines.items() for line in some if json.dumps(line)[1:-1] in text]

@@ -243,7 +243,7 @@ def test_the_checks_of_the_project_regenerate_compare_and_search(tmp_path, noteb
     (folder / "55_left.ipynb").write_text("{}")
     (folder / "09_experiments.ipynb").unlink()
     out, line = "\n".join(notebooks.check_exercises()), DRAFTS["00.q1"].solution[0]
-    assert "exercises/00_data.ipynb is not what its solution generates: python3 workbook.py refresh nbs/solutions/00_data_solution.ipynb" in out
+    assert "exercises/00_data.ipynb is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/00_data_solution.ipynb" in out
     assert f"exercises/00_data.ipynb holds a line of 00_data_solution.ipynb: {line}" in out
     assert "exercises/01_features.json is not what" in out and "exercises/09_experiments.ipynb is not what" in out and "exercises/55_left.ipynb comes from no solution: delete it" in out
     broken = notebooks.SOLUTIONS / "11_schedules_solution.ipynb"
