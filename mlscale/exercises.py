@@ -247,7 +247,9 @@ def decode(x: object) -> object:
     if kind == "ndarray": return np.array(decode(value), dtype=x["dtype"])
     return {"float": float, "Timestamp": pd.Timestamp, "Timedelta": pd.Timedelta}[kind](value)
 
-# %% ../nbs/90_exercises.ipynb #6d06f094
+# %% ../nbs/90_exercises.ipynb #e43faa75
+FORMAT = 1
+
 @dataclass(frozen=True)
 class Case:
     """One input of a question, and the right outcome.
@@ -328,9 +330,9 @@ class Question:
     cases: tuple
     misconceptions: tuple
 
-# %% ../nbs/90_exercises.ipynb #d6342d72
+# %% ../nbs/90_exercises.ipynb #048359aa
 def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception | None:
-    """The misconception whose every mistake the outcomes show.
+    """The misconception whose every mistake the outcomes show, and that errs on the first input on which they do.
 
     Parameters
     ----------
@@ -344,9 +346,10 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
     Misconception or None
         Of several the one with the most mistakes.
     """
+    first = next((i for i, (o, case) in enumerate(zip(outcomes, question.cases)) if not o.agrees(case.truth)), None)
     def mistakes(m):
         wrong = [i for i, case in enumerate(question.cases) if not m.outcomes[i].agrees(case.truth)]
-        return len(wrong) if all(i < len(outcomes) and outcomes[i].agrees(m.outcomes[i]) for i in wrong) else 0
+        return len(wrong) if first in wrong and all(i < len(outcomes) and outcomes[i].agrees(m.outcomes[i]) for i in wrong) else 0
     best = max(question.misconceptions, key=mistakes, default=None)
     return best if best and mistakes(best) else None
 
@@ -386,7 +389,7 @@ def _brief(x: object) -> str:
 
 def _count(n: int, word: str) -> str: return f"{n} {word}" + ("" if n == 1 else "s")
 
-# %% ../nbs/90_exercises.ipynb #0022fc49
+# %% ../nbs/90_exercises.ipynb #eb8b6482
 @dataclass(frozen=True)
 class Verdict:
     """What the checker says of one try.
@@ -461,9 +464,11 @@ class Verdict:
     def _repr_html_(self) -> str:
         colour = {"right": "#0072B2", "wrong": "#D55E00", "stopped": "#D55E00", "not attempted": "#888888"}[self.status]
         mark = {"right": "&#10003;", "wrong": "&#10007;", "stopped": "&#10007;", "not attempted": "&#8230;"}[self.status]
-        cases = " &nbsp; ".join(f"{'&#10003;' if p else '&#10007;'} {html.escape(c.name)}" for p, c in zip(self.passed, self.question.cases)) if self.problem else ""
+        cases = " &nbsp; ".join(f"<span style='white-space:nowrap'>{'&#10003;' if p else '&#10007;'} {html.escape(c.name)}</span>" for p, c in zip(self.passed, self.question.cases)) if self.problem else ""
+        data = lambda k: k.startswith("  ") or k in ("your answer", "to try it")
+        text = lambda k, v: html.escape(v.strip("\n")) if data(k) else re.sub("`(.+?)`", r"<code>\1</code>", html.escape(v))
         row = lambda k, v: (f"<tr><td style='text-align:left;vertical-align:top;white-space:pre;opacity:.75'>{html.escape(k)}</td>"
-                            f"<td style='text-align:left;white-space:pre-wrap{';font-family:monospace' if k.startswith('  ') or k in ('your answer', 'to try it') else ''}'>{html.escape(v)}</td></tr>")
+                            f"<td style='text-align:left;white-space:pre-wrap{';font-family:monospace' if data(k) else ''}'>{text(k, v)}</td></tr>")
         return (f"<div style='border-left:4px solid {colour};padding:2px 12px'><b>{mark} {self.question.name}: {html.escape(self.headline)}</b>"
                 f"<div style='font-size:90%;margin:4px 0'>{cases}</div><table style='margin:0'>{''.join(row(k, v) for k, v in self.problem)}</table>"
                 f"<div style='font-size:85%;opacity:.75'>{'<br>'.join(map(html.escape, self.notes))}</div></div>")
@@ -669,9 +674,6 @@ def question(draft: Draft) -> Question:
     for text in [*draft.hints, *(m.hint for m in mistakes), *(c.rule for c in cases)]:
         if told := [line for line in draft.solution if line in text]: raise ValueError(f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}")
     return out
-
-# %% ../nbs/90_exercises.ipynb #8e7d9c25
-FORMAT = 1
 
 # %% ../nbs/90_exercises.ipynb #4fe01885
 HOW = """**How this works.** Write your code in the cell of each exercise, run it (Shift+Enter), read the verdict, try again: each try brings a more specific hint. Run the cells from the top, the one with the imports first.
