@@ -675,8 +675,8 @@ def question(draft: Draft) -> Question:
         if told := [line for line in draft.solution if line in text]: raise ValueError(f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}")
     return out
 
-# %% ../nbs/90_exercises.ipynb #4fe01885
-HOW = """**How this works.** Write your code in the cell of each exercise, run it (Shift+Enter), read the verdict, try again: each try brings a more specific hint. Run the cells from the top, the one with the imports first.
+# %% ../nbs/90_exercises.ipynb #3bb780b0
+HOW = """**How this works.** Write your code in the cell of each exercise, run it (Shift+Enter), read the verdict, try again: each try brings a more specific hint. Run the cells from the top, the one with the imports first. The cells below an exercise use your function: run them when it is right.
 
 Everything is checked in your own kernel, offline and for practice only. Nothing is graded; your progress is kept in a file on this machine."""
 
