@@ -675,10 +675,10 @@ def question(draft: Draft) -> Question:
         if told := [line for line in draft.solution if line in text]: raise ValueError(f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}")
     return out
 
-# %% ../nbs/90_exercises.ipynb #3bb780b0
+# %% ../nbs/90_exercises.ipynb #8e9f4fec
 HOW = """**How this works.** Write your code in the cell of each exercise, run it (Shift+Enter), read the verdict, try again: each try brings a more specific hint. Run the cells from the top, the one with the imports first. The cells below an exercise use your function: run them when it is right.
 
-Everything is checked in your own kernel, offline and for practice only. Nothing is graded; your progress is kept in a file on this machine."""
+Everything is checked in your own kernel, offline and for practice only. Nothing is graded; your progress is kept in a file on this machine. Solutions, in more than one style, lie in the folder `solutions`: worth reading when you have your own."""
 
 def _notebook(cells: list[tuple[str, str]]) -> dict:
     "A notebook of (type, source) without outputs, its ids following from the sources."
