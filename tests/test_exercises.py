@@ -237,6 +237,19 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home):
+    import nbformat
+    from nbclient import NotebookClient
+    nb = json.loads((ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")).read_text(encoding="utf-8"))
+    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercises._cells(path) if kind == "exercise"], strict=True)])
+    for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
+    nb = nbformat.from_dict(nb)
+    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert len(kept(home)) == 2 and all(q["right"] for q in kept(home).values()) and nb.cells[-1].outputs[0]["data"]["text/html"].count("<td>yes</td>") == 2
+
+
 @pytest.fixture
 def notebooks(monkeypatch):
     "The project's checks of its notebooks, a file of its own beside the tests."
