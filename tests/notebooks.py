@@ -1,8 +1,8 @@
 """The notebooks: valid, clean, exported, run.
 
-    python tests/notebooks.py check             JSON and schema, cleanliness, names, the export
-    python tests/notebooks.py run [PATH ...]    each in a fresh kernel, two at a time, with a deadline
-    python tests/notebooks.py refresh [PATH ...]  run and store the outputs
+    python tests/notebooks.py check             JSON and schema, cleanliness, names, the export, the exercises
+    python tests/notebooks.py run [PATH ...]    chapters and solutions, each in a fresh kernel, two at a time, with a deadline
+    python tests/notebooks.py refresh [PATH ...]  run and store the outputs; from a solution, generate the exercise
 """
 import asyncio
 import hashlib
@@ -18,15 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
+SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
 DEADLINE = 60   # seconds a notebook, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
 
 
 def find(names):
-    "Notebooks by path, or by the beginning of their file name; all chapters where none is named."
-    everything = sorted(p for p in NBS.glob("*.ipynb"))
+    "Notebooks by path, or by the beginning of their name below nbs/; all chapters and solutions where none is named."
+    everything = [*sorted(NBS.glob("*.ipynb")), *sorted(SOLUTIONS.glob("*.ipynb"))]
     chosen = []
     for name in names:
-        some = [Path(name).resolve()] if Path(name).is_file() else [p for p in everything if p.name.startswith(name)]
+        some = [Path(name).resolve()] if Path(name).is_file() else [p for p in everything if str(p.relative_to(NBS)).startswith(name)]
         if not some: sys.exit(f"no notebook {name!r}: there are {', '.join(p.stem for p in everything)}")
         chosen += some
     return chosen or everything
@@ -110,11 +111,48 @@ def check_export_and_clean():
         return found
 
 
+def exercises():
+    "The module that makes the exercises, from this checkout."
+    sys.path.insert(0, str(ROOT))
+    import mlscale.exercises
+    return mlscale.exercises
+
+
+def check_exercises():
+    "Generate the exercises anew: nothing may differ, and no line of a solution may be in what students get."
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        made, lines = {}, {}
+        for path in sorted(SOLUTIONS.glob("*.ipynb")):
+            try:
+                module = exercises()
+                made |= {p.name: p for p in module.generate(path, folder)}
+                lines[path.name] = [line for draft in module.read_solution(path) for line in draft.solution]
+            except Exception as e: found.append(f"{path.name}: no exercise can be made of it: {e}")
+        present = {p.name: p for p in EXERCISES.glob("*") if p.is_file()}
+        for name in sorted({*made, *present} if not found else {*made}):
+            if name not in made: found.append(f"exercises/{name} comes from no solution: delete it")
+            elif name not in present or not alike(made[name], present[name]):
+                found.append(f"exercises/{name} is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/{Path(name).stem}_solution.ipynb")
+        for name, path in present.items():
+            text = path.read_text(encoding="utf-8")
+            found += [f"exercises/{name} holds a line of {solution}: {line}" for solution, some in lines.items() for line in some if json.dumps(line)[1:-1] in text]
+    return found
+
+
+def alike(a, b):
+    "The same bytes; for stored answers the same up to noise, since they may come from another machine."
+    texts = [p.read_text(encoding="utf-8") for p in (a, b)]
+    if texts[0] == texts[1] or a.suffix != ".json": return texts[0] == texts[1]
+    try: return exercises().same(*map(json.loads, texts))
+    except ValueError: return False
+
+
 def check():
     notebooks = [p for p in sorted(NBS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
-    found = [f for p in notebooks for f in findings(p)] + check_export_and_clean()
+    found = [f for p in notebooks for f in findings(p)] + check_export_and_clean() + check_exercises()
     for f in found: print(f)
-    print(f"{len(notebooks)} notebooks: {f'{len(found)} findings' if found else 'valid, clean, and the package is what they export'}")
+    print(f"{len(notebooks)} notebooks: {f'{len(found)} findings' if found else 'valid, clean, the package is what they export, the exercises what the solutions generate'}")
     return bool(found)
 
 
@@ -175,6 +213,7 @@ def run(names, store=False):
                     if cell["cell_type"] == "code": clean_outputs(cell)
                 set_ids(nb)
                 write(nb, path)
+                if path.parent == SOLUTIONS: exercises().generate(path, EXERCISES)
     return bool(failed)
 
 

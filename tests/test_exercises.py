@@ -1,0 +1,632 @@
+"Every checker accepts what is right in any style, refuses and recognises the mistakes it knows, gives nothing away, and survives what students write."
+import importlib
+import json
+import linecache
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlscale import exercises
+from mlscale.exercises import (
+    Draft,
+    OutOfTime,
+    Verdict,
+    check,
+    decode,
+    difference,
+    encode,
+    example,
+    generate,
+    judge,
+    outcome,
+    plain,
+    progress,
+    question,
+    questions,
+    read_solution,
+    record,
+    same,
+    time_limit,
+    untouched,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+SOLUTIONS = sorted((ROOT / "nbs" / "solutions").glob("*.ipynb"))
+DRAFTS = {d.name: d for path in SOLUTIONS for d in read_solution(path)}
+QUESTIONS = {name: q for path in sorted((ROOT / "nbs" / "exercises").glob("*.json")) for name, q in questions(path).items()}
+EVERY = pytest.mark.parametrize("name", DRAFTS)
+
+
+CACHE = exercises.home() / "cache"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    "State of one's own; the flights come from the cache that is there."
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(CACHE)
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def kept(home): return json.loads((home / "state" / "exercises.json").read_text())["exercises"]
+
+
+def run_cell(source, **names):
+    "Run a cell as a notebook does: its lines can be looked up, its names are global."
+    filename = f"<cell {abs(hash(source))}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    space = {"check": check, "np": np, "pd": pd, **names}
+    exec(compile(source, filename, "exec"), space)
+    return space
+
+
+def block(name, code): return f'with check("{name}"):\n' + textwrap.indent(textwrap.dedent(code).strip("\n"), "    ")
+
+
+EARLY = "def early_look(late, label_time, at):\n    seen = label_time <= at\n    return seen.mean(), late[seen].mean()"
+
+
+# ---- every question: the reference, the stub, the mistakes, another style, noise
+
+def test_there_are_two_questions_for_every_chapter_that_stands_at_the_full_standard():
+    assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in ("00", "01", "09", "10", "11")} == dict.fromkeys(("00", "01", "09", "10", "11"), 2)
+    assert DRAFTS.keys() == QUESTIONS.keys() and min(q.minutes for q in QUESTIONS.values()) == 10
+
+
+@EVERY
+def test_the_reference_gets_full_points(name):
+    v = judge(DRAFTS[name].function, QUESTIONS[name])
+    assert v.status == "right" and v.points == QUESTIONS[name].points and all(v.passed) and not v.hints and not v.problem
+
+
+@EVERY
+def test_the_stub_gets_nothing_and_is_not_attempted(name, home, capsys):
+    space = run_cell(QUESTIONS[name].stub)
+    assert f"{name}: not attempted" in capsys.readouterr().out and not (home / "state" / "exercises.json").exists()
+    v = judge(space[QUESTIONS[name].function], QUESTIONS[name])
+    assert v.status == "not attempted" and v.points == 0 and not v.hints
+
+
+@EVERY
+def test_the_stub_without_comment_and_docstring_is_not_attempted_either_and_one_character_more_is(name):
+    tree = exercises.ast.parse(QUESTIONS[name].stub)
+    for node in exercises.ast.walk(tree):
+        if isinstance(node, exercises.ast.FunctionDef) and exercises.ast.get_docstring(node): node.body = node.body[1:]
+    assert untouched(run_cell(exercises.ast.unparse(tree))[QUESTIONS[name].function], QUESTIONS[name].stub)
+    changed = QUESTIONS[name].stub.replace("...  # your code", "return 1").replace("return ", "return [] or ")
+    assert not untouched(run_cell(changed)[QUESTIONS[name].function], QUESTIONS[name].stub)
+
+
+@pytest.mark.parametrize("name, label", [(d.name, label) for d in DRAFTS.values() for label, *_ in d.wrong])
+def test_every_misconception_loses_points_and_triggers_its_own_hint_at_once(name, label):
+    f, hint = next((f, h) for n, f, h in DRAFTS[name].wrong if n == label)
+    v = judge(f, QUESTIONS[name])
+    assert v.status == "wrong" and 0 <= v.points < QUESTIONS[name].points
+    assert v.misconception.name == label and v.hints[0] == hint and hint in repr(v)
+    assert label not in repr(v)   # the mistake itself is not named
+
+
+@pytest.mark.parametrize("name, label", [(d.name, label) for d in DRAFTS.values() for label, _ in d.also])
+def test_a_right_solution_of_another_style_passes(name, label):
+    f = dict(DRAFTS[name].also)[label]
+    assert f.__code__.co_code != DRAFTS[name].function.__code__.co_code
+    assert judge(f, QUESTIONS[name]).status == "right"
+
+
+def shaken(x, by, rng):
+    "A plain answer with every number moved by a relative amount."
+    if isinstance(x, list): return [shaken(v, by, rng) for v in x]
+    return x * (1 + by * rng.choice([-1, 1])) if isinstance(x, (int, float)) and not isinstance(x, bool) else x
+
+
+@EVERY
+@pytest.mark.parametrize("by, status", [(1e-15, "right"), (1e-12, "right"), (1e-8, "right"), (1e-4, "wrong"), (1e-2, "wrong")])
+def test_answers_within_noise_pass_and_answers_beyond_it_do_not(name, by, status):
+    rng = np.random.default_rng(0)
+    def noisy(**inputs): return shaken(plain(DRAFTS[name].function(**inputs)), by, rng)
+    assert judge(noisy, QUESTIONS[name]).status == status
+
+
+@EVERY
+def test_arguments_that_are_changed_harm_no_other_input(name):
+    def rude(**inputs):
+        answer = DRAFTS[name].function(**inputs)
+        for x in inputs.values():
+            if isinstance(x, (np.ndarray, pd.Series)): x[:] = x.iloc[0] if isinstance(x, pd.Series) else 7
+        return answer
+    assert judge(rude, QUESTIONS[name]).status == "right" and judge(DRAFTS[name].function, QUESTIONS[name]).status == "right"
+
+
+@EVERY
+def test_hints_go_from_general_to_specific_and_give_nothing_away(name):
+    q, d = QUESTIONS[name], DRAFTS[name]
+    def off(**inputs): return "something"
+    seen = [judge(off, q, tries=n).hints for n in range(1, len(q.hints) + 3)]
+    assert [h[0] for h in seen] == [*q.hints, q.hints[-1], q.hints[-1]] and len(set(q.hints)) == len(q.hints) >= 3
+    said = " ".join([*q.hints, *(m.hint for m in q.misconceptions), *(c.rule for c in q.cases), *(repr(judge(f, q)) for _, f, _ in d.wrong)])
+    assert not [line for line in d.solution if line in said]
+    for case in q.cases:
+        for number in re.findall(r"\d\.\d{4,}", json.dumps(case.truth.value)): assert number[:6] not in " ".join([*q.hints, *(m.hint for m in q.misconceptions), case.rule])
+
+
+@EVERY
+def test_the_verdict_names_the_first_wrong_input_and_example_returns_it(name):
+    def off(**inputs): return "something" if len(calls) >= 2 or calls.append(1) else DRAFTS[name].function(**inputs)
+    calls = []
+    rows = dict(judge(off, QUESTIONS[name]).problem)
+    case = QUESTIONS[name].cases[1] if len(calls) < 2 else QUESTIONS[name].cases[2]
+    number = QUESTIONS[name].cases.index(case) + 1
+    assert rows[f"input {number}"] == case.name and rows["the rule"] == case.rule and rows["your answer"] == "'something'" and "expected is" in rows["what is wrong"]
+    assert rows["to try it"] == f'{QUESTIONS[name].function}(**example("{name}", {number}))'
+    again = example(name, number)
+    assert {k: encode(v) for k, v in again.items()} == case.inputs and same(plain(DRAFTS[name].function(**again)), case.truth.value)
+
+
+def test_a_hint_speaks_of_the_input_that_is_shown():
+    q, strict, zero = QUESTIONS["00.q1"], *(next(m for m in QUESTIONS["00.q1"].misconceptions if m.name == n) for n in ("strictly before", "zero where nothing is known"))
+    everywhere = judge(lambda late, label_time, at: (0., 0.), q)
+    assert everywhere.outcomes[4] == zero.outcomes[4] and everywhere.misconception is None and everywhere.hints == [q.hints[0]]
+    def both(late, label_time, at):
+        seen = label_time < at
+        return seen.mean(), late[seen].mean() if seen.any() else 0.
+    v = judge(both, q)
+    assert v.passed == [True, True, True, False, False, True] and v.misconception is strict
+
+
+# ---- the generated notebooks
+
+def cells(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_generating_gives_the_same_bytes_and_those_that_are_committed(path, tmp_path):
+    one, two = generate(path, tmp_path / "one"), generate(path, tmp_path / "two")
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert one[0].read_bytes() == (ROOT / "nbs" / "exercises" / one[0].name).read_bytes()
+    assert same(*(json.loads(p.read_text()) for p in (one[1], ROOT / "nbs" / "exercises" / one[1].name)))
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(path):
+    exercise = ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")
+    text = "\n".join(cells(exercise)) + exercise.with_suffix(".json").read_text()
+    assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1] == "progress()"
+    for d in read_solution(path):
+        assert d.solution and not [line for line in d.solution if line in text]
+    for kind, _, code, _ in exercises._cells(path):
+        if kind in ("wrong", "also", "cases", "author"): assert code not in "\n".join(cells(exercise))
+        elif kind in ("code", "markdown"): assert code in "\n".join(cells(exercise))
+    assert [c.count("with check(") for c in cells(exercise) if "with check(" in c] == [1, 1]
+
+
+def fill(path, name, function):
+    "A student's notebook with one stub replaced."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for c in nb["cells"]:
+        c["source"] = "".join(c["source"])
+        if f'with check("{name}")' in c["source"]: c["source"] = block(name, function)
+    return nb
+
+
+def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
+    import nbformat
+    from nbclient import NotebookClient
+    nb = fill(ROOT / "nbs" / "exercises" / "00_data.ipynb", "00.q1", EARLY)
+    stop = next(i for i, c in enumerate(nb["cells"]) if 'check("00.q2")' in c["source"]) + 1
+    nb = nbformat.from_dict({**nb, "cells": [*nb["cells"][:stop], nb["cells"][-1]]})
+    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
+    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1
+    assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home):
+    import nbformat
+    from nbclient import NotebookClient
+    nb = json.loads((ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")).read_text(encoding="utf-8"))
+    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercises._cells(path) if kind == "exercise"], strict=True)])
+    for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
+    nb = nbformat.from_dict(nb)
+    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert len(kept(home)) == 2 and all(q["right"] for q in kept(home).values()) and nb.cells[-1].outputs[0]["data"]["text/html"].count("<td>yes</td>") == 2
+
+
+@pytest.fixture
+def notebooks(monkeypatch):
+    "The project's checks of its notebooks, a file of its own beside the tests."
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    return importlib.import_module("notebooks")
+
+
+def test_the_checks_of_the_project_regenerate_compare_and_search(tmp_path, notebooks, monkeypatch):
+    for name in ("SOLUTIONS", "EXERCISES"): monkeypatch.setattr(notebooks, name, shutil.copytree(ROOT / "nbs" / name.lower(), tmp_path / name.lower()))
+    assert notebooks.check_exercises() == []
+    folder = notebooks.EXERCISES
+    changed = json.loads((folder / "00_data.ipynb").read_text())
+    changed["cells"][2]["source"] = [DRAFTS["00.q1"].solution[0]]
+    (folder / "00_data.ipynb").write_text(json.dumps(changed))
+    (folder / "01_features.json").write_text((folder / "01_features.json").read_text().replace("0.25", "0.26"))
+    (folder / "55_left.ipynb").write_text("{}")
+    (folder / "09_experiments.ipynb").unlink()
+    out, line = "\n".join(notebooks.check_exercises()), DRAFTS["00.q1"].solution[0]
+    assert "exercises/00_data.ipynb is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/00_data_solution.ipynb" in out
+    assert f"exercises/00_data.ipynb holds a line of 00_data_solution.ipynb: {line}" in out
+    assert "exercises/01_features.json is not what" in out and "exercises/09_experiments.ipynb is not what" in out and "exercises/55_left.ipynb comes from no solution: delete it" in out
+    broken = notebooks.SOLUTIONS / "11_schedules_solution.ipynb"
+    broken.write_text(broken.read_text().replace("### BEGIN SOLUTION", "### BEGIN"))
+    assert "11_schedules_solution.ipynb: no exercise can be made of it: 11_schedules_solution.ipynb, q1: no lines between" in "\n".join(notebooks.check_exercises())
+
+
+def test_refreshing_a_solution_generates_its_exercise(tmp_path, notebooks, monkeypatch):
+    monkeypatch.setattr(notebooks, "SOLUTIONS", tmp_path / "solutions")
+    monkeypatch.setattr(notebooks, "EXERCISES", tmp_path / "exercises")
+    notebooks.SOLUTIONS.mkdir()
+    path = solution(notebooks.SOLUTIONS)
+    monkeypatch.setattr(notebooks, "execute", lambda path: (0., None, notebooks.read(path)))
+    assert not notebooks.run([path], store=True) and sorted(p.name for p in notebooks.EXERCISES.iterdir()) == ["77_sum.ipynb", "77_sum.json"]
+
+
+def test_solutions_are_run_by_default_and_stubs_are_not(notebooks):
+    found = notebooks.find([])
+    assert set(SOLUTIONS) <= set(found) and not [p for p in found if p.parent.name == "exercises"]
+    assert [p.name for p in notebooks.find(["00_data"])] == ["00_data.ipynb"] and [p.name for p in notebooks.find(["solutions/00"])] == ["00_data_solution.ipynb"]
+
+
+# ---- what the author is told
+
+def solution(tmp_path, change=lambda s: s, name="77_sum_solution.ipynb", drop=None):
+    sources = ["# Sums\n\n> One exercise.", "import numpy as np", "## q1: a sum", """#| exercise: q1 points=2 minutes=5
+#| hint: general
+#| hint: specific
+def total(x: list) -> float:
+    "The sum."
+    ### BEGIN SOLUTION
+    return float(np.sum(x))
+    ### END SOLUTION""", """#| cases: q1
+cases = [("two", dict(x=[1, 2]), "All count."), ("none", dict(x=[]), "Nothing is zero."), ("below zero", dict(x=[-3]), "Signs count.")]""",
+        '#| eval: false\n#| wrong: q1 "forgets the sign"\n#| hint: What about debts?\ndef total(x): return sum(map(abs, x))',
+        '#| eval: false\n#| wrong: q1 "first"\n#| hint: And the others?\ndef total(x): return x[0] if x else 0',
+        '#| eval: false\n#| also: q1 "built in"\ndef total(x): return sum(x)']
+    kinds = ["markdown", "code", "markdown", *["code"] * 5]
+    bare = {"code": {"outputs": [], "execution_count": None}, "markdown": {}}
+    cells = [{"cell_type": k, "metadata": {}, "source": change(s), **bare[k]} for k, s in zip(kinds, sources, strict=True)]
+    nb = {"cells": [c for i, c in enumerate(cells) if i != drop], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / name).write_text(json.dumps(nb))
+    return tmp_path / name
+
+
+def test_a_small_solution_is_read_whole(tmp_path):
+    (d,) = read_solution(solution(tmp_path))
+    assert isinstance(d, Draft) and (d.name, d.title, d.points, d.minutes, d.hints) == ("77.q1", "a sum", 2, 5, ("general", "specific")) and d.solution == ("return float(np.sum(x))",)
+    assert d.stub == '# a sum: 2 points, about 5 minutes\nwith check("77.q1"):\n    def total(x: list) -> float:\n        "The sum."\n        ...  # your code'
+    paths = generate(solution(tmp_path), tmp_path / "out")
+    assert [p.name for p in paths] == ["77_sum.ipynb", "77_sum.json"] and question(d) == questions(paths[1])["77.q1"]
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("points=2 minutes=5", "points=2", "should say points=... minutes=..."),
+    ("### BEGIN SOLUTION", "# begin", "no lines between"),
+    ("#| cases: q1", "#| cases: q2", "no cell '#| cases: q1'"),
+    ("#| cases: q1", "#| cases: one", "names no question"),
+    ("#| hint: specific\n", "", "at least two hints"),
+    ("#| hint: And the others?\n", "", "'first' needs one '#| hint:'"),
+    ("x[0] if x else 0", "sum(x)", "no case catches 'first'"),
+    ("x[0] if x else 0", "sum(map(abs, x))", "the cases cannot tell"),
+    ("def total(x): return sum(x)", "def total(x): return 5", "the right solution 'built in' is not accepted"),
+    ("def total(x): return sum(x)", "def other(x): return sum(x)", "no function total"),
+    ("#| eval: false\n#| also", "#| also", "also needs '#| eval: false'"),
+    ("And the others?", "Try return float(np.sum(x)).", "holds a line of the solution"),
+    ('"All count."', '"Do return float(np.sum(x))."', "holds a line of the solution"),
+    ("> One exercise.", "return float(np.sum(x))", "the exercise would hold a line of the solution"),
+    ("dict(x=[1, 2])", "dict(x=[1, 2/0])", "its cases raise ZeroDivisionError"),
+    ("dict(x=[1, 2])", "dict(x={1, 2})", "an input of type set cannot be stored"),
+    ("#| exercise: q1 points=2 minutes=5", "x = 1", "no cell begins with"),
+    ("#| exercise: q1", "#| cases: q1\n#| exercise: q1", "in one cell"),
+])
+def test_the_author_is_told_what_is_wrong_and_where(tmp_path, old, new, message):
+    path = solution(tmp_path, lambda s: s.replace(old, new))
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)): generate(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("drop, message", [(4, "no cell '#| cases: q1'"), (7, "at least one 'wrong' and one 'also'")])
+def test_a_missing_part_is_named(tmp_path, drop, message):
+    with pytest.raises(ValueError, match=re.escape(message)): generate(solution(tmp_path, drop=drop), tmp_path / "out")
+
+
+def test_a_stub_that_is_right_is_refused(tmp_path):
+    path = solution(tmp_path)
+    nb = json.loads(path.read_text())
+    nb["cells"].append({"cell_type": "code", "metadata": {}, "source": "#| eval: false\n#| stub: q1\ndef total(x):\n    return sum(x)"})
+    path.write_text(json.dumps(nb))
+    with pytest.raises(ValueError, match="the stub answers every case rightly"): generate(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, text", [("sum.ipynb", "{}"), ("77_sum.ipynb", "{}"), ("77_sum_solution.ipynb", "{broken"), ("77_sum_solution.ipynb", "[]"), ("77_gone_solution.ipynb", None)])
+def test_what_is_no_solution_is_refused(tmp_path, name, text):
+    if text is not None: (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="named NN_topic_solution.ipynb|not a readable notebook"): read_solution(tmp_path / name)
+
+
+# ---- comparing
+
+PLAIN = st.recursive(st.none() | st.booleans() | st.integers(-10**9, 10**9) | st.floats(allow_nan=False, width=32) | st.text(max_size=5), lambda s: st.lists(s, max_size=4), max_leaves=8)
+
+
+@given(PLAIN)
+def test_every_plain_answer_is_itself_and_survives_json(x):
+    assert plain(x) == x and same(x, x) and difference(x, x) == "" and plain(tuple([x])) == [x]
+    assert decode(json.loads(json.dumps(encode(x)))) == x
+
+
+@given(PLAIN, PLAIN)
+def test_two_answers_are_the_same_or_the_difference_is_in_words(x, y):
+    assert same(x, y) == (difference(x, y) == "")
+
+
+@given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
+def test_the_same_goes_both_ways_and_the_difference_does_not_tell_the_number(x, y):
+    assert same(x, y) == same(y, x) == math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9)
+    assert difference(x, y) in ("", "it is too large", "it is too small")
+
+
+@pytest.mark.parametrize("one, other", [((1, 2.), np.array([1, 2])), (pd.Series([1, np.nan]), [1, None]), (np.float32(.5), .5), (np.array(3), 3), (pd.NaT, None), (pd.NA, np.nan),
+    (pd.Index(["a"]), ["a"]),
+                                        (pd.DataFrame({"a": [1, 2]}), {"a": (1, 2)}), (np.bool_(True), True), (pd.Timestamp("2013-01-01", tz="UTC"), "2013-01-01T00:00:00+00:00"),
+                                        ({1: np.int64(2)}, {"1": 2})])
+def test_answers_of_another_style_are_the_same(one, other): assert same(plain(one), plain(other)) and same(plain(other), plain(one))
+
+
+@pytest.mark.parametrize("one, other", [(1, "1"), ([1], 1), (None, 0), ([], None), ({}, []), (1e-3, 0), ([1, 2], [2, 1]), (float("inf"), 1e300), ("a", "b"), ({"a": 1}, {"b": 1}), ([[1], [2]],
+    [[1, 2]])])
+def test_answers_that_differ_are_not_the_same(one, other): assert not same(one, other) and not same(other, one) and difference(one, other) and difference(other, one)
+
+
+@pytest.mark.parametrize("x", [print, {1, 2}, (i for i in "ab"), ..., object(), 1j])
+def test_an_answer_that_cannot_be_compared_is_named(x):
+    with pytest.raises(TypeError, match="an answer of type"): plain(x)
+
+
+@pytest.mark.parametrize("x", [np.array([1, 2]), np.array([.5, np.nan]), np.array([True, False]), np.array([[1., 2], [3, np.nan]]), pd.Series([1, 2], dtype="int8"), pd.Series(["a", None]),
+    pd.Series([1.5, float("inf")]),
+                               pd.Series(pd.to_datetime(["2013-07-01 12:00:00.5", None], utc=True)), pd.Series(pd.to_timedelta([5, None], unit="min")), pd.Timestamp("2013-07-01", tz="UTC"),
+                               pd.Timestamp("2013-07-01"),
+                               pd.Timedelta(microseconds=1), pd.DataFrame({"a": [1, 2], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}), [1, [2., "x"], None], pd.NaT], ids=repr)
+def test_an_input_comes_back_as_it_was_and_new_each_time(x):
+    stored = json.dumps(encode(x))
+    back, again = decode(json.loads(stored)), decode(json.loads(stored))
+    assert type(back) is type(x) and json.dumps(encode(back)) == stored
+    if isinstance(x, pd.DataFrame): pd.testing.assert_frame_equal(back, x)
+    elif isinstance(x, pd.Series): pd.testing.assert_series_equal(back, x)
+    elif isinstance(x, np.ndarray): assert back.dtype == x.dtype and np.array_equal(back, x, equal_nan=x.dtype.kind == "f")
+    else: assert back is x is pd.NaT or back == x
+    if isinstance(x, (list, np.ndarray, pd.Series, pd.DataFrame)): assert back is not again
+
+
+# ---- running whatever students write
+
+def test_a_loop_that_never_ends_is_stopped_even_if_it_catches_everything():
+    def endless(x):
+        while True: pass
+
+    def stubborn(x):
+        while True:
+            try: time.sleep(.01)
+            except Exception: pass
+
+    def very_stubborn(x):
+        for _ in range(2):
+            try:
+                while True: time.sleep(.01)
+            except BaseException: pass
+        while True: time.sleep(.01)
+
+    before = signal.getsignal(signal.SIGALRM)
+    for f, most in ((endless, 2), (stubborn, 2), (very_stubborn, 5)):
+        start = time.monotonic()
+        assert outcome(f, {"x": 1}, seconds=.2).error == "OutOfTime" and time.monotonic() - start < most
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_after_an_input_that_ran_out_of_time_no_more_are_tried():
+    q, calls = QUESTIONS["00.q1"], []
+    def slow(late, label_time, at):
+        calls.append(1)
+        if len(calls) < 3: return DRAFTS["00.q1"].function(late, label_time, at)
+        while True: pass
+    v = judge(slow, q, seconds=.2)
+    assert len(calls) == 3 and v.passed == [True, True, False, False, False, False] and v.points == q.points * 2 // 6 and "not done after 0.2 seconds" in repr(v)
+
+
+def test_in_another_thread_there_is_no_limit_and_no_error():
+    found = []
+    def work():
+        with time_limit(.05): time.sleep(.2)
+        found.append(outcome(lambda: 7, {}).value)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [7]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, True, "1", None])
+def test_a_limit_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds="), time_limit(seconds): pass
+
+
+def test_the_block_explains_the_line_that_raised(capsys, home):
+    run_cell(block("00.q1", "a = 1\nb = a/0"))
+    out = capsys.readouterr().out
+    assert "00.q1: the cell stopped. line 3, `b = a/0`: ZeroDivisionError: division by zero" in out and not (home / "state" / "exercises.json").exists()
+    run_cell(block("00.q1", "def early_look(late, label_time, at):\n    return late.mean() + pears"))
+    assert "your answer: it raised line 3, `return late.mean() + pears`: NameError: name 'pears' is not defined" in capsys.readouterr().out
+    run_cell(block("00.q1", "def early_look(late, at): return 1"))
+    assert "unexpected keyword argument 'label_time'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "def early_look(late, label_time, at): raise SystemExit(3)",
+    "def early_look(late, label_time, at): return early_look(late, label_time, at)", "def early_look(**x): return (i for i in x)",
+                                  "def early_look(*x): return 1", "class early_look: pass", "early_look = 3", "async def early_look(late, label_time, at): return 1"])
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_whatever_is_written_there_is_a_verdict(code, capsys):
+    run_cell(block("00.q1", code))
+    out = capsys.readouterr().out
+    assert out.startswith("00.q1: ") and "right. All" not in out and "For practice only: it counts for no grade." in out
+
+
+def test_an_endless_loop_in_the_block_itself_is_stopped(capsys, monkeypatch):
+    monkeypatch.setattr(time_limit.__wrapped__, "__defaults__", (.2,))
+    run_cell(block("00.q1", "while True: pass"))
+    assert "the cell stopped. line 2, `while True: pass`: OutOfTime: not done after 0.2 seconds" in capsys.readouterr().out
+
+
+def test_an_interruption_is_the_users_and_passes_through():
+    with pytest.raises(KeyboardInterrupt): run_cell(block("00.q1", "raise KeyboardInterrupt"))
+
+
+def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
+    space = run_cell(block("00.q1", EARLY))
+    assert "right" in capsys.readouterr().out
+    run_cell(block("00.q1", EARLY.replace("early_look", "early")), early_look=space["early_look"])
+    assert "The block defines no function 'early_look': keep its name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, text", [("00.q9", "there is 00.q1, 00.q2"), ("66.q1", "no such chapter; there are 00, 01, 09, 10, 11"), ("", "no such chapter"), (None, "no such chapter"), (7,
+    "no such chapter"), ("00", "there is 00.q1")])
+def test_an_unknown_exercise_is_an_error_before_the_block_runs(name, text):
+    with pytest.raises(ValueError, match=re.escape(text)), check(name): raise AssertionError("the block ran")
+
+
+@pytest.mark.parametrize("number", [0, 7, -1, 1.5, True, None, "1"])
+def test_an_unknown_input_is_an_error(number):
+    with pytest.raises(ValueError, match="1 to 6"): example("00.q1", number)
+
+
+def test_judge_refuses_what_is_no_function_and_no_try():
+    for f in (None, 3, print, "f"):
+        with pytest.raises(TypeError, match="function="): judge(f, QUESTIONS["00.q1"])
+    for tries in (0, -1, 1.5, True, None):
+        with pytest.raises(ValueError, match="tries="): judge(DRAFTS["00.q1"].function, QUESTIONS["00.q1"], tries=tries)
+
+
+def test_a_damaged_file_of_checks_says_how_to_mend_it(tmp_path, monkeypatch):
+    generate(solution(tmp_path), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for text in ("{", "[]", '{"format": 2, "questions": []}', '{"format": 1, "questions": [{"name": "77.q1"}]}'):
+        (tmp_path / "77_sum.json").write_text(text)
+        with pytest.raises(ValueError, match="77_sum.json is damaged .* make it anew"), check("77.q1"): pass
+
+
+def test_exercises_beside_the_notebook_come_first_and_other_json_is_left_alone(tmp_path, monkeypatch, capsys):
+    generate(solution(tmp_path), tmp_path)
+    (tmp_path / "00_notes.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    run_cell(block("77.q1", "def total(x): return sum(x)"))
+    assert "77.q1: right. All 3 inputs, 2 of 2 points, 1 try." in capsys.readouterr().out and example("00.q1", 1)
+
+
+# ---- what is shown
+
+def test_code_in_an_answer_is_shown_not_run():
+    v = judge(lambda **x: "<script>alert(1)</script>", QUESTIONS["00.q1"])
+    assert "<script>" not in v._repr_html_() and "&lt;script&gt;" in v._repr_html_() and "<script>" in repr(v)
+
+
+def test_text_and_html_say_the_same():
+    for v in (judge(DRAFTS["00.q2"].wrong[0][1], QUESTIONS["00.q2"], tries=2), judge(DRAFTS["00.q2"].function, QUESTIONS["00.q2"])):
+        text = re.sub(r"<[^>]+>", "", v._repr_html_())
+        for words in (v.headline, *(w for row in v.problem for w in row)): assert words in repr(v) and exercises.html.escape(words.replace("`", "")) in text.replace("`", "")
+
+
+def test_a_long_or_strange_answer_is_cut():
+    assert len(repr(judge(lambda **x: list(range(10**5)), QUESTIONS["00.q1"]))) < 2500
+    assert len(repr(judge(lambda **x: "x" * 10**6, QUESTIONS["00.q1"]))) < 2500
+    assert len(repr(judge(lambda **x: [["x" * 10**5] * 5] * 5, QUESTIONS["00.q1"]))) < 4000
+
+
+# ---- progress
+
+def tried(*functions):
+    for f in functions: verdict = record(judge(f, QUESTIONS["00.q1"]))
+    return verdict
+
+
+WRONG = {label: f for label, f, _ in DRAFTS["00.q1"].wrong}
+
+
+def test_tries_are_counted_by_their_answers_points_are_the_best_and_right_stays_right(home):
+    strict, zero, whole, right = WRONG["strictly before"], WRONG["zero where nothing is known"], WRONG["uses the outcomes of the whole table"], DRAFTS["00.q1"].function
+    assert tried(strict).tries == 1 and tried(strict).tries == 1 and tried(zero).tries == 2
+    best = kept(home)["00.q1"]["points"]
+    v = tried(whole)
+    assert v.tries == 3 and v.points < best == kept(home)["00.q1"]["points"] and v.hints[1] == QUESTIONS["00.q1"].hints[2]
+    assert tried(right).tries == 4 and kept(home)["00.q1"]["points"] == 4
+    assert tried(strict).tries == 5 and kept(home)["00.q1"] | {"last": ""} == {"tries": 5, "points": 4, "right": True, "last": ""}
+    table = progress()
+    assert table.loc["00.q1", ["tries", "points", "of", "solved"]].tolist() == [5, 4, 4, "yes"] and list(table.index) == sorted(QUESTIONS) and (table.solved == "yes").sum() == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"format": 1}', '{"format": 2, "exercises": {}}', '{"format": 1, "exercises": {"00.q1": 3}}',
+    '{"format": 1, "exercises": {"00.q1": {"tries": "x", "points": 0, "right": true}}}', "\x00\xff"])
+def test_a_damaged_file_is_put_aside_with_a_word_and_counting_goes_on(home, text, capsys):
+    (home / "state").mkdir(parents=True)
+    path = home / "state" / "exercises.json"
+    path.write_text(text)
+    v = tried(WRONG["strictly before"])
+    assert v.tries == 1 and "The file of your progress was damaged: it is now exercises.damaged.json" in v.notes[0] and kept(home)["00.q1"]["tries"] == 1
+    assert (home / "state" / "exercises.damaged.json").read_text() == text and len(tried(WRONG["strictly before"]).notes) == 1
+    path.write_text(text)
+    assert (progress().tries == 0).all() and "was damaged" in capsys.readouterr().out
+
+
+def test_without_a_place_for_it_the_verdict_comes_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "file"))
+    run_cell(block("00.q1", EARLY))
+    out = capsys.readouterr().out
+    assert "00.q1: right." in out and "Your progress cannot be kept (Not a directory)." in out
+
+
+MANY = """
+import sys
+from mlscale.exercises import Outcome, Verdict, questions, record
+q = questions(sys.argv[1])[sys.argv[2]]
+for i in range(40): record(Verdict(q, "wrong", (Outcome(i),)))
+"""
+
+
+def test_two_kernels_at_once_lose_no_try(home):
+    file = ROOT / "nbs" / "exercises" / "09_experiments.json"
+    pool = [subprocess.Popen([sys.executable, "-c", MANY, file, name], cwd=ROOT) for name in ("09.q1", "09.q2")]
+    assert [p.wait() for p in pool] == [0, 0]
+    assert {name: q["tries"] for name, q in kept(home).items()} == {"09.q1": 40, "09.q2": 40}
+    assert not [p for p in (home / "state").iterdir() if p.name.startswith(".")]
+
+
+def test_a_verdict_that_is_neither_right_nor_wrong_changes_nothing(home):
+    tried(WRONG["strictly before"])
+    before = kept(home)
+    for status in ("stopped", "not attempted"): assert record(Verdict(QUESTIONS["00.q1"], status)).notes
+    assert kept(home) == before and replace(Verdict(QUESTIONS["00.q1"], "stopped"), detail="x").points == 0
+
+
+def test_a_limit_is_not_an_exception(): assert not issubclass(OutOfTime, Exception)
