@@ -341,14 +341,14 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
         out = newest.select("asked.*", *(F.when(fresh, F.col(f"newest.fact.{quoted(c)}")).alias(f"{view.name}__{c}") for c in view.features))
     return out.orderBy("__row").drop("__row")
 
-# %% ../nbs/00b_point_in_time.ipynb #2058575b
+# %% ../nbs/00b_point_in_time.ipynb #77c9cfc5
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
-_ROWS = 1_000_000   # entities that are joined at a time where they come from a file
+_ROWS = 500_000   # entities that are joined at a time where they come from a file
 
 def _pieces(source: "ds.Dataset") -> "Iterator[pa.Table]":
     import pyarrow as pa
     batches, rows, given = [], 0, False
-    for batch in source.to_batches(batch_size=_ROWS//4, batch_readahead=1, fragment_readahead=1):
+    for batch in source.to_batches(batch_size=_ROWS//2, batch_readahead=1, fragment_readahead=1):
         batches, rows = [*batches, batch], rows + len(batch)
         if rows >= _ROWS:
             yield pa.Table.from_batches(batches)
@@ -371,7 +371,7 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
     each = [_ENGINES[engine](v, f, entities, "ns" if nanoseconds else "us", session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/00b_point_in_time.ipynb #cab5565c
+# %% ../nbs/00b_point_in_time.ipynb #82583449
 def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
@@ -386,7 +386,7 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     views : View or sequence of View
         What to bring.
     engine : str
-        "polars" (facts in memory, entities from a file a million at a time), "duckdb" (facts may outgrow the
+        "polars" (facts in memory, entities from a file half a million at a time), "duckdb" (facts may outgrow the
         memory), "spark" (a cluster) or "pandas" (the definition word for word, for small tables).
     to : path, optional
         Write the result there as Parquet, with times in microseconds; on Spark a folder of such files.
