@@ -63,7 +63,7 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     if len(day) != len(X) or (day != np.floor(day)).any() or (np.diff(day) < 0).any(): raise ValueError(f"day: a whole number for each of the {len(X)} rows, never decreasing; sort the rows by time")
     first_days, limit = _number("first_days", first_days, 1, whole=True), _number("limit", limit, 0, above=True)
     day, known = (day - day[0]).astype(int), np.isfinite(X)
-    X = X - np.where(known[0], X[0], 0)   # sums of squares keep their digits
+    X = X - X[known.argmax(0), np.arange(X.shape[1])]   # sums of squares keep their digits
     values, last = np.where(known, X, 0), np.minimum(np.maximum(day, first_days) - 1, day[-1])
     until = lambda A: np.stack([np.bincount(day, a).cumsum() for a in A.T], axis=1)[last]
     n = np.maximum(until(known.astype(float)), 1)
