@@ -35,6 +35,24 @@ def _array(name: str, x: object, ndim: int, *, missing: bool = False) -> np.ndar
     if not (np.isfinite(a) | (np.isnan(a) & missing)).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {a.size} values are NaN or infinite; {'NaN is allowed, infinity is not' if missing else 'fill or leave them out first'}")
     return a
 
+def _labels(name: str, y: object, n: int) -> list:
+    "Labels as a list, or an error that says what is wrong."
+    if n == 1 and isinstance(y, float) and y in (0., 1.): return [y]   # one row at a time, quickly
+    if (a := np.asarray(y)).dtype.kind not in "iufb": raise TypeError(f"{name}: labels 0 and 1, not {a.dtype}")
+    labels = a.reshape(-1).tolist()
+    if len(labels) != n: raise ValueError(f"{name}: {len(labels)} labels for {n} rows; one for each")
+    if not {0, 1}.issuperset(labels): raise ValueError(f"{name}: labels 0 and 1, none missing; got {sorted(set(labels) - {0, 1})[:5]}")
+    return labels
+
+def _probabilities(name: str, p: object, n: int | None = None) -> np.ndarray:
+    "Probabilities, those of 0 and 1 replaced by the nearest between them."
+    if (a := np.asarray(p)).dtype.kind not in "iuf": raise TypeError(f"{name}: probabilities, not {a.dtype}")
+    a = a.astype(float).reshape(-1)
+    if n is not None and len(a) != n: raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
+    if not ((a >= 0) & (a <= 1)).all(): raise ValueError(f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}")
+    return np.clip(a, 1e-15, 1 - 1e-15)
+
+# %% ../nbs/11_schedules.ipynb #c0000008
 def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, limit: float = 5.) -> np.ndarray:
     """Standardise columns by what was known at the time: the mean and the standard deviation of the days before.
 
@@ -71,7 +89,7 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     sd = np.sqrt(np.maximum(until(values**2)/n - mean**2, 0))
     return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)   # what differs from a constant is at the limit
 
-# %% ../nbs/11_schedules.ipynb #c0000015
+# %% ../nbs/11_schedules.ipynb #c0000016
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -152,7 +170,6 @@ class Schedule:
 
 SCHEDULES = ("constant", "inverse_time", "inverse_scaling", "step_decay", "exponential", "polynomial", "cosine", "warm_restarts", "warm_up", "chain")
 
-# %% ../nbs/11_schedules.ipynb #c0000016
 def constant(eta0: float) -> Schedule:
     """The same rate at every step.
 
@@ -485,6 +502,29 @@ class AdaGrad:
         return {"kind": "AdaGrad", "eta0": self.eta0, "eps": self.eps}
 
 # %% ../nbs/11_schedules.ipynb #c0000035
+def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
+    "Events in order: i learns from row i; ~i predicts it and keeps its logit."
+    w, s, ahead, detector, count = model._w, model._squares, model._ahead, model.detector, 0
+    scaled = None if s is None else np.empty(len(w))
+    for i in events:
+        if i < 0:
+            logits[~i] = ddot(X[~i], w)
+            continue
+        x, count = X[i], count + 1
+        error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
+        if s is None:
+            if not ahead: ahead += model.rate(np.arange(model.step + count + 998., model.step + count - 2., -1)).tolist()
+            daxpy(x, w, a=ahead.pop()*error)
+        else:
+            np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
+            np.sqrt(s, scaled); np.divide(x, scaled, scaled); daxpy(scaled, w, a=model.rate.eta0*error)
+        if detector is not None and detector.update((.5 + .5*tanh(.5*logits[i]) - y[i])*logits[i]).drift_detected:
+            model.updates, count = model.updates + count, 0
+            model.restart()
+            s, ahead = model._squares, model._ahead
+    model.updates, model.step = model.updates + count, model.step + count
+
+# %% ../nbs/11_schedules.ipynb #c0000036
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -575,7 +615,7 @@ class OnlineLogistic:
         if self.detector is None: logits = None
         elif p is None: raise ValueError("p=None: the detector needs the probabilities that had been predicted for these rows")
         else: logits = logit(_probabilities("p", p, len(X))).tolist()
-        self._play(X, labels, range(len(X)), logits)
+        _play(self, X, labels, range(len(X)), logits)
         return self
 
     def _rows(self, X: object) -> np.ndarray:
@@ -588,28 +628,6 @@ class OnlineLogistic:
         flat = rows.reshape(-1)
         if not isfinite(ddot(flat, flat)): raise ValueError(f"X: {(~np.isfinite(X)).sum()} of {X.size} values are NaN or infinite, or they are too large to square; fill or scale them first")
         return rows
-
-    def _play(self, X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
-        "Events in order: i learns from row i; ~i predicts it and keeps its logit."
-        w, s, ahead, detector, count = self._w, self._squares, self._ahead, self.detector, 0
-        scaled = None if s is None else np.empty(len(w))
-        for i in events:
-            if i < 0:
-                logits[~i] = ddot(X[~i], w)
-                continue
-            x, count = X[i], count + 1
-            error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
-            if s is None:
-                if not ahead: ahead += self.rate(np.arange(self.step + count + 998., self.step + count - 2., -1)).tolist()
-                daxpy(x, w, a=ahead.pop()*error)
-            else:
-                np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
-                np.sqrt(s, scaled); np.divide(x, scaled, scaled); daxpy(scaled, w, a=self.rate.eta0*error)
-            if detector is not None and detector.update((.5 + .5*tanh(.5*logits[i]) - y[i])*logits[i]).drift_detected:
-                self.updates, count = self.updates + count, 0
-                self.restart()
-                s, ahead = self._squares, self._ahead
-        self.updates, self.step = self.updates + count, self.step + count
 
     def __repr__(self) -> str: return f"OnlineLogistic({len(self._w) - 1} features, {self.rate!r}, {self.updates:,} updates, {len(self.restarts)} restarts)"
 
@@ -650,26 +668,7 @@ class OnlineLogistic:
         if out._squares is not None: out._squares = _array("squares", d["squares"], 1)
         return out
 
-def _labels(name: str, y: object, n: int) -> list:
-    "Labels as a list, or an error that says what is wrong."
-    if n == 1 and isinstance(y, float) and y in (0., 1.): return [y]   # one row at a time, quickly
-    a = np.asarray(y)
-    if a.dtype.kind not in "iufb": raise TypeError(f"{name}: labels 0 and 1, not {a.dtype}")
-    labels = a.reshape(-1).tolist()
-    if len(labels) != n: raise ValueError(f"{name}: {len(labels)} labels for {n} rows; one for each")
-    if not {0, 1}.issuperset(labels): raise ValueError(f"{name}: labels 0 and 1, none missing; got {sorted(set(labels) - {0, 1})[:5]}")
-    return labels
-
-def _probabilities(name: str, p: object, n: int | None = None) -> np.ndarray:
-    "Probabilities, those of 0 and 1 replaced by the nearest between them."
-    a = np.asarray(p)
-    if a.dtype.kind not in "iuf": raise TypeError(f"{name}: probabilities, not {a.dtype}")
-    a = a.astype(float).reshape(-1)
-    if n is not None and len(a) != n: raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
-    if not ((a >= 0) & (a <= 1)).all(): raise ValueError(f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}")
-    return np.clip(a, 1e-15, 1 - 1e-15)
-
-# %% ../nbs/11_schedules.ipynb #c0000036
+# %% ../nbs/11_schedules.ipynb #c0000037
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -754,7 +753,7 @@ def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_a
     if len(labelled): _labels("y", y[labelled], len(labelled))
     events = np.concatenate([labelled, ~np.arange(len(y))])[np.argsort(np.concatenate([known[labelled], at]), kind="stable")]
     logits, before, restarts = [0.]*len(y), model.updates, len(model.restarts)
-    model._play(rows, y.tolist(), events.tolist(), logits)
+    _play(model, rows, y.tolist(), events.tolist(), logits)
     p, learned = expit(logits), events[events >= 0]
     return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned, tuple(learned[k - before - 1].item() for k in model.restarts[restarts:]))
 
@@ -768,7 +767,7 @@ def _instants(n: int, **times: object) -> list[np.ndarray]:
     if len(clocks := {name: clock(t) for name, t in indexes.items()}) > 1 and len(set(clocks.values())) > 1: raise TypeError(f"{' and '.join(f'{k}: {v}' for k, v in clocks.items())}; give both in one form")
     return [np.where(t.isna(), np.nan, t.as_unit("us").asi8) if isinstance(t, pd.DatetimeIndex) else t.to_numpy(float) for t in indexes.values()]
 
-# %% ../nbs/11_schedules.ipynb #c0000039
+# %% ../nbs/11_schedules.ipynb #c0000040
 def optimal(alpha: float) -> Schedule:
     """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers taken from one.
 
@@ -789,7 +788,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #c0000048
+# %% ../nbs/11_schedules.ipynb #c0000049
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -855,7 +854,7 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
     table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [np.nanmean(loss[rows[used]]) for loss in losses]})
     return Choice(candidates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11_schedules.ipynb #c0000051
+# %% ../nbs/11_schedules.ipynb #c0000052
 def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -893,7 +892,7 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
         w = w - size*step
     return w[:-1], float(w[-1])
 
-# %% ../nbs/11_schedules.ipynb #c0000063
+# %% ../nbs/11_schedules.ipynb #c0000062
 def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jump_at: int | None = None, size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
 
@@ -951,7 +950,7 @@ def excess(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
     p = _probabilities("p", p, len(truth))
     return truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p))
 
-# %% ../nbs/11_schedules.ipynb #c0000072
+# %% ../nbs/11_schedules.ipynb #c0000071
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -1068,7 +1067,7 @@ def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - _number("delta", delta, 0))
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11_schedules.ipynb #c0000077
+# %% ../nbs/11_schedules.ipynb #c0000076
 def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: int, seed: int):
     "Runs made of blocks of consecutive days, one after the other; the last day is followed by the first."
     x, day = _array("x", x, 1), _array("day", day, 1)

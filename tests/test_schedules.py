@@ -249,6 +249,7 @@ def test_a_choice_is_fair_only_of_what_was_known_when_judging_begins():
     choice = s.choose(rates, X, y, at, at + 20, rows=rows)
     assert choice.rate is rates[1] and choice.table.loss.argmin() == 1 and choice.until == 299
     assert choice.kind(300.) == "fair" and choice.kind(299.) == "fair" and choice.kind(298.) == "hindsight"
+    assert choice.table.loss[1] == pytest.approx(s.progressive(s.OnlineLogistic(4, rates[1]), X, y, at, at + 20).loss[rows].mean(), rel=1e-12)
     other = np.where(rows, y, 1 - y)
     assert s.choose(rates, X, other, at, at + 20, rows=rows).table.equals(choice.table)   # it did not look further
     assert "fair" not in repr(choice) and "constant" in repr(choice)
