@@ -33,6 +33,7 @@ from mlscale.schedules import (
 
 ZONE = "America/New_York"
 RIVER = ("river==0.26.1",)
+DELTA = .1   # of the detector, in nats
 
 
 def flights(columns=SCHEDULE + WEATHER):
@@ -169,7 +170,7 @@ def year():
     store("schedules_year", rows, packages=("numpy", "scipy", "pandas"))
 
 
-def restarts(worlds=8):
+def restarts(worlds=5):
     "The excess over the oracle from April to December, in worlds that differ in their labels, by the size of the jump."
     X, f = flights()
     y, predicted, known = f.late.to_numpy(), f.event_timestamp, f.label_time
@@ -180,27 +181,29 @@ def restarts(worlds=8):
     real = progressive(OnlineLogistic(X.shape[1], choose(rates_of["AdaGrad"], X, y, predicted, known, rows=winter).rate), X, y, predicted, known)
     reference = real.learned[(known[real.learned] >= settled).to_numpy()]
     day = (known.dt.tz_convert(ZONE) - pd.Timestamp("2013-01-01", tz=ZONE)).dt.days.to_numpy()
-    limit = restart_threshold(real.surprise[reference], day[reference], delta=.05, run_days=275)
+    limit = restart_threshold(real.surprise[reference], day[reference], delta=DELTA, run_days=275, n=200)
     weights, intercept = best_fixed(X, y)
     outcomes = []
     for seed in range(worlds):
         rates, best = None, {}
-        for size in (0, .1, .25, .5, .75, 1):
+        for size in (0, .25, .5, .75, 1):
             labels, truth = simulate_labels(X, weights, intercept, jump_at=august, size=size, seed=seed)
             rates = rates or {name: choose(c, X, labels, predicted, known, rows=winter).rate for name, c in rates_of.items()}
             for name, rate in [*rates.items(), ("step decay, restarted", rates["step decay"]), ("AdaGrad, restarted", rates["AdaGrad"])]:
-                detector = PageHinkley(.05, limit, warm_up=10_000) if "restarted" in name else None
+                detector = PageHinkley(DELTA, limit, warm_up=10_000) if "restarted" in name else None
                 run = progressive(OnlineLogistic(X.shape[1], rate, detector=detector), X, labels, predicted, known)
                 delays = [int((run.learned == i).argmax() - august) for i in run.restarts]
                 false = delays if size == 0 else [d for d in delays if d < 0]
                 outcomes.append({"size": size, "schedule": name, "excess": excess(truth, run.p)[judged].mean(), "fired": bool(delays),
                                  "false": len(false), "delay": min((d for d in delays if d not in false), default=np.nan)})
                 best[size, name] = outcomes[-1]["excess"]
-            for out in outcomes[-len(rates) - 2:]: out["wins"] = out["excess"] == min(best[size, name] for name in rates)
+            for out in outcomes[-len(rates) - 2:]:
+                out |= {"wins": out["excess"] == min(best[size, name] for name in rates), "ratio": out["excess"]/min(best[size, name] for name in ("inverse time", "AdaGrad"))}
         print(f"world {seed + 1} of {worlds}", flush=True)
     groups = pd.DataFrame(outcomes).groupby(["size", "schedule"], sort=False)
     table = pd.DataFrame({"excess": groups.excess.mean(), "smallest": groups.excess.min(), "largest": groups.excess.max(), "false restarts a run": groups.false.mean(),
-                          "share of runs that restart": groups.fired.mean(), "median delay, flights": groups.delay.median(), "share of worlds won among the six": groups.wins.mean()})
+                          "share of runs that restart": groups.fired.mean(), "median delay, flights": groups.delay.median(), "share of worlds won among the six": groups.wins.mean(),
+                          "largest ratio to the better of inverse time and AdaGrad": groups.ratio.max()})
     rows = table.reset_index().assign(worlds=worlds, threshold=limit)
     store("schedules_restart", rows.astype(object).where(rows.notna(), None).to_dict("records"), packages=("numpy", "scipy", "pandas"))
 

@@ -382,21 +382,21 @@ def year():
 
 def test_on_real_losses_fewer_than_one_run_in_ten_restarts(year):
     _, _, run, rows, day = year
-    limit = s.restart_threshold(run.surprise[rows], day[rows], delta=.05, run_days=275, n=200)
-    share = s.false_restarts(run.surprise[rows], day[rows], delta=.05, threshold=limit, run_days=275, n=300, seed=1)
-    assert share < .1 + 2 * np.sqrt(.1 * .9 / 300) and s.page_hinkley_path(run.surprise[rows], .05).max() < limit
+    limit = s.restart_threshold(run.surprise[rows], day[rows], delta=.1, run_days=275, n=200)
+    share = s.false_restarts(run.surprise[rows], day[rows], delta=.1, threshold=limit, run_days=275, n=300, seed=1)
+    assert share < .1 + 2 * np.sqrt(.1 * .9 / 300) and s.page_hinkley_path(run.surprise[rows], .1).max() < limit
 
 
 def test_where_nothing_jumps_it_does_not_fire_and_a_large_jump_is_met(year):
     X, f, run, rows, day = year
     at, known = f.event_timestamp, f.label_time
-    limit = s.restart_threshold(run.surprise[rows], day[rows], delta=.05, run_days=275, n=200)
+    limit = s.restart_threshold(run.surprise[rows], day[rows], delta=.1, run_days=275, n=200)
     w, b = s.best_fixed(X, f.late)
     april, august = ((at >= pd.Timestamp(day, tz="America/New_York")).to_numpy() for day in ("2013-04-01", "2013-08-01"))
     for size in (0, 1):
         y, truth = s.simulate_labels(X, w, b, jump_at=int(august.argmax()), size=size, seed=21)
         rates = {"inverse time": s.inverse_time(.1, .003), "AdaGrad": s.AdaGrad(.1), "restarted": s.AdaGrad(.1)}
-        ears = {"restarted": s.PageHinkley(.05, limit, warm_up=10_000)}
+        ears = {"restarted": s.PageHinkley(.1, limit, warm_up=10_000)}
         runs = {name: s.progressive(s.OnlineLogistic(X.shape[1], rate, detector=ears.get(name)), X, y, at, known) for name, rate in rates.items()}
         excess = {name: s.excess(truth, r.p)[april].mean() for name, r in runs.items()}
         assert len(runs["restarted"].restarts) == size
