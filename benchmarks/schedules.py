@@ -181,7 +181,7 @@ def restarts(worlds=5):
     real = progressive(OnlineLogistic(X.shape[1], choose(rates_of["AdaGrad"], X, y, predicted, known, rows=winter).rate), X, y, predicted, known)
     reference = real.learned[(known[real.learned] >= settled).to_numpy()]
     day = (known.dt.tz_convert(ZONE) - pd.Timestamp("2013-01-01", tz=ZONE)).dt.days.to_numpy()
-    limit = restart_threshold(real.surprise[reference], day[reference], delta=DELTA, run_days=275, n=200)
+    limit = restart_threshold(real.surprise[reference], day[reference], delta=DELTA, run_days=275, n=120)
     weights, intercept = best_fixed(X, y)
     outcomes = []
     for seed in range(worlds):
