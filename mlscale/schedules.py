@@ -8,7 +8,7 @@ __all__ = ['SCHEDULES', 'FORMAT', 'standardise_known', 'Schedule', 'constant', '
            'OnlineLogistic', 'Progressive', 'surprise', 'progressive', 'optimal', 'Choice', 'choose', 'best_fixed',
            'simulate_labels', 'excess', 'PageHinkley', 'page_hinkley_path', 'false_restarts', 'restart_threshold']
 
-# %% ../nbs/11_schedules.ipynb #c0000002
+# %% ../nbs/11_schedules.ipynb #ff2ce976
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt, tanh
@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
 
-# %% ../nbs/11_schedules.ipynb #c0000007
+# %% ../nbs/11_schedules.ipynb #97223c40
 def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, whole: bool = False) -> float:
     "A finite number in a range, or an error that says which."
     if not isinstance(x, Real) or isinstance(x, (bool, np.bool_)): raise TypeError(f"{name}={x!r}: a number, not {type(x).__name__}")
@@ -52,7 +52,7 @@ def _probabilities(name: str, p: object, n: int | None = None) -> np.ndarray:
     if not ((a >= 0) & (a <= 1)).all(): raise ValueError(f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11_schedules.ipynb #c0000008
+# %% ../nbs/11_schedules.ipynb #50b055b0
 def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, limit: float = 5.) -> np.ndarray:
     """Standardise columns by what was known at the time: the mean and the standard deviation of the days before.
 
@@ -89,7 +89,7 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     sd = np.sqrt(np.maximum(until(values**2)/n - mean**2, 0))
     return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)   # what differs from a constant is at the limit
 
-# %% ../nbs/11_schedules.ipynb #c0000016
+# %% ../nbs/11_schedules.ipynb #f43abdda
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -208,7 +208,7 @@ def inverse_time(eta0: float, gamma: float) -> Schedule:
     eta0, gamma = _number("eta0", eta0, 0, above=True), _number("gamma", gamma, 0)
     return Schedule("inverse_time", {"eta0": eta0, "gamma": gamma}, lambda t: eta0/(1 + gamma*t))
 
-# %% ../nbs/11_schedules.ipynb #c0000025
+# %% ../nbs/11_schedules.ipynb #caa8ec3b
 def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
     """The rate falls like a power of the time; with the default power it is the 1/sqrt(t) of regret bounds.
 
@@ -317,7 +317,7 @@ def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
     end = _number("end", end, 0, high=eta0)
     return Schedule("cosine", {"eta0": eta0, "steps": steps, "end": end}, lambda t: end + (eta0 - end)*(1 + np.cos(np.pi*np.minimum(t, steps)/steps))/2)
 
-# %% ../nbs/11_schedules.ipynb #c0000026
+# %% ../nbs/11_schedules.ipynb #804e177c
 def _schedule(name: str, x: object) -> Schedule:
     if not isinstance(x, Schedule): raise TypeError(f"{name}={x!r}: a schedule such as inverse_time(.1, .001)")
     return x
@@ -390,7 +390,7 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
         return schedule.rate((t - np.array(starts)[k])/float(growth)**k)
     return Schedule("warm_restarts", {"schedule": schedule, "period": period, "growth": growth}, rate)
 
-# %% ../nbs/11_schedules.ipynb #c0000031
+# %% ../nbs/11_schedules.ipynb #9f2d8977
 class Adaptive:
     """A rate that is kept while the loss falls and divided where it no longer does.
 
@@ -467,7 +467,7 @@ def _opened(d: object, kind: str) -> Mapping:
     if d.get("format") != FORMAT: raise ValueError(f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
     return d
 
-# %% ../nbs/11_schedules.ipynb #c0000033
+# %% ../nbs/11_schedules.ipynb #2817b3bb
 @dataclass(frozen=True)
 class AdaGrad:
     """A rate for each column that falls with the squared gradients seen in it.
@@ -501,7 +501,7 @@ class AdaGrad:
         """
         return {"kind": "AdaGrad", "eta0": self.eta0, "eps": self.eps}
 
-# %% ../nbs/11_schedules.ipynb #c0000035
+# %% ../nbs/11_schedules.ipynb #aa1a720e
 def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
     "Events in order: i learns from row i; ~i predicts it and keeps its logit."
     w, s, ahead, detector, count = model._w, model._squares, model._ahead, model.detector, 0
@@ -524,7 +524,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             s, ahead = model._squares, model._ahead
     model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #c0000036
+# %% ../nbs/11_schedules.ipynb #0882d448
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -668,7 +668,7 @@ class OnlineLogistic:
         if out._squares is not None: out._squares = _array("squares", d["squares"], 1)
         return out
 
-# %% ../nbs/11_schedules.ipynb #c0000037
+# %% ../nbs/11_schedules.ipynb #a6f3a721
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -767,7 +767,7 @@ def _instants(n: int, **times: object) -> list[np.ndarray]:
     if len(clocks := {name: clock(t) for name, t in indexes.items()}) > 1 and len(set(clocks.values())) > 1: raise TypeError(f"{' and '.join(f'{k}: {v}' for k, v in clocks.items())}; give both in one form")
     return [np.where(t.isna(), np.nan, t.as_unit("us").asi8) if isinstance(t, pd.DatetimeIndex) else t.to_numpy(float) for t in indexes.values()]
 
-# %% ../nbs/11_schedules.ipynb #c0000040
+# %% ../nbs/11_schedules.ipynb #40599463
 def optimal(alpha: float) -> Schedule:
     """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers taken from one.
 
@@ -788,7 +788,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #c0000049
+# %% ../nbs/11_schedules.ipynb #a35bfb17
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -854,7 +854,7 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
     table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [np.nanmean(loss[rows[used]]) for loss in losses]})
     return Choice(candidates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11_schedules.ipynb #c0000052
+# %% ../nbs/11_schedules.ipynb #66f6c73b
 def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -892,7 +892,7 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
         w = w - size*step
     return w[:-1], float(w[-1])
 
-# %% ../nbs/11_schedules.ipynb #c0000062
+# %% ../nbs/11_schedules.ipynb #46694f46
 def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jump_at: int | None = None, size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
 
@@ -950,7 +950,7 @@ def excess(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
     p = _probabilities("p", p, len(truth))
     return truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p))
 
-# %% ../nbs/11_schedules.ipynb #c0000071
+# %% ../nbs/11_schedules.ipynb #f0ea6f01
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -1067,7 +1067,7 @@ def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - _number("delta", delta, 0))
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11_schedules.ipynb #c0000076
+# %% ../nbs/11_schedules.ipynb #be08d029
 def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: int, seed: int):
     "Runs made of blocks of consecutive days, one after the other; the last day is followed by the first."
     x, day = _array("x", x, 1), _array("day", day, 1)
