@@ -524,7 +524,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             s, ahead = model._squares, model._ahead
     model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #0882d448
+# %% ../nbs/11_schedules.ipynb #3be756c6
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -624,8 +624,9 @@ class OnlineLogistic:
         n = len(self._w) - 1
         if X.ndim not in (1, 2) or X.shape[-1] != n or not X.size: raise ValueError(f"X: shape {X.shape}; {n} values a row, one row or more")
         rows = np.empty((X.size//n, n + 1))
-        rows[:, :n], rows[:, n] = X, 1
-        flat = rows.reshape(-1)
+        if X.ndim == 1: rows[0, :n], rows[0, n] = X, 1   # the same as below, in a third of the time
+        else: rows[:, :n], rows[:, n] = X, 1
+        flat = rows.ravel()
         if not isfinite(ddot(flat, flat)): raise ValueError(f"X: {(~np.isfinite(X)).sum()} of {X.size} values are NaN or infinite, or they are too large to square; fill or scale them first")
         return rows
 
@@ -788,7 +789,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #a35bfb17
+# %% ../nbs/11_schedules.ipynb #b1396ee3
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -821,7 +822,9 @@ class Choice:
         """
         return "fair" if self.until <= judged_from else "hindsight"
 
-    def __repr__(self) -> str: return f"Choice({self.rate!r}: log loss {self.table.loss.min():.4f}, the best of {len(self.table)}, chosen from labels known until {self.until:%d %B}" + ")" if isinstance(self.until, pd.Timestamp) else f"Choice({self.rate!r}, until {self.until})"
+    def __repr__(self) -> str:
+        until = f"{self.until:%d %B %Y}" if isinstance(self.until, pd.Timestamp) else self.until
+        return f"Choice({self.rate!r}, the best of {len(self.table)}: log loss {self.table.loss.min():.4f}, labels known until {until})"
 
 def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarray, predicted_at: pd.Series, known_at: pd.Series, *, rows: np.ndarray) -> Choice:
     """Choose the rate with the smallest progressive log loss on some rows.
@@ -854,7 +857,7 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
     table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [np.nanmean(loss[rows[used]]) for loss in losses]})
     return Choice(candidates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11_schedules.ipynb #66f6c73b
+# %% ../nbs/11_schedules.ipynb #e078ca4f
 def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -865,12 +868,12 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
     y : array, shape (n,)
         Labels 0 and 1, both present.
     l2 : float
-        Half of this times the squared weights is added to the mean loss, above 0, so that columns that say the same are no trouble.
+        Half of this times the squared weights and intercept is added to the mean loss, above 0, so that columns that say the same are no trouble.
 
     Returns
     -------
     tuple of ndarray and float
-        The weights, shape (columns,), and the intercept, which is not shrunk more than the others.
+        The weights, shape (columns,), and the intercept.
 
     Raises
     ------
@@ -881,15 +884,15 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
     y = np.array(_labels("y", y, len(X)), float)
     if y.min() == y.max(): raise ValueError(f"y: only the label {y[0]:g}; both are needed, or the best weights are infinite")
     A, w = np.column_stack([X, np.ones(len(X))]), np.zeros(X.shape[1] + 1)
+    objective = lambda w: (np.logaddexp(0, z := A @ w) - y*z).mean() + l2*(w @ w)/2
     for _ in range(50):
         p = expit(A @ w)
         gradient = A.T @ (p - y)/len(y) + l2*w
         if np.abs(gradient).max() < 1e-10: break
         step = np.linalg.solve((A.T*(p*(1 - p))) @ A/len(y) + l2*np.eye(len(w)), gradient)
-        objective = lambda w: np.logaddexp(0, A @ w).mean() - (A @ w) @ y/len(y) + l2*(w @ w)/2
-        here, size = objective(w), 1.
-        while objective(w - size*step) > here and size > 1e-6: size /= 2
-        w = w - size*step
+        here = objective(w)
+        while objective(w - step) > here and np.abs(step).max() > 1e-9: step = step/2
+        w = w - step
     return w[:-1], float(w[-1])
 
 # %% ../nbs/11_schedules.ipynb #46694f46
