@@ -33,7 +33,7 @@ from mlscale.schedules import (
 
 ZONE = "America/New_York"
 RIVER = ("river==0.26.1",)
-DELTA = .1   # of the detector, in nats
+DELTA, MARGIN = .1, 1.5   # of the detector: its tolerance in nats, and its threshold in quantiles of the winter
 
 
 def flights(columns=SCHEDULE + WEATHER):
@@ -179,9 +179,9 @@ def restarts(worlds=5):
     august = int((predicted < pd.Timestamp("2013-08-01", tz=ZONE)).sum())
     rates_of = candidates(n)
     real = progressive(OnlineLogistic(X.shape[1], choose(rates_of["AdaGrad"], X, y, predicted, known, rows=winter).rate), X, y, predicted, known)
-    reference = real.learned[(known[real.learned] >= settled).to_numpy()]
+    reference = real.learned[((known >= settled) & (known < april))[real.learned].to_numpy()]
     day = (known.dt.tz_convert(ZONE) - pd.Timestamp("2013-01-01", tz=ZONE)).dt.days.to_numpy()
-    limit = restart_threshold(real.surprise[reference], day[reference], delta=DELTA, run_days=275, n=120)
+    limit = MARGIN*restart_threshold(real.surprise[reference], day[reference], delta=DELTA, run_days=275)
     weights, intercept = best_fixed(X, y)
     outcomes = []
     for seed in range(worlds):
