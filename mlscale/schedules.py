@@ -524,7 +524,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             s, ahead = model._squares, model._ahead
     model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #3be756c6
+# %% ../nbs/11_schedules.ipynb #c3ac38a3
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -539,7 +539,7 @@ class OnlineLogistic:
 
     Notes
     -----
-    `weights`, `intercept`, `updates` (rows learned from), `step` (of the schedule, 0 again after a restart)
+    `weights`, `intercept`, `rates`, `updates` (rows learned from), `step` (of the schedule, 0 again after a restart)
     and `restarts` (the value of `updates` at each restart) may be read at any time. Two models cannot be
     merged: what they learned depends on the order.
     """
@@ -551,6 +551,11 @@ class OnlineLogistic:
 
     weights = property(lambda self: self._w[:-1].copy(), doc="The weights, shape (n_features,).")
     intercept = property(lambda self: float(self._w[-1]), doc="The intercept.")
+
+    @property
+    def rates(self) -> np.ndarray:
+        "The present rate of each weight, shape (n_features,): one number for a schedule, column by column for AdaGrad."
+        return self.rate.eta0/np.sqrt(self._squares[:-1]) if self._squares is not None else np.full(len(self._w) - 1, self.rate(self.step))
 
     def restart(self, rate: Schedule | AdaGrad | None = None) -> "OnlineLogistic":
         """Begin the schedule anew; what was learned stays.

@@ -175,6 +175,8 @@ def test_adagrad_is_its_formula():
         sums = sums + g ** 2
         w = w - .2 * g / np.sqrt(sums)
     assert np.allclose(np.append(model.weights, model.intercept), w, rtol=1e-10)
+    assert np.allclose(model.rates, .2 / np.sqrt(sums[:4]))
+    assert np.allclose(s.OnlineLogistic(4, s.inverse_time(.5, .1)).update(X[:10], y[:10]).rates, .25)
 
 
 def test_huge_logits_neither_overflow_nor_lose_the_gradient():
