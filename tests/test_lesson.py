@@ -252,7 +252,6 @@ def test_sequential_analysis_avoids_peeking_problems(): assert get("sequential:p
 
 # ---- the learning-rate schedule
 
-@coming
 def test_the_rate_is_eta0_over_one_plus_gamma_t():
     eta = get("schedules:inverse_time")(.5, .1)
     assert [eta(t) for t in (0, 10, 90)] == pytest.approx([.5, .25, .05])
