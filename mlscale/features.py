@@ -7,9 +7,10 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'driver_repository', 'flight_facts', 'flight_features', 'load_features', 'OnlineFlights', 'flight_stream',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #d4736ab6
+# %% ../nbs/01_features.ipynb #001a9db8
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -78,9 +79,11 @@ CONGESTION = [r.name for r in (*AIRPORT, ARRIVALS, WAITING, PLANNED)]
 AIRCRAFT = ["last_dep_delay", "last_dep_age", "last_arr_delay", "last_arr_age"]
 FEATURES = SCHEDULE + WEATHER + [r.name for r in RATES] + CONGESTION + AIRCRAFT
 
-# %% ../nbs/01_features.ipynb #cc795902
+# %% ../nbs/01_features.ipynb #97cab6e0
 _ROLLING = {"landed": [*RATES, ARRIVALS], "departed": AIRPORT, "steps": [WAITING], "timetable": [PLANNED]}
 _LOOKUP = {"weather": ("origin", 6*_HOUR, WEATHER), "last_dep": ("tailnum", 7*_DAY, ["dep_delay", "event_timestamp"]), "last_arr": ("tailnum", 7*_DAY, ["arr_delay", "event_timestamp"])}
+
+_FLIGHT = ["flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep", "actual_dep", "dep_delay", "actual_arr", "arr_delay", "late", "label_time", "cancelled"]
 
 def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What the features of the flights are made of, by source, each fact with the time at which it became known.
@@ -103,8 +106,15 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
     Notes
     -----
     Assumed: a cancellation is known at the scheduled departure, so a cancelled flight is never waited for.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing or stand there twice.
     """
-    flights = flights.sort_values("flight_id")[["carrier", "flight", "tailnum", "origin", "dest", "sched_dep", "actual_dep", "dep_delay", "actual_arr", "arr_delay", "late", "label_time", "cancelled"]]
+    check_columns(list(flights.columns), _FLIGHT, "flights")
+    check_columns(list(weather.columns), ["origin", "event_timestamp", "created_timestamp", *WEATHER], "weather")
+    flights = flights.sort_values("flight_id")[_FLIGHT[1:]]
     known = lambda rows, clock: rows.assign(created_timestamp=rows[clock], event_timestamp=rows[clock])
     departed, due = flights.dropna(subset="actual_dep"), flights[~flights.cancelled]
     steps = [due[["origin"]].assign(created_timestamp=due.sched_dep, step=1.), departed[["origin"]].assign(created_timestamp=departed.actual_dep.where(departed.actual_dep > departed.sched_dep, departed.sched_dep), step=-1.)]
@@ -122,7 +132,7 @@ def _schedule(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, np.ndarr
             "weekday": local.dt.weekday, "hour": local.dt.hour + local.dt.minute/60, "distance": flights.distance,
             "planned": (flights.sched_arr - flights.sched_dep)/pd.Timedelta(minutes=1), "plane_age": local.dt.year.to_numpy() - plane.year.to_numpy(), "seats": plane.seats}
 
-# %% ../nbs/01_features.ipynb #83ff37a3
+# %% ../nbs/01_features.ipynb #b401115a
 def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, *, horizon: pd.Timedelta = HORIZON, refresh: pd.Timedelta | None = None) -> pd.DataFrame:
     """The features of flights, each as it was known at the moment of prediction.
 
@@ -145,11 +155,19 @@ def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.Dat
         before the scheduled departure) and the columns `FEATURES` as float64 that float32 holds exactly, NaN
         where unknown. Carrier, origin and destination are their places in the alphabetical lists of all codes.
 
+    Raises
+    ------
+    ValueError
+        If columns are missing, `horizon` is negative or `refresh` is not positive.
+
     Notes
     -----
     Assumed: the aircraft that will fly is known at the moment of prediction. Where an aircraft has two facts
     at the same minute, that of the later flight counts.
     """
+    if not isinstance(horizon, timedelta) or not horizon >= pd.Timedelta(0): raise ValueError(f"horizon={horizon!r}: a Timedelta, 0 or above, such as pd.Timedelta(minutes=120)")
+    check_columns(list(flights.columns), [*_FLIGHT, "sched_arr", "distance"], "flights")
+    check_columns(list(planes.columns), ["tailnum", "year", "seats"], "planes")
     flights = flights.astype(dict.fromkeys(["carrier", "tailnum", "origin", "dest"], "category"))
     at = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]].assign(event_timestamp=(flights.sched_dep - horizon).dt.as_unit("us"))
     asked = at if refresh is None else at.assign(event_timestamp=at.event_timestamp.dt.floor(positive_timedelta(refresh, "refresh")).dt.as_unit("us"))
@@ -176,7 +194,7 @@ def load_features() -> pd.DataFrame:
         return flight_features(flights, load_weather(), load_planes()).assign(late=flights.late, label_time=flights.label_time)
     return cached_frame("features", "2" + "".join(SOURCES.values()), build)
 
-# %% ../nbs/01_features.ipynb #44b3af8d
+# %% ../nbs/01_features.ipynb #9210eeb7
 class OnlineFlights:
     """The features of the flights that become known with time, computed event by event.
 
@@ -218,7 +236,13 @@ class OnlineFlights:
         -------
         dict
             The names of `FEATURES` without `SCHEDULE`; NaN or None where unknown.
+
+        Raises
+        ------
+        ValueError
+            If the flight lacks a field or the time goes back.
         """
+        if missing := [c for c in ("carrier", "flight", "tailnum", "origin", "dest", "sched_dep") if c not in flight]: raise ValueError(f"flight: {', '.join(missing)} missing")
         out = {}
         for source in ("landed", "departed", "steps"):
             for s in self._states[source]: out[s.rolling.name] = s.get(tuple([flight[c] for c in s.rolling.by]), at)

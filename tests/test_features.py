@@ -129,6 +129,17 @@ def test_of_two_arrivals_of_one_aircraft_in_one_minute_that_of_the_later_flight_
     after = features[(features.event_timestamp >= landing) & (features.last_arr_age == (features.event_timestamp - landing)/pd.Timedelta(minutes=1))]
     assert len(both) == 2 and len(after) and set(after.last_arr_delay) == {both.sort_values("sched_dep").arr_delay.iloc[-1]}
 
+@pytest.mark.parametrize("change, message", [
+    (dict(flights=load_flights().iloc[:5].drop(columns="late")), "flights: columns .'late'"), (dict(weather=load_weather().iloc[:5].drop(columns="temp")), "weather: columns .'temp'"),
+    (dict(planes=load_planes().drop(columns="seats")), "planes: columns .'seats'"), (dict(horizon=-HOUR), "horizon"),
+    (dict(horizon=120), "horizon"), (dict(horizon=pd.NaT), "horizon"), (dict(refresh=-HOUR), "refresh")])
+def test_tables_and_times_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message): flight_features(**{"flights": load_flights().iloc[:5], "weather": load_weather().iloc[:50], "planes": load_planes()} | change)
+
+def test_a_flight_that_lacks_a_field_is_refused():
+    with pytest.raises(ValueError, match="flight: tailnum, sched_dep missing"):
+        OnlineFlights().get({"carrier": "UA", "flight": 1, "origin": "JFK", "dest": "LAX"}, pd.Timestamp("2013-01-01", tz="UTC"))
+
 def test_no_flights_give_no_features():
     assert flight_features(load_flights().iloc[:0], load_weather(), load_planes()).shape == (0, len(FEATURES) + 2)
 
