@@ -51,7 +51,8 @@ def confseq():
     if subprocess.run([python, "-c", "import confseq.predmix, confseq.boundaries"], capture_output=True).returncode:
         index = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True).stdout.strip()
         env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", **({"UV_DEFAULT_INDEX": index} if index else {})}
-        done = subprocess.run([os.path.join(os.path.dirname(sys.executable), "uv"), "pip", "install", "--quiet", "--python", python, "--no-build-isolation", "confseq==0.0.11"], env=env, capture_output=True)
+        install = [os.path.join(os.path.dirname(sys.executable), "uv"), "pip", "install", "--quiet", "--python", python, "--no-build-isolation", "confseq==0.0.11"]
+        done = subprocess.run(install, env=env, capture_output=True)
         if done.returncode: return None
     return python
 
@@ -174,7 +175,8 @@ def speed():
             for i in range(0, 10**6, 1000): test.update(data[i:i + 500], data[i + 500:i + 1000])
         times = seconds({"ours": stream, "floor": floor})
         kind = "rates" if data is y else "means"
-        rows.append({"job": "a million observations, 1,000 looks", "ours": f"SequentialTest, {method}, {kind}", "compared with": "20 numpy cumulative sums", "times as fast": times["floor"] / times["ours"]})
+        rows.append({"job": "a million observations, 1,000 looks", "ours": f"SequentialTest, {method}, {kind}", "compared with": "20 numpy cumulative sums",
+                     "times as fast": times["floor"] / times["ours"]})
     store("sequential_speed", rows, PACKAGES)
 
 
@@ -198,9 +200,9 @@ def methods(streams=2000, chunk=100):
         stops[label] = {m: np.concatenate([f[m] for f in found]) for m in found[0]}
     rows = []
     for m, none in stops["none"].items():
-        planned, mean = stops["planned"][m], lambda s: float(np.minimum(s, END.get(m, 2)).mean())
+        planned, mean = stops["planned"][m], {s: float(np.minimum(stops[s][m], END.get(m, 2.)).mean()) for s in stops}
         rows.append({"method": m, "false alarms": float((none <= 2).mean()), "power at the fixed sample": float((planned <= 1).mean()), "power at twice": float((planned <= 2).mean()),
-                     "mean sample, planned effect": mean(planned), "mean sample, twice the effect": mean(stops["twice"][m]), "mean sample, no effect": mean(none), "streams": streams})
+                     "mean sample, planned effect": mean["planned"], "mean sample, twice the effect": mean["twice"], "mean sample, no effect": mean["none"], "streams": streams})
     store("sequential_methods", rows, PACKAGES)
 
 
@@ -293,9 +295,11 @@ def peers():
     same = asymptotic(*cases[0])
     row("500 of 10,000 against 570 of 10,000, n_star 5,000: interval", "gbstats 0.8.0", ci, (same.lower, same.upper), exact_asymptotic(*cases[0]))
     for case, (theirs, _) in ((cases[1], none), (cases[2], other)):
-        row(f"{case[0]} of {case[1]:,} against {case[2]} of {case[3]:,}: p", "gbstats 0.8.0", theirs, float(always_valid_p(conditional_beta_binomial(case[0], case[2]))), math.exp(-exact_log_e(case[0], case[2])),
+        ours = float(always_valid_p(conditional_beta_binomial(case[0], case[2])))
+        row(f"{case[0]} of {case[1]:,} against {case[2]} of {case[3]:,}: p", "gbstats 0.8.0", theirs, ours, math.exp(-exact_log_e(case[0], case[2])),
             "an arm without conversions (or without variance) is reported as no evidence, p = 1 and interval [0, 0]; ours: conditional_beta_binomial, exact")
-    row("30,000 of a million against 60,000 of a million: log p", "gbstats 0.8.0", math.log(huge[0]) if huge[0] else "p = 0", -asymptotic(*cases[3]).log_e, -exact_asymptotic_log_e(*cases[3]), "e-values are exponentiated and overflow; we keep logarithms")
+    row("30,000 of a million against 60,000 of a million: log p", "gbstats 0.8.0", math.log(huge[0]) if huge[0] else "p = 0", -asymptotic(*cases[3]).log_e, -exact_asymptotic_log_e(*cases[3]),
+        "e-values are exponentiated and overflow; we keep logarithms")
     steps = [[[[500, 570]], [.5, .5]], [[[5000, 5200]], [.5, .5]], [[[0, 3000], [3000, 0]], [.5, .5]], [[[-5, 3]], [.5, .5]]]
     (log_e, _), (srm, _), (stuck, _), (negative, _) = ask(savvi(), ASK_SAVVI, cases=steps, interval=False)
     theta = ask(savvi(), ASK_SAVVI, cases=steps[:1], interval=True)[0][1]
@@ -314,7 +318,8 @@ def peers():
         row("100 values in [0, .6]: empirical Bernstein", "confseq 0.0.11", bernstein, empirical_bernstein(x), exact_bernstein([Fraction(3, 5) * ((7919 * i) % 1000) / 1000 for i in range(1, 101)]))
         r = Decimal(1250) / (-2 * Decimal("0.05").ln() + (1 - 2 * Decimal("0.05").ln()).ln())
         exact = float(((100 + r) * ((100 + r) / (Decimal("0.0025") * r)).ln()).sqrt())
-        row("normal mixture at variance 100, best at 1,250", "confseq 0.0.11", mixture, normal_mixture_boundary(100., v_opt=1250), exact, "pip alone does not install it on Python 3.11: see confseq() in the script")
+        row("normal mixture at variance 100, best at 1,250", "confseq 0.0.11", mixture, normal_mixture_boundary(100., v_opt=1250), exact,
+            "pip alone does not install it on Python 3.11: see confseq() in the script")
     else: row("all", "confseq 0.0.11", "could not be built here", "", "", "needs a C++ compiler, Boost, an older numpy and a newer pybind11 than it asks for")
     store("sequential_peers", rows, PACKAGES)
 

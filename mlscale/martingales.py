@@ -15,7 +15,7 @@ from scipy import optimize
 from scipy.special import ndtr, ndtri
 from .sequential import _boundary_at, _information, _number, _numbers, _Walk, alpha_spending_boundaries, alpha_spent, crossing_probabilities
 
-# %% ../nbs/10b_martingales.ipynb #92a59dc9
+# %% ../nbs/10b_martingales.ipynb #b131ffba
 def _two_rates(x_control: object, x_treatment: object, n: object, tau2: object) -> tuple:
     n = _numbers("n", n, lambda a: (a >= 1) & (a == np.floor(a)), "units in each arm, whole numbers of 1 or above")
     xc, xt = (_numbers(name, x, lambda a: (a >= 0) & (a == np.floor(a)), "conversions, whole numbers of 0 or above") for name, x in (("x_control", x_control), ("x_treatment", x_treatment)))
@@ -55,6 +55,7 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
     with np.errstate(over="ignore"): out = np.where(v > 0, np.sqrt(known/(known + n*tau2))*np.exp(n**2*tau2*d**2/(2*known*(known + n*tau2))), 1.)
     return out if out.ndim else float(out)
 
+# %% ../nbs/10b_martingales.ipynb #6d5ee346
 def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alpha: float = .05) -> tuple[float, float]:
     """The confidence sequence for the difference of two rates that goes with `msprt`.
 

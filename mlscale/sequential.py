@@ -10,8 +10,8 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'PATH', 'crossing_probabili
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #9bcc3078
-import math, warnings
+# %% ../nbs/10_sequential.ipynb #2d2f514a
+import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import numpy as np
@@ -86,13 +86,22 @@ class _Walk:
         far = 38*math.sqrt(self.t)
         self.region = max(low, -far), min(high, far)
 
-# %% ../nbs/10_sequential.ipynb #d8bf104c
+# %% ../nbs/10_sequential.ipynb #720b5d06
 def _information(information: object, most: float = math.inf) -> np.ndarray:
     t = _numbers("information", information, lambda a: (a > 0) & (a <= most), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
     if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
     if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
     if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
     return t
+
+def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> list[_Walk]:
+    "The walk as it arrives at each look, for boundaries in units of z."
+    walk, out = _Walk(), []
+    for time, low, high in zip(t, lower*np.sqrt(t), upper*np.sqrt(t)):
+        walk.go(time)
+        out.append(copy.copy(walk))
+        walk.stay(low, high)
+    return out
 
 def crossing_probabilities(information: Sequence[float], upper: Sequence[float], lower: Sequence[float] | None = None, *,
                            drift: float | np.ndarray = 0.) -> tuple[np.ndarray, np.ndarray]:
@@ -128,12 +137,8 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
         raise ValueError(f"upper, lower: one boundary for each of the {len(t)} looks, lower below upper; got {upper} and {lower}")
     drift = np.asarray(drift, float)
     if not np.isfinite(drift).all(): raise ValueError(f"drift={drift}: finite numbers")
-    walk, up, down = _Walk(), [], []
-    for time, high, low in zip(t, upper*np.sqrt(t), lower*np.sqrt(t)):
-        walk.go(time)
-        up.append(walk.above(high, drift)); down.append(walk.below(low, drift))
-        walk.stay(low, high)
-    return np.stack(up, -1), np.stack(down, -1)
+    looks = list(zip(_walk_through(t, lower, upper), lower*np.sqrt(t), upper*np.sqrt(t)))
+    return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
 
 # %% ../nbs/10_sequential.ipynb #4df5eeb1
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
@@ -344,7 +349,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
         out = (low + high)/2
     return out if out.ndim else float(out)
 
-# %% ../nbs/10_sequential.ipynb #24c4f28a
+# %% ../nbs/10_sequential.ipynb #43ad3268
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -409,7 +414,6 @@ class GroupSequentialDesign:
         return (f"GroupSequentialDesign({len(self.information)} looks, alpha {self.alpha:g}, power {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample, "
                 f"{self.inflation*self.expected_information(self.drift):.3f} on average under the planned effect)")
 
-# %% ../nbs/10_sequential.ipynb #0e18ceb8
 def group_sequential_design(information: Sequence[float], *, boundary: Sequence[float] | None = None, alpha: float = .05, power: float = .8,
                             spending: str = "obrien-fleming", gamma: float | None = None, rho: float | None = None) -> GroupSequentialDesign:
     """Plan a two-sided group-sequential test.
@@ -444,7 +448,7 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 20., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #93e22006
+# %% ../nbs/10_sequential.ipynb #b75c9071
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says about its drift after it ended.
@@ -497,14 +501,15 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     t, z, level = _information(information), _number("z", z, -math.inf, math.inf), _number("level", level, 0, 1)
     if np.shape(boundary) != t.shape: raise ValueError(f"boundary: one for each of the {len(t)} looks, got the shape {np.shape(boundary)}")
     upper = np.append(np.asarray(boundary, float)[:-1], abs(z))
-    exceeded = lambda d: float(crossing_probabilities(t, upper, drift=d)[0].sum())     # stopped above before, or reaches |z| now
+    walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
+    exceeded = lambda d: float(sum(walk.above(high, d) for walk, high in walks))      # stopped above before, or reaches |z| now
     ordered = exceeded if z >= 0 else lambda d: 1 - exceeded(-d)
     reach = abs(z)/math.sqrt(t[-1]) + 8/math.sqrt(t[0])
     at = lambda p: optimize.brentq(lambda d: ordered(d) - p, -reach, reach, xtol=1e-9)
     p = ordered(0.)
     return StagewiseEstimate(at(.5), at((1 - level)/2), at((1 + level)/2), min(1., 2*min(p, 1 - p)), level)
 
-# %% ../nbs/10_sequential.ipynb #c35fb7f1
+# %% ../nbs/10_sequential.ipynb #44c62fa1
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -528,7 +533,6 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     p = np.exp(-np.maximum(np.maximum.accumulate(a, -1) if a.ndim else a, 0))
     return p if p.ndim else float(p)
 
-# %% ../nbs/10_sequential.ipynb #995fd674
 def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarray | int, *, share: float = .5, k: float = 100) -> np.ndarray | float:
     """Evidence that two rates differ, valid at every moment: the conditional beta-binomial e-process.
 
@@ -635,7 +639,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #78ff6772
+# %% ../nbs/10_sequential.ipynb #16d41908
 @dataclass(frozen=True)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look.
@@ -678,7 +682,7 @@ class Moments:
             if a.ndim != 1 or a.size: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension; got {type(x).__name__} of {a.dtype} and shape {a.shape}")
         a = a.astype(float, copy=False)
         if not a.size: return cls()
-        ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
+        with np.errstate(over="ignore", invalid="ignore"): ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
         if not math.isfinite(squares):
             bad = np.flatnonzero(~(np.abs(a) < 1e150))
             raise ValueError(f"{name}: finite numbers below 1e150; {len(bad):,} of {a.size:,} are not, the first is {a[bad[0]]:g} at position {bad[0]}. Leave such units out, or decide what they count as")
@@ -745,7 +749,7 @@ class Moments:
         spread = np.where(self.m2 > 0, self.m2, 1.)
         return np.sqrt(self.n)*np.where(self.m2 > 0, self.m3, 0.)/spread/np.sqrt(spread)
 
-# %% ../nbs/10_sequential.ipynb #e3bb4275
+# %% ../nbs/10_sequential.ipynb #e07600d5
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
@@ -772,7 +776,6 @@ def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) ->
     enough = [m.n >= min_count*np.maximum(2, m.skewness**2) for m in (control, treatment)]
     return enough[0] & enough[1]
 
-# %% ../nbs/10_sequential.ipynb #fcd0e4c4
 @dataclass(frozen=True)
 class ConfidenceSequence:
     """Intervals for a difference that are valid together; floats for one look, arrays for several.
