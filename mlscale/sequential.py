@@ -86,13 +86,19 @@ class _Walk:
         far = 38*math.sqrt(self.t)
         self.region = max(low, -far), min(high, far)
 
-# %% ../nbs/10_sequential.ipynb #720b5d06
+# %% ../nbs/10_sequential.ipynb #f254fe94
 def _information(information: object, most: float = math.inf) -> np.ndarray:
     t = _numbers("information", information, lambda a: (a > 0) & (a <= most), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
     if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
     if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
     if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
     return t
+
+def _bounds(name: str, z: object, looks: int) -> np.ndarray:
+    "Boundaries in units of z, one for each look; infinite ones are allowed."
+    a = np.asarray(z) if np.ndim(z) == 1 and np.size(z) == looks else np.array(None)
+    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing")
+    return a.astype(float)
 
 def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> list[_Walk]:
     "The walk as it arrives at each look, for boundaries in units of z."
@@ -131,12 +137,10 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
     Armitage, McPherson, Rowe, Repeated Significance Tests on Accumulating Data, 1969.
     """
     t = _information(information)
-    upper = np.asarray(upper, float)
-    lower = -upper if lower is None else np.asarray(lower, float)
-    if upper.shape != t.shape or lower.shape != t.shape or not (lower < upper)[:-1].all() or not (lower <= upper).all():
-        raise ValueError(f"upper, lower: one boundary for each of the {len(t)} looks, lower below upper; got {upper} and {lower}")
-    drift = np.asarray(drift, float)
-    if not np.isfinite(drift).all(): raise ValueError(f"drift={drift}: finite numbers")
+    upper = _bounds("upper", upper, len(t))
+    lower = -upper if lower is None else _bounds("lower", lower, len(t))
+    if not (lower < upper)[:-1].all() or not (lower <= upper).all(): raise ValueError(f"upper, lower: the lower boundary lies below the upper; got {upper} and {lower}")
+    drift = _numbers("drift", drift, np.isfinite, "finite numbers")
     looks = list(zip(_walk_through(t, lower, upper), lower*np.sqrt(t), upper*np.sqrt(t)))
     return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
 
@@ -349,7 +353,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
         out = (low + high)/2
     return out if out.ndim else float(out)
 
-# %% ../nbs/10_sequential.ipynb #43ad3268
+# %% ../nbs/10_sequential.ipynb #c6c57f04
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -444,19 +448,19 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     t, alpha = _information(information, 1.), _number("alpha", alpha, 0, 1)
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
-    z = alpha_spending_boundaries(t, alpha=alpha, spending=spending, gamma=gamma, rho=rho) if boundary is None else np.asarray(boundary, float)
+    z = alpha_spending_boundaries(t, alpha=alpha, spending=spending, gamma=gamma, rho=rho) if boundary is None else _bounds("boundary", boundary, len(t))
     drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 20., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #b75c9071
+# %% ../nbs/10_sequential.ipynb #8a4ff908
 @dataclass(frozen=True)
 class StagewiseEstimate:
-    """What a group-sequential test says about its drift after it ended.
+    """What a group-sequential test says after it ended.
 
     Parameters
     ----------
     estimate : float
-        The median-unbiased drift: the mean of z at information 1.
+        Median-unbiased: of the drift, the mean of z at information 1, or in the unit of the effect where a SequentialTest gives it.
     lower, upper : float
         Its confidence interval.
     p_value : float
@@ -499,8 +503,7 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     Tsiatis, Rosner, Mehta, Biometrics 1984; Jennison, Turnbull 2000, chapter 8.
     """
     t, z, level = _information(information), _number("z", z, -math.inf, math.inf), _number("level", level, 0, 1)
-    if np.shape(boundary) != t.shape: raise ValueError(f"boundary: one for each of the {len(t)} looks, got the shape {np.shape(boundary)}")
-    upper = np.append(np.asarray(boundary, float)[:-1], abs(z))
+    upper = np.append(_bounds("boundary", boundary, len(t))[:-1], abs(z))
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
     exceeded = lambda d: float(sum(walk.above(high, d) for walk, high in walks))      # stopped above before, or reaches |z| now
     ordered = exceeded if z >= 0 else lambda d: 1 - exceeded(-d)
@@ -1107,7 +1110,7 @@ class _Looks:
             for row in test._path: test._engine.advance(row[2])
         return test
 
-# %% ../nbs/10_sequential.ipynb #f7910e3e
+# %% ../nbs/10_sequential.ipynb #17ab01ad
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1151,6 +1154,25 @@ class SequentialTest(_Looks):
     def ci(self) -> tuple[float, float]:
         "The interval at the latest look, of level 1 - alpha for all looks together."
         return self._engine.interval(self.control, self.treatment, self._path[-1][4] if self._path else math.inf)
+
+    def after_stopping(self, *, level: float = .95) -> StagewiseEstimate:
+        """The estimate and interval to report when a group-sequential test has ended.
+
+        Parameters
+        ----------
+        level : float
+            Of the interval, above 0 and below 1.
+
+        Returns
+        -------
+        StagewiseEstimate
+            Median-unbiased, in the unit of `estimate`. The intervals of the other methods stay valid as they are.
+        """
+        if not self.finished: raise ValueError(f"after_stopping: for a group-sequential test that has ended; this is {self.method!r}, decision {self.decision!r}")
+        path, (_, _, time, z, boundary) = self.path, self._path[-1]
+        e = stagewise_estimate(path.information, path.boundary, math.copysign(z, self.estimate), level=level)
+        unit = (self.ci[1] - self.estimate)/boundary*math.sqrt(time)      # standard error x sqrt(information): the effect of a drift of 1
+        return StagewiseEstimate(e.estimate*unit, e.lower*unit, e.upper*unit, e.p_value, level)
 
     @property
     def srm_p_value(self) -> float:

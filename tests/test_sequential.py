@@ -298,6 +298,20 @@ def test_group_sequential_agrees_with_the_batch_boundaries_and_ends():
         with pytest.raises(ValueError, match="has ended"): test.update([1], [0])
 
 
+def test_the_estimate_after_stopping_is_median_unbiased_on_the_scale_of_the_effect():
+    rng, above, misses, n = np.random.default_rng(20), 0, 0, 300
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=4000, spending="pocock")
+        while not test.finished: test.update(rng.random(400) < .5, rng.random(400) < .53)
+        e = test.after_stopping()
+        above, misses = above + (e.estimate > .03), misses + (not e.lower <= .03 <= e.upper)
+    low, high = stats.binom.interval(.999, n, .5)
+    assert low <= above <= high
+    at_most(misses, n)
+    with pytest.raises(ValueError, match="has ended"): SequentialTest().after_stopping()
+    with pytest.raises(ValueError, match="has ended"): SequentialTest("group-sequential", n_max=100).after_stopping()
+
+
 def test_the_repeated_p_value_is_the_level_at_which_the_boundary_is_met():
     test = SequentialTest("group-sequential", n_max=4000)
     rng = np.random.default_rng(10)
@@ -487,7 +501,8 @@ def test_looks_that_are_none_are_refused(call, bad):
     ("gamma", lambda: alpha_spending_boundaries(FIVE, gamma=1.)),
     ("rho", lambda: alpha_spending_boundaries(FIVE, spending="pocock", rho=1.)), ("spend", lambda: alpha_spending_boundaries(FIVE, spend="both")),
     ("sided", lambda: alpha_spending_boundaries(FIVE, sided=3)), ("kind", lambda: group_sequential_constant(3, kind="haybittle")),
-    ("upper", lambda: crossing_probabilities(FIVE, [2.] * 4)), ("upper", lambda: crossing_probabilities([.5, 1], [1., 1.], [2., 0.])),
+    ("upper", lambda: crossing_probabilities(FIVE, [2.] * 4)), ("upper", lambda: crossing_probabilities([1.], ["a"])), ("lower", lambda: crossing_probabilities([1.], [2.], [None])),
+    ("upper", lambda: crossing_probabilities([.5, 1], [1., 1.], [2., 0.])),
     ("upper", lambda: crossing_probabilities([1.], [math.nan])), ("drift", lambda: crossing_probabilities([1.], [2.], drift=math.inf)),
     ("last look", lambda: group_sequential_design([.5])), ("boundary", lambda: stagewise_estimate(FIVE, [2.], 1.)), ("z", lambda: stagewise_estimate([1.], [2.], math.nan)),
     ("x_control", lambda: msprt(11, 2, 10, tau2=1.)), ("x_treatment", lambda: msprt(1, -2, 10, tau2=1.)), ("x", lambda: empirical_bernstein([1.5])),
