@@ -353,7 +353,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
         out = (low + high)/2
     return out if out.ndim else float(out)
 
-# %% ../nbs/10_sequential.ipynb #c6c57f04
+# %% ../nbs/10_sequential.ipynb #696457d9
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -415,7 +415,7 @@ class GroupSequentialDesign:
         return stop @ t[:-1] + (1 - stop.sum(-1))*t[-1]
 
     def __repr__(self) -> str:
-        return (f"GroupSequentialDesign({len(self.information)} looks, alpha {self.alpha:g}, power {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample, "
+        return (f"GroupSequentialDesign(looks {len(self.information)}, alpha {self.alpha:g}, power {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample, "
                 f"{self.inflation*self.expected_information(self.drift):.3f} on average under the planned effect)")
 
 def group_sequential_design(information: Sequence[float], *, boundary: Sequence[float] | None = None, alpha: float = .05, power: float = .8,
@@ -452,7 +452,7 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 20., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #8a4ff908
+# %% ../nbs/10_sequential.ipynb #ea05b0d6
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -473,6 +473,8 @@ class StagewiseEstimate:
     upper: float
     p_value: float
     level: float
+
+    def __repr__(self) -> str: return f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at {self.level:.0%}, p = {self.p_value:.3g})"
 
 def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], z: float, *, level: float = .95) -> StagewiseEstimate:
     """Estimate, interval and p-value after a two-sided group-sequential test has ended.
@@ -1004,7 +1006,7 @@ class _GroupSequential(_Asymptotic):
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n) if c.n and t.n else math.inf
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #13a17e42
+# %% ../nbs/10_sequential.ipynb #82a835ed
 METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
 FORMAT = 1
 PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
@@ -1103,14 +1105,16 @@ class _Looks:
         """
         if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest": raise ValueError("d: not a SequentialTest written by to_dict")
         if d.get("format") != FORMAT: raise ValueError(f"d: a SequentialTest of format {d.get('format')!r}; this version reads format {FORMAT}")
-        test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
-        test.control, test.treatment, test._path = Moments(*d["control"]), Moments(*d["treatment"]), [tuple(row) for row in d["path"]]
-        test._end, test._srm, test._warned = d["end"], d["srm"], d["warned"]
-        if test._engine.in_order:
-            for row in test._path: test._engine.advance(row[2])
+        try:
+            test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
+            test.control, test.treatment, test._path = Moments(*d["control"]), Moments(*d["treatment"]), [tuple(row) for row in d["path"]]
+            test._end, test._srm, test._warned = d["end"], d["srm"], d["warned"]
+            if test._engine.in_order:
+                for row in test._path: test._engine.advance(row[2])
+        except (KeyError, TypeError, IndexError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #17ab01ad
+# %% ../nbs/10_sequential.ipynb #29812c6d
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1171,7 +1175,7 @@ class SequentialTest(_Looks):
         if not self.finished: raise ValueError(f"after_stopping: for a group-sequential test that has ended; this is {self.method!r}, decision {self.decision!r}")
         path, (_, _, time, z, boundary) = self.path, self._path[-1]
         e = stagewise_estimate(path.information, path.boundary, math.copysign(z, self.estimate), level=level)
-        unit = (self.ci[1] - self.estimate)/boundary*math.sqrt(time)      # standard error x sqrt(information): the effect of a drift of 1
+        unit = float(self.ci[1] - self.estimate)/boundary*math.sqrt(time)      # standard error x sqrt(information): the effect of a drift of 1
         return StagewiseEstimate(e.estimate*unit, e.lower*unit, e.upper*unit, e.p_value, level)
 
     @property

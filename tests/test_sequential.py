@@ -260,6 +260,26 @@ def test_msprt_interval_is_the_set_of_effects_not_rejected():
 
 # ---- the streaming test
 
+@settings(max_examples=50, deadline=None)
+@given(parts=st.lists(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) > 1e-3), max_size=20), min_size=1, max_size=5))
+def test_moments_add_up(parts):
+    total = Moments()
+    for part in parts: total = total + Moments.of(part)
+    whole = Moments.of(np.concatenate([np.asarray(p, float) for p in parts]))
+    scale = max((abs(v) for p in parts for v in p), default=0)
+    for name, power in (("n", 0), ("mean", 1), ("m2", 2), ("m3", 3)): assert getattr(total, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-9 * scale**power)
+    assert total.binary == whole.binary
+
+
+def test_moments_are_those_of_scipy():
+    rng = np.random.default_rng(19)
+    for x in (rng.lognormal(size=500), (rng.random(500) < .1) * 1.):
+        m = Moments.of(x[:100]) + Moments.of(x[100:])
+        assert (m.mean, m.skewness) == pytest.approx((x.mean(), stats.skew(x)), rel=1e-10)
+        assert m.variance == pytest.approx(x.var(ddof=0 if m.binary else 1), rel=1e-10)
+    assert Moments.of([True, False, True]) == Moments.of([1, 0, 1.]) == Moments.from_counts(2, 3) and not Moments.of([.5, 1.5]).binary
+
+
 @settings(max_examples=40, deadline=None)
 @given(chunks=st.lists(st.tuples(st.lists(st.integers(0, 1), max_size=30), st.lists(st.integers(0, 1), max_size=30)), max_size=12), share=st.sampled_from([.5, .2]))
 def test_rates_agree_look_by_look_with_the_batch_formulas(chunks, share):
@@ -415,7 +435,8 @@ def test_impossible_tests_are_refused(method, kw):
     with pytest.raises(ValueError): SequentialTest(method, **kw)
 
 
-@pytest.mark.parametrize("state", [{}, None, SequentialTest().to_dict() | {"format": 99}, SequentialTest().to_dict() | {"kind": "DriftMonitor"}])
+@pytest.mark.parametrize("state", [{}, None, SequentialTest().to_dict() | {"format": 99}, SequentialTest().to_dict() | {"kind": "DriftMonitor"}, SequentialTest().to_dict() | {"path": 3},
+                                   {k: v for k, v in SequentialTest().to_dict().items() if k != "control"}])
 def test_states_of_something_else_are_refused(state):
     with pytest.raises(ValueError, match="SequentialTest"): SequentialTest.from_dict(state)
 
