@@ -246,8 +246,17 @@ def test_impossible_rates_are_refused(baseline, mde):
     with pytest.raises(ValueError): analyzer.required_sample_size(baseline)
 
 
-@coming
-def test_sequential_analysis_avoids_peeking_problems(): assert get("sequential:peeking_error")(looks=30, alpha=.05) > .25
+def test_sequential_analysis_avoids_peeking_problems():
+    "Daily looks for a month alarm more than five times too often; the boundary and the bet that replace them do not."
+    assert get("sequential:peeking_error")(looks=30, alpha=.05) > .25
+    rng = np.random.default_rng(0)
+    x, y = (rng.binomial(500, .1, (1000, 30)).cumsum(1) for _ in range(2))
+    n = 500 * np.arange(1, 31)
+    p = (x + y) / (2 * n)
+    z = np.abs(y - x) / n / np.sqrt(p * (1 - p) * 2 / n)
+    boundary = get("sequential:alpha_spending_boundaries")(n / n[-1])
+    log_e = get("sequential:conditional_beta_binomial")(x, y)
+    assert (z > 1.96).any(1).mean() > .2 and (z > boundary).any(1).mean() < .075 and (log_e > np.log(20)).any(1).mean() < .075
 
 
 # ---- the learning-rate schedule

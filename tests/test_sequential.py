@@ -1,0 +1,545 @@
+"Sequential analysis keeps its error, agrees with itself and with other roads, survives restarts, and refuses what it cannot answer."
+import json
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mlscale.martingales import conditional_power, empirical_bernstein, futility_boundaries, msprt, msprt_interval, safe_two_by_two
+from mlscale.sequential import (
+    Moments,
+    RegimeWarning,
+    SequentialTest,
+    alpha_spending_boundaries,
+    alpha_spent,
+    always_valid_p,
+    asymptotic_confidence_sequence,
+    conditional_beta_binomial,
+    conditional_beta_binomial_interval,
+    crossing_probabilities,
+    days_to_decision,
+    discordant_pairs,
+    group_sequential_constant,
+    group_sequential_design,
+    in_regime,
+    normal_mixture_boundary,
+    peeking_error,
+    sequential_srm,
+    stagewise_estimate,
+)
+
+FIVE = np.arange(1, 6) / 5
+LOG20 = math.log(20)
+
+
+def at_most(alarms, n, alpha=.05): assert alarms <= stats.binom.ppf(.9995, n, alpha), f"{alarms} of {n}"
+
+
+def null_streams(rate, share=.5, reps=1000, looks=1000, per_look=40, seed=0):
+    "Running counts of streams without an effect: x_control, n_control, x_treatment, n_treatment."
+    rng = np.random.default_rng(seed)
+    nt = rng.binomial(per_look, share, (reps, looks))
+    xt, xc = rng.binomial(nt, rate).cumsum(1), rng.binomial(per_look - nt, rate).cumsum(1)
+    return xc, (per_look - nt).cumsum(1), xt, nt.cumsum(1)
+
+
+# ---- group-sequential
+
+@pytest.mark.parametrize("spending", [dict(spending="obrien-fleming"), dict(spending="pocock"), dict(spending="hwang-shih-decani", gamma=-4.),
+                                      dict(spending="hwang-shih-decani", gamma=0.), dict(spending="power", rho=.5)])
+@pytest.mark.parametrize("spend", ["per-side", "total"])
+def test_boundaries_spend_what_they_should_on_any_looks(spending, spend):
+    t = np.array([.03, .1, .11, .5, .9, 1])
+    up, down = crossing_probabilities(t, alpha_spending_boundaries(t, alpha=.03, spend=spend, **spending))
+    assert np.allclose(up, down, rtol=1e-9)
+    side = alpha_spent(t, alpha=.015, **spending) if spend == "per-side" else alpha_spent(t, alpha=.03, **spending) / 2
+    assert np.allclose(up.cumsum(), side, rtol=1e-8, atol=1e-300)
+
+
+def test_the_recursion_agrees_with_the_multivariate_normal_under_any_drift():
+    t, drift = np.array([.2, .5, .7, 1]), 1.3
+    upper, lower = np.array([2.5, 2.2, 2.1, 2.]), np.array([-1., -.5, .2, 2.])
+    up, down = crossing_probabilities(t, upper, lower, drift=np.array([0., drift]))
+    cov = np.sqrt(np.minimum.outer(t, t) / np.maximum.outer(t, t))
+    for row, theta in enumerate((0., drift)):
+        for k in range(2, 5):
+            inside = stats.multivariate_normal(theta * np.sqrt(t[:k]), cov[:k, :k]).cdf(upper[:k], lower_limit=lower[:k], rng=np.random.default_rng(0))
+            assert 1 - (up[row, :k] + down[row, :k]).sum() == pytest.approx(inside, abs=2e-5)
+    assert (up + down).sum(-1) == pytest.approx([1, 1], abs=1e-12)      # the boundaries meet: every walk ends
+
+
+def test_one_sided_boundaries_spend_all_of_alpha_above():
+    z = alpha_spending_boundaries(FIVE, alpha=.025, sided=1)
+    assert crossing_probabilities(FIVE, z, np.full(5, -12.))[0].sum() == pytest.approx(.025, abs=1e-10)
+    assert (z >= alpha_spending_boundaries(FIVE) - 1e-12).all()      # walks that a lower boundary would have stopped may still cross
+
+
+def test_many_close_looks_and_tiny_errors_stay_exact():
+    z = alpha_spending_boundaries(np.arange(1, 301) / 300)
+    assert np.isfinite(z[1:]).all() and (np.diff(z) < 0).all()
+    up, down = crossing_probabilities(np.arange(1, 301) / 300, z)
+    assert (up + down).sum() == pytest.approx(.05, abs=1e-10)
+    assert peeking_error(1000) == pytest.approx(.5299113847, abs=1e-8)
+
+
+def test_group_sequential_tests_hold_alpha_and_power_on_simulated_rates():
+    design = group_sequential_design(FIVE, spending="pocock")
+    rng, n = np.random.default_rng(1), 40_000
+    for drift, want in ((0., .05), (design.drift, .8)):
+        p, per = .3, 4000
+        q = p + drift * math.sqrt(2 * p * (1 - p) / (5 * per))
+        xc, xt = rng.binomial(per, p, (n, 5)).cumsum(1), rng.binomial(per, q, (n, 5)).cumsum(1)
+        m = per * np.arange(1, 6)
+        both = (xc + xt) / (2 * m)
+        hit = np.abs(xt - xc) / m / np.sqrt(both * (1 - both) * 2 / m) >= design.boundary
+        assert hit.any(1).mean() == pytest.approx(want, abs=4 * math.sqrt(want * (1 - want) / n) + .004)
+        stop = np.where(hit.any(1), hit.argmax(1), 4)
+        assert FIVE[stop].mean() == pytest.approx(float(design.expected_information(drift)), abs=.01)
+
+
+@pytest.mark.parametrize("drift", [-1., 0., 1.5, 3.])
+def test_stagewise_estimates_are_median_unbiased_and_their_intervals_cover(drift):
+    z = alpha_spending_boundaries(FIVE, spending="pocock")
+    rng, n = np.random.default_rng(2), 400
+    paths = (rng.normal(size=(n, 5)) * math.sqrt(.2) + drift * .2).cumsum(1) / np.sqrt(FIVE)
+    above = misses = small = 0
+    for path in paths:
+        hit = np.abs(path) >= z
+        k = hit.argmax() if hit.any() else 4
+        e = stagewise_estimate(FIVE[:k + 1], z[:k + 1], path[k])
+        above, misses = above + (e.estimate > drift), misses + (not e.lower <= drift <= e.upper)
+        small += e.p_value <= .05
+        assert e.lower < e.estimate < e.upper and (e.p_value <= .05) == (not e.lower <= 0 <= e.upper)
+    low, high = stats.binom.interval(.999, n, .5)
+    assert low <= above <= high
+    at_most(misses, n)
+    if drift == 0: at_most(small, n)
+
+
+def test_a_p_value_after_stopping_matches_the_boundary_it_crossed():
+    z = alpha_spending_boundaries(FIVE)
+    for k in range(5):
+        at = stagewise_estimate(FIVE[:k + 1], z[:k + 1], z[k])
+        assert at.p_value == pytest.approx(2 * float(alpha_spent(FIVE[k], alpha=.025)), rel=1e-6)
+        mirrored = stagewise_estimate(FIVE[:k + 1], z[:k + 1], -z[k])
+        assert (mirrored.estimate, mirrored.lower, mirrored.upper) == pytest.approx((-at.estimate, -at.upper, -at.lower), abs=1e-7)
+
+
+def test_futility_keeps_power_and_type_one_error():
+    plan = futility_boundaries(FIVE, power=.9, beta_spending="pocock")
+    assert float(plan.success(plan.drift)) == pytest.approx(.9, abs=1e-7) and float(plan.success(0., obeyed=False)) == pytest.approx(.025, abs=1e-9)
+    assert float(plan.success(0.)) < .025 and float(plan.expected_information(0.)) < .6
+    assert futility_boundaries([1.]).drift == pytest.approx(stats.norm.ppf(.8) + stats.norm.ppf(.975), abs=1e-6)
+
+
+# ---- always valid: exact methods
+
+@pytest.mark.parametrize(("rate", "share"), [(.5, .5), (.1, .5), (.1, .1), (.001, .9), (np.where(np.arange(1000) % 24 < 12, .02, .6), .3)])
+def test_the_conditional_beta_binomial_holds_alpha_under_a_thousand_looks(rate, share):
+    xc, _, xt, _ = null_streams(rate, share)
+    for k in (10, 100, 3000): at_most((conditional_beta_binomial(xc, xt, share=share, k=k).max(1) >= LOG20).sum(), 1000)
+
+
+def test_the_conditional_beta_binomial_is_a_fair_game_by_enumeration():
+    for share in (.5, .2):
+        n = np.arange(31)
+        for total in (1, 7, 30):
+            weight = stats.binom.pmf(n[:total + 1], total, share)
+            assert weight @ np.exp(conditional_beta_binomial(total - n[:total + 1], n[:total + 1], share=share, k=40)) == pytest.approx(1, abs=1e-12)
+
+
+def test_sequential_srm_holds_alpha_and_is_the_beta_binomial_for_two_arms():
+    n = np.random.default_rng(3).multinomial(30, [.5, .3, .2], (1000, 1000)).cumsum(1)
+    at_most((sequential_srm(n, [5, 3, 2]).max(1) >= LOG20).sum(), 1000)
+    assert sequential_srm([400, 90], [.8, .2], k=50) == pytest.approx(conditional_beta_binomial(400, 90, share=.2, k=50), rel=1e-10)
+    wrong = np.random.default_rng(3).multinomial(30, [.5, .35, .15], (200, 1000)).cumsum(1)
+    assert (sequential_srm(wrong, [5, 3, 2]).max(1) >= math.log(1000)).mean() > .95
+
+
+def test_safe_two_by_two_holds_alpha_and_is_never_a_game_worth_playing():
+    rng = np.random.default_rng(4)
+    alarms = sum(safe_two_by_two(*(rng.random((2, 1000)) < rate), path=True).max() >= LOG20 for rate in (.5, .05) for _ in range(500))
+    at_most(alarms, 1000)
+    h = (np.arange(2**10)[:, None] >> np.arange(10)) & 1
+    worth = np.array([safe_two_by_two(row[:5], row[5:]) for row in h])
+    for p in (.001, .05, .4, .5, .99): assert np.where(h == 1, p, 1 - p).prod(1) @ worth <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(("draw", "mean"), [(lambda r, n: r.random(n), .5), (lambda r, n: (r.random(n) < .02) * 1., .02), (lambda r, n: r.beta(.05, 2, n), .05 / 2.05)])
+def test_empirical_bernstein_covers_at_all_looks(draw, mean):
+    rng, misses = np.random.default_rng(5), 0
+    for _ in range(500):
+        low, high = empirical_bernstein(draw(rng, 1000), path=True)
+        misses += ((low > mean) | (high < mean)).any()
+    at_most(misses, 500)
+
+
+def test_normal_mixture_is_crossed_as_seldom_as_promised():
+    rng, v = np.random.default_rng(6), np.arange(1, 1001)
+    s = rng.normal(size=(4000, 1000)).cumsum(1)
+    for alpha in (.05, .2):
+        two, one = (normal_mixture_boundary(v, alpha=alpha, v_opt=200, two_sided=sides) for sides in (True, False))
+        at_most((np.abs(s) >= two).any(1).sum(), 4000, alpha)
+        at_most((s >= one).any(1).sum(), 4000, alpha)
+        assert (one < two).all()
+    assert (np.abs(s) >= normal_mixture_boundary(v, v_opt=200)).any(1).mean() > .01      # and it is no wall
+
+
+def test_no_other_v_opt_is_tighter_at_v_opt():
+    at = normal_mixture_boundary(300., v_opt=300)
+    assert all(normal_mixture_boundary(300., v_opt=o) > at for o in (150, 280, 320, 900))
+
+
+@pytest.mark.parametrize(("xc", "xt"), [(0, 0), (0, 12), (12, 0), (1, 1), (500, 570), (100_000, 99_000)])
+def test_the_ratio_interval_is_the_set_of_nulls_not_rejected(xc, xt):
+    low, high = conditional_beta_binomial_interval(xc, xt, alpha=.1, share=.3, k=60)
+    def rejected(ratio):   # the same bet against a null at this ratio
+        theta = ratio * .3 / (ratio * .3 + .7)
+        return conditional_beta_binomial(xc, xt, share=.3, k=60) + xt * math.log(.3 / theta) + xc * math.log(.7 / (1 - theta)) >= math.log(10)
+    for edge in (low, high):
+        if 0 < edge < math.inf: assert rejected(edge * (1 + 1e-6)) != rejected(edge * (1 - 1e-6))
+    assert (low == 0) == (xt == 0) and (high == math.inf) == (xc == 0)
+
+
+# ---- always valid: asymptotic methods
+
+@pytest.mark.parametrize(("rate", "share"), [(.5, .5), (.1, .1), (.02, .5), (.02, .1)])
+def test_asymptotic_sequences_hold_alpha_in_the_regime(rate, share):
+    xc, nc, xt, nt = null_streams(rate, share, per_look=100)
+    c, t = Moments.from_counts(xc, nc), Moments.from_counts(xt, nt)
+    ok = in_regime(c, t)
+    assert ok[:, -1].all()
+    for n_star in (2000, 50_000):
+        seq = asymptotic_confidence_sequence(c, t, n_star=n_star, min_count=0)
+        at_most((np.where(ok, seq.log_e, 0).max(1) >= LOG20).sum(), 1000)
+        at_most((ok & ((seq.lower > 0) | (seq.upper < 0))).any(1).sum(), 1000)
+
+
+def test_outside_the_regime_they_fail_and_warn():
+    xc, nc, xt, nt = null_streams(.005, .1, reps=400)
+    c, t = Moments.from_counts(xc, nc), Moments.from_counts(xt, nt)
+    with pytest.warns(RegimeWarning, match="outside the regime"): seq = asymptotic_confidence_sequence(c, t, n_star=5000)
+    assert (seq.p_value[:, -1] <= .05).mean() > .2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asymptotic_confidence_sequence(Moments.from_counts(500, 10_000), Moments.from_counts(570, 10_000), n_star=5000)
+        asymptotic_confidence_sequence(c, t, n_star=5000, min_count=0)
+
+
+def test_heavy_skew_fails_after_a_thousand_an_arm_and_the_rule_notices():
+    rng, late, ruled, reps = np.random.default_rng(7), 0, 0, 500
+    for _ in range(reps):
+        x, treated = (rng.random(20_000) < .01) * rng.lognormal(0, 1.5, 20_000), rng.random(20_000) < .1
+        c, t, first = Moments(), Moments(), [None, None]
+        for i in range(0, 20_000, 200):
+            now, who = x[i:i + 200], treated[i:i + 200]
+            c, t = c + Moments.of(now[~who]), t + Moments.of(now[who])
+            if min(c.n, t.n) < 1000: continue
+            hit = asymptotic_confidence_sequence(c, t, n_star=5000, min_count=0).log_e >= LOG20
+            first = [first[0] or hit, first[1] or (hit and in_regime(c, t))]
+        late, ruled = late + bool(first[0]), ruled + bool(first[1])
+    assert late > stats.binom.ppf(.9995, reps, .05)
+    at_most(ruled, reps)
+
+
+def test_a_burn_in_says_nothing_before_its_end():
+    c, t = Moments.from_counts(np.array([5, 50]), np.array([50, 500])), Moments.from_counts(np.array([25, 90]), np.array([50, 500]))
+    seq = asymptotic_confidence_sequence(c, t, n_star=1000, burn_in=500)
+    assert seq.log_e[0] == 0 and seq.lower[0] == -math.inf and seq.p_value[0] == 1 and seq.log_e[1] > 0
+
+
+def test_msprt_interval_is_the_set_of_effects_not_rejected():
+    low, high = msprt_interval(500, 570, 10_000, tau2=1e-4, alpha=1 / msprt(500, 570, 10_000, tau2=1e-4))
+    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(.014, abs=1e-12)
+
+
+# ---- the streaming test
+
+@settings(max_examples=50, deadline=None)
+@given(parts=st.lists(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) > 1e-3), max_size=20), min_size=1, max_size=5))
+def test_moments_add_up(parts):
+    total = Moments()
+    for part in parts: total = total + Moments.of(part)
+    whole = Moments.of(np.concatenate([np.asarray(p, float) for p in parts]))
+    scale = max((abs(v) for p in parts for v in p), default=0)
+    for name, power in (("n", 0), ("mean", 1), ("m2", 2), ("m3", 3)): assert getattr(total, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-9 * scale**power)
+    assert total.binary == whole.binary
+
+
+def test_moments_are_those_of_scipy():
+    rng = np.random.default_rng(19)
+    for x in (rng.lognormal(size=500), (rng.random(500) < .1) * 1.):
+        m = Moments.of(x[:100]) + Moments.of(x[100:])
+        assert (m.mean, m.skewness) == pytest.approx((x.mean(), stats.skew(x)), rel=1e-10)
+        assert m.variance == pytest.approx(x.var(ddof=0 if m.binary else 1), rel=1e-10)
+    assert Moments.of([True, False, True]) == Moments.of([1, 0, 1.]) == Moments.from_counts(2, 3) and not Moments.of([.5, 1.5]).binary
+
+
+@settings(max_examples=40, deadline=None)
+@given(chunks=st.lists(st.tuples(st.lists(st.integers(0, 1), max_size=30), st.lists(st.integers(0, 1), max_size=30)), max_size=12), share=st.sampled_from([.5, .2]))
+def test_rates_agree_look_by_look_with_the_batch_formulas(chunks, share):
+    test, xc, xt, want = SequentialTest(share=share), 0, 0, []
+    for c, t in chunks:
+        test.update(c, t)
+        xc, xt = xc + sum(c), xt + sum(t)
+        if c or t: want.append(conditional_beta_binomial(xc, xt, share=share))
+    assert list(test.path.statistic) == want and test.p_value == (always_valid_p(want)[-1] if want else 1)
+    assert test.ci == conditional_beta_binomial_interval(xc, xt, share=share)
+    assert (test.decision != "continue") == (test.p_value <= .05)
+
+
+def test_means_agree_look_by_look_with_the_batch_formulas():
+    rng = np.random.default_rng(8)
+    x, y = rng.exponential(2, 3000) + 1e6, rng.exponential(2.2, 3000) + 1e6       # a large offset would spoil plain sums of squares
+    test = SequentialTest("asymptotic", n_star=2000)
+    for i in range(0, 3000, 300): test.update(x[i:i + 300], y[i:i + 300])
+    for look, i in enumerate(range(300, 3001, 300), 1):
+        batch = asymptotic_confidence_sequence(x[:i], y[:i], n_star=2000)
+        assert test.path.statistic[look] == pytest.approx(batch.log_e, rel=1e-7)
+    assert test.ci == pytest.approx((batch.lower, batch.upper), rel=1e-7) and test.estimate == pytest.approx(y.mean() - x.mean(), rel=1e-9)
+
+
+def test_group_sequential_agrees_with_the_batch_boundaries_and_ends():
+    rng = np.random.default_rng(9)
+    for effect, decision in ((0., "no difference shown"), (.15, "treatment higher"), (-.15, "control higher")):
+        test, looks = SequentialTest("group-sequential", n_max=2000, spending="pocock"), 0
+        while not test.finished:
+            test.update(rng.random(100) < .5, rng.random(100) < .5 + effect)
+            looks += 1
+        path = test.path
+        t = np.minimum(path.information, 1).to_numpy()
+        assert looks <= 10 and np.allclose(path.boundary, alpha_spending_boundaries(t, spending="pocock"), atol=1e-9) and test.decision == decision
+        assert (test.p_value <= .05) == (decision != "no difference shown")
+        with pytest.raises(ValueError, match="has ended"): test.update([1], [0])
+
+
+def test_the_estimate_after_stopping_is_median_unbiased_on_the_scale_of_the_effect():
+    rng, above, misses, n = np.random.default_rng(20), 0, 0, 300
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=4000, spending="pocock")
+        while not test.finished: test.update(rng.random(400) < .5, rng.random(400) < .53)
+        e = test.after_stopping()
+        above, misses = above + (e.estimate > .03), misses + (not e.lower <= .03 <= e.upper)
+    low, high = stats.binom.interval(.999, n, .5)
+    assert low <= above <= high
+    at_most(misses, n)
+    with pytest.raises(ValueError, match="has ended"): SequentialTest().after_stopping()
+    with pytest.raises(ValueError, match="has ended"): SequentialTest("group-sequential", n_max=100).after_stopping()
+
+
+def test_the_repeated_p_value_is_the_level_at_which_the_boundary_is_met():
+    test = SequentialTest("group-sequential", n_max=4000)
+    rng = np.random.default_rng(10)
+    for _ in range(6): test.update(rng.random(200) < .5, rng.random(200) < .55)
+    path = test.path
+    z = alpha_spending_boundaries(path.information, alpha=test.p_value)
+    assert (path.statistic - z).max() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_plan_that_overshoots_spends_what_is_left():
+    test = SequentialTest("group-sequential", n_max=1000)
+    rng = np.random.default_rng(11)
+    test.update(rng.random(400) < .5, rng.random(400) < .5).update(rng.random(400) < .5, rng.random(400) < .5)
+    assert test.finished and test.path.information.iloc[-1] == pytest.approx(1.6)
+    up, down = crossing_probabilities(test.path.information, test.path.boundary)
+    assert (up + down).sum() == pytest.approx(.05, abs=1e-9)
+
+
+METHODS = [("beta-binomial", {}), ("paired", {}), ("asymptotic", {"n_star": 1000}), ("group-sequential", {"n_max": 4000})]
+
+
+@pytest.mark.parametrize(("method", "kw"), METHODS)
+def test_a_restart_loses_nothing(method, kw):
+    rng = np.random.default_rng(12)
+    chunks = [(rng.random(60) < .4, rng.random(60) < .5) for _ in range(12)]
+    whole, part = SequentialTest(method, alpha=.01, **kw), SequentialTest(method, alpha=.01, **kw)
+    for i, chunk in enumerate(chunks):
+        whole.update(*chunk)
+        part.update(*chunk)
+        if i in (0, 5): part = SequentialTest.from_dict(json.loads(json.dumps(part.to_dict(), allow_nan=False)))
+    assert part.to_dict() == whole.to_dict() and (part.p_value, part.ci, part.decision, repr(part)) == (whole.p_value, whole.ci, whole.decision, repr(whole))
+
+
+@pytest.mark.parametrize(("method", "kw"), METHODS[:3])
+def test_a_merged_day_is_one_look_at_its_end(method, kw):
+    rng = np.random.default_rng(13)
+    days = [(rng.random(200) < .4, rng.random(200) < .5) for _ in range(4)]
+    one, later, whole = (SequentialTest(method, **kw) for _ in range(3))
+    for d in days[:2]: one.update(*d)
+    for d in days[2:]: later.update(*d)
+    before = later.to_dict()
+    one.merge(later)
+    for d in days[:2] + [tuple(np.concatenate(x) for x in zip(*days[2:], strict=True))]: whole.update(*d)
+    assert np.allclose(one.path, whole.path) and later.to_dict() == before and len(one.path) == 3
+    assert one.p_value == pytest.approx(whole.p_value, rel=1e-9)
+
+
+def test_what_cannot_be_merged_says_so():
+    with pytest.raises(ValueError, match="cannot be merged"): SequentialTest("group-sequential", n_max=100).merge(SequentialTest("group-sequential", n_max=100))
+    for other in (SequentialTest(k=50), SequentialTest(alpha=.01), SequentialTest("paired"), None):
+        with pytest.raises(ValueError, match="same method"): SequentialTest().merge(other)
+
+
+def test_pairs_are_the_beta_binomial_on_discordant_pairs():
+    rng = np.random.default_rng(14)
+    a, b = rng.random(500) < .6, rng.random(500) < .7
+    test = SequentialTest("paired").update(a[:200], b[:200]).update(a[200:], b[200:])
+    only_a, only_b = discordant_pairs(a, b)
+    assert (only_a, only_b) == ((a & ~b).sum(), (b & ~a).sum())
+    assert test.path.statistic.iloc[-1] == conditional_beta_binomial(only_a, only_b) and test.estimate == pytest.approx(only_b / only_a)
+    with pytest.raises(ValueError, match="every pair"): test.update([1], [1, 0])
+
+
+def test_looks_outside_the_regime_do_not_count_and_are_announced_once():
+    test = SequentialTest("asymptotic", n_star=1000)
+    with pytest.warns(RegimeWarning) as seen:
+        for _ in range(5): test.update([0, 0, 0], [1, 1, 1])
+    assert len(seen) == 1 and len(test.path) == 0 and test.p_value == 1 and test.decision == "continue" and test.ci == (-math.inf, math.inf)
+    test.update(np.zeros(2000), np.r_[np.ones(60), np.zeros(1940)])
+    assert len(test.path) == 1 and test.decision == "treatment higher"       # an arm without successes is evidence, too
+
+
+def test_a_wrong_split_is_said_aloud():
+    test = SequentialTest()
+    for _ in range(20): test.update(np.zeros(100), np.zeros(60))
+    assert test.srm_p_value < .001 and "SPLIT IS WRONG" in repr(test)
+    fine = SequentialTest(share=.375)
+    for _ in range(20): fine.update(np.zeros(100), np.zeros(60))
+    assert fine.srm_p_value > .05
+
+
+@pytest.mark.parametrize("bad", [[np.nan], [1, np.inf], ["late"], [None], None, 1, [[1, 0]], [2 + 1j], {"a": 1}, [1e200]])
+@pytest.mark.parametrize("side", ["control", "treatment"])
+def test_refused_outcomes_leave_no_trace(bad, side):
+    for method, kw in METHODS:
+        test = SequentialTest(method, **kw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RegimeWarning)
+            test.update([1, 0], [0, 1])
+        before = test.to_dict()
+        with pytest.raises(ValueError, match=side): test.update(**{"control": [1], "treatment": [0], side: bad})
+        assert test.to_dict() == before
+
+
+@pytest.mark.parametrize(("method", "kw"), [
+    ("mystery", {}), (None, {}), ("beta-binomial", {"alpha": 0}), ("beta-binomial", {"alpha": True}), ("beta-binomial", {"share": 1}), ("beta-binomial", {"k": "100"}),
+    ("beta-binomial", {"n_star": 5}), ("asymptotic", {}), ("asymptotic", {"n_star": math.nan}), ("paired", {"share": .4}), ("group-sequential", {}), ("group-sequential", {"n_max": 10.5}),
+    ("group-sequential", {"n_max": 100, "spending": "power"}),
+])
+def test_impossible_tests_are_refused(method, kw):
+    with pytest.raises(ValueError): SequentialTest(method, **kw)
+
+
+@pytest.mark.parametrize("state", [{}, None, SequentialTest().to_dict() | {"format": 99}, SequentialTest().to_dict() | {"kind": "DriftMonitor"}, SequentialTest().to_dict() | {"path": 3},
+                                   {k: v for k, v in SequentialTest().to_dict().items() if k != "control"}])
+def test_states_of_something_else_are_refused(state):
+    with pytest.raises(ValueError, match="SequentialTest"): SequentialTest.from_dict(state)
+
+
+def test_the_state_is_small_and_the_drawing_is_made():
+    import matplotlib
+    matplotlib.use("Agg")
+    rng = np.random.default_rng(15)
+    for method, kw in METHODS:
+        test = SequentialTest(method, **kw)
+        for _ in range(5):
+            if not test.finished: test.update(rng.random(300) < .4, rng.random(300) < .6)
+        ax = test.plot()
+        assert test.decision == "treatment higher" and "treatment higher" in ax.get_title() and ax.get_xlabel() and len(ax.lines) == 3
+        matplotlib.pyplot.close(ax.figure)
+    long = SequentialTest()
+    for _ in range(1000): long.update(rng.random(500) < .1, rng.random(500) < .1)
+    assert len(json.dumps(long.to_dict())) < 100_000
+
+
+# ---- planning
+
+def test_days_to_decision_come_true():
+    plan = days_to_decision(1000, .24, -.1, k=360, reps=400)
+    assert list(plan.columns) == ["days", "mean_days", "mean_days_without_effect"] and plan.days["fixed"] == 10
+    assert plan.days["fixed"] <= plan.days["group-sequential, obrien-fleming"] <= plan.days["group-sequential, pocock"] < plan.days["asymptotic"] < plan.days["beta-binomial"]
+    rng, decided = np.random.default_rng(16), 0
+    for _ in range(200):
+        test = SequentialTest(k=360)
+        for _ in range(int(plan.days["beta-binomial"])):
+            n = rng.binomial(1000, .5)
+            test.update(rng.random(1000 - n) < .24, rng.random(n) < .216)
+        decided += test.decision == "control higher"
+    low, high = stats.binom.interval(.9999, 200, .8)
+    assert low <= decided <= high + 15
+    assert (days_to_decision(250, .24, -.1, reps=100).days["fixed"] - 38) in range(3)
+
+
+# ---- bad input
+
+BAD_NUMBERS = [None, math.nan, math.inf, True, "x", 0, -1, [1.]]
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS)
+@pytest.mark.parametrize(("name", "call"), [
+    ("alpha", lambda v: peeking_error(5, alpha=v)), ("looks", lambda v: peeking_error(v)), ("looks", lambda v: group_sequential_constant(v)),
+    ("alpha", lambda v: alpha_spending_boundaries([1.], alpha=v)),
+    ("rho", lambda v: alpha_spent(.5, alpha=.05, spending="power", rho=v)), ("k", lambda v: conditional_beta_binomial(1, 2, k=v)),
+    ("share", lambda v: conditional_beta_binomial(1, 2, share=v)),
+    ("alpha", lambda v: conditional_beta_binomial_interval(1, 2, alpha=v)), ("n_star", lambda v: asymptotic_confidence_sequence([1.], [1.], n_star=v)),
+    ("k", lambda v: sequential_srm([1, 2], k=v)),
+    ("v_opt", lambda v: normal_mixture_boundary(1., v_opt=v)), ("alpha", lambda v: normal_mixture_boundary(1., alpha=v, v_opt=1.)), ("tau2", lambda v: msprt(1, 2, 10, tau2=v)),
+    ("n", lambda v: msprt(0, 0, v, tau2=1.)),
+    ("alpha", lambda v: msprt_interval(1, 2, 10, tau2=1., alpha=v)), ("prior", lambda v: safe_two_by_two([1], [0], prior=v)), ("alpha", lambda v: empirical_bernstein([.5], alpha=v)),
+    ("information", lambda v: conditional_power(1., v)), ("alpha", lambda v: futility_boundaries([1.], alpha=v)), ("power", lambda v: group_sequential_design([1.], power=v)),
+    ("level", lambda v: stagewise_estimate([1.], [2.], 1., level=v)), ("daily_units", lambda v: days_to_decision(v, .1, .1)), ("baseline", lambda v: days_to_decision(100, v, .1)),
+    ("reps", lambda v: days_to_decision(100, .1, .1, reps=v)),
+])
+def test_numbers_that_are_none_are_refused_by_name(name, call, bad):
+    if name == "n" and bad == [1.]: return        # an array of one size is fine
+    with pytest.raises(ValueError, match=name): call(bad)
+
+
+@pytest.mark.parametrize("bad", [None, [], [0, 1], [.5, .5], [.8, .4], [.5, 1.2], [math.nan, 1], ["a"], [[.5, 1]], .5, [True]])
+@pytest.mark.parametrize("call", [alpha_spending_boundaries, group_sequential_design, futility_boundaries])
+def test_looks_that_are_none_are_refused(call, bad):
+    with pytest.raises(ValueError, match="information"): call(bad)
+
+
+@pytest.mark.parametrize(("name", "call"), [
+    ("x_control", lambda: conditional_beta_binomial(-1, 2)), ("x_treatment", lambda: conditional_beta_binomial(1, 2.5)), ("x_control", lambda: conditional_beta_binomial("5", 2)),
+    ("x_treatment", lambda: conditional_beta_binomial([1, 2], [1, math.nan])),
+    ("x_control", lambda: conditional_beta_binomial([1, 2], [1, 2, 3])), ("x_control", lambda: conditional_beta_binomial(True, 2)),
+    ("x_control", lambda: conditional_beta_binomial_interval(-1, 3)),
+    ("counts", lambda: sequential_srm([5])), ("counts", lambda: sequential_srm(None)), ("counts", lambda: sequential_srm([1, -2])), ("weights", lambda: sequential_srm([1, 2], [1.])),
+    ("weights", lambda: sequential_srm([1, 2], [1., 0.])), ("weights", lambda: sequential_srm([1, 2], [math.nan, 1])),
+    ("control", lambda: discordant_pairs([2], [1])), ("treatment", lambda: discordant_pairs([1], ["a"])), ("control", lambda: discordant_pairs([[1]], [[1]])),
+    ("control", lambda: asymptotic_confidence_sequence([math.nan], [1.], n_star=5)), ("treatment", lambda: asymptotic_confidence_sequence([1.], "ab", n_star=5)),
+    ("burn_in", lambda: asymptotic_confidence_sequence([1.], [1.], n_star=5, burn_in=-1)),
+    ("v", lambda: normal_mixture_boundary(-1., v_opt=1.)), ("alpha_opt", lambda: normal_mixture_boundary(1., v_opt=1., alpha_opt=.7, two_sided=False)),
+    ("log_e", lambda: always_valid_p([0., math.nan])),
+    ("spending", lambda: alpha_spending_boundaries(FIVE, spending="obf")), ("gamma", lambda: alpha_spending_boundaries(FIVE, spending="hwang-shih-decani")),
+    ("gamma", lambda: alpha_spending_boundaries(FIVE, gamma=1.)),
+    ("rho", lambda: alpha_spending_boundaries(FIVE, spending="pocock", rho=1.)), ("spend", lambda: alpha_spending_boundaries(FIVE, spend="both")),
+    ("sided", lambda: alpha_spending_boundaries(FIVE, sided=3)), ("kind", lambda: group_sequential_constant(3, kind="haybittle")),
+    ("upper", lambda: crossing_probabilities(FIVE, [2.] * 4)), ("upper", lambda: crossing_probabilities([1.], ["a"])), ("lower", lambda: crossing_probabilities([1.], [2.], [None])),
+    ("upper", lambda: crossing_probabilities([.5, 1], [1., 1.], [2., 0.])),
+    ("upper", lambda: crossing_probabilities([1.], [math.nan])), ("drift", lambda: crossing_probabilities([1.], [2.], drift=math.inf)),
+    ("last look", lambda: group_sequential_design([.5])), ("boundary", lambda: stagewise_estimate(FIVE, [2.], 1.)), ("z", lambda: stagewise_estimate([1.], [2.], math.nan)),
+    ("x_control", lambda: msprt(11, 2, 10, tau2=1.)), ("x_treatment", lambda: msprt(1, -2, 10, tau2=1.)), ("x", lambda: empirical_bernstein([1.5])),
+    ("x", lambda: empirical_bernstein([])), ("bounds", lambda: empirical_bernstein([.5], bounds=(1, 0))), ("bounds", lambda: empirical_bernstein([.5], bounds=None)),
+    ("control", lambda: safe_two_by_two([], [])), ("control", lambda: safe_two_by_two([1, 0], [1])), ("treatment", lambda: safe_two_by_two([1], [.5])),
+    ("z", lambda: conditional_power(math.nan, .5)), ("drift", lambda: conditional_power(1., .5, drift=math.inf)),
+    ("relative_effect", lambda: days_to_decision(100, .6, .9)), ("relative_effect", lambda: days_to_decision(100, .6, 0.)), ("daily_units", lambda: days_to_decision(2, .1, .01)),
+    ("n", lambda: Moments.from_summary(1, 0., 1.)), ("variance", lambda: Moments.from_summary(5, 0., -1.)), ("looks", lambda: peeking_error(5000)),
+])
+def test_what_is_impossible_is_refused_by_name(name, call):
+    with pytest.raises(ValueError, match=name): call()
+
+
+def test_shapes_come_back_as_they_went_in():
+    assert isinstance(conditional_beta_binomial(3, 4), float) and conditional_beta_binomial(np.ones((2, 3)), 2 * np.ones((2, 3))).shape == (2, 3)
+    assert isinstance(sequential_srm([3, 4]), float) and sequential_srm(np.ones((5, 4, 3))).shape == (5, 4)
+    assert isinstance(msprt(3, 4, 10, tau2=.1), float) and isinstance(normal_mixture_boundary(3, v_opt=1), float) and isinstance(peeking_error(np.int64(3)), float)
+    assert isinstance(pd.DataFrame(SequentialTest().path), pd.DataFrame) and SequentialTest().p_value == 1 and math.isnan(SequentialTest().estimate)
+    assert conditional_beta_binomial(0, 0) == 0 and SequentialTest().update([], []).decision == "continue"
