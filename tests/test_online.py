@@ -150,6 +150,12 @@ def test_no_keys_and_only_missing_keys_are_answered(store):
     assert list(read(store, "v", keys().astype(object), START)) == ["key", "v__value", "v__event_timestamp"]
     assert read(store, "v", keys(None, None), START)["v__value"].isna().all()
 
+def test_whole_numbers_stay_keys_where_one_is_missing(stores):
+    source = facts([0, 0, 0], key=[7, 8, None])
+    served = stores(View("holes", source, "key", None, "value"))
+    assert source.key.dtype == float and materialize(served, START)["holes"] == 2 and write(served, "holes", facts([1, 1], key=[7, None])) == 1
+    assert list(read(served, "holes", pd.DataFrame({"key": [8, 7, None]}), START + HOUR)["holes__value"].fillna(-1)) == [1, 0, -1]
+
 def test_values_of_all_types_come_back(stores):
     source = facts([0], key="types").assign(whole=2**60 + 1, yes=True, word="JFK", gone=np.nan)
     served = stores(View("types", source, "key", None, ["value", "whole", "yes", "word", "gone"]))
@@ -336,6 +342,32 @@ def test_a_kill_during_materialization_leaves_the_previous_values_readable(tmp_p
         materialize(store, until)
         assert seen() == {float(g): n}
     assert killed >= 2
+
+def test_a_kill_of_feasts_own_materialization_makes_the_view_unreadable_which_is_why_ours_leaves_the_registry_alone(tmp_path, launcher):
+    from feast import FeatureStore
+    store = repository(tmp_path, View("v", facts([0, 1], key="a"), "key", None, "value"))
+    materialize(store, START)
+    before = (tmp_path / "registry.db").read_bytes()
+    materialize(store, START + HOUR/2)
+    assert (tmp_path / "registry.db").read_bytes() == before
+    store.materialize((START - HOUR).to_pydatetime(), START.to_pydatetime())
+    code = f"""
+import feast.infra.passthrough_provider as p
+p.PassthroughProvider.materialize_single_feature_view = lambda *args, **options: os.kill(os.getpid(), 9)
+FeatureStore(repo_path={str(tmp_path)!r}).materialize(pd.Timestamp("2013-02-28", tz="UTC"), pd.Timestamp("2013-03-02", tz="UTC"))
+"""
+    start(launcher, "os.dup2(2, 1)" + code)
+    assert ended(launcher) == [signal.SIGKILL]
+    with pytest.raises(ValueError, match="MATERIALIZING"): feast_value(FeatureStore(repo_path=str(tmp_path)), "a", "v")
+
+def test_a_watermark_is_recorded_only_after_the_write(tmp_path, monkeypatch):
+    store = repository(tmp_path, View("v", facts([0, 1], key="a"), "key", None, "value"))
+    materialize(store, START)
+    def broken(*args, **options): raise OSError("disk")
+    with monkeypatch.context() as m:
+        m.setattr(type(store), "write_to_online_store", broken)
+        with pytest.raises(OSError, match="disk"): materialize(store, START + HOUR)
+    assert materialize(store, START + HOUR) == {"v": 1} and materialize(store, START + HOUR) == {"v": 0}
 
 def test_readers_do_not_wait_for_a_long_write(tmp_path):
     import sqlite3
@@ -731,6 +763,8 @@ def test_bad_input_of_the_store_is_named(sqlite, call, kind, words):
     (View("v", facts([0]).assign(value=at(0)), "key", None, "value"), {}, ValueError, "turn times into a number"),
     (View("v", facts([0]).assign(event_timestamp=START.tz_localize(None), created_timestamp=START.tz_localize(None)), "key", None, "value"), {}, TypeError, "time zone"),
     ([View("v", facts([0]), "key", None, "value"), View("w", facts([0], key=1), "key", None, "value")], {}, ValueError, "one type a key"),
+    (View("v", facts([0], key=1.5), "key", None, "value"), {}, ValueError, "whole numbers or text"),
+    (View("v", facts([0], key=True), "key", None, "value"), {}, ValueError, "whole numbers or text"),
 ])
 def test_bad_views_are_named(tmp_path, views, options, kind, words):
     with pytest.raises(kind, match=words): repository(tmp_path, views, **options)
