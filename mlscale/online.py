@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'repository', 'rolling_facts', 'flight_views', 'flight_repository', 'read', 'write', 'materialize', 'frame',
            'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01b_online.ipynb #00000002
+# %% ../nbs/01b_online.ipynb #dbe79683
 import fcntl, hashlib, heapq, json, logging, os, sqlite3, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -22,7 +22,7 @@ from .storage import locked, needs, replacing
 
 _log = logging.getLogger(__name__)
 
-# %% ../nbs/01b_online.ipynb #00000008
+# %% ../nbs/01b_online.ipynb #28da7109
 _CONFIGURATION = {"project": "mlscale", "provider": "local", "registry": "registry.db", "offline_store": {"type": "duckdb"}, "entity_key_serialization_version": 3}
 _EVENT, _CREATED = "event_us", "created_us"   # both clocks in microseconds since 1970, kept as features
 _CLOCKS = {"event_timestamp": _EVENT, "created_timestamp": _CREATED}
@@ -55,7 +55,7 @@ def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame
         facts = facts.assign(**{clock: utc, name: utc.astype(np.int64)})
     return facts
 
-# %% ../nbs/01b_online.ipynb #00000009
+# %% ../nbs/01b_online.ipynb #3f7b7449
 def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.FeatureView", pd.DataFrame]:
     "A view in Feast's words, and its facts in the order in which they became known; adds its keys to the entities."
     with needs("features"): import pyarrow as pa
@@ -77,7 +77,7 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     made = FeatureView(name=view.name, entities=[entities[k] for k in view.by], ttl=ttl, schema=schema, online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
-# %% ../nbs/01b_online.ipynb #0000000a
+# %% ../nbs/01b_online.ipynb #9f3a124d
 def repository(path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite") -> "feast.FeatureStore":
     """Set up a Feast repository for views that the point-in-time join also takes: one definition for both sides.
 
@@ -125,7 +125,7 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
         database.close()
     return store
 
-# %% ../nbs/01b_online.ipynb #00000013
+# %% ../nbs/01b_online.ipynb #c4dd0933
 def _of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     out = [rollings] if isinstance(rollings, Rolling) else list(rollings)
     if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out): raise ValueError(f"rollings: at least one, different names, one key; got {[(r.name, r.by) for r in out]}")
@@ -208,7 +208,7 @@ def flight_repository(path: str | os.PathLike, flights: pd.DataFrame | None = No
     flights, weather = load_flights() if flights is None else flights, load_weather() if weather is None else weather
     return repository(path, flight_views(flights, weather), online=online)
 
-# %% ../nbs/01b_online.ipynb #00000016
+# %% ../nbs/01b_online.ipynb #f99893a2
 def _feature_view(store: "feast.FeatureStore", view: str) -> "feast.FeatureView":
     known = {v.name: v for v in store.list_feature_views(allow_cache=True)}
     if view not in known: raise ValueError(f"view={view!r}: the store has {', '.join(known)}")
@@ -228,7 +228,7 @@ def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
         columns[-1] = [x if x is None else kind(x) for x in columns[-1]]   # a missing one made whole numbers floats
     return [None if None in key else key for key in zip(*columns)]
 
-# %% ../nbs/01b_online.ipynb #00000017
+# %% ../nbs/01b_online.ipynb #6726de53
 def _stored(store: "feast.FeatureStore", view: "feast.FeatureView", keys: Sequence[tuple | None], features: Sequence[str]) -> dict[str, list]:
     "What the online store holds for these keys, feature by feature; None where it holds nothing."
     wanted, found = list(dict.fromkeys(k for k in keys if k is not None)), {f: [] for f in features}
@@ -245,7 +245,7 @@ def _instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
     if not isinstance(at, pd.Timestamp) or pd.isna(at) or at.tzinfo is None: raise ValueError(f"{what}={at!r}: a Timestamp with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
     return at.tz_convert("UTC")
 
-# %% ../nbs/01b_online.ipynb #00000018
+# %% ../nbs/01b_online.ipynb #3c616b4b
 def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
 
@@ -292,7 +292,7 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataF
             elif f.name != _CREATED: columns[f"{name}__{f.name}"] = np.array(values, float) if f.dtype in (Float64, Int64) and None in values else values
     return pd.concat([keys, pd.DataFrame(columns, index=keys.index)], axis=1)
 
-# %% ../nbs/01b_online.ipynb #0000001e
+# %% ../nbs/01b_online.ipynb #c0de3dbc
 def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
     "Of each key the newest fact by (event, created); rows without a key are left out."
     facts = _prepared(facts, by, what).drop_duplicates()
@@ -301,7 +301,7 @@ def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{what}: {len(twice)} facts have the same key and both times equal, but different values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later created_timestamp")
     return facts.sort_values([_EVENT, _CREATED]).drop_duplicates(list(by), keep="last").reset_index(drop=True)
 
-# %% ../nbs/01b_online.ipynb #0000001f
+# %% ../nbs/01b_online.ipynb #56494f40
 def write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> int:
     """Take facts into the online store, in any order: what is stored never becomes older.
 
@@ -346,7 +346,7 @@ def write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> int:
         if any(newer): store.write_to_online_store(view, new[newer])
     return sum(newer)
 
-# %% ../nbs/01b_online.ipynb #00000024
+# %% ../nbs/01b_online.ipynb #b5a4d17a
 def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str | Sequence[str] | None = None, since: pd.Timestamp | None = None) -> dict[str, int]:
     """Bring the newest facts known by a moment from the history to the online store.
 
@@ -393,7 +393,7 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
         with replacing(mark) as new: new.write_text((until if last is None or since is not None else max(until, last)).isoformat())
     return taken
 
-# %% ../nbs/01b_online.ipynb #0000003c
+# %% ../nbs/01b_online.ipynb #55267037
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -437,7 +437,7 @@ def _plain(x: object) -> object:
     if not isinstance(x, (str, int, float)): raise TypeError(f"event: {x!r} is a {type(x).__name__}; numbers and text only")
     return x
 
-# %% ../nbs/01b_online.ipynb #0000003f
+# %% ../nbs/01b_online.ipynb #00cc9fa7
 _WAY_OUT = "use another folder and send the events of the window again"
 
 def _header(path: Path, about: Mapping) -> dict:
@@ -462,7 +462,7 @@ def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
         if not last or any(unframe(later) is not None for later in f): raise ValueError(f"{path}: damaged at byte {at}, before its end: the disk or somebody changed it; restore the file, or {_WAY_OUT}")
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01b_online.ipynb #00000040
+# %% ../nbs/01b_online.ipynb #840d94a1
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -597,7 +597,7 @@ class EventLog:
         if self._file is not None: self._file.close()
         self._file = None
 
-# %% ../nbs/01b_online.ipynb #00000046
+# %% ../nbs/01b_online.ipynb #50f9ea5f
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -660,7 +660,7 @@ class SeenIds:
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
-# %% ../nbs/01b_online.ipynb #00000048
+# %% ../nbs/01b_online.ipynb #7771fd1b
 def _one_process(folder: Path) -> IO:
     "A file that is locked until it is closed, or its process ends."
     folder.mkdir(parents=True, exist_ok=True)
@@ -677,7 +677,7 @@ def _checked_event(event: Mapping, id: str, columns: Sequence[str]) -> dict:
     if created is pd.NaT or created.tzinfo is None: raise ValueError(f"event: created_timestamp={created!r}; a time with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01b_online.ipynb #00000049
+# %% ../nbs/01b_online.ipynb #60dd546c
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is acknowledged.
 
@@ -826,7 +826,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01b_online.ipynb #00000057
+# %% ../nbs/01b_online.ipynb #102e4139
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
