@@ -129,6 +129,8 @@ def test_nothing_from_the_future_by_either_clock(store):
     key = next(fresh_keys)
     write(store, "v", facts([1], [1.5], key=key))
     assert [np.isnan(value(store, key, h)) for h in (.9, 1, 1.4, 1.5)] == [True, True, True, False]
+    write(store, "v", facts([3], [2], key=key))   # a forecast
+    assert [np.isnan(value(store, key, h)) for h in (2, 2.9, 3)] == [True, True, False]
 
 def test_times_are_kept_to_the_microsecond(store):
     key = next(fresh_keys)
@@ -328,12 +330,12 @@ def test_a_kill_during_materialization_leaves_the_previous_values_readable(tmp_p
     source = pd.concat([many.assign(event_timestamp=at(*[g]*n), created_timestamp=at(*[g]*n), value=float(g)) for g in range(generations)])
     store = repository(folder := tmp_path_factory.mktemp("kill"), View("many", source, "key", None, "value"), online=online)
     materialize(store, START)
-    rng, killed = np.random.default_rng(0), 0
+    killed = 0
     seen = lambda: read(store, "many", many, START + 100*HOUR)["many__value"].value_counts().to_dict()
-    for g in range(1, generations):
+    for g in range(1, generations):   # the first are killed before they begin to write, the last perhaps not at all
         until = START + g*HOUR
         pid, = start(launcher, f"materialize(FeatureStore(repo_path={str(folder)!r}), pd.Timestamp({until.isoformat()!r}))")
-        time.sleep(rng.uniform(.02, .12))
+        time.sleep(.005*2**(g - 1))
         with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL)
         killed += ended(launcher) == [signal.SIGKILL]
         found = seen()
@@ -603,6 +605,12 @@ def test_without_a_window_ids_and_log_are_kept_for_ever(tmp_path):
         for i in range(0, 200, 20): state.update(sent[i:i + 20])
         assert state.update(sent) == 0 and state.duplicates == 200 and state.expired == 0 and len(list(state.events())) == 200
     with DurableState(tmp_path, [total, COUNT]) as state: assert state.get("a", sent[-1]["created_timestamp"])["total"] == sum(e["late"] for e in sent if e["key"] == "a")
+
+def test_of_an_event_that_comes_twice_in_one_call_the_first_counts(tmp_path):
+    one = {"event_id": "x", "key": "a", "created_timestamp": START, "late": 1.}
+    with DurableState(tmp_path, [RATE, COUNT]) as state:
+        assert state.update([one, {**one, "late": 0.}]) == 1 and state.duplicates == 1
+        assert state.get("a", START) == {"rate": (1 + .6)/(1 + 3), "count": 1}
 
 def test_all_aggregates_survive(tmp_path):
     rollings = [Rolling(agg, value="late", by="key", window=10*HOUR, agg=agg) for agg in ("sum", "mean", "rate", "std", "min", "max", "last", "distinct")]
