@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['key_names', 'positive_timedelta', 'check_columns', 'View', 'point_in_time_join']
 
-# %% ../nbs/00b_point_in_time.ipynb #f918d954
+# %% ../nbs/00b_point_in_time.ipynb #83ce9fb4
 import os, tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from numbers import Number
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from .storage import needs, replacing
 
-# %% ../nbs/00b_point_in_time.ipynb #30de3b05
+# %% ../nbs/00b_point_in_time.ipynb #0f0a0b7e
 _CLOCKS = ["event_timestamp", "created_timestamp"]
 
 def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
@@ -65,10 +66,10 @@ def positive_timedelta(x: pd.Timedelta, what: str) -> pd.Timedelta:
     ValueError
         If it is none, missing, zero or negative.
     """
-    try: out = pd.NaT if isinstance(x, (int, float, str)) else pd.Timedelta(x)
-    except (TypeError, ValueError): out = pd.NaT
-    if not out > pd.Timedelta(0): raise ValueError(f"{what}={x!r}: a positive Timedelta, such as pd.Timedelta(days=1), or None where there is no limit")
-    return out
+    try: positive = not isinstance(x, (Number, str)) and pd.Timedelta(x) > pd.Timedelta(0)
+    except (TypeError, ValueError, OverflowError): positive = False
+    if not positive: raise ValueError(f"{what}={x!r}: a positive Timedelta, such as pd.Timedelta(days=1), or None where there is no limit")
+    return pd.Timedelta(x)
 
 def check_columns(there: Sequence[str], wanted: Sequence[str], what: str) -> None:
     """Refuse a table that lacks columns or has one twice.
@@ -157,11 +158,12 @@ class View:
         """
         return _open(self.source, self.by, [*_CLOCKS, *self.features], f"view {self.name!r}")
 
-# %% ../nbs/00b_point_in_time.ipynb #8d60a32f
+# %% ../nbs/00b_point_in_time.ipynb #fd277a69
 def _kind(x: "pa.DataType") -> str:
     import pyarrow as pa
     x = x.value_type if pa.types.is_dictionary(x) else x
     if pa.types.is_string(x) or pa.types.is_large_string(x) or pa.types.is_string_view(x): return "text"
+    if pa.types.is_decimal(x): return "decimal"
     return "number" if pa.types.is_integer(x) or pa.types.is_floating(x) else str(x)
 
 def _check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None:
@@ -175,7 +177,7 @@ def _check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> Non
         kinds = sorted({_kind(s.field(c).type) for s in (entities, facts)} - {"null"})
         if len(kinds) > 1: raise ValueError(f"key {c!r}: {facts.field(c).type} in the facts, {entities.field(c).type} in the entities; {' never equals '.join(kinds)}, convert one of them")
 
-# %% ../nbs/00b_point_in_time.ipynb #84f9f623
+# %% ../nbs/00b_point_in_time.ipynb #d09ff4e0
 def _key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> list["pa.DataType"]:
     "The types in which keys are compared: as whole numbers if one side holds such, since a single missing key makes whole numbers floats."
     import pyarrow as pa
@@ -183,7 +185,7 @@ def _key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> 
     for c in by:
         both = [s.field(c).type for s in (facts, entities)]
         type_ = both[_kind(both[0]) == "null"]
-        kind = {"text": pa.large_string(), "number": pa.int64() if any(map(pa.types.is_integer, both)) else pa.float64()}
+        kind = {"text": pa.large_string(), "decimal": pa.decimal128(38, max((t.scale for t in both if pa.types.is_decimal(t)), default=0)), "number": pa.int64() if any(map(pa.types.is_integer, both)) else pa.float64()}
         out.append(kind.get(_kind(type_), type_))
     return out
 
@@ -193,7 +195,8 @@ def _key(column: "pa.ChunkedArray", to: "pa.DataType") -> "pa.ChunkedArray":
     if pa.types.is_floating(column.type):
         whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.**63))
         column = pc.if_else(whole if to == pa.int64() else pc.is_finite(column), column, pa.scalar(None, column.type))
-    return column.cast(to)
+    try: return column.cast(to)
+    except pa.ArrowInvalid as e: raise ValueError(f"a key cannot be compared as {to} ({e}); make it text in both tables") from e
 
 def _normal(table: "pa.Table", by: Sequence[str], types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str, what: str) -> "pa.Table":
     "Keys as `k0`, `k1`, ... in the types in which they are compared; times as whole numbers of the unit."
@@ -236,14 +239,14 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/00b_point_in_time.ipynb #128478ed
+# %% ../nbs/00b_point_in_time.ipynb #4022b9e9
 def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
     with needs("features"): import polars as pl
     same = pl.from_arrow(normal).with_row_index("row").drop_nulls(keys)
     same = same.filter(same.drop("row").is_duplicated())
     if same.is_empty(): return
-    rows = facts.take(same["row"].to_arrow()).to_pandas().drop_duplicates()
-    identity = [*view.by, *_clocks(facts.schema).values()]
+    rows, identity = facts.take(same["row"].to_arrow()).to_pandas(), [*view.by, *_clocks(facts.schema).values()]
+    rows = rows[~rows.map(repr).duplicated()]   # lists and the like have no hash
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise ValueError(f"view {view.name!r}: {len(twice)} rows have the same key and both times equal, but different values, for example {twice.iloc[0][identity].map(str).to_dict()}; keep one")
 
@@ -277,7 +280,7 @@ def _as_declared(table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
     return table.cast(pa.schema([schema.field(c) for c in table.column_names], metadata=schema.metadata))
 
-# %% ../nbs/00b_point_in_time.ipynb #551a59f8
+# %% ../nbs/00b_point_in_time.ipynb #9ed218f6
 def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to a table of entities."
     with needs("features"): import duckdb
@@ -304,9 +307,9 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
     def bring(asked, spill=spill):
         questions = _normal(asked, view.by, types, {"t": "event_timestamp"}, unit, "entities").append_column("i", pa.array(np.arange(len(asked))))
         con.register("questions", questions)
-        found = con.sql(f"""SELECT {", ".join(f"CASE WHEN {fresh} THEN f{i} END AS {quoted(c)}" for i, c in enumerate(view.features))}
-            FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY i""").to_arrow_table()
-        return _as_declared(found, schema)
+        found = con.sql(f"""SELECT {", ".join(f"CASE WHEN {fresh} THEN f{i} END AS f{i}" for i in range(len(view.features)))}
+            FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY questions.i""").to_arrow_table()
+        return _as_declared(found.rename_columns(list(view.features)), schema)
     return bring
 
 # %% ../nbs/00b_point_in_time.ipynb #a1515631
@@ -341,14 +344,14 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
         out = newest.select("asked.*", *(F.when(fresh, F.col(f"newest.fact.{quoted(c)}")).alias(f"{view.name}__{c}") for c in view.features))
     return out.orderBy("__row").drop("__row")
 
-# %% ../nbs/00b_point_in_time.ipynb #77c9cfc5
+# %% ../nbs/00b_point_in_time.ipynb #5f414661
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
-_ROWS = 500_000   # entities that are joined at a time where they come from a file
+_ROWS = 250_000   # entities that are joined at a time where they come from a file
 
 def _pieces(source: "ds.Dataset") -> "Iterator[pa.Table]":
     import pyarrow as pa
     batches, rows, given = [], 0, False
-    for batch in source.to_batches(batch_size=_ROWS//2, batch_readahead=1, fragment_readahead=1):
+    for batch in source.to_batches(batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
         batches, rows = [*batches, batch], rows + len(batch)
         if rows >= _ROWS:
             yield pa.Table.from_batches(batches)
@@ -371,7 +374,7 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
     each = [_ENGINES[engine](v, f, entities, "ns" if nanoseconds else "us", session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/00b_point_in_time.ipynb #82583449
+# %% ../nbs/00b_point_in_time.ipynb #1b754a87
 def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
@@ -386,7 +389,7 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     views : View or sequence of View
         What to bring.
     engine : str
-        "polars" (facts in memory, entities from a file half a million at a time), "duckdb" (facts may outgrow the
+        "polars" (facts in memory, entities from a file a quarter of a million at a time), "duckdb" (facts may outgrow the
         memory), "spark" (a cluster) or "pandas" (the definition word for word, for small tables).
     to : path, optional
         Write the result there as Parquet, with times in microseconds; on Spark a folder of such files.
@@ -406,16 +409,25 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
         If the engine is unknown, columns are missing or would stand twice, times are missing or mix such with
         and without a time zone, a key is text in one table and a number in the other, or a view holds rows
         equal in key and both times with different values. What stood at `to` is then as it was.
+
+    Notes
+    -----
+    As everywhere in pandas, whole numbers among which one is missing come back as floats, exact to 2**53; in
+    the file that `to` names they stay whole numbers, except where `entities` is a DataFrame.
     """
     with needs("data"): import pyarrow as pa, pyarrow.parquet as pq
     if engine not in (*_ENGINES, "spark"): raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
     if engine == "spark" and session is None: raise ValueError("session=None: engine='spark' needs the SparkSession to run in, such as mlscale.batch.spark_session()")
-    views = [views] if isinstance(views, View) else list(views)
+    views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
+    if not views or not all(isinstance(v, View) for v in views): raise TypeError("views: a View, or a list with at least one")
     source = _open(entities, [c for v in views for c in v.by], ["event_timestamp"], "entities")
     there = list(entities.columns) if isinstance(entities, pd.DataFrame) else source.schema.names
     check_columns([*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result")
     facts = [v.open() for v in views]
     for v, f in zip(views, facts): _check_schemas(source.schema, f.schema, v)
+    if engine in ("duckdb", "spark"):
+        for names in (source.schema.names, *(f.schema.names for f in facts)):
+            if len({c.lower() for c in names}) < len(names): raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only in case; rename one of {', '.join(names)}, or use engine='polars'")
     bring = _bringing(engine, source.schema, views, facts, session)
     if isinstance(entities, pd.DataFrame):
         out = pd.concat([entities, *(b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)

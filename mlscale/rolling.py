@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/00c_rolling.ipynb #58eac710
+# %% ../nbs/00c_rolling.ipynb #d1785dcd
 import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from decimal import Decimal
 from fractions import Fraction
 from heapq import heappop, heappush
 from itertools import count
+from numbers import Number
 from operator import itemgetter
 import numpy as np
 import pandas as pd
 from .point_in_time import View, check_columns, key_names, positive_timedelta
 
-# %% ../nbs/00c_rolling.ipynb #6d75e1e6
+# %% ../nbs/00c_rolling.ipynb #031842e9
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Rolling:
         The column to aggregate: finite numbers or missing; 0 to 1 for "rate"; anything for "distinct". None to
         "count" events.
     by : str or sequence of str
-        The key: one column or several.
+        The key: one column or several. Text and numbers; an infinite number is no key, as a missing one.
     window : Timedelta or None
         The length of the window; None: everything since the beginning.
     agg : str
@@ -67,6 +69,7 @@ class Rolling:
         object.__setattr__(self, "by", key_names(self.by, "by"))
         if self.window is not None: object.__setattr__(self, "window", positive_timedelta(self.window, "window"))
         if self.agg not in _AGGREGATES: raise ValueError(f"agg={self.agg!r}: known are {', '.join(_AGGREGATES)}")
+        if self.value is not None and (not isinstance(self.value, str) or not self.value): raise ValueError(f"value={self.value!r}: the name of a column, or None to count events")
         if self.value is None and self.agg != "count": raise ValueError(f"value=None: {self.agg} needs a column")
         if self.prior is None: return
         if self.agg != "rate": raise ValueError(f"prior={self.prior!r}: only for agg='rate', not {self.agg!r}")
@@ -160,13 +163,15 @@ def _replaced(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray:
     out[order[:-1][same]] = enters[order[1:][same]]
     return out
 
-# %% ../nbs/00c_rolling.ipynb #8b7f9235
+# %% ../nbs/00c_rolling.ipynb #97690568
 def _codes(events: pd.Series, entities: pd.Series) -> tuple[np.ndarray, np.ndarray, int]:
     "A whole number for each value, the same in both tables, -1 where it is missing; and how many there are."
-    parts = [x.convert_dtypes() if pd.api.types.is_float_dtype(x) else x for x in (events, entities)]   # whole numbers that a missing one made floats
+    parts = [events, entities] if events.dtype == entities.dtype else [events.astype(object), entities.astype(object)]   # Python compares whole numbers and floats exactly
     kinds = {pd.api.types.infer_dtype(x.cat.categories if isinstance(x.dtype, pd.CategoricalDtype) else x, skipna=True) == "string" for x in parts if x.notna().any()}
     if len(kinds) > 1: raise ValueError(f"key {events.name!r}: {events.dtype} in the events, {entities.dtype} in the entities; text never equals a number, convert one of them")
     code, values = pd.factorize(pd.concat([x for x in parts if len(x)] or parts, ignore_index=True))
+    endless = [i for i, v in enumerate(values) if isinstance(v, float) and math.isinf(v)] if values.dtype in (float, object) else []
+    code = np.where(np.isin(code, endless), -1, code) if endless else code
     return code[:len(events)], code[len(events):], len(values)
 
 def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +183,7 @@ def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np
         if code.max(initial=0) >= 2**31: code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
     return code[:n], code[n:]
 
-# %% ../nbs/00c_rolling.ipynb #0bb67704
+# %% ../nbs/00c_rolling.ipynb #bbb93dc2
 def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     x = frame[column]
     if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{what}.{column} holds {x.dtype}, not times; convert with pd.to_datetime(..., utc=True)")
@@ -193,8 +198,10 @@ def _refuse_value(rolling: Rolling, x: float) -> None:
 
 def _numbers(group: Sequence[Rolling], column: pd.Series) -> np.ndarray:
     "The values of a column as floats, if they have a place in the aggregates."
-    try: x = column.to_numpy(float, na_value=np.nan)
-    except (TypeError, ValueError): _refuse_value(group[0], column.iloc[0])
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind not in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
+        _refuse_value(group[0], next((v for v in column if not isinstance(v, (Number, Decimal))), column.iloc[0]))
+    x = column.to_numpy(float, na_value=np.nan)
     for r in group:
         wrong = (x < 0) | (x > 1) if r.agg == "rate" else np.abs(x) > _LARGEST
         if wrong.any(): _refuse_value(r, float(x[wrong][0]))
@@ -224,7 +231,7 @@ def _of_key(group: Sequence[Rolling], column: pd.Series | None, of_event: np.nda
         else: out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
         yield out
 
-# %% ../nbs/00c_rolling.ipynb #ca2ce801
+# %% ../nbs/00c_rolling.ipynb #14c9c366
 def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities: pd.DataFrame) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -245,6 +252,7 @@ def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities
     TypeError, ValueError
         As `Rolling.offline`, and if two definitions have the same name.
     """
+    if not isinstance(rollings, Sequence) or not rollings or not all(isinstance(r, Rolling) for r in rollings): raise TypeError("rollings: a list with at least one Rolling")
     keys = list(dict.fromkeys(c for r in rollings for c in r.by))
     for frame, what, columns in ((events, "events", ["created_timestamp", *keys, *(r.value for r in rollings if r.value)]), (entities, "entities", ["event_timestamp", *keys])):
         if not isinstance(frame, pd.DataFrame): raise TypeError(f"{what}: a DataFrame, got {type(frame).__name__}")
@@ -256,7 +264,9 @@ def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities
     of_event, of_question = np.argsort(created, kind="stable"), np.argsort(t, kind="stable")
     created, t = created[of_event], t[of_question]
     enters = np.searchsorted(t, created)   # the first question that sees an event, and the first that sees it no more
-    leaves = {r.window: np.searchsorted(t, created + r.window.value) if r.window else np.full(len(created), len(t)) for r in rollings}
+    never = np.iinfo(np.int64).max
+    until = lambda w: np.where(created > never - w.value, never, created + w.value)
+    leaves = {r.window: np.searchsorted(t, until(r.window)) if r.window else np.full(len(created), len(t)) for r in rollings}
     codes, out = {c: _codes(events[c], entities[c]) for c in keys}, {}
     for by, value, labels in dict.fromkeys((r.by, r.value, r.agg == "distinct") for r in rollings):
         group = [r for r in rollings if (r.by, r.value, r.agg == "distinct") == (by, value, labels)]
@@ -267,7 +277,7 @@ def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities
             out[r.name][of_question] = x
     return pd.DataFrame({r.name: out[r.name] for r in rollings}, index=entities.index)
 
-# %% ../nbs/00c_rolling.ipynb #109ce3e4
+# %% ../nbs/00c_rolling.ipynb #a7b51f0a
 def _missing(x: object) -> bool: return x is None or x is pd.NA or x != x
 
 class _Forward:
@@ -303,9 +313,15 @@ class _Forward:
 def _asked_key(key: object, by: Sequence[str]) -> object:
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) != len(by): raise ValueError(f"key={key!r}: one value each for {', '.join(by)}")
+    try: hash(parts)
+    except TypeError: raise ValueError(f"key={key!r}: text or a number in each part") from None
     return parts if len(by) > 1 else parts[0]
 
-def _no_key(key: object) -> bool: return any(map(_missing, key)) if isinstance(key, tuple) else _missing(key)
+def _no_key(key: object) -> bool:
+    "Whether a part of a key is missing or infinite."
+    try: hash(key)
+    except TypeError: raise ValueError(f"key={key!r}: text or a number in each part") from None
+    return any(_missing(k) or (isinstance(k, float) and math.isinf(k)) for k in (key if isinstance(key, tuple) else (key,)))
 def _refuse_other_kind(key: object, known: object) -> None:
     texts = [tuple(isinstance(part, str) for part in (k if isinstance(k, tuple) else (k,))) for k in (key, known)]
     if texts[0] != texts[1] and not _no_key(key): raise ValueError(f"key={key!r}: the known keys are such as {known!r}; text never equals a number, convert it")
@@ -314,8 +330,8 @@ def _checked(rolling: Rolling, x: object) -> object:
     "The value of an event if it has a place in the aggregate, None if it is missing."
     if _missing(x): return None
     if rolling.agg == "distinct": return x
-    try: x = float(x)
-    except (TypeError, ValueError): _refuse_value(rolling, x)
+    if not isinstance(x, (Number, Decimal, np.bool_)): _refuse_value(rolling, x)
+    x = float(x)
     if not (0 <= x <= 1 if rolling.agg == "rate" else abs(x) <= _LARGEST): _refuse_value(rolling, x)
     return x
 
@@ -436,7 +452,7 @@ class _Distinct(_Extreme):
 
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
-# %% ../nbs/00c_rolling.ipynb #dde7d50f
+# %% ../nbs/00c_rolling.ipynb #585e8324
 _FORMAT = 1
 
 def _plain(x: object) -> object:
@@ -464,10 +480,10 @@ class RollingState(_Forward):
         How many events came after a question that should have seen them.
     """
     def __init__(self, rolling: Rolling) -> None:
+        if not isinstance(rolling, Rolling): raise TypeError(f"rolling: a Rolling, got {type(rolling).__name__}")
         super().__init__()
         self.rolling, self._keys, self._added, self._stored = rolling, {}, 0, 0
-        self._key, self._new = itemgetter(*rolling.by), _WINDOWS.get(rolling.agg, _Totals)
-        self._nothing = self._new(rolling).value(rolling)
+        self._key, self._new, self._nothing = itemgetter(*rolling.by), (new := _WINDOWS.get(rolling.agg, _Totals)), new(rolling).value(rolling)
 
     def update(self, event: Mapping) -> None:
         """Take in an event.
@@ -484,11 +500,11 @@ class RollingState(_Forward):
         """
         rolling = self.rolling
         try: created, key, x = event["created_timestamp"], self._key(event), 1. if rolling.value is None else event[rolling.value]
-        except KeyError as e: raise ValueError(f"event: {e} is missing; needed are created_timestamp, {', '.join([*rolling.by, *([rolling.value] if rolling.value else [])])}") from None
-        when, x = self._instant(created, "created_timestamp"), _checked(rolling, x)
+        except (KeyError, TypeError) as e: raise ValueError(f"event: {e} is missing; needed are created_timestamp, {', '.join([*rolling.by, *([rolling.value] if rolling.value else [])])}") from None
+        when, x, no_key = self._instant(created, "created_timestamp"), _checked(rolling, x), _no_key(key)
         self._take_in(when, created)
         until = self._until()
-        if x is None or when <= until or _no_key(key): return
+        if x is None or when <= until or no_key: return
         window = self._keys.get(key)
         if window is None: window = self._keys[key] = self._new(rolling)
         window.expire(until)
@@ -585,7 +601,7 @@ class RollingState(_Forward):
         state._stored = sum(map(len, state._keys.values()))
         return state
 
-# %% ../nbs/00c_rolling.ipynb #5d7e3e94
+# %% ../nbs/00c_rolling.ipynb #a9316513
 class LookupState(_Forward):
     """The newest known fact of each key online, as `point_in_time_join` gives it offline.
 
@@ -605,8 +621,9 @@ class LookupState(_Forward):
         How many facts came after a question that should have seen them.
     """
     def __init__(self, view: View) -> None:
+        if not isinstance(view, View): raise TypeError(f"view: a View, got {type(view).__name__}")
         super().__init__()
-        self.view, self._newest, self._waiting, self._order = view, {}, [], count()
+        self.view, self._newest, self._waiting, self._values, self._order = view, {}, [], {}, count()
         self._key = itemgetter(*view.by)
 
     def update(self, fact: Mapping) -> None:
@@ -620,19 +637,22 @@ class LookupState(_Forward):
         Raises
         ------
         ValueError
-            If something is missing, or another fact of the same key and times has other values; nothing is
-            changed then.
+            If something is missing, or the newest fact of the key, or one that waits, has the same times and
+            other values; nothing is changed then.
         """
         view = self.view
         try: key, event, values = self._key(fact), fact["event_timestamp"], tuple(fact[c] for c in view.features)
-        except KeyError as e: raise ValueError(f"fact: {e} is missing; needed are event_timestamp, {', '.join([*view.by, *view.features])}") from None
+        except (KeyError, TypeError) as e: raise ValueError(f"fact: {e} is missing; needed are event_timestamp, {', '.join([*view.by, *view.features])}") from None
         created = fact.get("created_timestamp", event)
         about, known = self._instant(event, "event_timestamp"), self._instant(created, "created_timestamp")
         if _no_key(key): return
-        if (old := self._newest.get(key)) and old[:2] == (about, known) and any(a != b and not (_missing(a) and _missing(b)) for a, b in zip(old[2], values)):
-            raise ValueError(f"fact: {key!r} at {event}, known at {created}, has the values {values} and had {old[2]}; keep one")
+        newest = self._newest.get(key)
+        old = newest[2] if newest and newest[:2] == (about, known) else self._values.get((key, about, known), values)
+        if any(a != b and not (_missing(a) and _missing(b)) for a, b in zip(old, values)):
+            raise ValueError(f"fact: {key!r} at {event}, known at {created}, has the values {values} and had {old}; keep one")
         self._take_in(known, created)
         heappush(self._waiting, (about, known, next(self._order), key, values))
+        self._values[key, about, known] = values
         self._settle()
 
     def get(self, key: object, at: pd.Timestamp) -> dict:
@@ -667,4 +687,5 @@ class LookupState(_Forward):
         "Facts whose moment has come take their place if they are newer than what stands there."
         while self._waiting and self._waiting[0][0] <= self._now:
             about, known, _, key, values = heappop(self._waiting)
+            self._values.pop((key, about, known), None)
             if key not in self._newest or (about, known) > self._newest[key][:2]: self._newest[key] = (about, known, values)

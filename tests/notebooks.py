@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
+KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PLATFORM_DIRS": "1"}   # what kernels see beside our own environment
 DEADLINE = 60   # seconds a notebook, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
 
 
@@ -182,7 +183,8 @@ def execute(path):
         client = NotebookClient(live, timeout=deadline, kernel_name="python3", resources={"metadata": {"path": str(NBS)}})
 
         async def with_deadline():
-            async with client.async_setup_kernel(stderr=subprocess.DEVNULL):
+            # threads that spin while they wait would starve the other kernel
+            async with client.async_setup_kernel(stderr=subprocess.DEVNULL, env={"GOMP_SPINCOUNT": "1000", **os.environ, **KERNEL}):
                 async with asyncio.timeout(deadline):
                     for i, cell in enumerate(live.cells): await client.async_execute_cell(cell, i)
 
@@ -199,8 +201,6 @@ def execute(path):
 
 
 def run(names, store=False):
-    os.environ.update(IN_TEST="1", TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1", JUPYTER_PLATFORM_DIRS="1")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")   # threads that spin while they wait would starve the other kernel
     paths, failed = find(names), 0
     with ThreadPoolExecutor(2) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}

@@ -161,6 +161,27 @@ def test_names_that_sql_would_stumble_over_are_only_names(join):
     out = join(asked(1).rename(columns={"key": 'a "key"`'}), View("v", odd, 'a "key"`', None, "select 1; --"))
     assert out["v__select 1; --"].item() == 0
 
+def test_a_feature_named_as_a_column_of_ours_is_only_a_name(join):
+    names = ["i", "t", "row", "event", "k0", "f0", "known", "rank", "asked"]
+    source = facts([1, 2, 3], [1, 2, 3]).assign(**{n: [30 + j, 20 + j, 10 + j] for j, n in enumerate(names)})
+    out = join(asked(3, 1, 2), View("v", source, "key", None, names))
+    for j, n in enumerate(names): assert list(out[f"v__{n}"]) == [10 + j, 30 + j, 20 + j], n
+
+@pytest.mark.parametrize("engine", ["duckdb", "spark"])
+def test_columns_that_differ_only_in_case_are_refused_by_sql(engine):
+    source = facts([0], [0]).assign(Value=5)
+    with pytest.raises(ValueError, match="only in case"): point_in_time_join(asked(1), View("v", source, "key", None, ["value", "Value"]), engine=engine, session=object())
+    out = point_in_time_join(asked(1), View("v", source, "key", None, ["value", "Value"]))
+    assert (out.v__value.item(), out.v__Value.item()) == (0, 5)
+
+@pytest.mark.parametrize("engine", LOCAL)
+def test_decimals_of_different_digits_match_and_lists_come_back(engine):
+    from decimal import Decimal
+    source = facts([0, 0], [0, 0], key=[Decimal("1.5"), Decimal("10.25")], value=[[1, 2], [3]])
+    source = pd.concat([source, source], ignore_index=True)   # copies are no contradiction
+    out = point_in_time_join(asked(1, key=[Decimal("1.5")]), View("v", source, "key", None, "value"), engine=engine)
+    assert list(out.v__value.item()) == [1, 2]
+
 def test_a_missing_created_time_is_refused(join):
     source = facts([0, 1], [0, 1])
     source.loc[1, "created_timestamp"] = pd.NaT
@@ -223,6 +244,7 @@ def test_what_stood_there_stays_if_the_join_is_refused(tmp_path):
     (dict(entities=asked(1, 2, key=["a", 1])), TypeError, "several kinds"),
     (dict(entities=asked(1).assign(v__value=0)), ValueError, "v__value"),
     (dict(entities=pd.concat([asked(1), asked(1)[["key"]]], axis=1)), ValueError, "twice"),
+    (dict(entities=asked(1, key=np.array([2**63 + 1], np.uint64)), source=facts([0], [0], key=5)), ValueError, "cannot be compared"),
     (dict(entities=[1, 2]), TypeError, "DataFrame or the path"),
     (dict(entities=None), TypeError, "DataFrame or the path"),
     (dict(source=facts([0], [0]).assign(event_timestamp=pd.Series(np.array(["3013-01-01"], "datetime64[us]")).dt.tz_localize("UTC")),
@@ -245,9 +267,13 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("change", [
     dict(name=""), dict(name=None), dict(by=[]), dict(by=["key", "key"]), dict(by=5), dict(features=()), dict(features=[""]),
-    dict(ttl=pd.Timedelta(0)), dict(ttl=-HOUR), dict(ttl=5), dict(ttl="1h"), dict(ttl=pd.NaT)])
+    dict(ttl=pd.Timedelta(0)), dict(ttl=-HOUR), dict(ttl=5), dict(ttl=np.int64(5)), dict(ttl=np.timedelta64(10**6, "D")), dict(ttl="1h"), dict(ttl=pd.NaT)])
 def test_a_view_that_makes_no_sense_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))): View(**{"name": "v", "source": facts([0], [0]), "by": "key", "ttl": HOUR, "features": "value"} | change)
+
+@pytest.mark.parametrize("views", [None, [], "abc", [None], 5])
+def test_what_is_no_view_is_refused(views):
+    with pytest.raises(TypeError, match="views: a View"): point_in_time_join(asked(1), views)
 
 def test_two_views_of_one_name_are_refused():
     view = View("v", facts([0], [0]), "key", None, "value")

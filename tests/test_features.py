@@ -203,6 +203,15 @@ def test_noise_of_floating_point_is_no_difference():
     assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-12)), by="id").loc["a"].differ == 0
     assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-6)), by="id").loc["a"].differ == .75
 
+@pytest.mark.parametrize("seen, true, differ, largest", [
+    ([np.inf, 1.], [1., 1.], .5, np.inf), ([np.inf, -np.inf], [np.inf, np.inf], .5, np.inf), ([True, False], [True, True], .5, 1.), (np.array([1, 2], np.uint8), np.array([2, 2], np.uint8), .5, 1.),
+    ([2**53 + 1, 5], [2**53, 5], .5, 0.), ([0., 1.], [0., 1 + 1e-12], 0., np.nan)])
+def test_infinite_boolean_and_whole_numbers_are_compared_as_they_are(seen, true, differ, largest):
+    logged = pd.DataFrame({"id": [0, 1], "event_timestamp": pd.date_range("2013-01-01", periods=2, tz="UTC"), "a": seen})
+    row = skew_report(logged, pd.DataFrame({"id": [0, 1], "a": true}), by="id").loc["a"]
+    assert row.differ == differ
+    np.testing.assert_equal(row.largest, largest)
+
 @pytest.mark.parametrize("change, error, message", [
     (dict(logged=logs()[0].assign(id=0)), ValueError, "stand there twice"), (dict(recomputed=logs()[1].assign(id=0)), ValueError, "stand there twice"),
     (dict(recomputed=logs()[1].iloc[:2]), ValueError, "2 of the 4"),

@@ -105,6 +105,35 @@ def test_keys_of_many_columns_do_not_collide():
     known = pd.DataFrame(rng.integers(0, 10**6, (400, 8)), columns=columns).assign(created_timestamp=at(0)[0], value=1.)
     assert list(rolling("count", by=columns).offline(known, known.assign(event_timestamp=at(1)[0]))) == [1] * 400
 
+def test_a_window_longer_than_time_is_one_without_an_end():
+    for window in (pd.Timedelta(days=100_000), pd.Timedelta.max):
+        definition = Rolling("r", value="value", by="key", window=window, agg="sum")
+        assert definition.offline(events(0, 1, 2), asked(2)).item() == replay(definition, events(0, 1, 2), asked(2))[0] == 3
+
+@pytest.mark.parametrize("keys, questions, expected", [
+    (np.array([2**53, 2**53 + 1], np.uint64), np.array([2**53, 2**53 + 1], np.int64), [1, 1]), ([1, 2], [1.5, 2.], [0, 1]),
+    ([1., np.nan], [1, 2], [1, 0]), ([2**53, 2**53 + 1], [float(2**53), np.nan], [1, 0]),
+    ([np.inf, 1.], [np.inf, 1.], [0, 1]), (pd.Categorical(["a", "b"]), ["b", "c"], [1, 0])])
+def test_numbers_are_compared_exactly_as_keys(keys, questions, expected):
+    known, entities = events(0, 0).assign(key=keys), asked(1, 1).assign(key=questions)
+    assert list(rolling("count").offline(known, entities)) == list(replay(rolling("count"), known, entities)) == expected
+
+def test_times_and_text_are_no_numbers_on_either_side():
+    for value in (START, "1", pd.Timedelta(hours=1)):
+        with pytest.raises(ValueError, match="finite numbers"): rolling("sum").offline(events(0, value=[value]), asked(1))
+        with pytest.raises(ValueError, match="finite numbers"): rolling("sum").online().update({"key": "a", "created_timestamp": START, "value": value})
+
+def test_keys_that_cannot_be_looked_up_change_nothing():
+    state = rolling("sum").online()
+    for wrong in (lambda: state.update({"key": ["a"], "created_timestamp": START, "value": 1.}), lambda: state.update(None), lambda: state.get(["a"], START)):
+        with pytest.raises(ValueError): wrong()
+    assert state.now is None and state.late == 0
+
+@pytest.mark.parametrize("wrong", [lambda: RollingState(None), lambda: LookupState(None), lambda: rolling_features(None, events(0), asked(1)),
+                                   lambda: rolling_features([], events(0), asked(1)), lambda: rolling_features(rolling(), events(0), asked(1))])
+def test_what_is_no_definition_is_refused(wrong):
+    with pytest.raises(TypeError, match="a Rolling|a View|at least one Rolling"): wrong()
+
 def test_the_window_is_open_at_its_beginning_and_closed_at_its_end(): assert list(rolling("count").offline(events(1), asked(0, 1, 3, 4))) == [0, 1, 1, 0]
 
 def test_of_events_known_at_the_same_time_the_last_is_the_one_that_came_last():
@@ -217,7 +246,7 @@ def test_values_without_a_place_are_refused_on_both_sides(value, agg):
     with pytest.raises(ValueError, match="value="): rolling(agg).online().update(event)
 
 @pytest.mark.parametrize("change", [
-    dict(name=""), dict(agg="median"), dict(value=None), dict(window=pd.Timedelta(0)), dict(window=3), dict(by=[]), dict(prior=(.2, 1)),
+    dict(name=""), dict(agg="median"), dict(value=None), dict(value=5), dict(value=""), dict(window=pd.Timedelta(0)), dict(window=3), dict(by=[]), dict(prior=(.2, 1)),
     dict(agg="rate", prior=(2, 1)), dict(agg="rate", prior=(.2, -1)), dict(agg="rate", prior=(.2, np.inf)), dict(agg="rate", prior=.2),
     dict(agg="rate", prior=("a", 1)), dict(agg="rate", prior=(np.nan, 1))])
 def test_a_definition_that_makes_no_sense_is_refused(change):
@@ -279,6 +308,9 @@ def test_a_lookup_refuses_contradictions_and_counts_what_is_late():
     with pytest.raises(ValueError, match="'value' is missing"): state.update({k: v for k, v in fact.items() if k != "value"})
     with pytest.raises(ValueError, match="event_timestamp"): state.update({**fact, "event_timestamp": pd.NaT})
     with pytest.raises(ValueError, match="text never equals a number"): state.get(1, START)
+    ahead = {**fact, "event_timestamp": START + 9 * HOUR, "created_timestamp": START + HOUR / 2, "value": 7}
+    state.update(ahead)
+    with pytest.raises(ValueError, match="keep one"): state.update({**ahead, "value": 8})   # also while it waits for its moment
     assert state.get("a", START + 2 * HOUR) == {"value": 1} and state.get("a", START + 2.5 * HOUR) == {"value": None}
     state.update({**fact, "event_timestamp": START + HOUR, "created_timestamp": START + HOUR, "value": 3})
     assert state.late == 1 and state.get("a", START + 3 * HOUR) == {"value": 3}
