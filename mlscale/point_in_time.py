@@ -223,13 +223,13 @@ def _brute(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/00b_point_in_time.ipynb #4a9c6952
+# %% ../nbs/00b_point_in_time.ipynb #99712d88
 def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
     "The same by one as-of join: a fact is seen from `known` on, until one that is newer is seen."
     with needs("features"): import polars as pl
     seen = (pl.from_arrow(facts).with_row_index("row").drop_nulls(keys).sort("event", "created").with_row_index("rank")
             .with_columns(known=pl.max_horizontal("event", "created")).sort("known", "rank")
-            .filter(pl.col("rank") == pl.col("rank").cum_max().over(keys)).unique([*keys, "known"], keep="last", maintain_order=True))
+            .filter(pl.col("rank") == pl.col("rank").cum_max().over(keys)).unique([*keys, "known"], keep="last", maintain_order=True).select(*keys, "event", "known", "row"))
     def find(asked):
         questions = pl.from_arrow(asked).with_row_index("i").sort("t")
         found = questions.join_asof(seen, left_on="t", right_on="known", by=keys, check_sortedness=False).drop_nulls("row")
@@ -239,11 +239,11 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/00b_point_in_time.ipynb #4022b9e9
+# %% ../nbs/00b_point_in_time.ipynb #6a98e29d
 def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
     with needs("features"): import polars as pl
-    same = pl.from_arrow(normal).with_row_index("row").drop_nulls(keys)
-    same = same.filter(same.drop("row").is_duplicated())
+    same = pl.from_arrow(normal).with_row_index("row")
+    same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)   # few are left, and what differs after all is sorted out below
     if same.is_empty(): return
     rows, identity = facts.take(same["row"].to_arrow()).to_pandas(), [*view.by, *_clocks(facts.schema).values()]
     rows = rows[~rows.map(repr).duplicated()]   # lists and the like have no hash
