@@ -55,7 +55,7 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
     with np.errstate(over="ignore"): out = np.where(v > 0, np.sqrt(known/(known + n*tau2))*np.exp(n**2*tau2*d**2/(2*known*(known + n*tau2))), 1.)
     return out if out.ndim else float(out)
 
-# %% ../nbs/10b_martingales.ipynb #6d5ee346
+# %% ../nbs/10b_martingales.ipynb #83711a03
 def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alpha: float = .05) -> tuple[float, float]:
     """The confidence sequence for the difference of two rates that goes with `msprt`.
 
@@ -82,6 +82,7 @@ def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alp
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     alpha = _number("alpha", alpha, 0, 1)
+    if np.ndim(d): raise ValueError(f"x_control, x_treatment, n: single counts, got the shape {d.shape}; call it for each look")
     if v == 0: return -math.inf, math.inf
     half = math.sqrt(v*(v + n*tau2)/(n**2*tau2)*(-2*math.log(alpha) + math.log1p(n*tau2/v)))
     return float(d) - half, float(d) + half
@@ -132,7 +133,7 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
     log_e = (log(c, pc) + log(t, pt) - log(c, p0) - log(t, p0)).cumsum()
     with np.errstate(over="ignore"): return log_e if path else float(np.exp(log_e[-1]))
 
-# %% ../nbs/10b_martingales.ipynb #81b77dea
+# %% ../nbs/10b_martingales.ipynb #be193f5e
 def _bernstein_lower(x: np.ndarray, alpha: float) -> np.ndarray:
     i = np.arange(1, len(x) + 1)
     mean = (.5 + x.cumsum())/(i + 1)                             # with one imagined observation of mean 1/2 and variance 1/4
@@ -176,7 +177,7 @@ def empirical_bernstein(x: Sequence[float], *, alpha: float = .05, bounds: tuple
     """
     alpha = _number("alpha", alpha, 0, 1)
     try: low, high = (_number("bounds", v, -math.inf, math.inf) for v in bounds)
-    except TypeError: raise ValueError(f"bounds={bounds!r}: two finite numbers, the lower one first") from None
+    except (TypeError, ValueError): low = high = math.nan
     if not low < high: raise ValueError(f"bounds={bounds!r}: two finite numbers, the lower one first")
     a = _numbers("x", x, lambda v: (v >= low) & (v <= high), f"observations from {low:g} to {high:g}")
     if a.ndim != 1 or not a.size: raise ValueError(f"x: at least one observation, in one dimension; got an array of shape {a.shape}")

@@ -457,6 +457,134 @@ def test_the_state_is_small_and_the_drawing_is_made():
     assert len(json.dumps(long.to_dict())) < 100_000
 
 
+def random_arms(rng, n, share=.5, rates=(.3, .3)):
+    "The outcomes of n units, each assigned by a coin."
+    treated = rng.random(n) < share
+    return [rng.random(k) < p for k, p in ((n - treated.sum(), rates[0]), (treated.sum(), rates[1]))]
+
+
+@pytest.mark.parametrize(("share", "spending", "spend"), [(.5, "obrien-fleming", "per-side"), (.5, "pocock", "total"), (.2, "obrien-fleming", "per-side")])
+def test_a_plan_ends_with_its_units_however_the_coin_fell(share, spending, spend):
+    rng, n, alarms, below = np.random.default_rng(21), 500, 0, 0
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=4000, share=share, spending=spending, spend=spend)
+        while not test.finished: test.update(*random_arms(rng, 800, share))
+        assert test.control.n + test.treatment.n <= 4000 and type(test.finished) is bool
+        assert test.decision == ("no difference shown" if test._end is None else test.decision) and (test.p_value <= .05) == (test.decision != "no difference shown")
+        alarms, below = alarms + (test.decision != "no difference shown"), below + (test.path.information.iloc[-1] < 1 and test._end is None)
+        if test._end is None:
+            up, down = crossing_probabilities(test.path.information, test.path.boundary)
+            assert (up + down).sum() == pytest.approx(.05, abs=1e-7)          # all of alpha is spent, though information is below 1
+    low, high = stats.binom.interval(.999, n, .05)
+    assert low <= alarms <= high and below > 100
+
+
+def test_a_plan_in_random_arms_survives_a_restart_before_its_last_look():
+    rng = np.random.default_rng(22)
+    looks = [random_arms(rng, 500) for _ in range(4)]
+    test = SequentialTest("group-sequential", n_max=2000)
+    for control, treatment in looks[:3]: test.update(control, treatment)
+    other = SequentialTest.from_dict(json.loads(json.dumps(test.to_dict())))
+    for t in (test, other): t.update(*looks[3])
+    assert test.finished and other.to_dict() == test.to_dict() and test.path.information.iloc[-1] < 1
+    again = SequentialTest.from_dict(test.to_dict())
+    assert again.finished and again.after_stopping() == test.after_stopping() and again.p_value == test.p_value
+
+
+def test_the_last_look_counts_even_if_it_brings_next_to_nothing():
+    test = SequentialTest("group-sequential", n_max=10_000_000)
+    test.update(np.arange(4_999_999) % 2, np.arange(4_999_999) % 2)
+    assert not test.finished and test.decision == "continue"
+    test.update([1], [0])
+    assert test.finished and len(test.path) == 2 and SequentialTest.from_dict(test.to_dict()).to_dict() == test.to_dict()
+    test.after_stopping()
+
+
+def test_a_plan_that_never_enters_the_regime_ends_without_a_difference():
+    test = SequentialTest("group-sequential", n_max=100)
+    with pytest.warns(RegimeWarning): test.update(np.zeros(50), np.zeros(50))
+    assert test.finished and test.decision == "no difference shown" and test.p_value == 1 and test.ci == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="0 looks"): test.after_stopping()
+
+
+def test_before_any_evidence_the_interval_is_everything():
+    for method, kw in METHODS:
+        test = SequentialTest(method, **kw)
+        assert test.ci in ((-math.inf, math.inf), (0, math.inf)) and test.p_value == 1 and math.isnan(test.estimate)
+    for control, treatment in (([], [1, 0, 1]), ([1, 0, 1], []), ([], [])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RegimeWarning)
+            seq = asymptotic_confidence_sequence(control, treatment, n_star=100)
+        assert math.isnan(seq.estimate) and (seq.lower, seq.upper, seq.log_e, seq.p_value) == (-math.inf, math.inf, 0, 1)
+
+
+@pytest.mark.parametrize(("method", "kw"), [("beta-binomial", {"k": np.float32(50)}), ("asymptotic", {"n_star": np.int64(1000), "min_count": np.float64(20)}),
+                                            ("group-sequential", {"n_max": np.int64(4000), "spending": "power", "rho": np.float32(2)}),
+                                            ("group-sequential", {"n_max": 4000, "spending": "hwang-shih-decani", "gamma": np.int32(-4)})])
+def test_settings_of_numpy_go_through_json_and_defaults_are_settings(method, kw):
+    test = SequentialTest(method, alpha=np.float64(.05), share=np.float32(.5), **kw)
+    test.update(np.tile([0, 1], 200), np.tile([0, 1], 200))
+    assert SequentialTest.from_dict(json.loads(json.dumps(test.to_dict()))).to_dict() == test.to_dict()
+
+
+def test_a_default_and_the_same_value_are_one_setting():
+    assert SequentialTest().merge(SequentialTest(k=100)).settings == {"k": 100.}
+    with pytest.raises(ValueError, match="itself"): (t := SequentialTest()).merge(t)
+    with pytest.raises(ValueError, match="same method"): SequentialTest().merge(SequentialTest(k=50))
+
+
+def damaged():
+    "Every way we could think of to spoil a stored test."
+    rng = np.random.default_rng(24)
+    test = SequentialTest("group-sequential", n_max=4000)
+    while not test.finished: test.update(*random_arms(rng, 500, rates=(.3, .36)))
+    good = json.loads(json.dumps(test.to_dict()))
+    assert good["end"] and SequentialTest.from_dict(good).to_dict() == good
+    row = good["path"][0]
+    for changes in ({"end": [9, "bananas"]}, {"end": [1, "bananas"]}, {"end": None}, {"end": "treatment higher"}, {"control": [1, 2]}, {"control": [-5., .1, 1., 0., True]}, {"control": [5.5, .1, 1., 0., True]},
+                    {"treatment": [100., math.nan, 1., 0., True]}, {"treatment": [100., .5, -1., 0., True]}, {"treatment": [100., 5., 1., 0., True]}, {"treatment": [100., .5, 25., 0., "yes"]}, {"control": None},
+                    {"srm": "x"}, {"srm": math.nan}, {"srm": -1.}, {"warned": "no"}, {"path": [[1, 2]]}, {"path": [row, row]}, {"path": "abcde"}, {"path": {}}, {"path": [[*row[:4], 9.]]}, {"path": [[*row[:3], None, row[4]]]},
+                    {"path": good["path"][::-1]}, {"path": [[1e9, *row[1:]]]}, {"path": []}, {"alpha": 7}, {"alpha": None}, {"share": "half"}, {"settings": None}, {"settings": {"n_max": -1}}, {"settings": {}},
+                    {"method": "mystery"}, {"settings": good["settings"] | {"n_max": 9000}}):
+        yield changes, good | changes
+
+
+@pytest.mark.parametrize(("changes", "state"), list(damaged()))
+def test_damaged_states_are_refused(changes, state):
+    with pytest.raises(ValueError, match="damaged SequentialTest"): SequentialTest.from_dict(state)
+
+
+def test_counts_that_cannot_be_are_refused():
+    for x, n in ((50, 10), (-1, 10), (.5, 10), (math.nan, 10), (5, math.inf), ([1, 20], [10, 10]), ([1, 2, 3], [10, 10]), ("5", 10), (None, 10)):
+        with pytest.raises(ValueError, match="x|n"): Moments.from_counts(x, n)
+    with pytest.raises(ValueError, match="control: .*differ in length"): SequentialTest().update([[1], [1, 0]], [1])
+
+
+def test_weights_and_counts_beyond_their_digits_are_refused():
+    for k in (1e8, 1e12, math.inf):
+        for refused in (lambda: conditional_beta_binomial(50, 60, k=k), lambda: sequential_srm([50, 60], k=k), lambda: SequentialTest(k=k), lambda: conditional_beta_binomial_interval(50, 60, k=k)):
+            with pytest.raises(ValueError, match="k="): refused()
+    with pytest.raises(ValueError, match="x_control"): conditional_beta_binomial(10**13, 5)
+    with pytest.raises(ValueError, match="counts"): sequential_srm([10**13, 5])
+
+
+@pytest.mark.parametrize(("xc", "xt", "share", "k"), [(50, 60, .5, 9e7), (5_000, 5_400, .2, 1e7), (100_000, 101_000, .5, 1e6), (3, 0, .1, 1e-6), (40, 70, .3, 100.)])
+def test_the_conditional_test_is_the_product_of_its_bets(xc, xt, share, k):
+    i, j = np.arange(xt), np.arange(xc)                       # first all of the treatment, then all of the control; the order does not matter
+    bets = np.concatenate([np.log1p(i*(1 - share)/((k + i)*share)), np.log1p((j*share - xt*(1 - share))/((k + xt + j)*(1 - share)))])
+    assert conditional_beta_binomial(xc, xt, share=share, k=k) == pytest.approx(math.fsum(bets), abs=2e-6)
+
+
+def test_hwang_shih_decani_at_its_extremes():
+    t = np.linspace(0, 1, 11)
+    for gamma in (-1000., -700., -30., -4., -1e-6, 0., 1e-6, 4., 1000.):
+        spent = alpha_spent(t, alpha=.05, spending="hwang-shih-decani", gamma=gamma)
+        assert spent[0] == 0 and spent[-1] == .05 and (np.diff(spent) >= 0).all()
+    for gamma in (-30., -4., 4., 30.):
+        assert np.allclose(alpha_spent(t, alpha=.05, spending="hwang-shih-decani", gamma=gamma), .05*(1 - np.exp(-gamma*t))/(1 - np.exp(-gamma)), rtol=1e-12)
+    assert np.isfinite(alpha_spending_boundaries([.5, 1], spending="hwang-shih-decani", gamma=-1000)[-1])
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
