@@ -296,10 +296,10 @@ def test_rates_agree_look_by_look_with_the_batch_formulas(chunks, share):
 def test_means_agree_look_by_look_with_the_batch_formulas():
     rng = np.random.default_rng(8)
     x, y = rng.exponential(2, 3000) + 1e6, rng.exponential(2.2, 3000) + 1e6       # a large offset would spoil plain sums of squares
-    test = SequentialTest("asymptotic", n_star=2000)
+    test = SequentialTest("asymptotic", n_star=2000, min_count=2)
     for i in range(0, 3000, 300): test.update(x[i:i + 300], y[i:i + 300])
     for look, i in enumerate(range(300, 3001, 300), 1):
-        batch = asymptotic_confidence_sequence(x[:i], y[:i], n_star=2000)
+        batch = asymptotic_confidence_sequence(x[:i], y[:i], n_star=2000, min_count=2)
         assert test.path.statistic[look] == pytest.approx(batch.log_e, rel=1e-7)
     assert test.ci == pytest.approx((batch.lower, batch.upper), rel=1e-7) and test.estimate == pytest.approx(y.mean() - x.mean(), rel=1e-9)
 
