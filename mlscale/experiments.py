@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-# %% ../nbs/09_experiments.ipynb #4e69085a
+# %% ../nbs/09_experiments.ipynb #3ed206df
 def _number(x: object, name: str, low: float, high: float, closed: bool = False) -> float:
     "A number of a range as a float, or a ValueError that names it."
     if isinstance(x, Real) and not isinstance(x, bool) and (low <= x <= high if closed else low < x < high): return float(x)
     raise ValueError(f"{name}={x!r:.60}: a number " + (f"from {low:g} to {high:g}" if closed else f"above {low:g}" + (f" and below {high:g}" if high < np.inf else ", finite")))
+
+def _alpha(x: object) -> float: return _number(x, "alpha", 1e-12, 1)   # below, a level of 1 - alpha loses its digits
 
 def _counts(x: object, name: str) -> np.ndarray:
     "Whole numbers, 0 or above, as float64."
@@ -175,7 +177,7 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_DIFFERENCE[_one_of(method, "method", _DIFFERENCE)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #bf0031ff
+# %% ../nbs/09_experiments.ipynb #e63e6787
 def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, ...]:
     "All possible results of two arms: conversions down and across."
     nc, nt = (_number(n, name, 1, 2**53, closed=True) for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment")))
@@ -241,7 +243,7 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
         If an argument is out of range.
     """
     table = _tables(n_control, n_treatment)
-    rejected = abs(pooled_z_test(*table)[0]) > -special.ndtri(_number(alpha, "alpha", 0, 1)/2)
+    rejected = abs(pooled_z_test(*table)[0]) > -special.ndtri(_alpha(alpha)/2)
     return float(_chances(p, "p", table[1]) @ rejected @ _chances(p, "p", table[3]))
 
 # %% ../nbs/09_experiments.ipynb #775247f0
@@ -310,23 +312,29 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_RATIO[_one_of(method, "method", _RATIO)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #6f54b86b
-def _two_rates(baseline: float, relative: float, name: str) -> tuple[float, float]:
-    "The rates of the two arms."
+# %% ../nbs/09_experiments.ipynb #2492c492
+def _two_rates(baseline: float, relative: float, name: str) -> tuple[float, float, float]:
+    "The rates of the two arms, and their difference, which may be too small to see in them."
     p, lift = _number(baseline, "baseline", 0, 1), _number(relative, name, -1, np.inf)
     if lift == 0: raise ValueError(f"{name}=0: an effect of nothing cannot be detected; above 0, or below for a decrease")
     if p*(1 + lift) >= 1: raise ValueError(f"{name}={relative!r}: with baseline={baseline!r} the treatment's rate would be {p*(1 + lift):g}; below 1")
-    return p, p*(1 + lift)
+    return p, p*(1 + lift), p*lift
 
 def _z_alpha_power(alpha: float, power: float) -> tuple[float, float]:
-    alpha = _number(alpha, "alpha", 0, 1)
-    return -special.ndtri(alpha/2), special.ndtri(_number(power, "power", alpha, 1))
+    alpha = _alpha(alpha)
+    return float(-special.ndtri(alpha/2)), float(special.ndtri(_number(power, "power", alpha, 1)))
 
-def _needed(pc: float, pt: float, z_alpha: float, z_power: float, ratio: float) -> float:
+def _needed(pc: float, pt: float, difference: float, z_alpha: float, z_power: float, ratio: float) -> float:
     "Units of the control, not yet rounded: standard errors under the null (pooled) and under the effect."
     pooled = (pc + ratio*pt)/(1 + ratio)
     null, effect = math.sqrt((1 + 1/ratio)*pooled*(1 - pooled)), math.sqrt(pc*(1 - pc) + pt*(1 - pt)/ratio)
-    return ((z_alpha*null + z_power*effect)/(pt - pc))**2
+    per_root = (z_alpha*null + z_power*effect)/difference
+    return per_root*per_root
+
+def _countable(units: float, name: str, value: float) -> float:
+    "The units of a plan, if they can be counted."
+    if units <= 2**53: return units
+    raise ValueError(f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53); plan for a larger effect")
 
 def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> tuple[int, int]:
     """How many units a two-sided comparison of two rates needs.
@@ -338,7 +346,7 @@ def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: floa
     relative_mde : float
         Smallest effect worth finding, relative: 0.02 is a rate of `baseline` * 1.02. Negative for a decrease.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
     power : float
         Probability of finding the effect if it is there, between `alpha` and 1.
     ratio : float
@@ -361,9 +369,10 @@ def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: floa
     """
     ratio = _number(ratio, "ratio", 0, np.inf)
     n = _needed(*_two_rates(baseline, relative_mde, "relative_mde"), *_z_alpha_power(alpha, power), ratio)
+    _countable(n*max(1, ratio), "relative_mde", relative_mde)
     return math.ceil(n), math.ceil(n*ratio)
 
-# %% ../nbs/09_experiments.ipynb #d0615ebb
+# %% ../nbs/09_experiments.ipynb #d74cdaeb
 def power_proportions(p_control: float, p_treatment: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that the pooled z test finds a difference of two rates.
 
@@ -376,7 +385,7 @@ def power_proportions(p_control: float, p_treatment: float, n_control: float, n_
     n_treatment : float, optional
         Units of the treatment, 1 or above. Default: as many as the control.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -392,7 +401,7 @@ def power_proportions(p_control: float, p_treatment: float, n_control: float, n_
     nc = _number(n_control, "n_control", 1, 2**53, closed=True)
     nt = nc if n_treatment is None else _number(n_treatment, "n_treatment", 1, 2**53, closed=True)
     pooled = (nc*pc + nt*pt)/(nc + nt)
-    far = -special.ndtri(_number(alpha, "alpha", 0, 1)/2)*math.sqrt(pooled*(1 - pooled)*(1/nc + 1/nt))
+    far = -special.ndtri(_alpha(alpha)/2)*math.sqrt(pooled*(1 - pooled)*(1/nc + 1/nt))
     se = math.sqrt(pc*(1 - pc)/nc + pt*(1 - pt)/nt)
     return float(special.ndtr((pt - pc - far)/se) + special.ndtr((pc - pt - far)/se))
 
@@ -406,7 +415,7 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     n : float
         Units of the control, 1 or above.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
     power : float
         Probability of finding the effect if it is there, between `alpha` and 1.
     ratio : float
@@ -426,12 +435,12 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     """
     p, n = _number(baseline, "baseline", 0, 1), _number(n, "n", 1, 2**53, closed=True)
     ratio, z = _number(ratio, "ratio", 0, np.inf), _z_alpha_power(alpha, power)
-    end = {"increase": 1., "decrease": 0.}[_one_of(direction, "direction", ("increase", "decrease"))]
-    if _needed(p, end, *z, ratio) >= n: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
-    excess = lambda q: _needed(p, q, *z, ratio)/n - 1
-    return optimize.brentq(excess, p + (end - p)*1e-9, end, xtol=1e-16, rtol=1e-13)/p - 1
+    far = {"increase": 1 - p, "decrease": -p}[_one_of(direction, "direction", ("increase", "decrease"))]
+    excess = lambda x: math.log(_needed(p, p + far*math.exp(x), far*math.exp(x), *z, ratio)/n)   # of the logarithm of the effect, as a share of the farthest
+    if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
+    return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #1c02b2a5
+# %% ../nbs/09_experiments.ipynb #3d370db5
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that the t test finds a difference of two means.
 
@@ -446,7 +455,7 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     n_treatment : float, optional
         Units of the treatment, 2 or above. Default: as many as the control.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -462,7 +471,7 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     nc = _number(n_control, "n_control", 2, 2**53, closed=True)
     nt = nc if n_treatment is None else _number(n_treatment, "n_treatment", 2, 2**53, closed=True)
     shift, df = delta/(sd*math.sqrt(1/nc + 1/nt)), nc + nt - 2
-    far = -special.stdtrit(df, _number(alpha, "alpha", 0, 1)/2)
+    far = -special.stdtrit(df, _alpha(alpha)/2)
     return float(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift))
 
 def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> int:
@@ -475,7 +484,7 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
     delta : float
         Smallest difference of the means worth finding, not 0, in the units of the metric.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
     power : float
         Probability of finding the difference if it is there, between `alpha` and 1.
     ratio : float
@@ -493,7 +502,9 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
     """
     sd, delta, ratio = _number(sd, "sd", 0, np.inf), _number(delta, "delta", -np.inf, np.inf), _number(ratio, "ratio", 0, np.inf)
     if delta == 0: raise ValueError("delta=0: a difference of nothing cannot be detected; above 0, or below for a decrease")
-    normal = (1 + 1/ratio)*(sum(_z_alpha_power(alpha, power))*sd/delta)**2   # a t needs a little more
+    root = sum(_z_alpha_power(alpha, power))*sd/delta
+    normal = (1 + 1/ratio)*root*root   # a t needs a little more
+    _countable(1.001*normal*max(1, ratio), "delta", delta)
     enough = lambda n: power_means(sd, delta, n, n*ratio, alpha=alpha) >= power
     high = n = max(math.ceil(normal), math.ceil(2*max(1, 1/ratio)))
     step = 1
@@ -503,14 +514,18 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #85ee2bb3
+# %% ../nbs/09_experiments.ipynb #b96bf61c
+def _percent(level: float) -> str:
+    "A level with the digits that tell it from 100."
+    return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
+
 def _chance(p: float) -> str:
     "A p-value in words that do not overstate its digits."
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float) -> str:
     "One sentence: what was seen, what remains plausible, and no more."
-    fits = f"{found}; any true difference {difference} is compatible with these data ({100*level:.4g} % interval, {_chance(p)}), so "
+    fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
     if (p < alpha) != (low > 0 or high < 0): return fits + "this is a close call that the test and the interval decide differently."
     if p >= alpha: return fits + f"they show neither that the treatment changes {what} nor that it does not."
     return fits + f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment, if the split was random and this was the one look that was planned."
@@ -577,16 +592,16 @@ class ABTestResult(dict):
         matplotlib Axes
         """
         verdict = "a difference" if self.significant else "no clear difference"
-        return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({100*self.level:.4g} % interval)", f"{verdict}, {_chance(self.p_value)}")
+        return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
         points = lambda ci: f"[{100*ci[0]:+.4g}, {100*ci[1]:+.4g}]"
         return (f"control    {100*self.p_control:.4g} % of {self.n_control:,} units\ntreatment  {100*self.p_treatment:.4g} % of {self.n_treatment:,} units\n"
-                f"lift       {100*self.lift:+.4g} points {points(self.ci)}, {100*self.level:.4g} % interval, {self.method}\n"
+                f"lift       {100*self.lift:+.4g} points {points(self.ci)}, {_percent(self.level)} % interval, {self.method}\n"
                 f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n"
                 f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}")
 
-# %% ../nbs/09_experiments.ipynb #aba3592a
+# %% ../nbs/09_experiments.ipynb #3b41c159
 @dataclass(frozen=True)
 class ABTestAnalyzer:
     """Plan and analyse an A/B test of two rates, looked at once.
@@ -594,7 +609,7 @@ class ABTestAnalyzer:
     Parameters
     ----------
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
     mde : float
         Smallest relative effect worth finding, not 0: 0.02 is a rate of 1.02 times the baseline; negative for a decrease.
     method : str
@@ -606,8 +621,9 @@ class ABTestAnalyzer:
     method: str = "miettinen-nurminen"
 
     def __post_init__(self) -> None:
-        _number(self.alpha, "alpha", 0, 1)
-        if _number(self.mde, "mde", -1, np.inf) == 0: raise ValueError("mde=0: an effect of nothing cannot be planned for; above 0, or below for a decrease")
+        object.__setattr__(self, "alpha", _alpha(self.alpha))
+        object.__setattr__(self, "mde", _number(self.mde, "mde", -1, np.inf))
+        if self.mde == 0: raise ValueError("mde=0: an effect of nothing cannot be planned for; above 0, or below for a decrease")
         _one_of(self.method, "method", _DIFFERENCE)
 
     def required_sample_size(self, baseline_rate: float, power: float = .8) -> int:
@@ -663,11 +679,11 @@ class ABTestAnalyzer:
         ratio = ratio_proportions_ci(xc, nc, xt, nt, level=level, method=ratio_method)
         relative = 100*(pt/pc - 1) if xc else math.inf if xt else math.nan
         return ABTestResult(
-            lift=pt - pc, lift_pct=relative, p_value=p, significant=p < self.alpha, ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
+            lift=pt - pc, lift_pct=relative, p_value=p, significant=bool(p < self.alpha), ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
             lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #7498393c
+# %% ../nbs/09_experiments.ipynb #96e415c7
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -729,16 +745,16 @@ class Effect:
         matplotlib Axes
         """
         verdict = "a difference" if self.significant else "no clear difference"
-        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({100*self.level:.4g} % interval)", f"{verdict}, {_chance(self.p_value)}")
+        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
         return (f"control {self.control:.5g}, treatment {self.treatment:.5g}\n"
-                f"difference {self.difference:+.4g} [{self.ci[0]:+.4g}, {self.ci[1]:+.4g}], {100*self.level:.4g} % interval\n"
+                f"difference {self.difference:+.4g} [{self.ci[0]:+.4g}, {self.ci[1]:+.4g}], {_percent(self.level)} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
 def _judge(control: float, treatment: float, variances: tuple[float, float], counts: tuple[float, float], alpha: float, use_t: bool = True) -> dict:
     "The fields of an Effect from the averages and the variances of their units."
-    alpha = _number(alpha, "alpha", 0, 1)
+    alpha = _alpha(alpha)
     v = np.array(variances)/np.array(counts)
     if not v.sum() > 0: raise ValueError("both arms are constant: without spread there is nothing to judge the difference against")
     se = math.sqrt(v.sum())
@@ -758,6 +774,11 @@ def _values(x: object, name: str, least: int = 2) -> np.ndarray:
     if not np.isfinite(a).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {len(a)} values are missing or infinite; leave those units out, or fill them by a rule that does not look at the arm")
     return a.astype(float)
 
+def _spread(a: np.ndarray, size: float) -> float:
+    "The sample variance of numbers computed from others as large as `size`; 0 where it is rounding alone."
+    v = float(a.var(ddof=1))
+    return v if v > (4*np.finfo(float).eps*size)**2 else 0.
+
 def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05) -> Effect:
     """Compare two means without assuming equal variances.
 
@@ -766,7 +787,7 @@ def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05
     control, treatment : array of float, shape (n,)
         The metric of each unit, at least two an arm, none missing.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -782,7 +803,7 @@ def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05
     Welch, The generalization of Student's problem when several different population variances are involved, Biometrika 34 (1947).
     """
     c, t = _values(control, "control"), _values(treatment, "treatment")
-    return Effect(**_judge(c.mean(), t.mean(), (c.var(ddof=1), t.var(ddof=1)), (len(c), len(t)), alpha))
+    return Effect(**_judge(c.mean(), t.mean(), tuple(_spread(a, abs(a).max()) for a in (c, t)), (len(c), len(t)), alpha))
 
 def welch_from_moments(mean_control: float, sd_control: float, n_control: int, mean_treatment: float, sd_treatment: float, n_treatment: int, *, alpha: float = .05) -> Effect:
     """`welch_test` from what a warehouse can add up.
@@ -796,7 +817,7 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     n_control, n_treatment : int
         Units of each arm, 2 or above.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -812,7 +833,7 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     n = [_number(k, name, 2, 2**53, closed=True) for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))]
     return Effect(**_judge(*mean, (sd[0]**2, sd[1]**2), (n[0], n[1]), alpha))
 
-# %% ../nbs/09_experiments.ipynb #e3375d52
+# %% ../nbs/09_experiments.ipynb #def95214
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -851,7 +872,7 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     treated : array of bool or 0 and 1, shape (n,)
         The arm of each unit.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -874,11 +895,12 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     theta = dx @ (y - y.mean())/(dx @ dx)
     adjusted = y - theta*dx
     c, t = adjusted[~treated], adjusted[treated]
-    effect = _judge(c.mean(), t.mean(), (c.var(ddof=1), t.var(ddof=1)), (len(c), len(t)), alpha)
-    rho = float(theta*x.std()/y.std()) if y.std() else 0.
+    size = abs(y).max() + abs(theta*x).max()
+    effect = _judge(c.mean(), t.mean(), (_spread(c, size), _spread(t, size)), (len(c), len(t)), alpha)
+    rho = float(theta*x.std()/y.std()) if _spread(y, abs(y).max()) else 0.
     return CupedEffect(**effect, theta=float(theta), rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09_experiments.ipynb #89704e0f
+# %% ../nbs/09_experiments.ipynb #cfc63daf
 def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: np.ndarray, *, alpha: float = .05, distribution: str = "normal") -> Effect:
     """Compare a ratio of sums, such as clicks over views, where units contribute to both sums (delta method).
 
@@ -889,7 +911,7 @@ def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: n
     treated : array of bool or 0 and 1, shape (n,)
         The arm of each unit.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
     distribution : str
         "normal", or "t" with Welch's degrees of freedom, for fewer than some hundred units.
 
@@ -915,11 +937,11 @@ def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: n
     for arm, name in ((~treated, "control"), (treated, "treatment")):
         if not den[arm].sum() > 0: raise ValueError(f"denominator: sums to 0 in the {name}; the ratio does not exist")
         ratio.append(num[arm].sum()/den[arm].sum())
-        variance.append((num[arm] - ratio[-1]*den[arm]).var(ddof=1)/den[arm].mean()**2)
+        variance.append(_spread(num[arm] - ratio[-1]*den[arm], abs(num[arm]).max() + abs(ratio[-1]*den[arm]).max())/den[arm].mean()**2)
         count.append(arm.sum())
     return Effect(**_judge(*ratio, tuple(variance), tuple(count), alpha, use_t))
 
-# %% ../nbs/09_experiments.ipynb #95e94ab6
+# %% ../nbs/09_experiments.ipynb #fb8762fd
 def _clusters(cluster: object, n: int) -> tuple[np.ndarray, pd.Index]:
     "The number of each row's cluster, and their names."
     codes, names = pd.factorize(np.asarray(cluster))
@@ -939,7 +961,7 @@ def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alp
     cluster : array, shape (n,)
         The unit that was assigned, of each row (a day, a person); at least two an arm.
     alpha : float
-        Rate of false alarms, between 0 and 1.
+        Rate of false alarms, above 1e-12 and below 1.
 
     Returns
     -------
@@ -981,7 +1003,7 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     y = _values(y, "y", 4)
     codes, names = _clusters(cluster, len(y))
     if len(names) < 2: raise ValueError("cluster: only one; at least two are needed to see how they differ")
-    if not y.var() > 0: raise ValueError("y: the same in all rows")
+    if not _spread(y, abs(y).max()): raise ValueError("y: the same in all rows")
     deviation = np.bincount(codes, y - y.mean())
     return float((deviation**2).sum()*len(names)/(len(names) - 1)/(len(y)*y.var()))
 
@@ -1063,7 +1085,7 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #71f17628
+# %% ../nbs/09_experiments.ipynb #376de0b6
 def _log_chi2_tail(x: float, df: float) -> float:
     "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
     a, y = df/2, x/2
@@ -1141,7 +1163,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     expected = n.sum()*w
     chi2, df = float(((n - expected)**2/expected).sum()), len(n) - 1
     log_p = _log_chi2_tail(chi2, df)
-    return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _number(alpha, "alpha", 0, 1))
+    return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _alpha(alpha))
 
 # %% ../nbs/09_experiments.ipynb #f64a9218
 def _hommel(p: np.ndarray) -> np.ndarray:
@@ -1195,7 +1217,7 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(adjusted, 1)
     return out
 
-# %% ../nbs/09_experiments.ipynb #8fbed18d
+# %% ../nbs/09_experiments.ipynb #eab7cf87
 def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha: float = .05, method: str = "holm") -> pd.DataFrame:
     """Compare several variants with one control.
 
@@ -1222,23 +1244,53 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
     x, n = _counts(conversions, "conversions"), _counts(totals, "totals")
     if x.ndim != 1 or x.shape != n.shape or len(x) < 2: raise ValueError(f"conversions of shape {x.shape}, totals of shape {n.shape}: one of each for the control and at least one variant")
     table, variants = _table(x[0], n[0], x[1:], n[1:], ("conversions", "totals")*2), len(x) - 1
-    low, high = diff_proportions_ci(*table, level=1 - _number(alpha, "alpha", 0, 1)/variants)
+    low, high = diff_proportions_ci(*table, level=1 - _alpha(alpha)/variants)
     p = pooled_z_test(*table)[1]
     adjusted = adjust_pvalues(p, method)
     return pd.DataFrame({"rate": x[1:]/n[1:], "lift": x[1:]/n[1:] - x[0]/n[0], "low": low, "high": high, "p_value": p, "p_adjusted": adjusted, "significant": adjusted < alpha},
                         index=pd.RangeIndex(1, variants + 1, name="variant"))
 
-# %% ../nbs/09_experiments.ipynb #78e112b5
-def _log_integral(log_f: Callable, low: float, high: float) -> float:
-    "The logarithm of the integral of a function with one peak, by zooming in on it; then the trapezoid rule."
-    for _ in range(60):
-        s = np.linspace(low, high, 2001)
-        f = log_f(s)
-        near = np.flatnonzero(f > f.max() - 45)
-        if not np.isfinite(f.max()) or len(near) > 200: break
-        low, high = s[max(near[0] - 1, 0)], s[min(near[-1] + 1, len(s) - 1)]
-    return special.logsumexp(f) + math.log(s[1] - s[0])
+# %% ../nbs/09_experiments.ipynb #897c289d
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_LEVELS = np.append(np.logspace(-17, -.5, 18), .5)
+_AROUND = np.array([1, 2, 3, 5, 8, 12, 18, 26, 36])
 
+class _LogitBeta:
+    "A Beta distribution on the scale of the logit s, where nothing is too close to 0 or to 1."
+    def __init__(self, a: float, b: float) -> None: self.a, self.b, self.top = a, b, math.log(a) - math.log(b)
+
+    def quantiles(self) -> np.ndarray:
+        "At `_LEVELS`; infinite where the rate cannot be told from 1."
+        with np.errstate(divide="ignore"): s = special.logit(special.betaincinv(self.a, self.b, _LEVELS))
+        return np.where(s > -600, s, (np.log(_LEVELS) + math.log(self.a) + special.betaln(self.a, self.b))/self.a)
+
+    def log_density(self, s: np.ndarray) -> np.ndarray:
+        "At the logits s, up to a constant: relative to the top, so that large numbers do not cancel."
+        p, d, n = self.a/(self.a + self.b), s - self.top, self.a + self.b
+        down, up = np.minimum(d, 0), np.maximum(d, 0)
+        return np.where(d < 0, self.a*down - n*np.log1p(p*np.expm1(down)), -self.b*up - n*np.log1p((1 - p)*np.expm1(-up)))
+
+    def log_below(self, s: np.ndarray) -> np.ndarray:
+        "Logarithm of the distribution function at the logits s; far out, where the rate underflows, by its leading term."
+        out, low, tail = np.empty(s.shape), s < 0, lambda s, a, b: a*s - math.log(a) - special.betaln(a, b)
+        with np.errstate(divide="ignore"):
+            out[low], out[~low] = np.log(special.betainc(self.a, self.b, special.expit(s[low]))), np.log(special.betaincc(self.b, self.a, special.expit(-s[~low])))
+        out[s < -600], out[s > 600] = tail(s[s < -600], self.a, self.b), np.log(-np.expm1(np.minimum(tail(-s[s > 600], self.b, self.a), -1e-300)))
+        return out
+
+    def mirrored(self) -> "_LogitBeta":
+        "The distribution of one minus the rate."
+        return _LogitBeta(self.b, self.a)
+
+def _panels(one: _LogitBeta, other: _LogitBeta) -> tuple[np.ndarray, np.ndarray]:
+    "Nodes and logarithms of weights of an integral over s: Gauss-Legendre between the quantiles of two distributions, around their tops, and between."
+    marks = np.concatenate([m for k in (one, other) for m in (k.quantiles(), -k.mirrored().quantiles(), k.top + _AROUND, k.top - _AROUND, [k.top])])
+    marks = marks[np.isfinite(marks)]
+    edges = np.unique(np.concatenate([marks, np.linspace(marks.min(), marks.max(), 60)]))
+    half = np.diff(edges)[:, None]/2
+    return (edges[:-1, None] + half*(1 + _NODES)).ravel(), np.log(half*_WEIGHTS).ravel()
+
+# %% ../nbs/09_experiments.ipynb #ccb03549
 def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment: int, *, prior: tuple[float, float] = (1, 1)) -> tuple[float, float]:
     """Bayesian comparison of two rates with independent Beta priors.
 
@@ -1247,9 +1299,9 @@ def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment:
     x_control, x_treatment : int
         Conversions of each arm, 0 to its number of units.
     n_control, n_treatment : int
-        Units of each arm, 1 or above.
+        Units of each arm, 1 to 1e10.
     prior : tuple of float
-        The two parameters of the Beta prior of each rate, above 0: successes and failures believed in beforehand.
+        The two parameters of the Beta prior of each rate, above 1e-9 and below 1e10: successes and failures believed in beforehand.
 
     Returns
     -------
@@ -1264,21 +1316,14 @@ def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment:
     """
     table = _table(x_control, n_control, x_treatment, n_treatment)
     if table[0].ndim: raise ValueError("x_control and the others: single counts")
+    if max(table[1], table[3]) > 1e10: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: at most 1e10; beyond, the probabilities lose their digits, and a sample shows all that a prior could")
     if not isinstance(prior, (tuple, list)) or len(prior) != 2: raise ValueError(f"prior={prior!r:.60}: two numbers above 0")
-    a, b = (_number(v, "prior", 0, np.inf) for v in prior)
+    a, b = (_number(v, "prior", 1e-9, 1e10) for v in prior)
     xc, nc, xt, nt = _plain(*table)
-    C, T = (a + xc, b + nc - xc), (a + xt, b + nt - xt)
-
-    def log_density(s, k):   # of the logit
-        return -k[0]*np.log1p(np.exp(-s)) - k[1]*np.log1p(np.exp(s)) - special.betaln(*k)
-
-    def log_below(s, k):
-        with np.errstate(divide="ignore"): return np.log(special.betainc(*k, special.expit(s)))
-
-    above = lambda s, k: log_below(-s, k[::-1])
-    ends = [special.logit(np.clip(special.betaincinv(*k, q), 1e-300, 1 - 1e-16)) for k in (C, T) for q in (1e-15, .5, 1 - 1e-15)]
-    low, high = max(min(ends) - 40, -700.), min(max(ends) + 40, 36.)
-    better = _log_integral(lambda s: log_density(s, T) + log_below(s, C), low, high)
-    worse = _log_integral(lambda s: log_density(s, C) + log_below(s, T), low, high)
-    loss = _log_integral(lambda s: log_below(s, T) + above(s, C) - np.log1p(np.exp(-s)) - np.log1p(np.exp(s)), low, high)
+    C, T = _LogitBeta(a + xc, b + nc - xc), _LogitBeta(a + xt, b + nt - xt)
+    s, weight = _panels(C, T)
+    log_mean = lambda f, k: special.logsumexp(f + k.log_density(s) + weight) - special.logsumexp(k.log_density(s) + weight)
+    below_C, below_T = C.log_below(s), T.log_below(s)
+    better, worse = log_mean(below_C, T), log_mean(below_T, C)
+    loss = special.logsumexp(below_T + C.mirrored().log_below(-s) - np.logaddexp(0, s) - np.logaddexp(0, -s) + weight)
     return float(-np.expm1(worse) if worse < better else np.exp(better)), float(np.exp(loss))

@@ -921,7 +921,7 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     out = gammaln(k) - gammaln(k + n.sum(-1)) + (gammaln(k*w + n) - gammaln(k*w) - n*np.log(w)).sum(-1)
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10_sequential.ipynb #c4655cc2
+# %% ../nbs/10_sequential.ipynb #f044fa40
 class _BetaBinomial:
     "Rates, exact: the conditional e-process on conversions."
     measure, in_order = "risk ratio", False
@@ -937,7 +937,7 @@ class _BetaBinomial:
         return 0., float(_log_beta_binomial(xc, xt, self.share, self.k)), -math.log(self.alpha), xt*(1 - self.share) - xc*self.share
 
     def p_value(self, path: pd.DataFrame) -> float:
-        "From all looks so far."
+        "From the path, all looks so far."
         return float(always_valid_p(path.statistic.to_numpy())[-1])
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
@@ -978,7 +978,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #9bfce9f4
+# %% ../nbs/10_sequential.ipynb #aeb8db69
 _STEP = 1e-6   # of information: looks closer than this are one
 
 class _GroupSequential(_Asymptotic):
@@ -1011,7 +1011,7 @@ class _GroupSequential(_Asymptotic):
         return _spent_a_side(np.asarray(units)/self.n_max, alpha, self.spend, **self.shape)
 
     def advance(self, time: float, units: float) -> float:
-        "Go to a look at this information and spend what these units allow: the boundary."
+        "Go to a look at this time (information) and spend what these units allow: the boundary."
         spent = float(self.spending(units, self.alpha))
         self.walk.go(time)
         boundary = _boundary_at(self.walk, spent - self.spent)
@@ -1020,7 +1020,7 @@ class _GroupSequential(_Asymptotic):
         return min(boundary, 38.)
 
     def p_value(self, path: pd.DataFrame) -> float:
-        "The smallest alpha at which the statistic would have crossed at these looks."
+        "The smallest alpha at which the path would have crossed."
         z, times, units = path.statistic.to_numpy(), path.information.to_numpy(), (path.n_control + path.n_treatment).to_numpy()
         over = lambda a: float((z - np.minimum(_boundaries(times, self.spending(units, math.exp(a))), 38)).max())
         low, high = -640., math.log(.9999)
@@ -1033,12 +1033,33 @@ class _GroupSequential(_Asymptotic):
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #376f8fcc
+# %% ../nbs/10_sequential.ipynb #a74374f9
 METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
 FORMAT = 1
 WINNERS = ("treatment higher", "control higher")
 PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
 
+def _stored_moments(name: str, stored: Sequence) -> Moments:
+    "The moments of an arm, if outcomes can have left them."
+    *sums, binary = stored
+    n, mean, m2, m3 = _numbers(name, sums, np.isfinite, "four finite numbers").tolist()
+    if n < 0 or n % 1 or m2 < 0 or not isinstance(binary, bool) or binary and not 0 <= mean <= 1: raise ValueError(f"{name}={stored}: no moments of outcomes")
+    return Moments(n, mean, m2, m3, binary)
+
+def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> list[tuple]:
+    "The looks, if a test of these settings can have taken them; its plan is walked again."
+    path = _numbers("path", stored, np.isfinite, "finite numbers") if len(stored) else np.empty((0, 5))
+    if path.shape != (len(stored), 5): raise ValueError(f"path: {', '.join(PATH)} for each look")
+    grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]], append=[[test.control.n, test.treatment.n]])
+    if (grown < 0).any() or not grown[:-1].any(1).all(): raise ValueError("path: the units of the arms grow from look to look, up to those seen")
+    if test._engine.in_order and len(path):
+        boundary = [test._engine.advance(t, c + n) for (c, n, *_), t in zip(path, _information(path[:, 2]))]
+        if not np.allclose(boundary, path[:, 4], rtol=0, atol=1e-6): raise ValueError("path: boundaries that are not those of the plan")
+    crossed = np.flatnonzero(path[:, 3] >= path[:, 4])
+    if end not in ([[crossed[0] + 1, w] for w in WINNERS] if len(crossed) else [None]): raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
+    return [tuple(row) for row in path.tolist()]
+
+# %% ../nbs/10_sequential.ipynb #7d2d58ce
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1141,28 +1162,11 @@ class _Looks:
         if d.get("format") != FORMAT: raise ValueError(f"d: a SequentialTest of format {d.get('format')!r}; this version reads format {FORMAT}")
         try:
             test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
-            test._restore(d)
+            test.control, test.treatment = (_stored_moments(name, d[name]) for name in ("control", "treatment"))
+            test._path = _stored_path(d["path"], d["end"], test)
+            test._end, test._srm, test._warned = d["end"] and list(d["end"]), _number("srm", d["srm"], -1e-300, math.inf), bool(_whole("warned", int(d["warned"]), 0, 1))
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
-
-    def _restore(self, d: Mapping) -> None:
-        "Take over a stored state, if looks can have left it."
-        for name in ("control", "treatment"):
-            *sums, binary = d[name]
-            n, mean, m2, m3 = _numbers(name, sums, np.isfinite, "four finite numbers").tolist()
-            if n < 0 or n % 1 or m2 < 0 or not isinstance(binary, bool) or binary and not 0 <= mean <= 1: raise ValueError(f"{name}={d[name]}: no moments of outcomes")
-            setattr(self, name, Moments(n, mean, m2, m3, binary))
-        path, looks = _numbers("path", d["path"], np.isfinite, "finite numbers") if d["path"] else np.empty((0, 5)), len(d["path"])
-        if path.shape != (looks, 5): raise ValueError(f"path: {looks} looks of shape {path.shape[1:]}; {', '.join(PATH)} for each")
-        grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]], append=[[self.control.n, self.treatment.n]])
-        if (grown < 0).any() or not grown[:-1].any(1).all(): raise ValueError("path: the units of the arms grow from look to look, up to those seen")
-        if self._engine.in_order and looks:
-            replayed = [self._engine.advance(t, c + n) for (c, n, *_), t in zip(path, _information(path[:, 2]))]
-            if not np.allclose(replayed, path[:, 4], rtol=0, atol=1e-6): raise ValueError("path: boundaries that are not those of the plan")
-        crossed, end = np.flatnonzero(path[:, 3] >= path[:, 4]), d["end"]
-        if end not in ([[crossed[0] + 1, w] for w in WINNERS] if len(crossed) else [None]): raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
-        if not isinstance(d["warned"], bool): raise ValueError(f"warned={d['warned']!r}: true or false")
-        self._path, self._end, self._srm, self._warned = [tuple(row) for row in path.tolist()], end and list(end), _number("srm", d["srm"], -1e-300, math.inf), d["warned"]
 
 # %% ../nbs/10_sequential.ipynb #ca14e4ee
 class SequentialTest(_Looks):

@@ -509,6 +509,62 @@ def test_the_bayesian_answer_with_other_priors_and_sizes():
     assert beta_binomial(1_000_000, n, 1_003_000, n)[0] == pytest.approx(stats.norm.cdf(z), abs=1e-6)
 
 
+def test_the_bayesian_answer_at_its_extremes():
+    for x, n, prior in ((10, 10, .01), (0, 10, .001), (0, 10, 1e-6), (10, 10, 1e-8), (10**9, 10**10, 1.), (0, 10**10, .5)):
+        better, loss = beta_binomial(x, n, x, n, prior=(prior, prior))
+        assert better == pytest.approx(.5, abs=1e-6) and 0 < loss < .01
+    for a in (1e-8, 1e-4, .01, .3):          # the treatment's posterior is Beta(a, 1): its distribution function is a power
+        for xc, nc in ((0, 5), (3, 7), (1, 4000)):
+            exact = -np.expm1(special.betaln(2*a + xc, nc - xc + 1e-9) - special.betaln(a + xc, nc - xc + 1e-9))
+            assert beta_binomial(xc, nc, 0, 1, prior=(a, 1.1e-9))[0] == pytest.approx(exact, rel=1e-6, abs=1e-8)
+    rng = np.random.default_rng(16)
+    for _ in range(60):
+        n = (10 ** rng.uniform(0, 8, 2)).astype(int)
+        x, prior = rng.binomial(n, rng.beta(.2, .2)), tuple(10 ** rng.uniform(-4, 3, 2))
+        one, other = beta_binomial(x[0], n[0], x[1], n[1], prior=prior), beta_binomial(x[1], n[1], x[0], n[0], prior=prior)
+        assert one[0] + other[0] == pytest.approx(1, abs=1e-8)
+        mean = (prior[0] + x)/(sum(prior) + n)      # loss of the treatment minus that of the control: the difference of the posterior means
+        assert one[1] - other[1] == pytest.approx(mean[0] - mean[1], rel=1e-6, abs=1e-9)
+
+
+def test_arms_that_are_constant_but_for_rounding_have_no_spread():
+    with pytest.raises(ValueError, match="constant"): welch_test([.1]*3, [.3]*3)
+    with pytest.raises(ValueError, match="constant"): welch_test([1/3]*1001, [.7]*1003)
+    with pytest.raises(ValueError, match="y: the same"): design_effect([.1]*6, [0, 0, 1, 1, 2, 2])
+    x = np.linspace(.1, .7, 20)
+    with pytest.raises(ValueError, match="constant"): cuped(3*x + .1, x, np.arange(20) % 2)
+    with pytest.raises(ValueError, match="constant"): ratio_metric_test(.3*x, x, np.arange(20) % 2)
+    assert welch_test([.1]*3, [.3, .3, .3000001]).se > 0
+    small = np.random.default_rng(17).normal(size=(2, 30))*1e-9           # small, but no rounding
+    assert welch_test(*small).p_value == pytest.approx(stats.ttest_ind(*small, equal_var=False).pvalue)
+
+
+def test_plain_values_come_back_from_numpy_ones():
+    r = ABTestAnalyzer(np.float64(.05), np.float32(.1)).analyze(np.int64(50), np.int64(1000), np.int64(70), np.int64(1000))
+    assert all(type(v) in (float, int, bool, str, tuple) for v in r.values()) and json.loads(json.dumps(r))["significant"] is r.significant
+
+
+def test_small_levels_say_so_and_smaller_ones_are_refused():
+    r = ABTestAnalyzer(1e-6).analyze(50, 1000, 70, 1000)
+    assert "99.9999 % interval" in r.explain() and "99.9999 %" in repr(r) and "100 %" not in r.explain()
+    assert "95 % interval" in ABTestAnalyzer().analyze(50, 1000, 70, 1000).explain() and "99.99 % interval" in ABTestAnalyzer(1e-4).analyze(50, 1000, 70, 1000).explain()
+    for refused in (lambda: ABTestAnalyzer(1e-17), lambda: welch_test([1, 2], [2, 4], alpha=1e-13), lambda: srm_test([5, 6], alpha=1e-300)):
+        with pytest.raises(ValueError, match="alpha"): refused()
+
+
+def test_plans_at_their_extremes():
+    n = sample_size_proportions(.5, 1e-5)[0]
+    assert sample_size_proportions(.5, 1e-6)[0] == pytest.approx(100*n, rel=1e-5) and sample_size_proportions(.5, 1e-7)[0] == pytest.approx(10_000*n, rel=1e-5)
+    for refused, match in ((lambda: sample_size_proportions(.1, 1e-20), "relative_mde=1e-20.*more than can be counted"), (lambda: sample_size_proportions(1e-320, .02), "relative_mde"),
+                           (lambda: sample_size_proportions(.1, .1, ratio=1e14), "relative_mde"), (lambda: sample_size_means(1, 1e-9), "delta=1e-09"), (lambda: sample_size_means(1e200, 1e-200), "delta")):
+        with pytest.raises(ValueError, match=match): refused()
+    for baseline in (1e-6, .1, .999):
+        for direction in ("increase", "decrease"):
+            for units in (2**52, 10**9):
+                effect = minimum_detectable_effect(baseline, units, direction=direction)
+                assert (effect > 0) == (direction == "increase") and sample_size_proportions(baseline, effect)[0] == pytest.approx(units, rel=1e-6)
+
+
 # ---- what is refused, by name
 
 BAD_NUMBERS = [None, math.nan, math.inf, True, "1", [1], -1]
