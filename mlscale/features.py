@@ -297,7 +297,7 @@ def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, t
     return {"feature": name, "rows": len(seen), "differ": differ.mean(), "only_logged": left.mean(), "only_recomputed": only.mean(),
             "median": size[unequal].dropna().median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
 
-# %% ../nbs/01_features.ipynb #88a479cd
+# %% ../nbs/01_features.ipynb #f87b1d81
 def skew_report(logged: pd.DataFrame, recomputed: pd.DataFrame, *, by: str | Sequence[str], time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
     """Compare the features that a service saw with what their definition says.
 
@@ -336,6 +336,6 @@ def skew_report(logged: pd.DataFrame, recomputed: pd.DataFrame, *, by: str | Seq
         if n := frame.duplicated(list(by)).sum(): raise ValueError(f"{what}: {n} predictions stand there twice by {', '.join(by)}; name the columns that tell them apart")
     features = [c for c in logged if c in recomputed and c not in (*by, time)]
     if not features or logged.empty: raise ValueError(f"logged: no row or no feature that recomputed has too; there are {', '.join(map(str, logged))}")
-    both = logged[[*by]].merge(recomputed, on=list(by), how="left", indicator="__found")
-    if n := (both["__found"] != "both").sum(): raise ValueError(f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the features of the same predictions")
+    both = logged[[*by]].merge(recomputed, on=list(by), how="left")
+    if n := len(logged) - len(logged[[*by]].merge(recomputed[[*by]], on=list(by))): raise ValueError(f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the features of the same predictions")
     return pd.DataFrame([_difference(c, logged[c], both[c], logged[time], tolerance) for c in features]).set_index("feature").sort_values("differ", ascending=False, kind="stable")

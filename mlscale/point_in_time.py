@@ -280,7 +280,7 @@ def _as_declared(table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
     return table.cast(pa.schema([schema.field(c) for c in table.column_names], metadata=schema.metadata))
 
-# %% ../nbs/00b_point_in_time.ipynb #9ed218f6
+# %% ../nbs/00b_point_in_time.ipynb #03e81f86
 def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to a table of entities."
     with needs("features"): import duckdb
@@ -298,6 +298,7 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
         if n := con.execute(f"SELECT count(*) FROM facts WHERE {c} IS NULL").fetchone()[0]: raise ValueError(f"{view.name}.{c} is missing in {n} rows; drop them: nothing says what was known then")
     try: con.execute("SELECT max(event), max(created) FROM known")
     except duckdb.ConversionException as e: raise ValueError(f"{view.name} holds times that nanoseconds cannot express, and other times are in nanoseconds: convert those with .dt.as_unit('us')") from e
+    except duckdb.InvalidInputException as e: raise ValueError(f"view {view.name!r} cannot be read ({e}); give each column one type in all files") from e
     if twice := con.execute(f"SELECT {key} FROM (SELECT DISTINCT * FROM known) GROUP BY {key}, event, created HAVING count(*) > 1 LIMIT 1").fetchone():
         raise ValueError(f"view {view.name!r}: rows have the same key and both times equal, but different values, for example {dict(zip(view.by, twice))}; keep one")
     con.execute(f"""CREATE TEMP TABLE seen AS
@@ -374,7 +375,7 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
     each = [_ENGINES[engine](v, f, entities, "ns" if nanoseconds else "us", session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/00b_point_in_time.ipynb #1b754a87
+# %% ../nbs/00b_point_in_time.ipynb #8266a185
 def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
@@ -415,7 +416,7 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     As everywhere in pandas, whole numbers among which one is missing come back as floats, exact to 2**53; in
     the file that `to` names they stay whole numbers, except where `entities` is a DataFrame.
     """
-    with needs("data"): import pyarrow as pa, pyarrow.parquet as pq
+    with needs("data"): import pyarrow as pa
     if engine not in (*_ENGINES, "spark"): raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
     if engine == "spark" and session is None: raise ValueError("session=None: engine='spark' needs the SparkSession to run in, such as mlscale.batch.spark_session()")
     views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
@@ -428,6 +429,12 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
     if engine in ("duckdb", "spark"):
         for names in (source.schema.names, *(f.schema.names for f in facts)):
             if len({c.lower() for c in names}) < len(names): raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only in case; rename one of {', '.join(names)}, or use engine='polars'")
+    try: return _delivered(entities, source, views, facts, engine, to, session)
+    except pa.ArrowInvalid as e: raise ValueError(f"a column cannot be read or written ({e}); give it one type in all files, and whole microseconds to times that `to` shall hold") from e
+
+def _delivered(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
+    "The joined rows, or the path of the file that holds them."
+    import pyarrow as pa, pyarrow.parquet as pq
     bring = _bringing(engine, source.schema, views, facts, session)
     if isinstance(entities, pd.DataFrame):
         out = pd.concat([entities, *(b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)

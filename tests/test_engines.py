@@ -265,6 +265,17 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="bad.parquet is not a readable"): point_in_time_join(asked(1), view("bad.parquet"))
 
+@pytest.mark.parametrize("engine", ["polars", "duckdb", "pandas"])
+def test_files_of_several_types_and_times_too_fine_for_the_file_are_named(tmp_path, engine):
+    folder = tmp_path / "facts"
+    folder.mkdir()
+    for name, key in (("a", 1), ("b", "x")): facts([0], [0]).assign(key=[key]).to_parquet(folder / f"{name}.parquet")
+    with pytest.raises(ValueError, match="one type in all files"): point_in_time_join(asked(1).assign(key=1), View("v", folder, "key", None, "value"), engine=engine)
+    fine, before = asked(1).assign(event_timestamp=lambda q: q.event_timestamp.dt.as_unit("ns") + pd.Timedelta(1, "ns")), (tmp_path / "out.parquet")
+    before.write_bytes(b"as it was")
+    with pytest.raises(ValueError, match="microseconds"): point_in_time_join(fine, View("v", facts([0], [0]), "key", None, "value"), engine=engine, to=before)
+    assert before.read_bytes() == b"as it was" and sorted(p.name for p in tmp_path.iterdir()) == ["facts", "out.parquet"]
+
 @pytest.mark.parametrize("change", [
     dict(name=""), dict(name=None), dict(by=[]), dict(by=["key", "key"]), dict(by=5), dict(features=()), dict(features=[""]),
     dict(ttl=pd.Timedelta(0)), dict(ttl=-HOUR), dict(ttl=5), dict(ttl=np.int64(5)), dict(ttl=np.timedelta64(10**6, "D")), dict(ttl="1h"), dict(ttl=pd.NaT)])

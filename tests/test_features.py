@@ -201,6 +201,7 @@ def test_a_report_says_what_differs_how_much_and_since_when():
 def test_noise_of_floating_point_is_no_difference():
     logged, truth = logs()
     assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-12)), by="id").loc["a"].differ == 0
+    assert skew_report(logged.assign(__found=1), truth.assign(__found=2), by="id").loc["__found"].differ == 1
     assert skew_report(logged, truth.assign(a=truth.a*(1 + 1e-6)), by="id").loc["a"].differ == .75
 
 @pytest.mark.parametrize("seen, true, differ, largest", [
