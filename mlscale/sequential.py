@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'WINNERS', 'PATH', 'crossin
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #2d2f514a
+# %% ../nbs/10_sequential.ipynb #63e30f16
 import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
+from .experiments import _chance, _percent
 from .storage import needs
 
 # %% ../nbs/10_sequential.ipynb #a7427df7
@@ -1168,7 +1169,7 @@ class _Looks:
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #ca14e4ee
+# %% ../nbs/10_sequential.ipynb #103368e3
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1262,6 +1263,23 @@ class SequentialTest(_Looks):
         if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3")
         ax.set(xlabel="units in both arms", ylabel=what, title=f"{self.method}: {self.decision}")
         return ax
+
+    def explain(self) -> str:
+        """The state of the test in one sentence, for someone who has to decide.
+
+        Returns
+        -------
+        str
+            What was seen, what remains plausible, and no more.
+        """
+        seen = f"After {len(self._path):,} look{'' if len(self._path) == 1 else 's'} at {self.control.n:,.0f} {'pairs' if self.method == 'paired' else f'units in the control and {self.treatment.n:,.0f} in the treatment'}"
+        if self.srm_p_value < .001: return f"{seen} the arms hold other shares than planned ({_chance(self.srm_p_value)}); find out who is missing before reading any result."
+        stagewise = self.after_stopping(level=1 - self.alpha) if self.finished and self._path else None
+        low, high = (stagewise.lower, stagewise.upper) if stagewise else self.ci
+        fits = f"any {self.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - self.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
+        if self._end: return f"{seen} the outcomes of the {self._end[1].split()[0]} are higher than luck alone would make them ({_chance(self.p_value)}, decided at look {self._end[0]:,}), if units were assigned at random; {fits}."
+        if self.finished: return f"{seen} the plan has ended without a decision; {fits}, so it is not shown that there is no difference."
+        return f"{seen} nothing is decided ({_chance(self.p_value)}); {fits}, and the test may go on."
 
     def __repr__(self) -> str:
         low, high = self.ci

@@ -585,6 +585,20 @@ def test_hwang_shih_decani_at_its_extremes():
     assert np.isfinite(alpha_spending_boundaries([.5, 1], spending="hwang-shih-decani", gamma=-1000)[-1])
 
 
+def test_a_test_explains_itself_without_claiming_more():
+    rng = np.random.default_rng(25)
+    assert "nothing is decided" in SequentialTest().explain() and "may go on" in SequentialTest().explain()
+    won = SequentialTest().update(rng.random(2000) < .2, rng.random(2000) < .3)
+    assert "outcomes of the treatment are higher" in won.explain() and "decided at look 1" in won.explain() and "95 % interval, valid at every look" in won.explain() and "After 1 look at" in won.explain()
+    lost = SequentialTest("group-sequential", alpha=.01, n_max=4000).update(rng.random(2000) < .3, rng.random(2000) < .2)
+    e = lost.after_stopping(level=.99)
+    assert "outcomes of the control are higher" in lost.explain() and f"from {e.lower:.3g} to {e.upper:.3g}" in lost.explain() and "99 % interval" in lost.explain()
+    ended = SequentialTest("group-sequential", n_max=4000).update(np.arange(2000) % 2, np.arange(2000) % 2)
+    assert "ended without a decision" in ended.explain() and "not shown that there is no difference" in ended.explain()
+    assert "other shares than planned" in SequentialTest().update(rng.random(3000) < .5, rng.random(2000) < .5).explain()
+    assert "500 pairs" in SequentialTest("paired").update(rng.random(500) < .3, rng.random(500) < .3).explain()
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
