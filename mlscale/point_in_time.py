@@ -375,7 +375,26 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
     each = [_ENGINES[engine](v, f, entities, "ns" if nanoseconds else "us", session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/00b_point_in_time.ipynb #8266a185
+# %% ../nbs/00b_point_in_time.ipynb #2dff729d
+def _delivered(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
+    "The joined rows, or the path of the file that holds them."
+    import pyarrow as pa, pyarrow.parquet as pq
+    bring = _bringing(engine, source.schema, views, facts, session)
+    if isinstance(entities, pd.DataFrame):
+        out = pd.concat([entities, *(b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)
+        if to is None: return out
+        with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
+    elif to is None: return pa.concat_tables(_beside(piece, views, bring(piece)) for piece in _pieces(source)).to_pandas()
+    elif engine == "spark":
+        with replacing(to) as new: _on_spark(session, source, views, facts).write.parquet(str(new))
+    else:
+        pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
+        first = next(pieces)
+        with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
+            for piece in chain([first], pieces): out.write_table(piece)
+    return Path(to)
+
+# %% ../nbs/00b_point_in_time.ipynb #5b356e62
 def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
@@ -431,21 +450,3 @@ def point_in_time_join(entities: pd.DataFrame | str | os.PathLike, views: View |
             if len({c.lower() for c in names}) < len(names): raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only in case; rename one of {', '.join(names)}, or use engine='polars'")
     try: return _delivered(entities, source, views, facts, engine, to, session)
     except pa.ArrowInvalid as e: raise ValueError(f"a column cannot be read or written ({e}); give it one type in all files, and whole microseconds to times that `to` shall hold") from e
-
-def _delivered(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
-    "The joined rows, or the path of the file that holds them."
-    import pyarrow as pa, pyarrow.parquet as pq
-    bring = _bringing(engine, source.schema, views, facts, session)
-    if isinstance(entities, pd.DataFrame):
-        out = pd.concat([entities, *(b.to_pandas().set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)
-        if to is None: return out
-        with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
-    elif to is None: return pa.concat_tables(_beside(piece, views, bring(piece)) for piece in _pieces(source)).to_pandas()
-    elif engine == "spark":
-        with replacing(to) as new: _on_spark(session, source, views, facts).write.parquet(str(new))
-    else:
-        pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
-        first = next(pieces)
-        with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
-            for piece in chain([first], pieces): out.write_table(piece)
-    return Path(to)
