@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
 
-# %% ../nbs/11_schedules.ipynb #8d2c2229
+# %% ../nbs/11_schedules.ipynb #1102caa2
 def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, below: bool = False, whole: bool = False) -> float:
     "A finite number in a range, or an error that says which."
     if not isinstance(x, Real) or isinstance(x, (bool, np.bool_)): raise TypeError(f"{name}={x!r}: a number, not {type(x).__name__}")
@@ -31,8 +31,7 @@ def _number(name: str, x: object, low: float, *, above: bool = False, high: floa
 
 def _array(name: str, x: object, ndim: int, *, missing: bool = False) -> np.ndarray:
     "Numbers of a shape, or an error that says what is wrong."
-    a = np.asarray(x)
-    if a.dtype.kind not in "iuf": raise TypeError(f"{name}: numbers, not {a.dtype}")
+    if (a := np.asarray(x)).dtype.kind not in "iuf": raise TypeError(f"{name}: numbers, not {a.dtype}")
     a = np.ascontiguousarray(a, float)
     if a.ndim != ndim or not a.size: raise ValueError(f"{name}: shape {a.shape}; {'one row an example, one column a feature' if ndim == 2 else 'one value a row'}, and at least one")
     if not (np.isfinite(a) | (np.isnan(a) & missing)).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {a.size} values are NaN or infinite; {'NaN is allowed, infinity is not' if missing else 'fill or leave them out first'}")
@@ -553,7 +552,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             s, ahead = model._squares, model._ahead
     model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #8be8237f
+# %% ../nbs/11_schedules.ipynb #b88600c6
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -703,7 +702,7 @@ class OnlineLogistic:
         rate = lambda r: AdaGrad(r["eta0"], r["eps"]) if isinstance(r, Mapping) and r.get("kind") == "AdaGrad" else Schedule.from_dict(r)
         count, perhaps = dict(low=0, whole=True), lambda read: lambda x: None if x is None else read(x)
         v = _opened(d, "OnlineLogistic", rate=rate, weights=lambda w: _array("weights", w, 1), squares=perhaps(lambda s: _array("squares", s, 1)), updates=count, step=count,
-                    restarts=lambda r: [_number("restarts", k, **count) for k in ([r] if isinstance(r, (str, Mapping)) else r)], detector=perhaps(PageHinkley.from_dict))
+                    restarts=lambda r: [_number("restarts", k, **count) for k in ([r] if isinstance(r, (str, Mapping)) else r)], detector=perhaps(lambda d: PageHinkley.from_dict(d)))
         begun, squares, adagrad = [0, *v["restarts"]], v["squares"], isinstance(v["rate"], AdaGrad)
         _agree("OnlineLogistic", weights=len(v["weights"]) > 1, restarts=begun == sorted(begun) and begun[-1] <= v["updates"], step=v["step"] == v["updates"] - begun[-1],
                squares=adagrad == (squares is not None) and (not adagrad or len(squares) == len(v["weights"]) and squares.min() >= v["rate"].eps))

@@ -516,6 +516,13 @@ def year():
     return X, f, run, run.learned[known_day[run.learned] >= 14], known_day
 
 
+def test_the_length_of_the_stored_cosines_was_known_on_1_april(year):
+    _, f, *_ = year
+    labels = (f.label_time < pd.Timestamp("2013-04-01", tz="America/New_York")).sum()   # of 83 days; the year has 358 from 8 January on
+    rows = [r for r in json.loads((RESULTS / "schedules_year.json").read_text())["rows"] if r["schedule"] == "cosine"]
+    assert len(rows) == 2 and all(f"steps={round(labels * 358 / 83)}," in r[how] for r in rows for how in ("rate chosen fairly", "rate chosen in hindsight"))
+
+
 def winter_threshold(year):
     "One and a half times what one winter run in twenty passes: nothing after March is looked at."
     _, _, run, rows, day = year
