@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,24 @@ def ask(python: Path, code: str, **data) -> object:
     done = subprocess.run([python, "-c", wrapped], input=json.dumps(data), capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"{python.parent.parent.name}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextmanager
+def waiting(python: Path, code: str, **data) -> Iterator[Callable[[str], object]]:
+    "A peer that stays, so that it can take turns: called with a word, it runs `turn(word)`, which its code defines from `data`, and gives what that returns."
+    wrapped = "import json, sys\ndata = json.loads(sys.stdin.readline())\n" + code + "\nfor line in sys.stdin: print(json.dumps(turn(json.loads(line))), flush=True)"
+    with subprocess.Popen([python, "-c", wrapped], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        def say(words: object) -> None:
+            process.stdin.write(json.dumps(words) + "\n")
+            process.stdin.flush()
+
+        def turn(word: str) -> object:
+            say(word)
+            if not (answer := process.stdout.readline()): raise RuntimeError(f"{python.parent.parent.name}: ended at {word!r}")
+            return json.loads(answer)
+
+        say(data)
+        yield turn
 
 
 def seconds(contenders: dict[str, Callable], rounds: int = 5) -> dict[str, float]:

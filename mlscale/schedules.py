@@ -8,28 +8,30 @@ __all__ = ['SCHEDULES', 'FORMAT', 'standardise_known', 'Schedule', 'constant', '
            'OnlineLogistic', 'Progressive', 'surprise', 'progressive', 'optimal', 'Choice', 'choose', 'best_fixed',
            'simulate_labels', 'excess', 'PageHinkley', 'page_hinkley_path', 'false_restarts', 'restart_threshold']
 
-# %% ../nbs/11_schedules.ipynb #ff2ce976
+# %% ../nbs/11_schedules.ipynb #37008ba7
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt, tanh
 from numbers import Real
+from types import MappingProxyType
 import numpy as np
 import pandas as pd
 from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
 
-# %% ../nbs/11_schedules.ipynb #97223c40
-def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, whole: bool = False) -> float:
+# %% ../nbs/11_schedules.ipynb #1102caa2
+def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, below: bool = False, whole: bool = False) -> float:
     "A finite number in a range, or an error that says which."
     if not isinstance(x, Real) or isinstance(x, (bool, np.bool_)): raise TypeError(f"{name}={x!r}: a number, not {type(x).__name__}")
-    if not (isfinite(x) and (low < x if above else low <= x) and x <= high) or whole and x != int(x):
-        raise ValueError(f"{name}={x!r}: a {'whole' if whole else 'finite'} number {'above' if above else 'from'} {low:g}{'' if high == inf else f' to {high:g}'}{'' if above or high < inf else ' up'}")
-    return int(x) if whole else float(x)
+    try: value = float(x)
+    except OverflowError: value = x = inf if x > 0 else -inf
+    if not (isfinite(value) and (low < value if above else low <= value) and (value < high if below else value <= high)) or whole and x != int(x):
+        raise ValueError(f"{name}={x!r}: a {'whole' if whole else 'finite'} number {'above' if above else 'from'} {low:g}{'' if high == inf else (' below ' if below else ' to ') + f'{high:g}'}{'' if above or high < inf else ' up'}")
+    return int(x) if whole else value
 
 def _array(name: str, x: object, ndim: int, *, missing: bool = False) -> np.ndarray:
     "Numbers of a shape, or an error that says what is wrong."
-    a = np.asarray(x)
-    if a.dtype.kind not in "iuf": raise TypeError(f"{name}: numbers, not {a.dtype}")
+    if (a := np.asarray(x)).dtype.kind not in "iuf": raise TypeError(f"{name}: numbers, not {a.dtype}")
     a = np.ascontiguousarray(a, float)
     if a.ndim != ndim or not a.size: raise ValueError(f"{name}: shape {a.shape}; {'one row an example, one column a feature' if ndim == 2 else 'one value a row'}, and at least one")
     if not (np.isfinite(a) | (np.isnan(a) & missing)).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {a.size} values are NaN or infinite; {'NaN is allowed, infinity is not' if missing else 'fill or leave them out first'}")
@@ -52,7 +54,7 @@ def _probabilities(name: str, p: object, n: int | None = None) -> np.ndarray:
     if not ((a >= 0) & (a <= 1)).all(): raise ValueError(f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11_schedules.ipynb #50b055b0
+# %% ../nbs/11_schedules.ipynb #8169d439
 def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, limit: float = 5.) -> np.ndarray:
     """Standardise columns by what was known at the time: the mean and the standard deviation of the days before.
 
@@ -61,7 +63,7 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     X : array of float, shape (n, columns)
         Rows in the order of time; NaN where a value is missing, nothing infinite.
     day : array of int, shape (n,)
-        The day of each row, never decreasing.
+        The day of each row, never decreasing; up to 2**53, so that no two are taken for one.
     first_days : int
         The first days, 1 or more, share one mean and deviation, their own: do not judge predictions on them.
     limit : float
@@ -78,18 +80,18 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
         If shapes, values, days or settings are not as described.
     """
     X, day = _array("X", X, 2, missing=True), _array("day", day, 1)
-    if len(day) != len(X) or (day != np.floor(day)).any() or (np.diff(day) < 0).any(): raise ValueError(f"day: a whole number for each of the {len(X)} rows, never decreasing; sort the rows by time")
+    if len(day) != len(X) or (day != np.floor(day)).any() or (np.abs(day) >= 2**53).any() or (np.diff(day) < 0).any(): raise ValueError(f"day: a whole number below 2**53 for each of the {len(X)} rows, never decreasing; sort the rows by time")
     first_days, limit = _number("first_days", first_days, 1, whole=True), _number("limit", limit, 0, above=True)
-    day, known = (day - day[0]).astype(int), np.isfinite(X)
+    (days, index), known = np.unique(day, return_inverse=True), np.isfinite(X)
     X = X - X[known.argmax(0), np.arange(X.shape[1])]   # sums of squares keep their digits
-    values, last = np.where(known, X, 0), np.minimum(np.maximum(day, first_days) - 1, day[-1])
-    until = lambda A: np.stack([np.bincount(day, a).cumsum() for a in A.T], axis=1)[last]
+    values, last = np.where(known, X, 0), np.searchsorted(days, np.maximum(day, days[0] + first_days)) - 1
+    until = lambda A: np.stack([np.bincount(index, a).cumsum() for a in A.T], axis=1)[last]
     n = np.maximum(until(known.astype(float)), 1)
     mean = until(values)/n
     sd = np.sqrt(np.maximum(until(values**2)/n - mean**2, 0))
     return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)   # what differs from a constant is at the limit
 
-# %% ../nbs/11_schedules.ipynb #f43abdda
+# %% ../nbs/11_schedules.ipynb #1161ecfa
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -99,13 +101,19 @@ class Schedule:
     kind : str
         The name of the function that made it.
     arguments : mapping
-        Its arguments.
+        Its arguments; cannot be changed.
     rate : callable
         From an array of steps (float, 0 or above) to their rates.
     """
     kind: str
     arguments: Mapping
     rate: Callable[[np.ndarray], np.ndarray] = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None: object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+
+    def __hash__(self) -> int: return hash((self.kind, frozenset(self.arguments.items())))
+
+    def __reduce__(self) -> tuple: return Schedule.from_dict, (self.to_dict(),)   # the rate, a closure, cannot be pickled
 
     def __call__(self, t: float | np.ndarray) -> float | np.ndarray:
         """The rate at a step.
@@ -126,9 +134,10 @@ class Schedule:
             If a step is no number, negative or not finite.
         """
         steps = np.asarray(t)
+        if steps.dtype == object: steps = np.array([_number("t", step, 0) for step in steps.flat]).reshape(steps.shape)   # whole numbers from 2**63 on
         if steps.dtype.kind not in "iuf": raise TypeError(f"t={t!r}: steps are numbers, not {steps.dtype}")
         if not (np.isfinite(steps) & (steps >= 0)).all(): raise ValueError(f"t={t!r}: steps are finite and 0 or above")
-        eta = np.broadcast_to(self.rate(steps.astype(float)), steps.shape)
+        eta = np.array(np.broadcast_to(self.rate(steps.astype(float)), steps.shape))
         return float(eta) if steps.ndim == 0 else eta
 
     def __repr__(self) -> str: return f"{self.kind}({', '.join(f'{k}={v:g}' if isinstance(v, Real) else f'{k}={v!r}' for k, v in self.arguments.items())})"
@@ -390,7 +399,7 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
         return schedule.rate((t - np.array(starts)[k])/float(growth)**k)
     return Schedule("warm_restarts", {"schedule": schedule, "period": period, "growth": growth}, rate)
 
-# %% ../nbs/11_schedules.ipynb #9f2d8977
+# %% ../nbs/11_schedules.ipynb #9c18569c
 class Adaptive:
     """A rate that is kept while the loss falls and divided where it no longer does.
 
@@ -453,21 +462,38 @@ class Adaptive:
         -------
         Adaptive
             The same state.
+
+        Raises
+        ------
+        ValueError
+            If it is not what `to_dict` writes; names the field.
         """
-        d = _opened(d, "Adaptive")
-        out = cls(d["eta0"], tol=d["tol"], patience=d["patience"], factor=d["factor"])
-        out.rate, out.best, out.idle = _number("rate", d["rate"], 0, above=True), inf if d["best"] is None else _number("best", d["best"], -inf), _number("idle", d["idle"], 0, whole=True)
+        v = _opened(d, "Adaptive", eta0=dict(low=0, above=True), tol=dict(low=0), patience=dict(low=1, whole=True), factor=dict(low=1, above=True),
+                    rate=dict(low=0), best=lambda best: inf if best is None else _number("best", best, -inf), idle=dict(low=0, whole=True))
+        _agree("Adaptive", rate=v["rate"] <= v["eta0"], idle=v["idle"] < v["patience"])
+        out = cls(v["eta0"], tol=v["tol"], patience=v["patience"], factor=v["factor"])
+        out.rate, out.best, out.idle = v["rate"], v["best"], v["idle"]
         return out
 
 FORMAT = 1
 
-def _opened(d: object, kind: str) -> Mapping:
-    "Check what a from_dict is given."
+def _opened(d: object, kind: str, **fields: dict | Callable) -> dict:
+    "What a from_dict is given: each field read as a `_number` of a range or by a function of its own, or a ValueError that names it."
     if not isinstance(d, Mapping) or d.get("kind") != kind: raise ValueError(f"d: not a {kind} written by to_dict")
     if d.get("format") != FORMAT: raise ValueError(f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
-    return d
+    if missing := [name for name in fields if name not in d]: raise ValueError(f"d: {kind} without {', '.join(missing)}")
+    values = {}
+    for name, read in fields.items():
+        try: values[name] = _number(name, d[name], **read) if isinstance(read, dict) else read(d[name])
+        except (TypeError, ValueError, KeyError) as e: raise ValueError(f"d: {kind} with a damaged {name}: {e}") from None
+    return values
 
-# %% ../nbs/11_schedules.ipynb #2817b3bb
+def _agree(kind: str, **fields: bool) -> None:
+    "An error that names the first field that contradicts another."
+    for name, fits in fields.items():
+        if not fits: raise ValueError(f"d: {kind} with a damaged {name}: it contradicts the other fields")
+
+# %% ../nbs/11_schedules.ipynb #b0cc1b29
 @dataclass(frozen=True)
 class AdaGrad:
     """A rate for each column that falls with the squared gradients seen in it.
@@ -489,7 +515,7 @@ class AdaGrad:
     def __post_init__(self) -> None:
         for name in ("eta0", "eps"): object.__setattr__(self, name, _number(name, getattr(self, name), 0, above=True))
 
-    def __repr__(self) -> str: return f"AdaGrad(eta0={self.eta0:g})"
+    def __repr__(self) -> str: return f"AdaGrad(eta0={self.eta0:g}{'' if self.eps == AdaGrad.eps else f', eps={self.eps:g}'})"
 
     def to_dict(self) -> dict:
         """Plain values for JSON.
@@ -501,7 +527,7 @@ class AdaGrad:
         """
         return {"kind": "AdaGrad", "eta0": self.eta0, "eps": self.eps}
 
-# %% ../nbs/11_schedules.ipynb #aa1a720e
+# %% ../nbs/11_schedules.ipynb #39902086
 def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
     "Events in order: i learns from row i; ~i predicts it and keeps its logit."
     w, s, ahead, detector, count = model._w, model._squares, model._ahead, model.detector, 0
@@ -513,7 +539,9 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
         x, count = X[i], count + 1
         error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
         if s is None:
-            if not ahead: ahead += model.rate(np.arange(model.step + count + 998., model.step + count - 2., -1)).tolist()
+            if not ahead:   # in blocks that begin at whole thousands, so that a restored model computes the same arrays
+                first, t = divmod(model.step + count - 1, 1000)
+                ahead += model.rate(np.arange(1000.*first + 999, 1000.*first - 1, -1)).tolist()[:1000 - t]
             daxpy(x, w, a=ahead.pop()*error)
         else:
             np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
@@ -524,7 +552,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             s, ahead = model._squares, model._ahead
     model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #c3ac38a3
+# %% ../nbs/11_schedules.ipynb #b88600c6
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -535,7 +563,7 @@ class OnlineLogistic:
     rate : Schedule or AdaGrad
         The learning rate.
     detector : PageHinkley, optional
-        Is told the surprise of each outcome; where it detects a change, the rate begins anew.
+        Is told the surprise of each outcome, from the state that it is in; where it detects a change, the rate begins anew.
 
     Notes
     -----
@@ -546,7 +574,7 @@ class OnlineLogistic:
     def __init__(self, n_features: int, rate: Schedule | AdaGrad, *, detector: "PageHinkley | None" = None) -> None:
         if detector is not None and not isinstance(detector, PageHinkley): raise TypeError(f"detector={detector!r}: a PageHinkley or None")
         self._w, self.detector, self.updates = np.zeros(_number("n_features", n_features, 1, whole=True) + 1), detector, 0   # the last weight is the intercept
-        self.restart(rate)
+        self._begin(rate)
         self.restarts = []
 
     weights = property(lambda self: self._w[:-1].copy(), doc="The weights, shape (n_features,).")
@@ -570,12 +598,16 @@ class OnlineLogistic:
         OnlineLogistic
             Itself.
         """
-        if not isinstance(rate, (Schedule, AdaGrad)) and (rate is not None or not hasattr(self, "rate")): raise TypeError(f"rate={rate!r}: a schedule such as inverse_time(.1, .001), or AdaGrad(.1)")
-        self.rate = rate or self.rate
-        self.step, self.restarts, self._ahead = 0, [*getattr(self, "restarts", []), self.updates], []
-        self._squares = np.full(len(self._w), self.rate.eps) if isinstance(self.rate, AdaGrad) else None
+        self._begin(self.rate if rate is None else rate)
+        self.restarts = [*self.restarts, self.updates]
         if self.detector is not None: self.detector.reset()
         return self
+
+    def _begin(self, rate: Schedule | AdaGrad) -> None:
+        "A rate from its first step on."
+        if not isinstance(rate, (Schedule, AdaGrad)): raise TypeError(f"rate={rate!r}: a schedule such as inverse_time(.1, .001), or AdaGrad(.1)")
+        self.rate, self.step, self._ahead = rate, 0, []
+        self._squares = np.full(len(self._w), rate.eps) if isinstance(rate, AdaGrad) else None
 
     def predict(self, X: np.ndarray) -> float | np.ndarray:
         """The probabilities of the label 1.
@@ -665,16 +697,20 @@ class OnlineLogistic:
         Raises
         ------
         ValueError
-            If it is not what `to_dict` writes.
+            If it is not what `to_dict` writes; names the field.
         """
-        d = _opened(d, "OnlineLogistic")
-        rate = AdaGrad(d["rate"]["eta0"], d["rate"]["eps"]) if d["rate"]["kind"] == "AdaGrad" else Schedule.from_dict(d["rate"])
-        out = cls(len(d["weights"]) - 1, rate, detector=d["detector"] and PageHinkley.from_dict(d["detector"]))
-        out._w, out.updates, out.step, out.restarts = _array("weights", d["weights"], 1), d["updates"], d["step"], list(d["restarts"])
-        if out._squares is not None: out._squares = _array("squares", d["squares"], 1)
+        rate = lambda r: AdaGrad(r["eta0"], r["eps"]) if isinstance(r, Mapping) and r.get("kind") == "AdaGrad" else Schedule.from_dict(r)
+        count, perhaps = dict(low=0, whole=True), lambda read: lambda x: None if x is None else read(x)
+        v = _opened(d, "OnlineLogistic", rate=rate, weights=lambda w: _array("weights", w, 1), squares=perhaps(lambda s: _array("squares", s, 1)), updates=count, step=count,
+                    restarts=lambda r: [_number("restarts", k, **count) for k in ([r] if isinstance(r, (str, Mapping)) else r)], detector=perhaps(lambda d: PageHinkley.from_dict(d)))
+        begun, squares, adagrad = [0, *v["restarts"]], v["squares"], isinstance(v["rate"], AdaGrad)
+        _agree("OnlineLogistic", weights=len(v["weights"]) > 1, restarts=begun == sorted(begun) and begun[-1] <= v["updates"], step=v["step"] == v["updates"] - begun[-1],
+               squares=adagrad == (squares is not None) and (not adagrad or len(squares) == len(v["weights"]) and squares.min() >= v["rate"].eps))
+        out = cls(len(v["weights"]) - 1, v["rate"], detector=v["detector"])
+        out._w, out._squares, out.updates, out.step, out.restarts = v["weights"].copy(), None if squares is None else squares.copy(), v["updates"], v["step"], v["restarts"]
         return out
 
-# %% ../nbs/11_schedules.ipynb #a6f3a721
+# %% ../nbs/11_schedules.ipynb #b233a77a
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -701,7 +737,7 @@ class Progressive:
     learned: np.ndarray
     restarts: tuple[int, ...]
 
-    def __repr__(self) -> str: return f"Progressive({len(self.p):,} rows, {len(self.learned):,} learned, log loss {np.nanmean(self.loss):.4f}, {len(self.restarts)} restarts)"
+    def __repr__(self) -> str: return f"Progressive({len(self.p):,} rows, {len(self.learned):,} learned, {f'log loss {self.loss[self.learned].mean():.4f}' if len(self.learned) else 'no label yet'}, {len(self.restarts)} restarts)"
 
 def surprise(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The log loss minus what the model itself expected it to be: (p - y) times the logit of p.
@@ -734,7 +770,12 @@ def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_a
         Labels, 0 or 1; NaN where none ever came.
     predicted_at, known_at : Series or array, shape (n,)
         Both times or both numbers; `known_at` is not before `predicted_at`, and missing where no label ever came.
-        Of two events at one moment the label comes first; of two labels the row that stands first.
+
+    Notes
+    -----
+    A prediction at t has seen the labels with `known_at` <= t of the rows with `predicted_at` < t, never its own and never that
+    of a row predicted at the same moment. Labels are learned in the order of `known_at`; of those known at one moment, rows
+    predicted earlier come before rows predicted at that moment, and otherwise the upper row comes first.
 
     Returns
     -------
@@ -747,31 +788,46 @@ def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_a
         If shapes, labels or times are not as described.
     """
     if not isinstance(model, OnlineLogistic): raise TypeError(f"model={model!r}: an OnlineLogistic")
-    rows, y = model._rows(X), np.asarray(y)
-    if np.ndim(X) != 2 or y.shape != (len(rows),): raise ValueError(f"y: shape {y.shape} for inputs of shape {np.shape(X)}; one label for each of the rows")
-    if y.dtype.kind not in "iufb": raise TypeError(f"y: labels 0, 1 or NaN, not {y.dtype}")
-    y = y.astype(float)
-    at, known = _instants(len(y), predicted_at=predicted_at, known_at=known_at)
-    if np.isnan(at).any(): raise ValueError(f"predicted_at: {np.isnan(at).sum()} are missing; each row was predicted at some time")
-    if (np.isnan(y) != np.isnan(known)).any(): raise ValueError(f"known_at: {(np.isnan(y) != np.isnan(known)).sum()} rows have a label without a time or a time without a label")
-    if (early := known < at).any(): raise ValueError(f"known_at: {early.sum()} labels are known before their prediction, the first in row {early.argmax()}; such a row needs no model")
+    rows = model._rows(X)
+    if np.ndim(X) != 2: raise ValueError(f"X: shape {np.shape(X)}; one row an example, one column a feature")
+    y, at, known = _outcomes(len(rows), y, predicted_at, known_at)
     labelled = np.flatnonzero(~np.isnan(y))
-    if len(labelled): _labels("y", y[labelled], len(labelled))
-    events = np.concatenate([labelled, ~np.arange(len(y))])[np.argsort(np.concatenate([known[labelled], at]), kind="stable")]
+    turn = np.concatenate([np.where(known == at, 2, 0)[labelled], np.ones(len(y))])   # at one moment: labels, predictions, labels of these predictions
+    events = np.concatenate([labelled, ~np.arange(len(y))])[np.lexsort((turn, np.concatenate([known[labelled], at])))]
     logits, before, restarts = [0.]*len(y), model.updates, len(model.restarts)
     _play(model, rows, y.tolist(), events.tolist(), logits)
     p, learned = expit(logits), events[events >= 0]
     return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned, tuple(learned[k - before - 1].item() for k in model.restarts[restarts:]))
 
-def _instants(n: int, **times: object) -> list[np.ndarray]:
-    "Times as microseconds, numbers as they are; NaN where missing."
+def _outcomes(n: int, y: object, predicted_at: object, known_at: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Labels as floats and both times as numbers on one scale, or an error that says what is wrong."
+    y = np.asarray(y)
+    if y.shape != (n,): raise ValueError(f"y: shape {y.shape} for {n} rows; one label for each of the rows")
+    if y.dtype.kind not in "iufb": raise TypeError(f"y: labels 0, 1 or NaN, not {y.dtype}")
+    y = y.astype(float)
+    (at, timeless), (known, unknown) = _instants(n, predicted_at=predicted_at, known_at=known_at)
+    if timeless.any(): raise ValueError(f"predicted_at: {timeless.sum()} are missing; each row was predicted at some time")
+    if (odd := np.isnan(y) != unknown).any(): raise ValueError(f"known_at: {odd.sum()} rows have a label without a time or a time without a label")
+    if (early := (known < at) & ~unknown).any(): raise ValueError(f"known_at: {early.sum()} labels are known before their prediction, the first in row {early.argmax()}; such a row needs no model")
+    if not unknown.all(): _labels("y", y[~unknown], n - unknown.sum())
+    return y, at, known
+
+def _instants(n: int, **times: object) -> list[tuple[np.ndarray, np.ndarray]]:
+    "Times as whole numbers of their finest unit, numbers as they are; and which are missing."
     indexes = {name: pd.Index(x) for name, x in times.items()}
     clock = lambda t: f"times {'with' if t.tz else 'without'} a time zone" if isinstance(t, pd.DatetimeIndex) else "numbers" if t.dtype.kind in "iuf" else None
     for name, t in indexes.items():
         if len(t) != n: raise ValueError(f"{name}: {len(t)} for {n} rows; one for each")
         if clock(t) is None: raise TypeError(f"{name}: times or numbers, not {t.dtype}")
     if len(clocks := {name: clock(t) for name, t in indexes.items()}) > 1 and len(set(clocks.values())) > 1: raise TypeError(f"{' and '.join(f'{k}: {v}' for k, v in clocks.items())}; give both in one form")
-    return [np.where(t.isna(), np.nan, t.as_unit("us").asi8) if isinstance(t, pd.DatetimeIndex) else t.to_numpy(float) for t in indexes.values()]
+    if all(isinstance(t, pd.DatetimeIndex) for t in indexes.values()):
+        unit = max((t.unit for t in indexes.values()), key=("s", "ms", "us", "ns").index)
+        return [(t.as_unit(unit).asi8, t.isna()) for t in indexes.values()]
+    if all(t.dtype.kind == "i" and not t.hasnans for t in indexes.values()): return [(t.to_numpy(np.int64), t.isna()) for t in indexes.values()]
+    numbers = {name: t.to_numpy(float, na_value=np.nan) for name, t in indexes.items()}
+    for name, x in numbers.items():
+        if indexes[name].dtype.kind in "iu" and (np.abs(x) > 2**53).any(): raise ValueError(f"{name}: whole numbers above 2**53 beside fractions or missing ones; give times, or count from a later moment")
+    return [(x, np.isnan(x)) for x in numbers.values()]
 
 # %% ../nbs/11_schedules.ipynb #40599463
 def optimal(alpha: float) -> Schedule:
@@ -794,7 +850,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #b1396ee3
+# %% ../nbs/11_schedules.ipynb #340b06a5
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -807,6 +863,11 @@ class Choice:
         The candidates and their mean log `loss`, in the order in which they were given.
     until : Timestamp or number
         The last label that was looked at became known then.
+
+    Notes
+    -----
+    It knows what the choice looked at, not where the candidates came from: a length or a rate in them that was taken from
+    later months is hindsight that no date shows.
     """
     rate: "Schedule | AdaGrad"
     table: pd.DataFrame
@@ -841,25 +902,27 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
     X, y, predicted_at, known_at : arrays
         As for `progressive`. A model of each candidate runs from the first row on.
     rows : array of bool, shape (n,)
-        The rows with labels that the choice may look at.
+        The rows that the choice may look at; at least one has a label.
 
     Returns
     -------
     Choice
-        The best, and the loss of all.
+        The best, and the loss of all; infinite for a candidate that diverges.
 
     Raises
     ------
-    ValueError
-        If there is no candidate or no row.
+    ValueError, TypeError
+        If there is no candidate, no row with a label or no finite loss, or the arrays are not as described.
     """
-    rows = np.asarray(rows)
+    X, rows = _array("X", X, 2), np.asarray(rows)
     if not len(candidates): raise ValueError("candidates: none; give at least one rate")
     if rows.dtype != bool or rows.shape != (len(X),) or not rows.any(): raise ValueError(f"rows: a True or False for each of the {len(X)} rows, at least one True; got {rows.dtype} of shape {rows.shape}")
-    at, known = pd.Series(pd.Index(predicted_at)), pd.Series(pd.Index(known_at))
-    used = (at <= at[rows].max()).to_numpy()
-    losses = [progressive(OnlineLogistic(np.shape(X)[1], rate), X[used], y[used], at[used], known[used]).loss for rate in candidates]
-    table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [np.nanmean(loss[rows[used]]) for loss in losses]})
+    y, moments, _ = _outcomes(len(X), y, predicted_at, known_at)
+    if not (rows := rows & ~np.isnan(y)).any(): raise ValueError("rows: none of them has a label; choose on rows whose labels are known")
+    at, known, used = pd.Index(predicted_at), pd.Index(known_at), moments <= moments[rows].max()
+    with np.errstate(invalid="ignore"): losses = [progressive(OnlineLogistic(X.shape[1], rate), X[used], y[used], at[used], known[used]).loss[rows[used]].mean() for rate in candidates]
+    table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [loss if isfinite(loss) else inf for loss in losses]})
+    if table.loss.min() == inf: raise ValueError(f"candidates: the loss of none of the {len(table)} is finite; give smaller rates")
     return Choice(candidates[int(table.loss.argmin())], table, known[rows].max())
 
 # %% ../nbs/11_schedules.ipynb #e078ca4f
@@ -900,7 +963,7 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
         w = w - step
     return w[:-1], float(w[-1])
 
-# %% ../nbs/11_schedules.ipynb #46694f46
+# %% ../nbs/11_schedules.ipynb #4a50db41
 def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jump_at: int | None = None, size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
 
@@ -956,9 +1019,9 @@ def excess(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
     """
     truth = _probabilities("truth", truth)
     p = _probabilities("p", p, len(truth))
-    return truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p))
+    return np.maximum(truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p)), 0)   # rounding alone is below 0
 
-# %% ../nbs/11_schedules.ipynb #f0ea6f01
+# %% ../nbs/11_schedules.ipynb #7598b196
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -1014,7 +1077,7 @@ class PageHinkley:
             If the value is not finite; it has not been taken in then.
         """
         if not isfinite(x): raise ValueError(f"x={x!r}: a finite number")
-        self.n += 1
+        x, self.n = float(x), self.n + 1   # a float32 would make the state one
         if (n := self.n - self.warm_up) > 0:
             self.mean += (x - self.mean)/n
             self.statistic = max(0., self.statistic + x - self.mean - self.delta)
@@ -1050,10 +1113,17 @@ class PageHinkley:
         -------
         PageHinkley
             The same state.
+
+        Raises
+        ------
+        ValueError
+            If it is not what `to_dict` writes; names the field.
         """
-        d = _opened(d, "PageHinkley")
-        out = cls(d["delta"], d["threshold"], warm_up=d["warm_up"])
-        out.n, out.mean, out.statistic = _number("n", d["n"], 0, whole=True), _number("mean", d["mean"], -inf), _number("statistic", d["statistic"], 0)
+        v = _opened(d, "PageHinkley", delta=dict(low=0), threshold=dict(low=0, above=True), warm_up=dict(low=0, whole=True), n=dict(low=0, whole=True), mean=dict(low=-inf), statistic=dict(low=0))
+        begun = v["n"] > v["warm_up"]
+        _agree("PageHinkley", mean=begun or v["mean"] == 0, statistic=begun or v["statistic"] == 0)
+        out = cls(v["delta"], v["threshold"], warm_up=v["warm_up"])
+        out.n, out.mean, out.statistic = v["n"], v["mean"], v["statistic"]
         return out
 
 def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
@@ -1075,9 +1145,9 @@ def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - _number("delta", delta, 0))
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11_schedules.ipynb #be08d029
+# %% ../nbs/11_schedules.ipynb #92781184
 def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: int, seed: int):
-    "Runs made of blocks of consecutive days, one after the other; the last day is followed by the first."
+    "Runs made of blocks of consecutive days, one after the other, the last one cut; the last day is followed by the first."
     x, day = _array("x", x, 1), _array("day", day, 1)
     if len(day) != len(x) or (np.diff(day) < 0).any(): raise ValueError(f"day: one for each of the {len(x)} values, never decreasing; sort the values by time")
     starts = np.append(np.flatnonzero(np.diff(day, prepend=-inf)), len(x))
@@ -1085,8 +1155,9 @@ def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: i
     run_days, block_days = _number("run_days", run_days, 1, whole=True), _number("block_days", block_days, 1, high=days//2 or 1, whole=True)
     n, twice = _number("n", n, 20, whole=True), np.concatenate([x, x])
     ends = np.concatenate([starts, starts[1:] + len(x)])
-    for first in np.random.default_rng(_number("seed", seed, 0, whole=True)).integers(days, size=(n, -(-run_days//block_days))):
-        yield np.concatenate([twice[starts[k]:ends[k + block_days]] for k in first])
+    lengths = np.diff(np.append(np.arange(0, run_days, block_days), run_days))
+    for first in np.random.default_rng(_number("seed", seed, 0, whole=True)).integers(days, size=(n, len(lengths))):
+        yield np.concatenate([twice[starts[k]:ends[k + length]] for k, length in zip(first, lengths, strict=True)])
 
 def false_restarts(losses: np.ndarray, day: np.ndarray, *, delta: float, threshold: float, run_days: int, block_days: int = 7, n: int = 400, seed: int = 0) -> float:
     """How many runs in which nothing changes would restart.
@@ -1112,7 +1183,13 @@ def false_restarts(losses: np.ndarray, day: np.ndarray, *, delta: float, thresho
     -------
     float
         The share of the runs in which the threshold is passed at least once, 0 to 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If losses, days or settings are not as described.
     """
+    threshold = _number("threshold", threshold, 0, above=True)
     return float(np.mean([page_hinkley_path(run, delta).max() > threshold for run in _blocks(losses, day, run_days, block_days, n, seed)]))
 
 def restart_threshold(losses: np.ndarray, day: np.ndarray, *, delta: float, run_days: int, share: float = .05, block_days: int = 7, n: int = 400, seed: int = 0) -> float:
@@ -1133,9 +1210,11 @@ def restart_threshold(losses: np.ndarray, day: np.ndarray, *, delta: float, run_
     Raises
     ------
     ValueError
-        If days are not in order, too few, or the share cannot be measured with so few runs.
+        If days are not in order, too few, the share cannot be measured with so few runs, or `delta` is so large that the
+        statistic does not rise at all in the share of runs that may not restart.
     """
-    share = _number("share", share, 0, above=True, high=1)
+    share = _number("share", share, 0, above=True, high=1, below=True)
     if share*n < 5: raise ValueError(f"n={n!r}: too few runs to find what {share:g} of them pass; use {int(np.ceil(5/share))} or more")
     highest = [page_hinkley_path(run, delta).max() for run in _blocks(losses, day, run_days, block_days, n, seed)]
-    return float(np.quantile(highest, 1 - share, method="higher"))
+    if not (threshold := float(np.quantile(highest, 1 - share, method="higher"))): raise ValueError(f"delta={delta!r}: the statistic of {1 - share:.0%} of the runs never rises, any threshold would do; use a smaller delta")
+    return threshold

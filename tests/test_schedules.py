@@ -1,6 +1,7 @@
 "Schedules are what the textbook says, learning waits for the label, and the detector keeps its promise."
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from math import exp, inf, nan, pi
@@ -54,6 +55,24 @@ def test_a_schedule_is_its_formula_at_a_step_and_at_many(schedule, formula):
     assert schedule(np.array([[3, 4]])).shape == (1, 2)
     again = s.Schedule.from_dict(json.loads(json.dumps(schedule.to_dict())))
     assert again == schedule and np.array_equal(again(T), schedule(T)) and repr(again) == repr(schedule)
+
+
+@pytest.mark.parametrize("schedule", [schedule for schedule, _ in TEXTBOOK], ids=repr)
+def test_a_schedule_is_a_value(schedule):
+    twin = pickle.loads(pickle.dumps(schedule))
+    assert twin == schedule == copy.deepcopy(schedule) and len({schedule, twin}) == 1 and np.array_equal(twin(T), schedule(T))
+    with pytest.raises(TypeError): schedule.arguments["eta0"] = 7
+    rates = schedule(T)
+    rates[0] = 7.   # the caller's own
+    assert schedule(T)[0] != 7
+
+
+def test_steps_and_numbers_may_be_huge_or_are_refused_by_name():
+    assert s.inverse_time(1., 1.)(2**70) == pytest.approx(2.**-70) and s.constant(.1)(np.array([2**70, 1], object)).tolist() == [.1, .1]
+    with pytest.raises(ValueError, match="eta0=inf"): s.constant(10**400)
+    with pytest.raises(ValueError, match="steps=inf"): s.cosine(.1, 10**5000)
+    with pytest.raises(ValueError, match="t="): s.constant(.1)(10**400)
+    assert repr(s.AdaGrad(.1)) == "AdaGrad(eta0=0.1)" and repr(s.AdaGrad(.1, 1e-6)) == "AdaGrad(eta0=0.1, eps=1e-06)"
 
 
 @given(st.integers(1, 50), st.integers(1, 4), st.integers(0, 3000))
@@ -167,6 +186,71 @@ def test_batches_are_rows_one_by_one_and_a_restart_of_the_process_changes_nothin
     assert np.allclose(one.predict(X), [one.predict(x) for x in X], rtol=1e-12)
 
 
+@pytest.mark.parametrize("every", [1, 150, 777])
+@pytest.mark.parametrize("rate", [s.inverse_time(.5, .05), s.inverse_scaling(.5, .3), s.warm_restarts(s.cosine(.3, 70), 70, 2), s.AdaGrad(.3)], ids=repr)
+def test_a_model_restored_from_its_state_goes_on_as_if_nothing_had_happened(rate, every):
+    X, y = data(3000)
+    y[1500:2300] = 1 - y[1500:2300]
+    def live(saved):
+        model = s.OnlineLogistic(4, rate, detector=s.PageHinkley(.02, 4., warm_up=100))
+        for i in range(len(X)):
+            if saved and i % every == 0: model = s.OnlineLogistic.from_dict(json.loads(json.dumps(model.to_dict())))
+            model.update(X[i], y[i], model.predict(X[i]))
+        return model
+    through, restored = live(False), live(True)
+    assert through.restarts and restored.to_dict() == through.to_dict() and np.array_equal(restored.rates, through.rates)
+
+
+def test_a_model_takes_its_detector_as_it_is():
+    detector = s.PageHinkley(.1, 5.).update(1.).update(3.)
+    assert s.OnlineLogistic(4, s.constant(.1), detector=detector).detector.n == 2 and detector.mean == 2
+    single = s.PageHinkley(.1, 5.)
+    for x in np.float32([.1, .7]): single.update(x)
+    assert s.PageHinkley.from_dict(json.loads(json.dumps(single.to_dict()))).to_dict() == single.to_dict()
+
+
+def states():
+    X, y = data(30)
+    full = s.OnlineLogistic(4, s.AdaGrad(.1), detector=s.PageHinkley(.1, 5., warm_up=3)).update(X, y, np.full(30, .3)).restart().update(X, y, np.full(30, .3))
+    waiting = s.PageHinkley(.1, 5., warm_up=9).update(1.)
+    adaptive = s.Adaptive(.1, patience=2)
+    for loss in (1., 1., 1., 1.): adaptive.update(loss)
+    return {"AdaGrad": full, "schedule": s.OnlineLogistic(4, s.cosine(.1, 9)).update(X, y), "PageHinkley": full.detector, "waiting": waiting, "Adaptive": adaptive}
+
+
+NO_NUMBER, NEGATIVE = [None, nan, inf, True, "abc", [], {}], [-5]
+DAMAGE = {field: NO_NUMBER + NEGATIVE for field in ("updates", "step", "n", "warm_up", "statistic", "delta", "threshold", "eta0", "tol", "patience", "factor", "idle")} | {
+    "mean": NO_NUMBER, "best": [nan, inf, "abc", []], "kind": [None, "Schedule"], "format": [None, 2, "1"],
+    "rate": [*NO_NUMBER, *NEGATIVE, {"kind": "AdaGrad"}, {"kind": "AdaGrad", "eta0": .1}, {"kind": "AdaGrad", "eta0": -1, "eps": 1e-8}, {"kind": "constant"}, {"kind": []},
+             {"kind": "constant", "eta0": nan}],
+    "weights": [None, [], [1.], [nan] * 5, [[1.]], "abc", [1, "a"], {}], "squares": [[1.], [-1., 1, 1, 1, 1], [0.] * 5, [nan, 1, 1, 1, 1], [[1.] * 5], "abc", 3],
+    "restarts": [None, "abc", "", 3, [-1], [.5], [1, nan], [20, 10], [61], [None], {}], "detector": [False, 0, {}, [], "abc", {"kind": "PageHinkley"}]}
+
+
+@pytest.mark.parametrize("name", states())
+def test_a_damaged_state_is_refused_by_the_name_of_its_field(name):
+    state, again = states()[name].to_dict(), type(states()[name]).from_dict
+    assert again(state).to_dict() == state
+    for field in state:
+        named = "d: " if field in ("kind", "format") else field
+        with pytest.raises(ValueError, match=named): again({k: v for k, v in state.items() if k != field})
+        for bad in DAMAGE[field]:
+            with pytest.raises(ValueError, match=named): again({**state, field: bad})
+
+
+@pytest.mark.parametrize(("name", "field", "bad"), [
+    ("AdaGrad", "step", 31), ("AdaGrad", "updates", 61), ("AdaGrad", "restarts", []), ("AdaGrad", "squares", None), ("AdaGrad", "weights", [1., 2]), ("schedule", "squares", [1.] * 5),
+    ("waiting", "statistic", 1.), ("waiting", "mean", 1.), ("Adaptive", "rate", .2), ("Adaptive", "idle", 2)])
+def test_fields_that_contradict_each_other_are_refused(name, field, bad):
+    with pytest.raises(ValueError, match="contradicts"): type(states()[name]).from_dict({**states()[name].to_dict(), field: bad})
+
+
+def test_a_rate_divided_until_nothing_is_left_can_be_stored():
+    adaptive = s.Adaptive(.1, patience=1, factor=1e200)
+    for _ in range(5): adaptive.update(1.)
+    assert adaptive.rate == 0 and s.Adaptive.from_dict(adaptive.to_dict()).to_dict() == adaptive.to_dict()
+
+
 def test_adagrad_is_its_formula():
     X, y = data()
     model, w, sums = s.OnlineLogistic(4, s.AdaGrad(.2)).update(X, y), np.zeros(5), np.full(5, 1e-8)
@@ -184,14 +268,15 @@ def test_huge_logits_neither_overflow_nor_lose_the_gradient():
     assert model.predict(np.array([1e6])) == 1. and model.update(np.array([[1e6]]), 0.).weights[0] == pytest.approx(5e5 - 1e6)
 
 
-def diary(X, y, at, known, rate):
-    "Progressive validation in the plainest way."
-    w, b, t, p = np.zeros(X.shape[1]), 0., 0, np.empty(len(y))
-    events = sorted([(k, 0, i) for i, k in enumerate(known) if not np.isnan(k)] + [(a, 1, i) for i, a in enumerate(at)])
-    for _, what, i in events:
-        q = 1 / (1 + np.exp(-(X[i] @ w + b)))
-        if what: p[i] = q
-        else: w, b, t = w + rate(t) * (y[i] - q) * X[i], b + rate(t) * (y[i] - q), t + 1
+def from_scratch(X, y, at, known, rate):
+    "For each prediction a model of its own: it learns what is known at the time of rows that were predicted earlier, in the order in which it became known."
+    p = np.empty(len(y))
+    for i in range(len(y)):
+        w, b = np.zeros(X.shape[1]), 0.
+        for t, (_, _, j) in enumerate(sorted((known[j], at[j] == known[j], j) for j in range(len(y)) if at[j] < at[i] and known[j] <= at[i])):
+            error = y[j] - 1 / (1 + np.exp(-(X[j] @ w + b)))
+            w, b = w + rate(t) * error * X[j], b + rate(t) * error
+        p[i] = 1 / (1 + np.exp(-(X[i] @ w + b)))
     return p
 
 
@@ -204,12 +289,28 @@ def test_learning_waits_for_the_label(n, delays, seed):
     known = at + rng.integers(0, delays + 1, n)
     y[never], known[never] = nan, nan if (never := rng.random(n) < .2).any() else known[never]
     run = s.progressive(s.OnlineLogistic(3, s.inverse_time(.5, .1)), X, y, at, known)
-    assert np.allclose(run.p, diary(X, y, at, known, s.inverse_time(.5, .1)), atol=1e-12)
+    assert np.allclose(run.p, from_scratch(X, y, at, known, s.inverse_time(.5, .1)), atol=1e-12)
     assert sorted(run.learned) == np.flatnonzero(~np.isnan(y)).tolist() and np.array_equal(np.isnan(run.loss), np.isnan(y))
     labelled = ~np.isnan(y)
     assert np.allclose(run.loss[labelled], -np.where(y == 1, np.log(run.p), np.log1p(-run.p))[labelled])
     when = pd.Timestamp("2013-01-01", tz="UTC") + pd.to_timedelta(pd.Series(at), unit="h"), pd.Timestamp("2013-01-01", tz="UTC") + pd.to_timedelta(pd.Series(known), unit="h")
     assert np.array_equal(s.progressive(s.OnlineLogistic(3, s.inverse_time(.5, .1)), X, y, *when).p, run.p)
+
+
+def test_no_row_has_seen_its_own_label_or_one_of_its_moment_however_close_they_are():
+    one, learn = np.ones((1, 1)), lambda X, y, at, known: s.progressive(s.OnlineLogistic(1, s.constant(1.)), X, y, at, known)
+    assert learn(one, [1.], [0.], [0.]).p == [.5]
+    assert learn(np.ones((3, 1)), [1., 0, 1], [0., 0, 1], [0., 1, 1]).p.tolist()[:2] == [.5, .5]
+    heard = s.OnlineLogistic(1, s.constant(1.), detector=s.PageHinkley(.1, 5.))
+    run = s.progressive(heard, np.ones((2, 1)), [1., 0.], [0., 1.], [0., 1.])
+    assert heard.detector.mean == pytest.approx(s.surprise([1., 0.], run.p).mean())   # it is told what was predicted
+    X, y, moment, big = np.ones((2, 1)), [1., 1.], pd.DatetimeIndex(["2013-01-01"] * 2).as_unit("ns"), 2**60
+    for at, known in [(moment + pd.to_timedelta([0, 1], unit="ns"), moment + pd.to_timedelta([2, 3], unit="ns")), (np.array([big, big + 1]), np.array([big + 2, big + 3])),
+                      (moment.as_unit("s"), moment + pd.to_timedelta([1, 2], unit="ns"))]:
+        assert (learn(X, y, at, known).p == .5).all()
+        later = s.progressive(s.OnlineLogistic(1, s.constant(1.)), X, y, at[[0, 1]], known)
+        assert later.learned.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="predicted_at: whole numbers above"): learn(X, [1., nan], np.array([big, big + 1]), [2.**61, nan])
 
 
 def test_a_label_that_is_not_known_yet_changes_no_prediction():
@@ -242,6 +343,8 @@ def test_standardising_uses_the_days_before_only():
     assert np.array_equal(s.standardise_known(later, day, first_days=5)[day < 20], Z[day < 20])
     later[day >= 20, 2] = 5.1
     assert (s.standardise_known(later, day, first_days=5)[day == 20, 2] == 5).all()   # what differs from a constant is far out
+    apart = np.where(day < 20, day, day + 10**11)
+    assert np.array_equal(s.standardise_known(X, apart, first_days=5), Z)
 
 
 def test_a_choice_is_fair_only_of_what_was_known_when_judging_begins():
@@ -255,6 +358,28 @@ def test_a_choice_is_fair_only_of_what_was_known_when_judging_begins():
     other = np.where(rows, y, 1 - y)
     assert s.choose(rates, X, other, at, at + 20, rows=rows).table.equals(choice.table)   # it did not look further
     assert "fair" not in repr(choice) and "constant" in repr(choice)
+
+
+def test_a_candidate_that_diverges_is_not_chosen():
+    X, y = data(60)
+    at = np.arange(60.)
+    rates = [s.constant(1e308), s.constant(.1)]
+    choice = s.choose(rates, 100 * X, y, at, at + 1, rows=at < 30)
+    assert choice.rate is rates[1] and choice.table.loss.tolist()[0] == inf
+    with pytest.raises(ValueError, match="candidates.*finite"): s.choose(rates[:1], 100 * X, y, at, at + 1, rows=at < 30)
+    with np.errstate(invalid="ignore"): run = s.progressive(s.OnlineLogistic(4, rates[0]), 100 * X, y, at, at + 1)
+    assert "nan" in repr(run)   # not hidden among the finite ones
+    assert "no label" in repr(s.progressive(s.OnlineLogistic(4, rates[1]), X, np.full(60, nan), at, np.full(60, nan)))
+
+
+def test_a_choice_counts_the_rows_with_labels_and_takes_lists():
+    X, y = data(60)
+    at, rates = np.arange(60.), [s.constant(.1), s.constant(.2)]
+    y[::7], known = nan, at + 1
+    known[::7] = nan
+    choice = s.choose(rates, X.tolist(), y.tolist(), at.tolist(), known.tolist(), rows=(at < 29).tolist())
+    assert choice.until == 28 and choice.table.equals(s.choose(rates, X, y, at, known, rows=at < 28).table)
+    with pytest.raises(ValueError, match="rows: none of them has a label"): s.choose(rates, X, y, at, known, rows=at % 7 == 0)
 
 
 def test_the_best_fixed_model_is_the_minimum():
@@ -320,6 +445,8 @@ def test_excess_is_the_expected_loss_over_the_oracles():
     truth, p = np.array([.3, .5, .99]), np.array([.2, .5, .9])
     cross = lambda q: -(truth * np.log(q) + (1 - truth) * np.log(1 - q))
     assert np.allclose(s.excess(truth, p), cross(p) - cross(truth)) and (s.excess(truth, p) >= 0).all()
+    near = np.random.default_rng(0).random(10_000)
+    assert s.excess(near, np.nextafter(near, 1)).min() == 0
 
 
 def test_where_it_detects_the_schedule_begins_anew_and_what_was_learned_stays():
@@ -354,6 +481,13 @@ def test_the_threshold_is_passed_as_often_as_it_says():
     assert low <= passed <= high, passed
 
 
+def test_a_run_has_the_length_it_says(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(s, "page_hinkley_path", lambda run, delta: lengths.append(len(run)) or np.ones(1))
+    for days in (1, 7, 25, 30): s.false_restarts(np.arange(90.), np.repeat(np.arange(30), 3), delta=.1, threshold=.5, run_days=days, n=20)
+    assert lengths == [3 * days for days in (1, 7, 25, 30) for _ in range(20)]
+
+
 def test_new_draws_restart_as_often_as_asked_for():
     rng = np.random.default_rng(0)
     losses, day = rng.standard_normal(4000), np.repeat(np.arange(100), 40)
@@ -380,6 +514,13 @@ def year():
     run = s.progressive(s.OnlineLogistic(X.shape[1], s.AdaGrad(.05)), X, f.late, f.event_timestamp, f.label_time)
     known_day = (f.label_time.dt.tz_convert("America/New_York") - pd.Timestamp("2013-01-01", tz="America/New_York")).dt.days.to_numpy()
     return X, f, run, run.learned[known_day[run.learned] >= 14], known_day
+
+
+def test_the_length_of_the_stored_cosines_was_known_on_1_april(year):
+    _, f, *_ = year
+    labels = (f.label_time < pd.Timestamp("2013-04-01", tz="America/New_York")).sum()   # of 83 days; the year has 358 from 8 January on
+    rows = [r for r in json.loads((RESULTS / "schedules_year.json").read_text())["rows"] if r["schedule"] == "cosine"]
+    assert len(rows) == 2 and all(f"steps={round(labels * 358 / 83)}," in r[how] for r in rows for how in ("rate chosen fairly", "rate chosen in hindsight"))
 
 
 def winter_threshold(year):
@@ -488,6 +629,12 @@ REFUSED += [(what, attempt, name) for what, attempt, name in [
     ("too few times", lambda: run(known_at=[1., 2]), "known_at"),
     ("two clocks", lambda: run(known_at=pd.date_range("2013-01-01", periods=20)), "predicted_at.*known_at"),
     ("two zones", lambda: run(predicted_at=pd.date_range("2013-01-01", periods=20), known_at=pd.date_range("2013-01-02", periods=20, tz="UTC")), "time zone"),
+    ("a share of all", lambda: s.restart_threshold(np.arange(9.), np.arange(9), delta=.1, run_days=5, block_days=2, share=1.), "share=1.0: .*below 1"),
+    ("losses that never rise", lambda: s.restart_threshold(np.zeros(9), np.arange(9), delta=.1, run_days=5, block_days=2), "delta"),
+    *[(f"a threshold of {bad}", lambda bad=bad: s.false_restarts(np.arange(9.), np.arange(9), delta=.1, threshold=bad, run_days=5, block_days=2), "threshold") for bad in (nan, inf, 0., -1., None)],
+    ("a day too far", lambda: s.standardise_known(X4[:2], [0, 2**53]), "day"),
+    ("times of another number to choose on", lambda: s.choose([s.constant(.1)], X4, Y4, np.arange(19.), np.arange(20.), rows=np.ones(20, bool)), "predicted_at"),
+    ("labels of another number to choose on", lambda: s.choose([s.constant(.1)], X4, Y4[:5], **GOOD, rows=np.ones(20, bool)), "y"),
     ("no candidates", lambda: s.choose([], X4, Y4, **GOOD, rows=np.ones(20, bool)), "candidates"),
     ("no rows to choose on", lambda: s.choose([s.constant(.1)], X4, Y4, **GOOD, rows=np.zeros(20, bool)), "rows"),
     ("rows that are numbers", lambda: s.choose([s.constant(.1)], X4, Y4, **GOOD, rows=np.arange(20)), "rows"),
