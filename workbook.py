@@ -184,7 +184,8 @@ def main(words):
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
     command = {
         "run": [PYTHON, "-m", "mlscale.cli", "run", *rest],
-        "lab": [PYTHON, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/nbs/index.ipynb", "--LabApp.news_url=None", *(["--allow-root"] if os.geteuid() == 0 else []), *rest],
+        "lab": [PYTHON, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/nbs/index.ipynb", "--LabApp.news_url=None",
+                *(["--allow-root"] if os.geteuid() == 0 else []), *rest],
         "nb": [PYTHON, ROOT / "tests" / "notebooks.py", "run", *paths],
         "refresh": [PYTHON, ROOT / "tests" / "notebooks.py", "refresh", *paths],
     }[verb]

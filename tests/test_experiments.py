@@ -555,8 +555,10 @@ def test_small_levels_say_so_and_smaller_ones_are_refused():
 def test_plans_at_their_extremes():
     n = sample_size_proportions(.5, 1e-5)[0]
     assert sample_size_proportions(.5, 1e-6)[0] == pytest.approx(100*n, rel=1e-5) and sample_size_proportions(.5, 1e-7)[0] == pytest.approx(10_000*n, rel=1e-5)
-    for refused, match in ((lambda: sample_size_proportions(.1, 1e-20), "relative_mde=1e-20.*more than can be counted"), (lambda: sample_size_proportions(1e-320, .02), "relative_mde"),
-                           (lambda: sample_size_proportions(.1, .1, ratio=1e14), "relative_mde"), (lambda: sample_size_means(1, 1e-9), "delta=1e-09"), (lambda: sample_size_means(1e200, 1e-200), "delta")):
+    for refused, match in ((lambda: sample_size_proportions(.1, 1e-20), "relative_mde=1e-20.*more than can be counted"),
+                           (lambda: sample_size_proportions(1e-320, .02), "relative_mde"), (lambda: sample_size_proportions(.1, .1, ratio=1e14), "relative_mde"),
+                           (lambda: sample_size_means(1, 1e-9), "delta=1e-09"),
+                           (lambda: sample_size_means(1e200, 1e-200), "delta")):
         with pytest.raises(ValueError, match=match): refused()
     for baseline in (1e-6, .1, .999):
         for direction in ("increase", "decrease"):

@@ -541,11 +541,13 @@ def damaged():
     good = json.loads(json.dumps(test.to_dict()))
     assert good["end"] and SequentialTest.from_dict(good).to_dict() == good
     row = good["path"][0]
-    for changes in ({"end": [9, "bananas"]}, {"end": [1, "bananas"]}, {"end": None}, {"end": "treatment higher"}, {"control": [1, 2]}, {"control": [-5., .1, 1., 0., True]}, {"control": [5.5, .1, 1., 0., True]},
-                    {"treatment": [100., math.nan, 1., 0., True]}, {"treatment": [100., .5, -1., 0., True]}, {"treatment": [100., 5., 1., 0., True]}, {"treatment": [100., .5, 25., 0., "yes"]}, {"control": None},
-                    {"srm": "x"}, {"srm": math.nan}, {"srm": -1.}, {"warned": "no"}, {"path": [[1, 2]]}, {"path": [row, row]}, {"path": "abcde"}, {"path": {}}, {"path": [[*row[:4], 9.]]}, {"path": [[*row[:3], None, row[4]]]},
-                    {"path": good["path"][::-1]}, {"path": [[1e9, *row[1:]]]}, {"path": []}, {"alpha": 7}, {"alpha": None}, {"share": "half"}, {"settings": None}, {"settings": {"n_max": -1}}, {"settings": {}},
-                    {"method": "mystery"}, {"settings": good["settings"] | {"n_max": 9000}}):
+    for changes in (
+            {"end": [9, "bananas"]}, {"end": [1, "bananas"]}, {"end": None}, {"end": "treatment higher"}, {"control": [1, 2]}, {"control": [-5., .1, 1., 0., True]},
+            {"control": [5.5, .1, 1., 0., True]}, {"treatment": [100., math.nan, 1., 0., True]}, {"treatment": [100., .5, -1., 0., True]}, {"treatment": [100., 5., 1., 0., True]},
+            {"treatment": [100., .5, 25., 0., "yes"]}, {"control": None}, {"srm": "x"}, {"srm": math.nan}, {"srm": -1.}, {"warned": "no"}, {"path": [[1, 2]]}, {"path": [row, row]},
+            {"path": "abcde"}, {"path": {}}, {"path": [[*row[:4], 9.]]}, {"path": [[*row[:3], None, row[4]]]}, {"path": good["path"][::-1]}, {"path": [[1e9, *row[1:]]]}, {"path": []},
+            {"alpha": 7}, {"alpha": None}, {"share": "half"}, {"settings": None}, {"settings": {"n_max": -1}}, {"settings": {}}, {"method": "mystery"},
+            {"settings": good["settings"] | {"n_max": 9000}}):
         yield changes, good | changes
 
 
@@ -562,8 +564,10 @@ def test_counts_that_cannot_be_are_refused():
 
 def test_weights_and_counts_beyond_their_digits_are_refused():
     for k in (1e8, 1e12, math.inf):
-        for refused in (lambda: conditional_beta_binomial(50, 60, k=k), lambda: sequential_srm([50, 60], k=k), lambda: SequentialTest(k=k), lambda: conditional_beta_binomial_interval(50, 60, k=k)):
-            with pytest.raises(ValueError, match="k="): refused()
+        with pytest.raises(ValueError, match="k="): conditional_beta_binomial(50, 60, k=k)
+        with pytest.raises(ValueError, match="k="): conditional_beta_binomial_interval(50, 60, k=k)
+        with pytest.raises(ValueError, match="k="): sequential_srm([50, 60], k=k)
+        with pytest.raises(ValueError, match="k="): SequentialTest(k=k)
     with pytest.raises(ValueError, match="x_control"): conditional_beta_binomial(10**13, 5)
     with pytest.raises(ValueError, match="counts"): sequential_srm([10**13, 5])
 
@@ -589,7 +593,7 @@ def test_a_test_explains_itself_without_claiming_more():
     rng = np.random.default_rng(25)
     assert "nothing is decided" in SequentialTest().explain() and "may go on" in SequentialTest().explain()
     won = SequentialTest().update(rng.random(2000) < .2, rng.random(2000) < .3)
-    assert "outcomes of the treatment are higher" in won.explain() and "decided at look 1" in won.explain() and "95 % interval, valid at every look" in won.explain() and "After 1 look at" in won.explain()
+    for words in ("After 1 look at", "outcomes of the treatment are higher", "decided at look 1", "95 % interval, valid at every look"): assert words in won.explain()
     lost = SequentialTest("group-sequential", alpha=.01, n_max=4000).update(rng.random(2000) < .3, rng.random(2000) < .2)
     e = lost.after_stopping(level=.99)
     assert "outcomes of the control are higher" in lost.explain() and f"from {e.lower:.3g} to {e.upper:.3g}" in lost.explain() and "99 % interval" in lost.explain()
