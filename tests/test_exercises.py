@@ -205,6 +205,108 @@ def test_a_mistake_that_never_ends_is_recognised_where_it_stops():
     assert exercises.recognise(q, [Outcome(error="OutOfTime")]) is None
 
 
+USABLE = "f = facts[(facts.event_timestamp <= at) & (facts.created_timestamp <= at) & (facts.event_timestamp >= at - {ttl})]"
+LAST = "return f.value.iloc[-1] if len(f) else np.nan"
+BOTH = "f = f.sort_values(['event_timestamp', 'created_timestamp'])"
+MATURE = "return late[(sched_dep > at - age - window) & (sched_dep <= at - age) & {known}].mean()"
+LEARN = """
+w, b, P, wait, s = 0., 0., [], [], lambda v: 1/(1 + np.exp(-v))
+for i in range(len(x)):
+    due = {due}
+    w0, b0 = w, b
+    for j in due:
+        wait.remove(j)
+        if np.isfinite(late[j]):
+            error = s({w}*x[j] + {b}) - late[j]
+            w, b = w - eta*error*x[j], b - eta*error
+    P.append(s(w*x[i] + b))
+    wait.append(i)
+return P"""
+DUE = "sorted((j for j in wait if label_time[j] <= at[i]), key=lambda j: {key})"
+DAYS = "d = pd.DataFrame(dict(day=day, treated=treated, late=late)).groupby('day').agg(dict(treated='first', late='mean')); a, b = d.late[d.treated], d.late[~d.treated]"
+PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is taken for, if any
+    ("00.q1", "seen = label_time <= at\nreturn (seen.mean(), late[seen].mean()) if seen.any() else (np.nan, np.nan)", None),
+    ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
+    ("00.q1", "seen = (label_time <= at) & (label_time > at - pd.Timedelta(hours=3))\nreturn seen.mean(), late[seen].mean()", None),
+    ("00.q1", "seen = label_time <= at\nreturn seen.sum(), late[seen].sum()", None),
+    ("00.q1", "return late.notna().mean(), late.mean()", None),
+    ("00.q2", MATURE.format(known="(label_time < at)"), "strictly before on the label"),
+    ("00.q2", "return late[sched_dep.between(at - age - window, at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(sched_dep >= at - age - window) & (sched_dep < at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(label_time > at - age - window) & (sched_dep <= at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(sched_dep > at - window) & (sched_dep <= at) & (label_time <= at)].mean()", None),
+    ("01.q1", f"{USABLE.format(ttl='pd.Timedelta(hours=2)')}\n{BOTH}\n{LAST}", None),
+    ("01.q1", f"{USABLE.format(ttl='pd.Timedelta(days=400)')}\n{BOTH}\n{LAST}", "no limit of age"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f[f.created_timestamp >= at - ttl]\n{BOTH}\n{LAST}", "age by both clocks"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nreturn f.value.max()", None),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f[f.event_timestamp.dt.date == at.date()]\n{BOTH}\n{LAST}", None),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nreturn f.value.loc[f.event_timestamp.idxmax()] if len(f) else np.nan", "of several about one moment the first in the table"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f.sort_values('created_timestamp').sort_values('event_timestamp')\n{LAST}", None),
+    ("01.q2", "d = dict(zip(label_time, late))\n"
+     "v = [[y for t, y in d.items() if pd.notna(t) and n - window < t <= n] for n in at]\nreturn [(sum(k) + prior*weight)/(len(k) + weight) for k in v]", None),
+    ("01.q2", "return [late[(label_time > n - window) & (label_time <= n)].mean() for n in at]", None),
+    ("01.q2", "v = [late[(label_time > n - pd.Timedelta(hours=2)) & (label_time <= n)] for n in at]\nreturn [(k.sum() + prior*weight)/(k.count() + weight) for k in v]", None),
+    ("09.q1", "return 16*(sd/delta)**2", None),
+    ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", None),
+    ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((1.96 + stats.norm.ppf(power))*sd/delta)**2))", None),
+    ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((stats.norm.ppf(1 - alpha/2) + .8416)*sd/delta)**2))", None),
+    ("09.q2", f"{DAYS}\nreturn a.mean() - b.mean(), a.var()/len(a) + b.var()/len(b)", None),
+    ("09.q2", f"{DAYS}\nreturn a.median() - b.median(), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("09.q2", f"{DAYS}\nreturn abs(a.mean() - b.mean()), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("09.q2", f"late = late.fillna(0); {DAYS}\nreturn a.mean() - b.mean(), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("10.q1", "return np.maximum.accumulate(np.abs(z) > 1.96, axis=1).mean(axis=0)", "the limit of one look, whatever is given"),
+    ("10.q1", "above = np.abs(z) > limit\nreturn [(above.argmax(1) <= k).mean() for k in range(z.shape[1])]", None),
+    ("10.q1", "return np.maximum.accumulate((np.abs(z) > limit).mean(axis=0))", None),
+    ("10.q1", "return np.maximum.accumulate(np.abs(np.nan_to_num(z, nan=99.)) > limit, axis=1).mean(axis=0)", None),
+    ("10.q2", "k = np.arange(len(x))\nreturn np.cumprod(1 + 2*((.5 + np.cumsum(x) - x)/(1 + k) - m)*(x - m))", None),
+    ("10.q2", "k = np.arange(1, len(x) + 1)\ne = np.roll((m + np.cumsum(x))/(1 + k), 1)\nreturn np.cumprod(1 + 2*(e - m)*(x - m))", None),
+    ("10.q2", "k = np.arange(1, len(x) + 1)\nbet = 2*((m + np.cumsum(x))/(1 + k) - m)\nbet[0] = 0\nreturn np.cumprod(1 + bet*(x - m))", None),
+    ("10.q2", "return [1.]*len(x)", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0/np.sqrt(1 + gamma*t)*a))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0/(1 + gamma*t)))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0*a))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps - 1): path.append(path[-1]*(1 - eta0/(1 + gamma*t)*a))\nreturn path", None),
+    ("11.q2", LEARN.format(due=DUE.format(key="label_time[j]"), w="w0", b="b0"), None),
+    ("11.q2", LEARN.format(due=DUE.format(key="(label_time[j], -j)"), w="w", b="b"), None),
+    ("11.q2", LEARN.format(due=DUE.format(key="-label_time[j]"), w="w", b="b"), None),
+    ("11.q2", LEARN.format(due="[j for j in np.argsort(label_time) if j in wait and label_time[j] <= at[i]]", w="w", b="b"), None),
+]
+
+
+@pytest.mark.parametrize("name, body, taken", PLAUSIBLE)
+def test_a_plausible_wrong_answer_does_not_pass_and_gets_no_false_diagnosis(name, body, taken):
+    space = {"np": np, "pd": pd}
+    exec(f"def f({', '.join(inspect.signature(DRAFTS[name].function).parameters)}):\n{textwrap.indent(body, '    ')}", space)
+    v = judge(space["f"], QUESTIONS[name])
+    assert v.status == "wrong" and not [o for o in v.outcomes if o.error] and getattr(v.misconception, "name", None) == taken
+
+
+def test_the_judge_of_plausible_answers_also_says_right():
+    for body in (f"{USABLE.format(ttl='ttl')}\n{BOTH}\n{LAST}", ):
+        space = {"np": np}
+        exec(f"def f(facts, at, ttl):\n{textwrap.indent(body, '    ')}", space)
+        assert judge(space["f"], QUESTIONS["01.q1"]).status == "right"
+    exec(f"def f(x, late, at, label_time, eta):\n{textwrap.indent(LEARN.format(due=DUE.format(key='label_time[j]'), w='w', b='b'), '    ')}", space)
+    assert judge(space["f"], QUESTIONS["11.q2"]).status == "right"
+
+
+def test_what_is_said_beside_a_failing_input_is_not_called_a_rule_that_it_breaks():
+    d, q = DRAFTS["09.q2"], QUESTIONS["09.q2"]
+    v = judge(next(f for n, f, _ in d.wrong if n == "divides by n in the variance"), q)   # the difference is right
+    rows = dict(v.problem)
+    assert "the rule" not in rows and rows["what is wrong"].startswith("value 2 of 2") and rows["what it tests"] == "Difference and error both rest on one rate a day."
+    by_heart = judge(lambda sd, delta, alpha, power: 16*(sd/delta)**2, QUESTIONS["09.q1"])
+    assert by_heart.passed[:2] == [True, False] and dict(by_heart.problem)["what it tests"] == "Where thousands are needed, a constant known by heart is not exact enough."
+    case = next(c for c in QUESTIONS["09.q1"].cases if c.name == "just above a whole number").arguments()
+    exact = 2*((2.8070338 if case["alpha"] != .05 else 1.9599640 + 1.2815516)*case["sd"]/case["delta"])**2
+    assert 0 < exact % 1 < .1
+
+
+def test_no_word_of_a_hint_is_a_name_of_the_code():
+    for q in QUESTIONS.values():
+        for text in [*q.hints, *(m.hint for m in q.misconceptions)]: assert "as_given" not in text and not re.search(r"\b[a-z]+_[a-z]+\b", re.sub("`.+?`", "", text)), text
+
+
 # ---- the generated notebooks
 
 def cells(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
