@@ -1,5 +1,6 @@
 "Every checker accepts what is right in any style, refuses and recognises the mistakes it knows, gives nothing away, and survives what students write."
 import importlib
+import inspect
 import json
 import linecache
 import math
@@ -12,6 +13,8 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from hypothesis import strategies as st
 from mlscale import exercises
 from mlscale.exercises import (
     Draft,
+    Incomparable,
+    Outcome,
     OutOfTime,
     Verdict,
     check,
@@ -172,21 +177,134 @@ def test_the_verdict_names_the_first_wrong_input_and_example_returns_it(name):
     rows = dict(judge(off, QUESTIONS[name]).problem)
     case = QUESTIONS[name].cases[1] if len(calls) < 2 else QUESTIONS[name].cases[2]
     number = QUESTIONS[name].cases.index(case) + 1
-    assert rows[f"input {number}"] == case.name and rows["the rule"] == case.rule and rows["your answer"] == "'something'" and "expected is" in rows["what is wrong"]
+    assert rows[f"input {number}"] == case.name and rows["what it tests"] == case.rule and rows["your answer"] == "'something'" and "expected is" in rows["what is wrong"]
     assert rows["to try it"] == f'{QUESTIONS[name].function}(**example("{name}", {number}))'
     again = example(name, number)
     assert {k: encode(v) for k, v in again.items()} == case.inputs and same(plain(DRAFTS[name].function(**again)), case.truth.value)
 
 
-def test_a_hint_speaks_of_the_input_that_is_shown():
-    q, strict, zero = QUESTIONS["00.q1"], *(next(m for m in QUESTIONS["00.q1"].misconceptions if m.name == n) for n in ("strictly before", "zero where nothing is known"))
+def test_a_hint_of_a_mistake_needs_the_answers_of_that_mistake_everywhere():
+    q, (label, strict, _) = QUESTIONS["00.q1"], next(w for w in DRAFTS["00.q1"].wrong if w[0] == "strictly before")
     everywhere = judge(lambda late, label_time, at: (0., 0.), q)
-    assert everywhere.outcomes[4] == zero.outcomes[4] and everywhere.misconception is None and everywhere.hints == [q.hints[0]]
+    assert everywhere.misconception is None and everywhere.hints == [q.hints[0]]
     def both(late, label_time, at):
         seen = label_time < at
         return seen.mean(), late[seen].mean() if seen.any() else 0.
     v = judge(both, q)
-    assert v.passed == [True, True, True, False, False, True] and v.misconception is strict
+    assert v.passed == [True, True, True, False, False, True] and v.misconception is None and v.hints == [q.hints[0]]
+    own = [judge(strict, q).outcomes, list(judge(strict, q).outcomes)]
+    for i in range(len(q.cases)): assert exercises.recognise(q, [*own[1][:i], Outcome("x"), *own[1][i + 1:]]) is None
+    assert exercises.recognise(q, own[0]).name == label and exercises.recognise(q, own[0][:4]) is None and exercises.recognise(q, []) is None
+
+
+def test_a_mistake_that_never_ends_is_recognised_where_it_stops():
+    q = QUESTIONS["00.q1"]
+    m = exercises.Misconception("endless", "Count.", (*(c.truth for c in q.cases[:2]), *[Outcome(error="OutOfTime")]*4))
+    q = replace(q, misconceptions=(m,))
+    assert exercises.recognise(q, m.outcomes[:3]) is m and exercises.recognise(q, m.outcomes[:2]) is None
+    assert exercises.recognise(q, [Outcome(error="OutOfTime")]) is None
+
+
+USABLE = "f = facts[(facts.event_timestamp <= at) & (facts.created_timestamp <= at) & (facts.event_timestamp >= at - {ttl})]"
+LAST = "return f.value.iloc[-1] if len(f) else np.nan"
+BOTH = "f = f.sort_values(['event_timestamp', 'created_timestamp'])"
+MATURE = "return late[(sched_dep > at - age - window) & (sched_dep <= at - age) & {known}].mean()"
+LEARN = """
+w, b, P, wait, s = 0., 0., [], [], lambda v: 1/(1 + np.exp(-v))
+for i in range(len(x)):
+    due = {due}
+    w0, b0 = w, b
+    for j in due:
+        wait.remove(j)
+        if np.isfinite(late[j]):
+            error = s({w}*x[j] + {b}) - late[j]
+            w, b = w - eta*error*x[j], b - eta*error
+    P.append(s(w*x[i] + b))
+    wait.append(i)
+return P"""
+DUE = "sorted((j for j in wait if label_time[j] <= at[i]), key=lambda j: {key})"
+DAYS = "d = pd.DataFrame(dict(day=day, treated=treated, late=late)).groupby('day').agg(dict(treated='first', late='mean')); a, b = d.late[d.treated], d.late[~d.treated]"
+PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is taken for, if any
+    ("00.q1", "seen = label_time <= at\nreturn (seen.mean(), late[seen].mean()) if seen.any() else (np.nan, np.nan)", None),
+    ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
+    ("00.q1", "seen = (label_time <= at) & (label_time > at - pd.Timedelta(hours=3))\nreturn seen.mean(), late[seen].mean()", None),
+    ("00.q1", "seen = label_time <= at\nreturn seen.sum(), late[seen].sum()", None),
+    ("00.q1", "return late.notna().mean(), late.mean()", None),
+    ("00.q2", MATURE.format(known="(label_time < at)"), "strictly before on the label"),
+    ("00.q2", "return late[sched_dep.between(at - age - window, at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(sched_dep >= at - age - window) & (sched_dep < at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(label_time > at - age - window) & (sched_dep <= at - age) & (label_time <= at)].mean()", None),
+    ("00.q2", "return late[(sched_dep > at - window) & (sched_dep <= at) & (label_time <= at)].mean()", None),
+    ("01.q1", f"{USABLE.format(ttl='pd.Timedelta(hours=2)')}\n{BOTH}\n{LAST}", None),
+    ("01.q1", f"{USABLE.format(ttl='pd.Timedelta(days=400)')}\n{BOTH}\n{LAST}", "no limit of age"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f[f.created_timestamp >= at - ttl]\n{BOTH}\n{LAST}", "age by both clocks"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nreturn f.value.max()", None),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f[f.event_timestamp.dt.date == at.date()]\n{BOTH}\n{LAST}", None),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nreturn f.value.loc[f.event_timestamp.idxmax()] if len(f) else np.nan", "of several about one moment the first in the table"),
+    ("01.q1", f"{USABLE.format(ttl='ttl')}\nf = f.sort_values('created_timestamp').sort_values('event_timestamp')\n{LAST}", None),
+    ("01.q2", "d = dict(zip(label_time, late))\n"
+     "v = [[y for t, y in d.items() if pd.notna(t) and n - window < t <= n] for n in at]\nreturn [(sum(k) + prior*weight)/(len(k) + weight) for k in v]", None),
+    ("01.q2", "return [late[(label_time > n - window) & (label_time <= n)].mean() for n in at]", None),
+    ("01.q2", "v = [late[(label_time > n - pd.Timedelta(hours=2)) & (label_time <= n)] for n in at]\nreturn [(k.sum() + prior*weight)/(k.count() + weight) for k in v]", None),
+    ("09.q1", "return 16*(sd/delta)**2", None),
+    ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", None),
+    ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((1.96 + stats.norm.ppf(power))*sd/delta)**2))", None),
+    ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((stats.norm.ppf(1 - alpha/2) + .8416)*sd/delta)**2))", None),
+    ("09.q2", f"{DAYS}\nreturn a.mean() - b.mean(), a.var()/len(a) + b.var()/len(b)", None),
+    ("09.q2", f"{DAYS}\nreturn a.median() - b.median(), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("09.q2", f"{DAYS}\nreturn abs(a.mean() - b.mean()), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("09.q2", f"late = late.fillna(0); {DAYS}\nreturn a.mean() - b.mean(), np.sqrt(a.var()/len(a) + b.var()/len(b))", None),
+    ("10.q1", "return np.maximum.accumulate(np.abs(z) > 1.96, axis=1).mean(axis=0)", "the limit of one look, whatever is given"),
+    ("10.q1", "above = np.abs(z) > limit\nreturn [(above.argmax(1) <= k).mean() for k in range(z.shape[1])]", None),
+    ("10.q1", "return np.maximum.accumulate((np.abs(z) > limit).mean(axis=0))", None),
+    ("10.q1", "return np.maximum.accumulate(np.abs(np.nan_to_num(z, nan=99.)) > limit, axis=1).mean(axis=0)", None),
+    ("10.q2", "k = np.arange(len(x))\nreturn np.cumprod(1 + 2*((.5 + np.cumsum(x) - x)/(1 + k) - m)*(x - m))", None),
+    ("10.q2", "k = np.arange(1, len(x) + 1)\ne = np.roll((m + np.cumsum(x))/(1 + k), 1)\nreturn np.cumprod(1 + 2*(e - m)*(x - m))", None),
+    ("10.q2", "k = np.arange(1, len(x) + 1)\nbet = 2*((m + np.cumsum(x))/(1 + k) - m)\nbet[0] = 0\nreturn np.cumprod(1 + bet*(x - m))", None),
+    ("10.q2", "return [1.]*len(x)", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0/np.sqrt(1 + gamma*t)*a))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0/(1 + gamma*t)))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps): path.append(path[-1]*(1 - eta0*a))\nreturn path", None),
+    ("11.q1", "path = [x0]\nfor t in range(steps - 1): path.append(path[-1]*(1 - eta0/(1 + gamma*t)*a))\nreturn path", None),
+    ("11.q2", LEARN.format(due=DUE.format(key="label_time[j]"), w="w0", b="b0"), None),
+    ("11.q2", LEARN.format(due=DUE.format(key="(label_time[j], -j)"), w="w", b="b"), None),
+    ("11.q2", LEARN.format(due=DUE.format(key="-label_time[j]"), w="w", b="b"), None),
+    ("11.q2", LEARN.format(due="[j for j in np.argsort(label_time) if j in wait and label_time[j] <= at[i]]", w="w", b="b"), None),
+]
+
+
+@pytest.mark.parametrize("name, body, taken", PLAUSIBLE)
+def test_a_plausible_wrong_answer_does_not_pass_and_gets_no_false_diagnosis(name, body, taken):
+    space = {"np": np, "pd": pd}
+    exec(f"def f({', '.join(inspect.signature(DRAFTS[name].function).parameters)}):\n{textwrap.indent(body, '    ')}", space)
+    v = judge(space["f"], QUESTIONS[name])
+    assert v.status == "wrong" and not [o for o in v.outcomes if o.error] and getattr(v.misconception, "name", None) == taken
+
+
+def test_the_judge_of_plausible_answers_also_says_right():
+    for body in (f"{USABLE.format(ttl='ttl')}\n{BOTH}\n{LAST}", ):
+        space = {"np": np}
+        exec(f"def f(facts, at, ttl):\n{textwrap.indent(body, '    ')}", space)
+        assert judge(space["f"], QUESTIONS["01.q1"]).status == "right"
+    exec(f"def f(x, late, at, label_time, eta):\n{textwrap.indent(LEARN.format(due=DUE.format(key='label_time[j]'), w='w', b='b'), '    ')}", space)
+    assert judge(space["f"], QUESTIONS["11.q2"]).status == "right"
+
+
+def test_what_is_said_beside_a_failing_input_is_not_called_a_rule_that_it_breaks():
+    d, q = DRAFTS["09.q2"], QUESTIONS["09.q2"]
+    v = judge(next(f for n, f, _ in d.wrong if n == "divides by n in the variance"), q)   # the difference is right
+    rows = dict(v.problem)
+    assert "the rule" not in rows and rows["what is wrong"].startswith("value 2 of 2") and rows["what it tests"] == "Difference and error both rest on one rate a day."
+    by_heart = judge(lambda sd, delta, alpha, power: 16*(sd/delta)**2, QUESTIONS["09.q1"])
+    assert by_heart.passed[:2] == [True, False] and dict(by_heart.problem)["what it tests"] == "Where thousands are needed, a constant known by heart is not exact enough."
+    case = next(c for c in QUESTIONS["09.q1"].cases if c.name == "just above a whole number").arguments()
+    exact = 2*((2.8070338 if case["alpha"] != .05 else 1.9599640 + 1.2815516)*case["sd"]/case["delta"])**2
+    assert 0 < exact % 1 < .1
+
+
+def test_no_word_of_a_hint_is_a_name_of_the_code():
+    for q in QUESTIONS.values():
+        for text in [*q.hints, *(m.hint for m in q.misconceptions)]: assert "as_given" not in text and not re.search(r"\b[a-z]+_[a-z]+\b", re.sub("`.+?`", "", text)), text
 
 
 # ---- the generated notebooks
@@ -305,8 +423,9 @@ def total(x: list) -> float:
 cases = [("two", dict(x=[1, 2]), "All count."), ("none", dict(x=[]), "Nothing is zero."), ("below zero", dict(x=[-3]), "Signs count.")]""",
         '#| eval: false\n#| wrong: q1 "forgets the sign"\n#| hint: What about debts?\ndef total(x): return sum(map(abs, x))',
         '#| eval: false\n#| wrong: q1 "first"\n#| hint: And the others?\ndef total(x): return x[0] if x else 0',
-        '#| eval: false\n#| also: q1 "built in"\ndef total(x): return sum(x)']
-    kinds = ["markdown", "code", "markdown", *["code"] * 5]
+        '#| eval: false\n#| also: q1 "built in"\ndef total(x): return sum(x)',
+        '#| eval: false\n#| also: q1 "what is not zero"\ndef total(x):\n    return sum(v for v in x if v)']
+    kinds = ["markdown", "code", "markdown", *["code"] * 6]
     bare = {"code": {"outputs": [], "execution_count": None}, "markdown": {}}
     cells = [{"cell_type": k, "metadata": {}, "source": change(s), **bare[k]} for k, s in zip(kinds, sources, strict=True)]
     nb = {"cells": [c for i, c in enumerate(cells) if i != drop], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -316,7 +435,8 @@ cases = [("two", dict(x=[1, 2]), "All count."), ("none", dict(x=[]), "Nothing is
 
 def test_a_small_solution_is_read_whole(tmp_path):
     (d,) = read_solution(solution(tmp_path))
-    assert isinstance(d, Draft) and (d.name, d.title, d.points, d.minutes, d.hints) == ("77.q1", "a sum", 2, 5, ("general", "specific")) and d.solution == ("return float(np.sum(x))",)
+    assert isinstance(d, Draft) and (d.name, d.title, d.points, d.minutes, d.hints) == ("77.q1", "a sum", 2, 5, ("general", "specific"))
+    assert d.solution == ("return float(np.sum(x))", "return sum(v for v in x if v)")
     assert d.stub == '# a sum: 2 points, about 5 minutes\nwith check("77.q1"):\n    def total(x: list) -> float:\n        "The sum."\n        ...  # your code'
     paths = generate(solution(tmp_path), tmp_path / "out")
     assert [p.name for p in paths] == ["77_sum.ipynb", "77_sum.json"] and question(d) == questions(paths[1])["77.q1"]
@@ -325,7 +445,7 @@ def test_a_small_solution_is_read_whole(tmp_path):
 @pytest.mark.parametrize("old, new, message", [
     ("points=2 minutes=5", "points=2", "should say points=... minutes=..."),
     ("### BEGIN SOLUTION", "# begin", "no lines between"),
-    ("#| cases: q1", "#| cases: q2", "no cell '#| cases: q1'"),
+    ("#| cases: q1", "#| cases: q2", "'#| cases: q2' belongs to no exercise; there are q1"),
     ("#| cases: q1", "#| cases: one", "names no question"),
     ("#| hint: specific\n", "", "at least two hints"),
     ("#| hint: And the others?\n", "", "'first' needs one '#| hint:'"),
@@ -339,7 +459,37 @@ def test_a_small_solution_is_read_whole(tmp_path):
     ("> One exercise.", "return float(np.sum(x))", "the exercise would hold a line of the solution"),
     ("dict(x=[1, 2])", "dict(x=[1, 2/0])", "its cases raise ZeroDivisionError"),
     ("dict(x=[1, 2])", "dict(x={1, 2})", "an input of type set cannot be stored"),
-    ("#| exercise: q1 points=2 minutes=5", "x = 1", "no cell begins with"),
+    ("#| exercise: q1 points=2 minutes=5", "x = 1", "'#| hint: general' is no directive"),
+    ("#| also: q1", "#| alos: q1", "'#| alos' is unknown"),
+    ("#| also: q1", "#| Also: q1", "'#| Also' is unknown"),
+    ("#| eval: false\n#| also: q1", "#|| also: q1", "is unknown, empty or out of place"),
+    ("#| eval: false\n#| also: q1", "#  | also: q1", "'#  | also: q1 \"built in\"' is no directive"),
+    ("#| eval: false\n#| also: q1", "\n#| eval: false\n#| also: q1", "'#| eval: false' is no directive"),
+    ("#| eval: false\n#| also: q1 \"built in\"\n", "", "a cell for students defines 'total'"),
+    ("import numpy as np", "import numpy as np\ntotal = lambda x: float(np.sum(x))", "a cell for students defines 'total'"),
+    ("#| also: q1 \"built in\"\n", "", "'#| eval' is unknown, empty or out of place"),
+    ("#| also: q1", "#| also: q2", "'#| also: q2' belongs to no exercise"),
+    ("#| wrong: q1 \"first\"", "#| wrong: q9 \"first\"", "'#| wrong: q9' belongs to no exercise"),
+    ("#| wrong: q1 \"first\"", "#| wrong: q1 first", "should be wrong: q1 \"a few words\""),
+    ("#| wrong: q1 \"first\"", "#| wrong: q1", "should be wrong: q1 \"a few words\""),
+    ("#| wrong: q1 \"first\"", "#| wrong: q1 \"forgets the sign\"", "'#| wrong q1 forgets the sign' stands there twice"),
+    ("#| hint: And the others?", "#| hnt: And the others?", "'#| hnt' is unknown"),
+    ("#| hint: And the others?", "#| hint:", "'#| hint' is unknown, empty"),
+    ("#| cases: q1", "#| cases: q1 more", "should be cases: q1"),
+    ("points=2 minutes=5", "points=2 minutes=5 pionts=3", "should say points=... minutes=..."),
+    ("points=2 minutes=5", "points=0 minutes=5", "should say points=... minutes=..."),
+    ("### END SOLUTION", "### END SOLUTION\n    ### BEGIN SOLUTION\n    x = 1", "'### BEGIN SOLUTION' is left in what students get"),
+    ("### END SOLUTION", "### END SOLUTION\n    ###BEGIN SOLUTON", "'###BEGIN SOLUTON' is left in what students get"),
+    ("import numpy as np", "import numpy as np\n### BEGIN SOLUTION", "'### BEGIN SOLUTION' outside of an exercise"),
+    ("# Sums", "<!-- auhtor -->", "'<!-- auhtor -->' is unknown"),
+    ("> One exercise.", "return sum(v for v in x if v)", "the exercise would hold a line of the solution"),
+    ("And the others?", "Try return sum(v for v in x if v).", "holds a line of the solution"),
+    ("cases = [", "case = [", "'cases' should be a list of"),
+    ("dict(x=[1, 2])", "dict(y=[1, 2])", "the case 'two' does not fit the function"),
+    ("(\"none\"", "(\"two\"", "two cases have the same name"),
+    ("return x[0] if x else 0", "return x[0] if x els 0", "in line 1 of"),
+    ("return float(np.sum(x))", "return map(float, x)", "the solution has no answer to 'two': Incomparable"),
+    ("return float(np.sum(x))", "return float(np.sum(", "in line"),
     ("#| exercise: q1", "#| cases: q1\n#| exercise: q1", "in one cell"),
 ])
 def test_the_author_is_told_what_is_wrong_and_where(tmp_path, old, new, message):
@@ -348,9 +498,22 @@ def test_the_author_is_told_what_is_wrong_and_where(tmp_path, old, new, message)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("drop, message", [(4, "no cell '#| cases: q1'"), (7, "at least one 'wrong' and one 'also'")])
+@pytest.mark.parametrize("drop, message", [(3, "no cell begins with '#| exercise: q1"), (4, "no cell '#| cases: q1'"), (7, "at least one 'wrong' and one 'also'")])
 def test_a_missing_part_is_named(tmp_path, drop, message):
-    with pytest.raises(ValueError, match=re.escape(message)): generate(solution(tmp_path, drop=drop), tmp_path / "out")
+    path = solution(tmp_path, drop=drop)
+    nb = json.loads(path.read_text())
+    path.write_text(json.dumps({**nb, "cells": [c for c in nb["cells"] if "what is not zero" not in c["source"]]}))
+    with pytest.raises(ValueError, match=re.escape(message)): generate(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["#| exercise: q1 points=2 minutes=5\ndef total(x):\n    ### BEGIN SOLUTION\n    return 0\n    ### END SOLUTION", "#| cases: q1\ncases = []",
+    "#| eval: false\n#| also: q1 \"built in\"\ndef total(x): return sum(x)"])
+def test_what_stands_there_twice_is_refused(tmp_path, source):
+    path = solution(tmp_path)
+    nb = json.loads(path.read_text())
+    nb["cells"].append({"cell_type": "code", "metadata": {}, "source": source})
+    path.write_text(json.dumps(nb))
+    with pytest.raises(ValueError, match="stands there twice"): read_solution(path)
 
 
 def test_a_stub_that_is_right_is_refused(tmp_path):
@@ -392,18 +555,27 @@ def test_the_same_goes_both_ways_and_the_difference_does_not_tell_the_number(x, 
 @pytest.mark.parametrize("one, other", [((1, 2.), np.array([1, 2])), (pd.Series([1, np.nan]), [1, None]), (np.float32(.5), .5), (np.array(3), 3), (pd.NaT, None), (pd.NA, np.nan),
     (pd.Index(["a"]), ["a"]),
                                         (pd.DataFrame({"a": [1, 2]}), {"a": (1, 2)}), (np.bool_(True), True), (pd.Timestamp("2013-01-01", tz="UTC"), "2013-01-01T00:00:00+00:00"),
-                                        ({1: np.int64(2)}, {"1": 2})])
+                                        ({1: np.int64(2)}, {"1": 2}), (range(3), [0, 1, 2]), (Fraction(1, 4), .25), (Decimal("0.5"), .5), (Decimal("nan"), None), (np.longdouble(.5), .5),
+    (np.array(["2013-01-01", "NaT"], "datetime64[ns]"), ["2013-01-01T00:00:00", None]), (np.datetime64("2013-01-01"), pd.Timestamp("2013-01-01")),
+    (np.array([[60]], "timedelta64[s]"), [[pd.Timedelta(minutes=1)]])])
 def test_answers_of_another_style_are_the_same(one, other): assert same(plain(one), plain(other)) and same(plain(other), plain(one))
 
 
 @pytest.mark.parametrize("one, other", [(1, "1"), ([1], 1), (None, 0), ([], None), ({}, []), (1e-3, 0), ([1, 2], [2, 1]), (float("inf"), 1e300), ("a", "b"), ({"a": 1}, {"b": 1}), ([[1], [2]],
-    [[1, 2]])])
+    [[1, 2]]), pytest.param(2**2000, .5, id="huge"), pytest.param(2**2000, 2**1999, id="huger")])
 def test_answers_that_differ_are_not_the_same(one, other): assert not same(one, other) and not same(other, one) and difference(one, other) and difference(other, one)
 
 
-@pytest.mark.parametrize("x", [print, {1, 2}, (i for i in "ab"), ..., object(), 1j])
+@pytest.mark.parametrize("x", [print, {1, 2}, (i for i in "ab"), ..., object(), 1j, 2**2000, -(10**400), Fraction(10**400), map(abs, [1])], ids=lambda x: type(x).__name__)
 def test_an_answer_that_cannot_be_compared_is_named(x):
-    with pytest.raises(TypeError, match="an answer of type"): plain(x)
+    with pytest.raises(Incomparable, match=f"an answer of type {type(x).__name__}"): plain(x)
+
+
+@pytest.mark.parametrize("x", [pd.Series([1., 2.], index=["a", "b"]), pd.Series([1, 2], index=[1, 2]), pd.DataFrame({"a": [1, 2]}, index=[1, 0]), pd.DataFrame({0: [1.]}),
+    pd.DataFrame([[1, 2]], columns=["a", "a"]),
+    pd.DataFrame(index=[0, 1]), np.zeros((0, 3)), pd.Series(pd.Categorical(["b"], categories=["b", "a"])), pd.Timestamp("2013-07-01", tz="America/New_York"), {1, 2}, (1, 2), 1j])
+def test_an_input_that_would_not_come_back_as_it_was_is_refused(x):
+    with pytest.raises(TypeError, match="would not come back as it was|cannot be stored"): encode(x)
 
 
 @pytest.mark.parametrize("x", [np.array([1, 2]), np.array([.5, np.nan]), np.array([True, False]), np.array([[1., 2], [3, np.nan]]), pd.Series([1, 2], dtype="int8"), pd.Series(["a", None]),
@@ -440,11 +612,49 @@ def test_a_loop_that_never_ends_is_stopped_even_if_it_catches_everything():
             except BaseException: pass
         while True: time.sleep(.01)
 
-    before = signal.getsignal(signal.SIGALRM)
-    for f, most in ((endless, 2), (stubborn, 2), (very_stubborn, 5)):
+    def swallows(x):
+        while True:
+            try: np.sort(np.arange(200_000)[::-1])
+            except: pass   # noqa: E722
+
+    def slow(): return sum(i for i in range(10**6))
+
+    def swallows_elsewhere(x):
+        while True:
+            try: slow()
+            except BaseException:
+                for i in range(20): x += i
+                continue
+            finally: x = 0
+
+    before, tracer = signal.getsignal(signal.SIGALRM), sys.gettrace()
+    for f, most in ((endless, 2), (stubborn, 2), (very_stubborn, 5), *[(swallows, 5), (swallows_elsewhere, 5)]*3):
         start = time.monotonic()
         assert outcome(f, {"x": 1}, seconds=.2).error == "OutOfTime" and time.monotonic() - start < most
-    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0 and sys.gettrace() is tracer
+
+
+def test_a_block_that_swallows_everything_is_left_and_what_follows_is_not_disturbed(capsys, monkeypatch):
+    monkeypatch.setattr(time_limit.__wrapped__, "__defaults__", (.2,))
+    tracer = sys.gettrace()
+    space = run_cell(block("00.q1", """
+        n = 0
+        while True:
+            try: np.sort(np.arange(200_000)[::-1])
+            except: n += 1
+    """) + "\nafter = sum(i for i in range(10**5))")
+    assert space["n"] >= 1 and space["after"] == sum(range(10**5)) and sys.gettrace() is tracer
+    assert "the cell stopped. line " in (out := capsys.readouterr().out) and "OutOfTime: not done after 0.2 seconds" in out
+
+
+def test_an_alarm_after_the_end_disturbs_nobody():
+    for _ in range(200):
+        try:
+            with time_limit(.0005):
+                for _ in range(2000): pass
+        except OutOfTime: pass
+    time.sleep(.05)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_after_an_input_that_ran_out_of_time_no_more_are_tried():
@@ -483,7 +693,14 @@ def test_the_block_explains_the_line_that_raised(capsys, home):
     assert "unexpected keyword argument 'label_time'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(3)", "def early_look(late, label_time, at): raise SystemExit(3)",
+MUTE = "class Mute(BaseException):\n    def __str__(self): raise GeneratorExit"
+
+
+@pytest.mark.parametrize("code", ["raise GeneratorExit", "def early_look(late, label_time, at): raise GeneratorExit",
+    f"{MUTE}\nraise Mute", f"{MUTE}\ndef early_look(late, label_time, at): raise Mute",
+    "class Endless(Exception):\n    def __str__(self):\n        while True: pass\nraise Endless",
+    "def early_look(late, label_time, at): return 2**2000", "def early_look(late, label_time, at): return 10**9999, 1",
+    "raise SystemExit(3)", "def early_look(late, label_time, at): raise SystemExit(3)",
     "def early_look(late, label_time, at): return early_look(late, label_time, at)", "def early_look(**x): return (i for i in x)",
                                   "def early_look(*x): return 1", "class early_look: pass", "early_look = 3", "async def early_look(late, label_time, at): return 1"])
 @pytest.mark.filterwarnings("ignore:coroutine")
@@ -500,7 +717,50 @@ def test_an_endless_loop_in_the_block_itself_is_stopped(capsys, monkeypatch):
 
 
 def test_an_interruption_is_the_users_and_passes_through():
-    with pytest.raises(KeyboardInterrupt): run_cell(block("00.q1", "raise KeyboardInterrupt"))
+    for code in ("raise KeyboardInterrupt", "def early_look(late, label_time, at): raise KeyboardInterrupt"):
+        with pytest.raises(KeyboardInterrupt): run_cell(block("00.q1", code))
+
+
+def test_the_largest_number_and_the_longest_message_are_a_verdict():
+    v = judge(lambda sd, delta, alpha, power: 2**2000, QUESTIONS["09.q1"])
+    assert v.status == "wrong" and dict(v.problem)["your answer"] == "of type int beyond 1e308: too large to be compared"
+    def shouts(**x): raise ValueError("x"*100_000)
+    assert len(repr(judge(shouts, QUESTIONS["09.q1"]))) < 1500 and len(judge(shouts, QUESTIONS["09.q1"]).problem[5][1]) < 600
+
+
+def test_nan_is_called_nan_and_only_none_asks_for_the_return():
+    strict = next(f for n, f, _ in DRAFTS["01.q1"].wrong if n == "ttl exclusive")
+    assert dict(judge(strict, QUESTIONS["01.q1"]).problem)["your answer"] == "nan"
+    for answer, shown in ((None, "None: does the function end with a return?"), (pd.NaT, "NaT"), (np.float64("nan"), "nan"), ([np.nan, None], "[nan, None]")):
+        assert dict(judge(lambda answer=answer, **x: answer, QUESTIONS["01.q1"]).problem)["your answer"] == shown
+
+
+@pytest.mark.parametrize("answer", [lambda: map(abs, [1]), lambda: (i for i in "ab"), lambda: {1, 2}])
+def test_what_cannot_be_compared_was_not_raised(answer):
+    said = dict(judge(lambda **x: answer(), QUESTIONS["00.q1"]).problem)["your answer"]
+    assert "raised" not in said and said.startswith(f"of type {type(answer()).__name__}: numbers, words, times") and ("`list`" in said) == hasattr(answer(), "__next__")
+
+
+def test_a_function_may_be_decorated_and_what_is_none_is_named(capsys):
+    run_cell(block("00.q1", f"import functools\ndef same(f):\n    @functools.wraps(f)\n    def call(*a, **k): return f(*a, **k)\n    return call\n@same\n{EARLY}"))
+    assert "00.q1: right." in capsys.readouterr().out
+    run_cell(block("09.q1", "import functools\n@functools.lru_cache\ndef flights_per_group(sd, delta, alpha, power): return 16"))
+    assert "09.q1: not yet. 1 of 7 inputs right" in capsys.readouterr().out
+    run_cell("import functools\n" + QUESTIONS["09.q1"].stub.replace("    def", "    @functools.cache\n    def"))
+    assert "09.q1: not attempted" in capsys.readouterr().out
+    run_cell(block("00.q1", "early_look = 3"))
+    assert "'early_look' is of type int: write it as a function, with `def`." in capsys.readouterr().out
+
+
+def test_another_message_of_the_same_exception_is_another_answer(home):
+    def first(late, label_time, at): raise TypeError("apples")
+    def second(late, label_time, at): raise TypeError("pears")
+    def moved(late, label_time, at):
+        if len(late): raise TypeError("pears")
+        raise TypeError("pears")
+    q = QUESTIONS["00.q1"]
+    hints = [tried(f).hints for f in (first, second, moved)]
+    assert hints == [[q.hints[0]], [q.hints[1]], [q.hints[1]]] and kept(home)["00.q1"]["tries"] == 2
 
 
 def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
@@ -585,17 +845,66 @@ def test_tries_are_counted_by_their_answers_points_are_the_best_and_right_stays_
     assert table.loc["00.q1", ["tries", "points", "of", "solved"]].tolist() == [5, 4, 4, "yes"] and list(table.index) == sorted(QUESTIONS) and (table.solved == "yes").sum() == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"format": 1}', '{"format": 2, "exercises": {}}', '{"format": 1, "exercises": {"00.q1": 3}}',
-    '{"format": 1, "exercises": {"00.q1": {"tries": "x", "points": 0, "right": true}}}', "\x00\xff"])
-def test_a_damaged_file_is_put_aside_with_a_word_and_counting_goes_on(home, text, capsys):
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"format": 1}', '{"format": "1", "exercises": {}}', '{"format": 1, "exercises": {"00.q1": 3}}',
+    '{"format": 1, "exercises": {"00.q1": {"tries": "x", "points": 0, "right": true}}}', '{"format": 1, "exercises": {"00.q1": {"tries": -1, "points": 0, "right": true}}}',
+    "\x00\xff", "["*100_000, "9"*5000])
+def test_a_damaged_file_is_kept_aside_with_a_word_and_counting_goes_on(home, text, capsys):
     (home / "state").mkdir(parents=True)
     path = home / "state" / "exercises.json"
     path.write_text(text)
+    assert (progress().tries == 0).all() and "is damaged" in capsys.readouterr().out and path.read_text() == text
     v = tried(WRONG["strictly before"])
-    assert v.tries == 1 and "The file of your progress was damaged: it is now exercises.damaged.json" in v.notes[0] and kept(home)["00.q1"]["tries"] == 1
-    assert (home / "state" / "exercises.damaged.json").read_text() == text and len(tried(WRONG["strictly before"]).notes) == 1
-    path.write_text(text)
-    assert (progress().tries == 0).all() and "was damaged" in capsys.readouterr().out
+    assert v.tries == 1 and "The file of your progress was damaged: it is kept as exercises.damaged1.json" in v.notes[0] and kept(home)["00.q1"]["tries"] == 1
+    assert (home / "state" / "exercises.damaged1.json").read_text() == text and len(tried(WRONG["strictly before"]).notes) == 1
+    path.write_text("again" + text)
+    assert "kept as exercises.damaged2.json" in tried(WRONG["strictly before"]).notes[0]
+    assert [(home / "state" / f"exercises.damaged{i}.json").read_text() for i in (1, 2)] == [text, "again" + text]
+
+
+def test_what_can_be_read_of_a_damaged_file_is_not_lost(home, capsys):
+    (home / "state").mkdir(parents=True)
+    good = {"tries": 3, "points": 6, "right": True, "last": "x"}
+    (home / "state" / "exercises.json").write_text(json.dumps({"format": 1, "exercises": {"00.q1": 3, "00.q2": good}}))
+    assert progress().loc["00.q2", "solved"] == "yes"
+    assert tried(WRONG["strictly before"]).notes[-1].startswith("Chapter 00: 1 of 2 solved.") and kept(home)["00.q2"] == good
+
+
+def test_a_file_of_another_version_is_left_alone(home, capsys):
+    (home / "state").mkdir(parents=True)
+    path = home / "state" / "exercises.json"
+    path.write_text(text := '{"format": 2, "exercises": {"00.q1": {"stars": 5}}}')
+    v = tried(WRONG["strictly before"])
+    assert v.notes == ("The file of your progress was written by another version of this workbook: it is left as it is. This try is not kept.", "For practice only: it counts for no grade.")
+    assert (progress().tries == 0).all() and "another version" in capsys.readouterr().out
+    assert path.read_text() == text and not list((home / "state").glob("*damaged*"))
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "closed", "nobody", "gone"])
+def test_progress_never_fails_for_its_file(tmp_path, monkeypatch, capsys, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "state" / "exercises.json").mkdir(parents=True)
+    (tmp_path / "closed" / "state").mkdir(parents=True)
+    monkeypatch.setenv("MLSCALE_HOME", "~no-such-user/x" if place == "nobody" else str(tmp_path / place))
+    if place == "closed":
+        def refuse(*_, **__): raise PermissionError(13, "Permission denied")
+        monkeypatch.setattr(exercises.Path, "read_text", lambda path, _read=Path.read_text, **k: refuse() if path.name == "exercises.json" else _read(path, **k))
+    table = progress()
+    out = capsys.readouterr().out
+    assert list(table.index) == sorted(QUESTIONS) and ("Your progress cannot be read (" in out) == (place != "gone")
+    v = tried(DRAFTS["00.q1"].function)
+    assert v.status == "right" and ("Your progress cannot be kept (" in v.notes[0]) == (place != "gone")
+
+
+def test_a_damaged_file_of_checks_or_a_folder_that_is_gone_does_not_hide_the_progress(tmp_path, monkeypatch, capsys):
+    generate(solution(tmp_path), tmp_path)
+    for text in ("{", "["*100_000):
+        (tmp_path / "77_sum.json").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        assert list(progress().index) == sorted(QUESTIONS) and "77_sum.json is damaged" in capsys.readouterr().out
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert list(progress().index) == sorted(QUESTIONS) and tried(DRAFTS["00.q1"].function).notes == ("Chapter 00: 1 of 2 solved. For practice only: it counts for no grade.",)
 
 
 def test_without_a_place_for_it_the_verdict_comes_all_the_same(tmp_path, monkeypatch, capsys):
