@@ -6,23 +6,25 @@
 __all__ = ['msprt', 'msprt_interval', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power', 'FutilityPlan',
            'futility_boundaries']
 
-# %% ../nbs/10b_martingales.ipynb #883fce51
+# %% ../nbs/10b_martingales.ipynb #43c86237
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 from scipy.special import ndtr, ndtri
-from .sequential import _boundary_at, _information, _number, _numbers, _Walk, alpha_spending_boundaries, alpha_spent, crossing_probabilities
+from .sequential import _boundary_at, _information, _number, _numbers, _Walk, _zeros_and_ones, alpha_spending_boundaries, alpha_spent, crossing_probabilities
 
-# %% ../nbs/10b_martingales.ipynb #b131ffba
+# %% ../nbs/10b_martingales.ipynb #1886512f
 def _two_rates(x_control: object, x_treatment: object, n: object, tau2: object) -> tuple:
     n = _numbers("n", n, lambda a: (a >= 1) & (a == np.floor(a)), "units in each arm, whole numbers of 1 or above")
     xc, xt = (_numbers(name, x, lambda a: (a >= 0) & (a == np.floor(a)), "conversions, whole numbers of 0 or above") for name, x in (("x_control", x_control), ("x_treatment", x_treatment)))
+    try: np.broadcast_shapes(xc.shape, xt.shape, n.shape)
+    except ValueError: raise ValueError(f"x_control, x_treatment, n: counts of the same shape, got {xc.shape}, {xt.shape} and {n.shape}") from None
     for name, x in (("x_control", xc), ("x_treatment", xt)):
         if (x > n).any(): raise ValueError(f"{name}: {x[x > n].flat[0] if x.ndim else float(x):g} conversions are more than the units n")
     pc, pt = xc/n, xt/n
-    return n, pt - pc, pc*(1 - pc) + pt*(1 - pt), _number("tau2", tau2, 0, math.inf)
+    return n, pt - pc, pc*(1 - pc) + pt*(1 - pt), _number("tau2", tau2, 1e-100, 1e100)
 
 def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndarray | int, *, tau2: float) -> np.ndarray | float:
     """The mixture likelihood ratio of two rates with equal arms, for large samples.
@@ -87,10 +89,9 @@ def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alp
     half = math.sqrt(v*(v + n*tau2)/(n**2*tau2)*(-2*math.log(alpha) + math.log1p(n*tau2/v)))
     return float(d) - half, float(d) + half
 
-# %% ../nbs/10b_martingales.ipynb #3080adfd
+# %% ../nbs/10b_martingales.ipynb #4d813604
 def _outcomes(name: str, y: object) -> np.ndarray:
-    a = np.asarray(y)
-    a = _numbers(name, a.astype(float) if a.dtype == bool else y, lambda v: (v == 0) | (v == 1), "outcomes 0 and 1")
+    a = _zeros_and_ones(name, y)
     if a.ndim != 1 or not a.size: raise ValueError(f"{name}: one outcome a block, at least one block; got an array of shape {a.shape}")
     return a
 
@@ -124,7 +125,7 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
     ----------
     Turner, Ly, Grünwald, Generic e-variables for exact sequential k-sample tests that allow for optional stopping, 2024.
     """
-    c, t, prior = _outcomes("control", control), _outcomes("treatment", treatment), _number("prior", prior, 0, math.inf)
+    c, t, prior = _outcomes("control", control), _outcomes("treatment", treatment), _number("prior", prior, 1e-9, 1e9)
     if c.shape != t.shape: raise ValueError(f"control, treatment: one outcome of each in every block, got {len(c)} and {len(t)}")
     seen = np.arange(len(c))
     pc, pt = ((y.cumsum() - y + prior)/(seen + 2*prior) for y in (c, t))
@@ -133,7 +134,7 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
     log_e = (log(c, pc) + log(t, pt) - log(c, p0) - log(t, p0)).cumsum()
     with np.errstate(over="ignore"): return log_e if path else float(np.exp(log_e[-1]))
 
-# %% ../nbs/10b_martingales.ipynb #be193f5e
+# %% ../nbs/10b_martingales.ipynb #063cf868
 def _bernstein_lower(x: np.ndarray, alpha: float) -> np.ndarray:
     i = np.arange(1, len(x) + 1)
     mean = (.5 + x.cumsum())/(i + 1)                             # with one imagined observation of mean 1/2 and variance 1/4
@@ -176,7 +177,7 @@ def empirical_bernstein(x: Sequence[float], *, alpha: float = .05, bounds: tuple
     Waudby-Smith, Ramdas, Estimating means of bounded random variables by betting, JRSS B 2024.
     """
     alpha = _number("alpha", alpha, 0, 1)
-    try: low, high = (_number("bounds", v, -math.inf, math.inf) for v in bounds)
+    try: low, high = (_number("bounds", v, -1e100, 1e100) for v in bounds)
     except (TypeError, ValueError): low = high = math.nan
     if not low < high: raise ValueError(f"bounds={bounds!r}: two finite numbers, the lower one first")
     a = _numbers("x", x, lambda v: (v >= low) & (v <= high), f"observations from {low:g} to {high:g}")

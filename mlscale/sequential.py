@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'WINNERS', 'PATH', 'crossin
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #63e30f16
+# %% ../nbs/10_sequential.ipynb #eee9a5d5
 import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
-from .experiments import _chance, _percent
+from .experiments import _DIFFERENCE, _chance, _percent
 from .storage import needs
 
-# %% ../nbs/10_sequential.ipynb #a7427df7
+# %% ../nbs/10_sequential.ipynb #8b0ac460
 def _number(name: str, value: object, low: float, high: float) -> float:
     "The value, if it is a number strictly between low and high."
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or not low < value < high:
@@ -48,50 +48,64 @@ def _counts(name: str, values: object) -> np.ndarray:
     "Whole numbers from 0 to 1e12, as floats; beyond, log e-values lose their digits."
     return _numbers(name, values, lambda a: (a >= 0) & (a <= 1e12) & (a == np.floor(a)), "whole numbers, 0 to 1e12")
 
-def _weight(k: object) -> float: return _number("k", k, 0, 1e8)
+def _weight(k: object) -> float: return _number("k", k, 1e-9, 1e8)
 
 def _choice(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known: raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
     return value
 
-# %% ../nbs/10_sequential.ipynb #da15dfac
+# %% ../nbs/10_sequential.ipynb #99f322b3
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class _Walk:
     "The sum S of a test that has not stopped: at the points s it has the weights w. Call go(t), ask, then stay(region)."
-    def __init__(self) -> None:
-        self.t, self.dt, self.s, self.w, self.region = 0., 0., np.zeros(1), np.ones(1), None
+    def __init__(self, drift: float = 0.) -> None:
+        self.drift, self.t, self.dt, self.s, self.w, self.region = drift, 0., 0., np.zeros(1), np.ones(1), None
 
     def go(self, t: float) -> None:
         "On to the look at information t."
         dt = t - self.t
         if self.region is not None:   # carry the weights from the look before last to the region where the last one let us stay
             low, high = self.region
-            panels = math.ceil((high - low)/(6*math.sqrt(min(dt, self.dt))))   # 24 points for every six standard deviations
+            panels = max(1, math.ceil((high - low)/(6*math.sqrt(min(dt, self.dt)))))   # 24 points for every six standard deviations
             width = (high - low)/panels
             s = (low + width*(np.arange(panels)[:, None] + (_NODES + 1)/2)).ravel()
-            density = np.exp(-(s[:, None] - self.s)**2/(2*self.dt)) @ self.w/math.sqrt(2*math.pi*self.dt)
-            self.s, self.w = s, np.tile(_WEIGHTS*width/2, panels)*density
+            self.s, self.w = s, np.tile(_WEIGHTS*width/2, panels)*self._density(s)
         self.at, self.t, self.dt = self.t, t, dt
 
+    def _density(self, s: np.ndarray) -> np.ndarray:
+        "The density at the last look, at the points s; each block of them from the points near enough to come from."
+        step, far, out = self.drift*self.dt, 38*math.sqrt(self.dt), [np.zeros(0)]
+        for i in range(0, len(s), 1000):
+            block = s[i:i + 1000]
+            near = slice(*np.searchsorted(self.s, (block[0] - step - far, block[-1] - step + far)))
+            out.append(np.exp(-(block[:, None] - self.s[near] - step)**2/(2*self.dt)) @ self.w[near])
+        return np.concatenate(out)/math.sqrt(2*math.pi*self.dt)
+
+    def _weights(self, drift: np.ndarray) -> np.ndarray:
+        "The weights if the sum had so much more drift: times the likelihood ratio."
+        return np.exp(np.minimum(drift*(self.s - self.drift*self.at) - drift**2*self.at/2, 700))*self.w
+
     def above(self, x: float, drift: np.ndarray | float = 0.) -> np.ndarray | float:
-        "The probability to stand above x at this look, having stayed until now, if the sum has this drift."
+        "The probability to stand above x at this look, having stayed until now, with so much more drift."
         drift = np.asarray(drift, float)[..., None]
-        return (np.exp(drift*self.s - drift**2*self.at/2)*ndtr((self.s + drift*self.dt - x)/math.sqrt(self.dt))) @ self.w
+        return (self._weights(drift)*ndtr((self.s + (self.drift + drift)*self.dt - x)/math.sqrt(self.dt))).sum(-1)
 
     def below(self, x: float, drift: np.ndarray | float = 0.) -> np.ndarray | float:
         "The same below x, for this drift."
         drift = np.asarray(drift, float)[..., None]
-        return (np.exp(drift*self.s - drift**2*self.at/2)*ndtr((x - self.s - drift*self.dt)/math.sqrt(self.dt))) @ self.w
+        return (self._weights(drift)*ndtr((x - self.s - (self.drift + drift)*self.dt)/math.sqrt(self.dt))).sum(-1)
 
     def stay(self, low: float, high: float) -> None:
         "Stop outside low to high; 38 standard deviations are as far as a double can tell from zero."
-        far = 38*math.sqrt(self.t)
-        self.region = max(low, -far), min(high, far)
+        middle, far = self.drift*self.t, 38*math.sqrt(self.t)
+        low, high = max(low, middle - far), min(high, middle + far)
+        self.region = low, max(low, high)
 
-# %% ../nbs/10_sequential.ipynb #f254fe94
+# %% ../nbs/10_sequential.ipynb #772bb2fc
 def _information(information: object, most: float = math.inf) -> np.ndarray:
-    t = _numbers("information", information, lambda a: (a > 0) & (a <= most), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
+    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
+    t = np.where(abs(t - most) < 1e-9, most, t)
     if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
     if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
     if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
@@ -103,14 +117,19 @@ def _bounds(name: str, z: object, looks: int) -> np.ndarray:
     if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing")
     return a.astype(float)
 
-def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> list[_Walk]:
+def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: float = 0.) -> list[_Walk]:
     "The walk as it arrives at each look, for boundaries in units of z."
-    walk, out = _Walk(), []
+    walk, out = _Walk(drift), []
     for time, low, high in zip(t, lower*np.sqrt(t), upper*np.sqrt(t)):
         walk.go(time)
         out.append(copy.copy(walk))
         walk.stay(low, high)
     return out
+
+def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: np.ndarray | float = 0., own: float = 0.) -> tuple[np.ndarray, np.ndarray]:
+    "The probabilities to stop above and below, from a walk of its own drift; others by likelihood ratio."
+    looks = list(zip(_walk_through(t, lower, upper, own), lower*np.sqrt(t), upper*np.sqrt(t)))
+    return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
 
 def crossing_probabilities(information: Sequence[float], upper: Sequence[float], lower: Sequence[float] | None = None, *,
                            drift: float | np.ndarray = 0.) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +162,11 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
     upper = _bounds("upper", upper, len(t))
     lower = -upper if lower is None else _bounds("lower", lower, len(t))
     if not (lower < upper)[:-1].all() or not (lower <= upper).all(): raise ValueError(f"upper, lower: the lower boundary lies below the upper; got {upper} and {lower}")
-    drift = _numbers("drift", drift, np.isfinite, "finite numbers")
-    looks = list(zip(_walk_through(t, lower, upper), lower*np.sqrt(t), upper*np.sqrt(t)))
-    return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
+    drift = _numbers("drift", drift, lambda d: abs(d) < 1e100, "finite numbers below 1e100")
+    far = np.abs(drift)*math.sqrt(t[-1]) > 25   # too far from 0 for likelihood ratios
+    up, down = _stops(t, lower, upper, np.where(far, 0, drift))
+    for i in map(tuple, np.argwhere(far)): up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
+    return up, down
 
 # %% ../nbs/10_sequential.ipynb #4df5eeb1
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
@@ -362,7 +383,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
         out = (low + high)/2
     return out if out.ndim else float(out)
 
-# %% ../nbs/10_sequential.ipynb #696457d9
+# %% ../nbs/10_sequential.ipynb #ed7e0441
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -374,7 +395,7 @@ class GroupSequentialDesign:
     boundary : tuple of float
         |z| at which to stop, look by look.
     alpha, power : float
-        Type I error, and the power at `drift`.
+        Type I error, and the probability to stop at the upper boundary at `drift`.
     drift : float
         The mean of z at full information for which the plan has its power.
     """
@@ -438,7 +459,7 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     boundary : sequence of float, optional
         |z| to stop at, look by look, for a plan of your own; by error spending if left out.
     alpha, power : float
-        Type I error and power, above 0 and below 1, alpha below power.
+        Type I error, and the probability to stop at the upper boundary; above 0 and below 1, alpha below power.
     spending : str
         See `alpha_spent`.
     gamma, rho : float, optional
@@ -458,10 +479,10 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
     z = alpha_spending_boundaries(t, alpha=alpha, spending=spending, gamma=gamma, rho=rho) if boundary is None else _bounds("boundary", boundary, len(t))
-    drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 20., xtol=1e-10)
+    drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #ea05b0d6
+# %% ../nbs/10_sequential.ipynb #9deeb2c1
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -515,15 +536,19 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     """
     t, z, level = _information(information), _number("z", z, -math.inf, math.inf), _number("level", level, 0, 1)
     upper = np.append(_bounds("boundary", boundary, len(t))[:-1], abs(z))
+    if (upper[:-1] <= 0).any(): raise ValueError(f"boundary={boundary!r:.60}: |z| to stop at, above 0")
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
     exceeded = lambda d: float(sum(walk.above(high, d) for walk, high in walks))      # stopped above before, or reaches |z| now
     ordered = exceeded if z >= 0 else lambda d: 1 - exceeded(-d)
-    reach = abs(z)/math.sqrt(t[-1]) + 8/math.sqrt(t[0])
-    at = lambda p: optimize.brentq(lambda d: ordered(d) - p, -reach, reach, xtol=1e-9)
+    def at(p):
+        "The drift at which an outcome at least as high has probability p, which rises with the drift: from 0 outwards, doubling the step."
+        far = step = math.copysign(1/math.sqrt(t[-1]), p - ordered(0.))
+        while (ordered(far) - p)*step < 0: far, step = far + 2*step, 2*step
+        return optimize.brentq(lambda d: ordered(d) - p, *sorted((0., far)), xtol=1e-9)
     p = ordered(0.)
     return StagewiseEstimate(at(.5), at((1 - level)/2), at((1 + level)/2), min(1., 2*min(p, 1 - p)), level)
 
-# %% ../nbs/10_sequential.ipynb #fb2efc8f
+# %% ../nbs/10_sequential.ipynb #0d22ba68
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -542,8 +567,9 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     ValueError
         If a value is missing or not a number.
     """
-    a = np.asarray(log_e, float)
-    if np.isnan(a).any(): raise ValueError("log_e: numbers, none missing")
+    try: a = np.asarray(log_e)
+    except ValueError: a = np.array(None)
+    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"log_e={log_e!r:.60}: numbers, none missing")
     p = np.exp(-np.maximum(np.maximum.accumulate(a, -1) if a.ndim else a, 0))
     return p if p.ndim else float(p)
 
@@ -589,7 +615,7 @@ def _log_beta_binomial(xc: np.ndarray, xt: np.ndarray, share: float, k: float) -
     a, b = k*share, k*(1 - share)
     return betaln(a + xt, b + xc) - betaln(a, b) - xt*math.log(share) - xc*math.log1p(-share)
 
-# %% ../nbs/10_sequential.ipynb #3f35be84
+# %% ../nbs/10_sequential.ipynb #49ac110b
 def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alpha: float = .05, share: float = .5, k: float = 100) -> tuple[float, float]:
     """The confidence sequence for the ratio of two rates that goes with `conditional_beta_binomial`.
 
@@ -620,16 +646,23 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     if xc + xt == 0: return 0., math.inf
     a, b = k*share, k*(1 - share)
     room = betaln(a + xt, b + xc) - betaln(a, b) + math.log(alpha)
-    inside = lambda odds: xt*(math.log(odds) - math.log1p(odds)) - xc*math.log1p(odds) - room    # above 0 inside the interval
-    best = max(xt, 1e-9)/max(xc, 1e-9)                           # the likeliest odds are always inside
-    low, high = best, best
-    while xt and inside(low) > 0: low /= 4
-    while xc and inside(high) > 0: high *= 4
-    lower = optimize.brentq(lambda u: inside(math.exp(u)), math.log(low), math.log(best), xtol=1e-14, rtol=1e-14) if xt else -math.inf
-    upper = optimize.brentq(lambda u: inside(math.exp(u)), math.log(best), math.log(high), xtol=1e-14, rtol=1e-14) if xc else math.inf
-    return tuple(math.exp(u)*(1 - share)/share for u in (lower, upper))
+    inside = lambda u: -xt*np.logaddexp(0, -u) - xc*np.logaddexp(0, u) - room    # above 0 for the log odds u inside the interval
+    best = math.log(max(xt, .5)/max(xc, .5))
+    def edge(way):
+        "The end of the interval below (-1) or above (1): by growing steps from where it is inside to where it is not."
+        start, step = best, 1.
+        while inside(start) <= 0: start, step = start - way*step, 2*step   # only where an arm has no conversions: the likeliest odds are infinite
+        stop, step = start, 1.
+        while inside(stop) > 0: stop, step = stop + way*step, 2*step
+        return optimize.brentq(inside, *sorted((start, stop)), xtol=1e-14, rtol=1e-14)
+    bounds = edge(-1) if xt else -math.inf, edge(1) if xc else math.inf
+    with np.errstate(over="ignore"): return tuple(float(np.exp(u)*(1 - share)/share) for u in bounds)
 
-# %% ../nbs/10_sequential.ipynb #d0304439
+# %% ../nbs/10_sequential.ipynb #04eb5f23
+def _zeros_and_ones(name: str, y: object) -> np.ndarray:
+    return _numbers(name, y.astype(float) if getattr(y, "dtype", None) == bool else [float(v) for v in y] if isinstance(y, (list, tuple)) and all(isinstance(v, (bool, np.bool_)) for v in y) else y,
+                    lambda a: (a == 0) | (a == 1), "outcomes 0 and 1")
+
 def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, int]:
     """Count the pairs in which exactly one of two outcomes is 1.
 
@@ -648,15 +681,14 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     ValueError
         If the outcomes are not 0 and 1, or not paired.
     """
-    c, t = (_numbers(n, np.asarray(v, float) if np.asarray(v).dtype == bool else v, lambda a: (a == 0) | (a == 1), "outcomes 0 and 1")
-            for n, v in (("control", control), ("treatment", treatment)))
+    c, t = _zeros_and_ones("control", control), _zeros_and_ones("treatment", treatment)
     if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #cb12a287
+# %% ../nbs/10_sequential.ipynb #b3c4f70c
 @dataclass(frozen=True)
 class Moments:
-    """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look.
+    """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look, and then add look by look.
 
     Parameters
     ----------
@@ -691,6 +723,7 @@ class Moments:
         Moments
             Of these outcomes.
         """
+        if isinstance(x, np.ma.MaskedArray): raise ValueError(f"{name}: a masked array; leave the masked units out with .compressed(), or decide what they count as")
         try: a = np.asarray(x)
         except ValueError: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension; got a {type(x).__name__} whose items differ in length") from None
         if a.dtype.kind not in "iufb" or a.ndim != 1:
@@ -698,10 +731,9 @@ class Moments:
         a = a.astype(float, copy=False)
         if not a.size: return cls()
         with np.errstate(over="ignore", invalid="ignore"): ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
-        if not math.isfinite(squares):
-            bad = np.flatnonzero(~(np.abs(a) < 1e150))
-            raise ValueError(f"{name}: finite numbers below 1e150; {len(bad):,} of {a.size:,} are not, the first is {a[bad[0]]:g} at position {bad[0]}. Leave such units out, or decide what they count as")
-        if ones == total == squares: return _binary(ones, a.size)      # sum and sum of squares equal the number of non-zeros: all are 1
+        if not squares < 1e180 and len(bad := np.flatnonzero(~(np.abs(a) < 1e90))):
+            raise ValueError(f"{name}: finite numbers below 1e90; {len(bad):,} of {a.size:,} are not, the first is {a[bad[0]]:g} at position {bad[0]}. Leave such units out, or decide what they count as")
+        if ones == total == squares and np.array_equal(a, a.astype(bool)): return _binary(ones, a.size)      # sum and sum of squares equal the number of non-zeros: all are 1
         mean = total/a.size
         d = a - mean
         d2 = d*d
@@ -748,17 +780,18 @@ class Moments:
         Moments
             Not binary.
         """
-        n, mean, variance = _whole("n", n, 2, 10**15), _number("mean", mean, -1e150, 1e150), _number("variance", variance, -1e-300, math.inf)
+        n, mean, variance = _whole("n", n, 2, 10**15), _number("mean", mean, -1e90, 1e90), _number("variance", variance, -1e-300, 1e180)
         return cls(float(n), mean, variance*(n - 1), 0., False)
 
     def __add__(self, other: "Moments") -> "Moments":
-        if not other.n: return self
-        if not self.n: return other
         n = self.n + other.n
+        if not np.ndim(n):
+            if not other.n: return self
+            if not self.n: return other
         if self.binary and other.binary: return _binary(np.rint(self.n*self.mean + other.n*other.mean), n)   # stays exact
-        d, w = other.mean - self.mean, self.n*other.n/n
-        m3 = self.m3 + other.m3 + d**3*w*(self.n - other.n)/n + 3*d*(self.n*other.m2 - other.n*self.m2)/n
-        return Moments(n, self.mean + d*other.n/n, self.m2 + other.m2 + d*d*w, m3, self.binary and other.binary)
+        d, share = other.mean - self.mean, other.n/np.maximum(n, 1)
+        m3 = self.m3 + other.m3 + d**3*self.n*share*(1 - 2*share) + 3*d*((1 - share)*other.m2 - share*self.m2)
+        return Moments(n, self.mean + d*share, self.m2 + other.m2 + d*d*self.n*share, m3, False)
 
     @property
     def variance(self) -> float | np.ndarray:
@@ -776,12 +809,12 @@ def _binary(x: float | np.ndarray, n: float | np.ndarray) -> Moments:
     p = x/np.maximum(n, 1)
     return Moments(n + 0., p, n*p*(1 - p), n*p*(1 - p)*(1 - 2*p))
 
-# %% ../nbs/10_sequential.ipynb #a8e8433a
+# %% ../nbs/10_sequential.ipynb #df86f296
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
 def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) -> bool | np.ndarray:
-    """Whether asymptotic methods hold their level.
+    """Whether an asymptotic method holds its level: a rule tried at alpha .05 and .01. For smaller ones ask for more.
 
     Parameters
     ----------
@@ -797,6 +830,9 @@ def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) ->
     bool or ndarray of bool
         True where they do.
     """
+    for name, m in (("control", control), ("treatment", treatment)):
+        if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
+    min_count = _number("min_count", min_count, -1e-300, math.inf)
     if control.binary and treatment.binary:
         p = (control.n*control.mean + treatment.n*treatment.mean)/np.maximum(control.n + treatment.n, 1)
         return np.minimum(control.n, treatment.n)*np.minimum(p, 1 - p) >= min_count
@@ -842,7 +878,7 @@ def _asymptotic(c: Moments, t: Moments, rho2: float) -> tuple:
 def _half_width(n: np.ndarray, v: np.ndarray, rho2: float, alpha: float) -> np.ndarray:
     return np.sqrt(v*(n*rho2 + 1)/np.maximum(n*rho2, 1e-300)*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10_sequential.ipynb #9a894916
+# %% ../nbs/10_sequential.ipynb #63484a1f
 def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.ndarray | Moments, *, alpha: float = .05, n_star: float, burn_in: int = 0,
                                    min_count: float = 20) -> ConfidenceSequence:
     """Intervals for a difference of means or rates that may be read at every look, for large samples.
@@ -874,9 +910,10 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
     ----------
     Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics 2024.
     """
-    alpha, n_star = _number("alpha", alpha, 0, 1), _number("n_star", n_star, 0, math.inf)
+    alpha, n_star = _number("alpha", alpha, 0, 1), _number("n_star", n_star, 1e-9, 1e18)
     burn_in, min_count = _whole("burn_in", burn_in, 0, 10**15), _number("min_count", min_count, -1e-300, math.inf)
     c, t = (m if isinstance(m, Moments) else Moments.of(m, name) for name, m in (("control", control), ("treatment", treatment)))
+    if np.ndim(c.n) and np.ndim(t.n) and np.shape(c.n) != np.shape(t.n): raise ValueError(f"control, treatment: moments of as many looks, got the shapes {np.shape(c.n)} and {np.shape(t.n)}")
     counted = np.asarray(c.n + t.n >= max(burn_in, 1))
     outside = int((counted & ~in_regime(c, t, min_count=min_count)).sum())
     if outside: warnings.warn(f"{outside:,} of {counted.size:,} looks are outside the regime of the asymptotic method (each arm needs {min_count:g} successes and failures, or {5*min_count:g} times the "
@@ -887,7 +924,7 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
     values = d, np.where(half < np.inf, d - half, -np.inf), np.where(half < np.inf, d + half, np.inf), log_e, always_valid_p(log_e)
     return ConfidenceSequence(*(v if np.ndim(v) else float(v) for v in values))
 
-# %% ../nbs/10_sequential.ipynb #95c45891
+# %% ../nbs/10_sequential.ipynb #49fb6cbe
 def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *, k: float = 100) -> np.ndarray | float:
     """Evidence that arms are filled in other proportions than planned, valid at every moment.
 
@@ -916,7 +953,7 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     """
     n, k = _counts("counts", counts), _weight(k)
     if not n.ndim or n.shape[-1] < 2: raise ValueError(f"counts: the units in two arms or more, got an array of shape {n.shape}")
-    w = np.ones(n.shape[-1]) if weights is None else _numbers("weights", weights, lambda a: a > 0, "planned proportions, above 0")
+    w = np.ones(n.shape[-1]) if weights is None else _numbers("weights", weights, lambda a: (a > 1e-100) & (a < 1e100), "planned proportions, above 0 (from 1e-100 to 1e100)")
     if w.shape != n.shape[-1:]: raise ValueError(f"weights: one for each of the {n.shape[-1]} arms, got the shape {w.shape}")
     w = w/w.sum()
     out = gammaln(k) - gammaln(k + n.sum(-1)) + (gammaln(k*w + n) - gammaln(k*w) - n*np.log(w)).sum(-1)
@@ -954,13 +991,13 @@ class _Paired(_BetaBinomial):
     "Pairs of outcomes 0 and 1: the same on discordant pairs."
     measure = "odds among discordant pairs"
 
-# %% ../nbs/10_sequential.ipynb #ca2ed405
+# %% ../nbs/10_sequential.ipynb #d2d2dbab
 class _Asymptotic(_BetaBinomial):
     "Means and rates of large samples; looks outside the regime do not count."
     measure = "difference"
 
     def __init__(self, alpha: float, share: float, *, n_star: float, min_count: float = 20) -> None:
-        self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 0, math.inf), _number("min_count", min_count, -1e-300, math.inf)
+        self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 1e-9, 1e18), _number("min_count", min_count, -1e-300, math.inf)
         self.rho2, self.settings = _rho2(alpha, self.n_star), {"n_star": self.n_star, "min_count": self.min_count}
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
@@ -972,15 +1009,15 @@ class _Asymptotic(_BetaBinomial):
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
         "For the difference of c and t; no boundary is needed."
         d, v, _ = _asymptotic(c, t, self.rho2)
-        half = float(_half_width(c.n + t.n, v, self.rho2, self.alpha)) if in_regime(c, t, min_count=self.min_count) else math.inf
+        half = float(_half_width(c.n + t.n, v, self.rho2, self.alpha))
         return (float(d) - half, float(d) + half) if half < math.inf else (-math.inf, math.inf)
 
     def estimate(self, c: Moments, t: Moments) -> float:
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #aeb8db69
-_STEP = 1e-6   # of information: looks closer than this are one
+# %% ../nbs/10_sequential.ipynb #90ff85de
+_LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
 
 class _GroupSequential(_Asymptotic):
     "A planned number of units, spending the error as they come."
@@ -992,23 +1029,24 @@ class _GroupSequential(_Asymptotic):
         alpha_spent(1., alpha=alpha, spending=spending, gamma=gamma, rho=rho)   # refuses a wrong spending function now
         self.spend, self.shape = _choice("spend", spend, ("per-side", "total")), dict(spending=spending, gamma=gamma if gamma is None else float(gamma), rho=rho if rho is None else float(rho))
         self.settings = {"n_max": self.n_max, **self.shape, "spend": self.spend, "min_count": self.min_count}
-        self.spent, self.walk = 0., _Walk()
+        self.spent, self.looks, self.walk = 0., 0, _Walk()
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
         "The information in c and t over the planned, |z|, its boundary, z."
         if not (c.n and t.n) or not in_regime(c, t, min_count=self.min_count): return None
         units = c.n + t.n
         time = c.n*t.n/units/(self.n_max*self.share*(1 - self.share))
-        if units >= self.n_max: time = max(time, self.walk.t + 2*_STEP)   # the last look always counts
-        if time < self.walk.t + _STEP: return None
+        if units >= self.n_max: time = max(time, self.walk.t + 2*_STEP)   # little information is no reason to leave out the last look
+        elif time < self.walk.t + _STEP or self.looks > _LOOKS - 2: return None
         pooled = (c.n*c.mean + t.n*t.mean)/units
         variance = [pooled*(1 - pooled) if c.binary and t.binary else m.variance for m in (c, t)]
         error = math.sqrt(variance[0]/c.n + variance[1]/t.n)
-        z = (t.mean - c.mean)/error if error else 0.
+        if not error: return None
+        z = (t.mean - c.mean)/error
         return time, abs(z), self.advance(time, units), z
 
     def spending(self, units: np.ndarray | float, alpha: float) -> np.ndarray:
-        "What a side may have spent by so many units. Units, not information: random arms never quite reach the planned information, and all of alpha is there to be spent."
+        "What a side may have spent by so many units. Units, not information: that of random arms never comes to be exactly as planned, and all of alpha is there to be spent."
         return _spent_a_side(np.asarray(units)/self.n_max, alpha, self.spend, **self.shape)
 
     def advance(self, time: float, units: float) -> float:
@@ -1017,26 +1055,27 @@ class _GroupSequential(_Asymptotic):
         self.walk.go(time)
         boundary = _boundary_at(self.walk, spent - self.spent)
         self.walk.stay(-boundary*math.sqrt(time), boundary*math.sqrt(time))
-        self.spent = spent
+        self.spent, self.looks = spent, self.looks + 1
         return min(boundary, 38.)
 
     def p_value(self, path: pd.DataFrame) -> float:
         "The smallest alpha at which the path would have crossed."
         z, times, units = path.statistic.to_numpy(), path.information.to_numpy(), (path.n_control + path.n_treatment).to_numpy()
         over = lambda a: float((z - np.minimum(_boundaries(times, self.spending(units, math.exp(a))), 38)).max())
-        low, high = -640., math.log(.9999)
+        low, high = max(math.log(2) + log_ndtr(-z.max()), -640.), math.log(.9999)   # not below that of one look
         if over(high) < 0: return 1.
-        return math.exp(optimize.brentq(over, low, high, xtol=1e-12) if over(low) < 0 else low)
+        return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
-        "The difference of c and t, plus and minus boundary times its standard error."
+        "The differences that this look does not reject: for rates by the score test, which is the one that decides."
         if boundary == math.inf: return -math.inf, math.inf
+        if c.binary and t.binary: return tuple(float(v) for v in _DIFFERENCE["mee"](*map(np.asarray, (c.n*c.mean, c.n, t.n*t.mean, t.n)), boundary))
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #a74374f9
+# %% ../nbs/10_sequential.ipynb #52c6302a
 METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
-FORMAT = 1
+FORMAT = 2
 WINNERS = ("treatment higher", "control higher")
 PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
 
@@ -1044,23 +1083,29 @@ def _stored_moments(name: str, stored: Sequence) -> Moments:
     "The moments of an arm, if outcomes can have left them."
     *sums, binary = stored
     n, mean, m2, m3 = _numbers(name, sums, np.isfinite, "four finite numbers").tolist()
-    if n < 0 or n % 1 or m2 < 0 or not isinstance(binary, bool) or binary and not 0 <= mean <= 1: raise ValueError(f"{name}={stored}: no moments of outcomes")
-    return Moments(n, mean, m2, m3, binary)
+    m, x = Moments(n, mean, m2, m3, binary), round(n*mean)
+    sound = 0 <= n <= 1e15 and n % 1 == 0 and m2 >= 0 and isinstance(binary, bool) and (n > 0 or mean == m2 == m3 == 0)
+    if not sound or binary and not (0 <= x <= n and np.allclose([mean, m2], [x/max(n, 1), x*(1 - mean)], rtol=1e-9)): raise ValueError(f"{name}={stored}: no moments of outcomes")
+    return m
 
 def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> list[tuple]:
-    "The looks, if a test of these settings can have taken them; its plan is walked again."
+    "The looks, if a test of these settings can have taken them: its plan is walked again, and the last look is taken again."
     path = _numbers("path", stored, np.isfinite, "finite numbers") if len(stored) else np.empty((0, 5))
     if path.shape != (len(stored), 5): raise ValueError(f"path: {', '.join(PATH)} for each look")
-    grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]], append=[[test.control.n, test.treatment.n]])
-    if (grown < 0).any() or not grown[:-1].any(1).all(): raise ValueError("path: the units of the arms grow from look to look, up to those seen")
-    if test._engine.in_order and len(path):
-        boundary = [test._engine.advance(t, c + n) for (c, n, *_), t in zip(path, _information(path[:, 2]))]
-        if not np.allclose(boundary, path[:, 4], rtol=0, atol=1e-6): raise ValueError("path: boundaries that are not those of the plan")
-    crossed = np.flatnonzero(path[:, 3] >= path[:, 4])
-    if end not in ([[crossed[0] + 1, w] for w in WINNERS] if len(crossed) else [None]): raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
-    return [tuple(row) for row in path.tolist()]
+    counted, engine, rows = [m.n for m in test._counted], test._engine, [tuple(row) for row in path.tolist()]
+    grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]])
+    if (grown < 0).any() or (grown % 1 > 0).any() or not grown.any(1).all() or counted != (list(rows[-1][:2]) if rows else [0, 0]): raise ValueError("path: whole units that grow from look to look, up to those counted")
+    if not rows and end is None: return rows
+    boundary = [engine.advance(t, c + n) for c, n, t, *_ in rows[:-1]] if engine.in_order else -math.log(test.alpha)
+    again = engine.look(*test._counted)
+    if again is None or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6) or not np.allclose(rows[-1][2:], again[:3], rtol=1e-6, atol=1e-6) or not engine.in_order and path[:, 2].any():
+        raise ValueError("path: not that of these settings and outcomes")
+    crossed, winner = np.flatnonzero(path[:, 3] >= path[:, 4]), WINNERS[0 if again[3] > 0 else 1]
+    ends = [[crossed[0] + 1, w] for w in WINNERS if crossed[0] < len(path) - 1 or w == winner] if len(crossed) else [None]
+    if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
+    return rows
 
-# %% ../nbs/10_sequential.ipynb #7d2d58ce
+# %% ../nbs/10_sequential.ipynb #5b9ba09c
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1068,8 +1113,15 @@ class _Looks:
         if method == "paired" and share != .5: raise ValueError(f"share={share!r}: .5 for pairs")
         try: self._engine = METHODS[method](self.alpha, self.share, **settings)
         except TypeError as e: raise ValueError(f"settings of method={method!r}: {str(e).split('__init__() ')[-1]}") from None
-        self.settings, self.measure, self.control, self.treatment = self._engine.settings, self._engine.measure, Moments(), Moments()
+        self.measure, self.control, self.treatment, self._counted = self._engine.measure, Moments(), Moments(), (Moments(), Moments())
         self._path, self._end, self._srm, self._warned = [], None, 0., False
+
+    def __copy__(self) -> "SequentialTest": return copy.deepcopy(self)
+
+    @property
+    def settings(self) -> dict:
+        "The settings of the method, with its defaults."
+        return dict(self._engine.settings)
 
     def update(self, control: np.ndarray, treatment: np.ndarray) -> "SequentialTest":
         """Take the outcomes since the last look, and look.
@@ -1112,15 +1164,16 @@ class _Looks:
         if not control.n + treatment.n: return self
         c, t = self.control + control, self.treatment + treatment
         seen = self._engine.look(c, t)
+        if seen is None and not self._warned and not in_regime(c, t, min_count=self._engine.min_count):
+            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count; nor will others until each arm has enough", RegimeWarning, stacklevel=3)
+            self._warned = True
         self.control, self.treatment = c, t
         if self.method != "paired": self._srm = max(self._srm, float(_log_beta_binomial(c.n, t.n, self.share, 100.)))
         if seen is not None:
             information, statistic, boundary, sign = seen
+            self._counted = c, t
             self._path.append((c.n, t.n, information, statistic, boundary))
             if self._end is None and statistic >= boundary: self._end = [len(self._path), WINNERS[0 if sign > 0 else 1]]
-        elif not self._warned and not in_regime(c, t, min_count=self._engine.min_count):
-            self._warned = True
-            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count; nor will others until each arm has enough", RegimeWarning, stacklevel=3)
         return self
 
     @property
@@ -1136,9 +1189,9 @@ class _Looks:
         dict
             For `from_dict`.
         """
-        arms = {name: [float(v) for v in (m.n, m.mean, m.m2, m.m3)] + [bool(m.binary)] for name, m in (("control", self.control), ("treatment", self.treatment))}
-        return {"kind": "SequentialTest", "format": FORMAT, "method": self.method, "alpha": self.alpha, "share": self.share, "settings": dict(self.settings),
-                **arms, "path": [[float(v) for v in row] for row in self._path], "end": self._end and list(self._end), "srm": self._srm, "warned": self._warned}
+        control, treatment, *counted = ([float(v) for v in (m.n, m.mean, m.m2, m.m3)] + [bool(m.binary)] for m in (self.control, self.treatment, *self._counted))
+        return {"kind": "SequentialTest", "format": FORMAT, "method": self.method, "alpha": self.alpha, "share": self.share, "settings": self.settings,
+                "control": control, "treatment": treatment, "counted": counted, "path": [[float(v) for v in row] for row in self._path], "end": self._end and list(self._end), "srm": self._srm, "warned": self._warned}
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "SequentialTest":
@@ -1157,19 +1210,22 @@ class _Looks:
         Raises
         ------
         ValueError
-            If the state is of another format or damaged: no looks can have left it.
+            If the state is of another format, or so damaged that no looks can have left its counts, its last look and the boundaries.
         """
         if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest": raise ValueError("d: not a SequentialTest written by to_dict")
         if d.get("format") != FORMAT: raise ValueError(f"d: a SequentialTest of format {d.get('format')!r}; this version reads format {FORMAT}")
         try:
             test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
-            test.control, test.treatment = (_stored_moments(name, d[name]) for name in ("control", "treatment"))
+            test.control, test.treatment, *counted = (_stored_moments(name, stored) for name, stored in zip(("control", "treatment", "counted", "counted"), (d["control"], d["treatment"], *d["counted"]), strict=True))
+            if any(m.n > now.n or m.n == now.n and m != now for m, now in zip(counted, (test.control, test.treatment))): raise ValueError("counted: not a part of what was seen")
+            test._counted = tuple(counted)
             test._path = _stored_path(d["path"], d["end"], test)
-            test._end, test._srm, test._warned = d["end"] and list(d["end"]), _number("srm", d["srm"], -1e-300, math.inf), bool(_whole("warned", int(d["warned"]), 0, 1))
+            test._end, test._srm, test._warned = d["end"] and list(d["end"]), _number("srm", d["srm"], -1e-300, math.inf), d["warned"]
+            if not isinstance(test._warned, bool): raise ValueError(f"warned={test._warned!r}: true or false")
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #103368e3
+# %% ../nbs/10_sequential.ipynb #7e776fcf
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1185,6 +1241,11 @@ class SequentialTest(_Looks):
     settings
         Of the method: `k` (weight of the bet, for "beta-binomial" and "paired"); `n_star` (units at which the interval is to be tightest), `min_count`
         (see `in_regime`; looks outside do not count); `n_max` (planned units in both arms), `spending`, `gamma`, `rho`, `spend`.
+
+    Notes
+    -----
+    Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned information; what others bring waits for the
+    next. A test is for one thread at a time.
 
     Attributes
     ----------
@@ -1205,13 +1266,13 @@ class SequentialTest(_Looks):
 
     @property
     def estimate(self) -> float:
-        "The plain estimate of `measure`; nan where there is none."
-        return float(self._engine.estimate(self.control, self.treatment))
+        "The plain estimate of `measure` at the latest look that counted; nan where there is none."
+        return float(self._engine.estimate(*self._counted))
 
     @property
     def ci(self) -> tuple[float, float]:
-        "The interval at the latest look, of level 1 - alpha for all looks together."
-        return self._engine.interval(self.control, self.treatment, self._path[-1][4] if self._path else math.inf)
+        "The interval at the latest look that counted, of level 1 - alpha for all looks together."
+        return self._engine.interval(*self._counted, self._path[-1][4] if self._path else math.inf)
 
     def after_stopping(self, *, level: float = .95) -> StagewiseEstimate:
         """The estimate and interval to report when a group-sequential test has ended.
@@ -1227,10 +1288,11 @@ class SequentialTest(_Looks):
             Median-unbiased, in the unit of `estimate`. The intervals of the other methods stay valid as they are.
         """
         if not (self.finished and self._path): raise ValueError(f"after_stopping: for a group-sequential test that has ended, with a look that counted; this is {self.method!r}, decision {self.decision!r}, {len(self._path)} looks")
-        path, (_, _, time, z, boundary) = self.path, self._path[-1]
-        e = stagewise_estimate(path.information, path.boundary, math.copysign(z, self.estimate), level=level)
-        unit = float(self.ci[1] - self.estimate)/boundary*math.sqrt(time)      # standard error x sqrt(information): the effect of a drift of 1
-        return StagewiseEstimate(e.estimate*unit, e.lower*unit, e.upper*unit, e.p_value, level)
+        path, (_, _, time, z, _), d, (c, t) = self.path, self._path[-1], self.estimate, self._counted
+        error = math.sqrt(c.variance/c.n + t.variance/t.n) or abs(d)/z     # of the difference; z of rates has that of no difference
+        e, tested = (stagewise_estimate(path.information, path.boundary, v, level=level) for v in (d/error, math.copysign(z, d)))
+        unit = error*math.sqrt(time)                                       # the effect of a drift of 1
+        return StagewiseEstimate(e.estimate*unit, e.lower*unit, e.upper*unit, tested.p_value, level)
 
     @property
     def srm_p_value(self) -> float:
@@ -1287,7 +1349,7 @@ class SequentialTest(_Looks):
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} + {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g}, "
                 f"{self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
 
-# %% ../nbs/10_sequential.ipynb #1e660e5b
+# %% ../nbs/10_sequential.ipynb #f0d85b3d
 def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *, alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
                      reps: int = 1000, seed: int = 0) -> pd.DataFrame:
     """How long an experiment on rates takes, looked at once a day, by each method.
@@ -1315,7 +1377,8 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     -------
     DataFrame
         By method: `days` after which a share `power` of such experiments has been decided, if the effect is as planned (for methods with a plan:
-        its length); `mean_days` until they end if it is; `mean_days_without_effect` (endless for methods without a plan: infinite).
+        its length); `mean_days` until they end if it is; `mean_days_without_effect` (endless for methods without a plan: infinite). Infinite, too,
+        where streams remain undecided after eight times the days of the fixed test.
 
     Raises
     ------
@@ -1324,17 +1387,18 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     """
     daily, p, alpha = _whole("daily_units", daily_units, 2, 10**9), _number("baseline", baseline, 0, 1), _number("alpha", alpha, 0, 1)
     effect, power, share = _number("relative_effect", relative_effect, -1, math.inf), _number("power", power, alpha, 1), _number("share", share, 0, 1)
-    reps, k, q = _whole("reps", reps, 100, 100_000), _weight(k), p*(1 + effect)
+    reps, seed, k, q = _whole("reps", reps, 100, 100_000), _whole("seed", seed, 0, 2**63), _weight(k), p*(1 + effect)
     if effect == 0 or q >= 1: raise ValueError(f"relative_effect={relative_effect!r}: not 0, and a rate with treatment below 1, not {q:g}")
     mean = p*(1 - share) + q*share
-    units = lambda drift: drift**2*mean*(1 - mean)/(share*(1 - share)*(q - p)**2)      # of both arms, for this drift of z
-    fixed = math.ceil(units(ndtri(power) - ndtri(alpha/2))/daily)
+    null, effect_error = math.sqrt(mean*(1 - mean)/share/(1 - share)), math.sqrt(p*(1 - p)/(1 - share) + q*(1 - q)/share)     # x sqrt(units): of the difference
+    needed = ((ndtri(power)*effect_error - ndtri(alpha/2)*null)/(q - p))**2/daily          # days of a test with one look, as in chapter 9
+    fixed = math.ceil(needed)
     if fixed > 1500: raise ValueError(f"daily_units={daily:,}: a fixed test would take {fixed:,} days, and at most 1,500 can be planned: find more traffic, or a larger effect")
     rows = {"fixed": (fixed, float(fixed), float(fixed))}
     for spending in ("obrien-fleming", "pocock"):
         plan, days = None, fixed
-        while plan is None or units(plan.drift)/daily > days:      # a longer plan has more looks
-            days = math.ceil(units(plan.drift)/daily) if plan else fixed
+        while plan is None or needed*plan.inflation > days:      # a longer plan has more looks
+            days = math.ceil(needed*plan.inflation) if plan else fixed
             plan = group_sequential_design(np.arange(1, days + 1)/days, alpha=alpha, power=power, spending=spending)
         rows[f"group-sequential, {spending}"] = (days, *(float(plan.expected_information(d)*days) for d in (plan.drift, 0.)))
     return pd.DataFrame({**rows, **_simulated_days(daily, p, q, alpha, power, share, k, fixed, reps, seed)}, index=["days", "mean_days", "mean_days_without_effect"]).T.rename_axis("method")
@@ -1346,5 +1410,5 @@ def _simulated_days(daily: int, p: float, q: float, alpha: float, power: float, 
     xt, xc = rng.binomial(n, q).cumsum(1), rng.binomial(daily - n, p).cumsum(1)
     c, t = _binary(xc, (daily - n).cumsum(1)), _binary(xt, n.cumsum(1))
     found = {"beta-binomial": _log_beta_binomial(xc, xt, share, k), "asymptotic": np.where(in_regime(c, t), _asymptotic(c, t, _rho2(alpha, fixed*daily))[2], 0)}
-    first = {m: np.where((hit := e >= -math.log(alpha)).any(1), hit.argmax(1) + 1, horizon) for m, e in found.items()}
+    first = {m: np.where((hit := e >= -math.log(alpha)).any(1), hit.argmax(1) + 1, np.inf) for m, e in found.items()}
     return {m: (float(np.quantile(d, power, method="higher")), float(d.mean()), math.inf) for m, d in first.items()}

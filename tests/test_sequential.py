@@ -1,4 +1,5 @@
 "Sequential analysis keeps its error, agrees with itself and with other roads, survives restarts, and refuses what it cannot answer."
+import copy
 import json
 import math
 import warnings
@@ -603,6 +604,204 @@ def test_a_test_explains_itself_without_claiming_more():
     assert "500 pairs" in SequentialTest("paired").update(rng.random(500) < .3, rng.random(500) < .3).explain()
 
 
+@pytest.mark.filterwarnings("ignore::mlscale.sequential.RegimeWarning")
+@pytest.mark.parametrize(("rates", "share", "n_max", "looks"), [((.02, .04), 1/11, 22_000, 4), ((.1, .05), .2, 8000, 3), ((.3, .3), .3, 3000, 3)])
+def test_after_stopping_covers_in_unequal_arms(rates, share, n_max, looks):
+    rng, above, misses, n = np.random.default_rng(26), 0, 0, 300
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=n_max, share=share)
+        while not test.finished: test.update(*random_arms(rng, n_max//looks, share, rates))
+        e = test.after_stopping()
+        above, misses = above + (e.estimate > rates[1] - rates[0]), misses + (not e.lower <= rates[1] - rates[0] <= e.upper)
+    at_most(misses, n)
+    low, high = stats.binom.interval(.999, n, .5)
+    assert low <= above <= high
+
+
+def test_after_one_look_the_estimate_is_the_plain_one_whatever_the_arms():
+    test = SequentialTest("group-sequential", n_max=22_000, share=1/11).update(np.arange(20_000) < 200, np.arange(2000) < 100)
+    e, error = test.after_stopping(), math.sqrt(.01*.99/20_000 + .05*.95/2000)
+    assert (e.estimate, e.lower, e.upper) == pytest.approx((.04, .04 - 1.959964*error, .04 + 1.959964*error), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::mlscale.sequential.RegimeWarning")
+@pytest.mark.parametrize(("rates", "share"), [((.02, .03), .1), ((.2, .2), .5), ((.3, .4), .8)])
+def test_the_repeated_interval_excludes_no_difference_exactly_when_the_look_decides_and_covers(rates, share):
+    rng, misses, n = np.random.default_rng(27), 0, 250
+    for _ in range(n):
+        test, missed = SequentialTest("group-sequential", n_max=10_000, share=share, spending="pocock"), False
+        while not test.finished:
+            test.update(*random_arms(rng, 2000, share, rates))
+            if not len(test.path): continue
+            low, high = test.ci
+            assert (not low <= 0 <= high) == (test.path.statistic.iloc[-1] >= test.path.boundary.iloc[-1])
+            missed |= not low <= rates[1] - rates[0] <= high
+        misses += missed
+    at_most(misses, n)
+
+
+@pytest.mark.filterwarnings("ignore::mlscale.sequential.RegimeWarning")
+def test_group_sequential_tests_of_forty_looks_hold_alpha():
+    rng, alarms, n = np.random.default_rng(28), 0, 200
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=8000, spending="pocock")
+        while not test.finished: test.update(*random_arms(rng, 200))
+        alarms += test.decision != "no difference shown"
+    at_most(alarms, n)
+
+
+def test_error_spending_holds_alpha_under_a_thousand_looks():
+    t, rng, n = np.arange(1, 1001)/1000, np.random.default_rng(29), 20_000
+    z = alpha_spending_boundaries(t, spending="pocock")*np.sqrt(t*1000)
+    alarms = sum((np.abs(rng.normal(size=(1000, 1000)).cumsum(1)) >= z).any(1).sum() for _ in range(n//1000))
+    low, high = stats.binom.interval(.999, n, .05)
+    assert low <= alarms <= high
+
+
+@pytest.mark.parametrize("rates", [(.1, .1), (.5, .5), (.3, .36)])
+def test_msprt_and_the_asymptotic_sequence_hold_their_level_under_a_thousand_looks_whatever_the_effect(rates):
+    rng, reps, n = np.random.default_rng(30), 500, 25*np.arange(1, 1001)
+    xc, xt = (rng.binomial(25, p, (reps, 1000)).cumsum(1) for p in rates)
+    ready, effect = n >= 400, rates[1] - rates[0]
+    seq = asymptotic_confidence_sequence(Moments.from_counts(xc, np.broadcast_to(n, xc.shape)), Moments.from_counts(xt, np.broadcast_to(n, xt.shape)), n_star=5000, min_count=0)
+    at_most(((effect < seq.lower) | (effect > seq.upper))[:, ready].any(1).sum(), reps)
+    if effect == 0: at_most((msprt(xc, xt, n, tau2=.02**2)[:, ready] >= 20).any(1).sum(), reps)
+    few, missed = slice(None, None, 20), 0
+    for counts in np.stack([xc, xt, np.broadcast_to(n, xc.shape)], -1)[:200, ready][:, few].tolist():
+        missed += any(not low <= effect <= high for low, high in (msprt_interval(*look, tau2=.02**2) for look in counts))
+    at_most(missed, 200)
+
+
+def test_drifts_far_from_zero_have_probabilities():
+    for drift in (54., 100., -100., 1e6):
+        up, down = crossing_probabilities([.5, 1], [math.inf, 1.96], drift=drift)
+        assert (up[1], down[1]) == pytest.approx((float(drift > 0), float(drift < 0)), abs=1e-9) and (up[0], down[0]) == (0, 0)
+    near, far = crossing_probabilities(FIVE, [3.] * 5, drift=[24., 0.])[0], crossing_probabilities(FIVE, [3.] * 5, drift=[26., 0., -3.])[0]
+    assert near.shape == (2, 5) and far.shape == (3, 5) and np.allclose(near[1], far[1], rtol=1e-12) and far[0].sum() == pytest.approx(1)
+    t, z = np.array([.3, .6, 1]), np.array([20., 22., 25.])       # on both sides of where the road changes
+    walks = np.random.default_rng(31).normal(size=(200_000, 3))*np.sqrt(np.diff(t, prepend=0))
+    for drift in (24.9, 25.1):
+        simulated = ((walks + drift*np.diff(t, prepend=0)).cumsum(1)/np.sqrt(t) >= z).any(1).mean()
+        assert crossing_probabilities(t, z, drift=drift)[0].sum() == pytest.approx(simulated, abs=.005)
+
+
+def test_estimates_exist_after_very_early_looks_and_very_large_statistics():
+    rng = np.random.default_rng(5)
+    test = SequentialTest("group-sequential", n_max=10**6)
+    for n in (160, 3600, 496_240, 500_000): test.update(rng.random(n//2) < .5, rng.random(n//2) < .5)
+    e, error = test.after_stopping(), math.sqrt(.5/5e5)
+    assert abs(e.estimate - test.estimate) < .1*error and e.upper - e.lower == pytest.approx(2*1.96*error, rel=.02)
+    assert stagewise_estimate([.5, 1], [3, 2], 1e300) == stagewise_estimate([.5, 1], [3, 2], 50.)
+
+
+def test_close_looks_need_little_memory():
+    import tracemalloc
+    tracemalloc.start()
+    z = alpha_spending_boundaries([.5, .50002, .50004, .50006])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (np.diff(z) > 0).all() and peak < 100e6
+    assert sum(p.sum() for p in crossing_probabilities([.5, .50002, .50004, .50006], z)) == pytest.approx(alpha_spent(.50006, alpha=.025)*2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("xc", "xt", "k"), [(1, 2000, 1e4), (3000, 1, 1000), (10**5, 1, 360), (1, 10**9, 10.), (0, 5, 100.), (7, 0, 1e-6)])
+def test_lopsided_counts_have_an_interval_by_inversion(xc, xt, k):
+    low, high = conditional_beta_binomial_interval(xc, xt, k=k)
+    assert low <= xt/max(xc, .1) <= high or high == math.inf
+    log_e = lambda r: conditional_beta_binomial(xc, xt, k=k) - xt*math.log(2*r/(1 + r)) - xc*math.log(2/(1 + r))
+    for bound in (low, high):
+        if 1e-250 < bound < 1e250: assert log_e(bound) == pytest.approx(math.log(20), abs=max(1e-6, 1e-15*(xc + xt)))
+    assert "interval" in SequentialTest(k=k).update(np.ones(min(xc, 3000)), np.ones(min(xt, 3000))).explain() or xc != xt
+
+
+def test_a_look_that_does_not_count_changes_no_report():
+    rng = np.random.default_rng(3)
+    test = SequentialTest("group-sequential", n_max=4000, spending="pocock").update(rng.normal(0, 1, 1500), rng.normal(.05, 1, 1500))
+    before = test.ci, test.estimate
+    outlier = np.append(400., rng.normal(0, 1, 499))
+    with pytest.warns(RegimeWarning): test.update(outlier, rng.normal(.05, 1, 500))
+    assert test.finished and len(test.path) == 1 and (test.ci, test.estimate) == before and test.after_stopping().estimate == pytest.approx(test.estimate)
+    assert SequentialTest.from_dict(json.loads(json.dumps(test.to_dict()))).to_dict() == test.to_dict() and test.control.n == 2000
+
+
+def test_constant_arms_are_no_look():
+    test = SequentialTest("group-sequential", n_max=400).update([5.]*200, [7.]*200)
+    assert test.finished and test.decision == "no difference shown" and test.ci == (-math.inf, math.inf) and len(test.path) == 0
+
+
+def test_large_outcomes_stay_finite_or_are_refused():
+    with pytest.raises(ValueError, match="control: finite numbers below 1e90"): Moments.of([1e110, 2e110], "control")
+    with pytest.raises(ValueError, match="mean"): Moments.from_summary(10, 1e120, 1.)
+    test = SequentialTest("asymptotic", n_star=100).update([1e80, -1e80, 3.]*40, [1e80, 0., 1]*40).update([3.], [4.])
+    assert SequentialTest.from_dict(json.loads(json.dumps(test.to_dict(), allow_nan=False))).to_dict() == test.to_dict()
+    with pytest.raises(ValueError, match="masked"): Moments.of(np.ma.array([1, 2], mask=[0, 1]))
+    assert not Moments.of([1 + 1e-9, 1 - 1e-9]).binary
+
+
+def test_moments_of_several_looks_add_look_by_look():
+    rng = np.random.default_rng(32)
+    parts = [[rng.exponential(size=n) for n in (5, 9)] for _ in range(2)]
+    arrays = [Moments(*(np.array([getattr(Moments.of(x), f) for x in part]) for f in ("n", "mean", "m2", "m3")), binary=False) for part in parts]
+    total = arrays[0] + arrays[1]
+    for i in range(2):
+        one = Moments.of(parts[0][i]) + Moments.of(parts[1][i])
+        assert (total.n[i], total.mean[i], total.m2[i], total.m3[i]) == pytest.approx((one.n, one.mean, one.m2, one.m3))
+    counts = Moments.from_counts([1, 0], [10, 0]) + Moments.from_counts([3, 4], [10, 20])
+    assert counts.n.tolist() == [20, 20] and counts.mean.tolist() == [.2, .2] and counts.binary
+
+
+def test_copies_share_nothing():
+    test = SequentialTest().update([1, 0, 1], [1, 1, 0])
+    other = copy.copy(test)
+    other.update(np.ones(50), np.zeros(50))
+    other.settings["k"] = 5
+    assert len(test.path) == 1 and len(other.path) == 2 and test.settings == other.settings == {"k": 100.} and other.to_dict()["settings"] == {"k": 100.}
+
+
+def test_a_warning_raised_as_an_error_leaves_no_trace():
+    test = SequentialTest("asymptotic", n_star=1000)
+    before = test.to_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RegimeWarning)
+        with pytest.raises(RegimeWarning): test.update([1, 0], [0, 1])
+    assert test.to_dict() == before
+
+
+def spoiled():
+    "States of the always-valid methods that no looks leave."
+    rng = np.random.default_rng(33)
+    test = SequentialTest()
+    for _ in range(3): test.update(rng.random(200) < .3, rng.random(200) < .5)
+    good = json.loads(json.dumps(test.to_dict()))
+    assert SequentialTest.from_dict(good).to_dict() == good and good["end"] == [1, "treatment higher"]
+    n, mean, *_ = good["control"]
+    rows = lambda place, value: {"path": [[*row[:place], value, *row[place + 1:]] for row in good["path"]]}
+    changes = ({"end": None} | rows(4, 1e9), {"alpha": 1e-9}, {"alpha": .2}, {"path": [], "end": None}, {"control": good["treatment"], "treatment": good["control"]}, {"share": .3},
+               {"settings": {"k": 50.}}, {"end": None} | rows(3, -1.), rows(2, .5), {"control": [n, .1234567, *good["control"][2:]]}, {"control": [n, mean, 3., 0., True]},
+               {"control": [n, mean, *good["control"][2:4], False]}, {"control": [1e300, .5, 1., 0., True]}, {"warned": "1"}, {"warned": 1}, {"counted": []},
+               {"counted": [good["control"]]}, {"counted": [good["control"], [0., 0., 0., 0., True]]}, {"format": 1})
+    return [(c, good | c) for c in changes]
+
+
+@pytest.mark.parametrize(("changes", "state"), spoiled())
+def test_spoiled_states_are_refused(changes, state):
+    with pytest.raises(ValueError, match="d: a"): SequentialTest.from_dict(state)
+
+
+def test_a_last_look_names_the_winner():
+    test = SequentialTest().update(np.arange(1000) < 300, np.arange(1000) < 500)
+    state = test.to_dict()
+    assert state["end"] == [1, "treatment higher"]
+    with pytest.raises(ValueError, match="damaged"): SequentialTest.from_dict(state | {"end": [1, "control higher"]})
+
+
+@pytest.mark.slow
+def test_of_a_plan_two_thousand_looks_count():
+    test = SequentialTest("group-sequential", n_max=4400, min_count=0)
+    for i in range(2200): test.update([i % 2], [(i//2) % 2])
+    assert test.finished and len(test.path) <= 2000 and SequentialTest.from_dict(test.to_dict()).finished and np.isfinite(test.after_stopping().estimate)
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
@@ -619,6 +818,17 @@ def test_days_to_decision_come_true():
     low, high = stats.binom.interval(.9999, 200, .8)
     assert low <= decided <= high + 15
     assert (days_to_decision(250, .24, -.1, reps=100).days["fixed"] - 38) in range(3)
+
+
+def test_days_agree_with_the_sample_sizes_of_experiments_and_undecided_streams_are_infinite():
+    from mlscale.experiments import sample_size_proportions
+    for p, effect, share in ((.02, .5, .1), (.01, 1., .1), (.24, -.1, .5), (.02, -.5, .3)):
+        units = sum(sample_size_proportions(p, effect, ratio=share/(1 - share)))
+        plan = days_to_decision(max(2, units//30), p, effect, share=share, reps=100)
+        assert plan.days["fixed"] == math.ceil(units/max(2, units//30)) or abs(plan.days["fixed"] - units/max(2, units//30)) <= 1
+    hopeless = days_to_decision(1000, .9, .02, reps=200)           # a bet made for far larger effects
+    assert hopeless.loc["beta-binomial"].tolist() == [math.inf]*3 and hopeless.loc["asymptotic", "days"] < 20
+    with pytest.raises(ValueError, match="seed"): days_to_decision(1000, .24, -.1, seed="x")
 
 
 # ---- bad input
