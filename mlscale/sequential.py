@@ -54,7 +54,7 @@ def _choice(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known: raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
     return value
 
-# %% ../nbs/10_sequential.ipynb #99f322b3
+# %% ../nbs/10_sequential.ipynb #b4844bbf
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class _Walk:
@@ -102,21 +102,6 @@ class _Walk:
         low, high = max(low, middle - far), min(high, middle + far)
         self.region = low, max(low, high)
 
-# %% ../nbs/10_sequential.ipynb #772bb2fc
-def _information(information: object, most: float = math.inf) -> np.ndarray:
-    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
-    t = np.where(abs(t - most) < 1e-9, most, t)
-    if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
-    if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
-    if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
-    return t
-
-def _bounds(name: str, z: object, looks: int) -> np.ndarray:
-    "Boundaries in units of z, one for each look; infinite ones are allowed."
-    a = np.asarray(z) if np.ndim(z) == 1 and np.size(z) == looks else np.array(None)
-    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing")
-    return a.astype(float)
-
 def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: float = 0.) -> list[_Walk]:
     "The walk as it arrives at each look, for boundaries in units of z."
     walk, out = _Walk(drift), []
@@ -130,6 +115,21 @@ def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: np.ndarra
     "The probabilities to stop above and below, from a walk of its own drift; others by likelihood ratio."
     looks = list(zip(_walk_through(t, lower, upper, own), lower*np.sqrt(t), upper*np.sqrt(t)))
     return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
+
+# %% ../nbs/10_sequential.ipynb #1b527ca7
+def _information(information: object, most: float = math.inf) -> np.ndarray:
+    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
+    t = np.where(abs(t - most) < 1e-9, most, t)
+    if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
+    if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
+    if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
+    return t
+
+def _bounds(name: str, z: object, looks: int) -> np.ndarray:
+    "Boundaries in units of z, one for each look; infinite ones are allowed."
+    a = np.asarray(z) if np.ndim(z) == 1 and np.size(z) == looks else np.array(None)
+    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing")
+    return a.astype(float)
 
 def crossing_probabilities(information: Sequence[float], upper: Sequence[float], lower: Sequence[float] | None = None, *,
                            drift: float | np.ndarray = 0.) -> tuple[np.ndarray, np.ndarray]:
@@ -1016,7 +1016,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #90ff85de
+# %% ../nbs/10_sequential.ipynb #768fd1ad
 _LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
 
 class _GroupSequential(_Asymptotic):
@@ -1067,7 +1067,7 @@ class _GroupSequential(_Asymptotic):
         return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
-        "The differences that this look does not reject: for rates by the score test, which is the one that decides."
+        "The differences of the arms c and t that a look with this boundary does not reject: for rates by the score test, which is the one that decides."
         if boundary == math.inf: return -math.inf, math.inf
         if c.binary and t.binary: return tuple(float(v) for v in _DIFFERENCE["mee"](*map(np.asarray, (c.n*c.mean, c.n, t.n*t.mean, t.n)), boundary))
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
@@ -1105,7 +1105,7 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #5b9ba09c
+# %% ../nbs/10_sequential.ipynb #043a016f
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1115,8 +1115,6 @@ class _Looks:
         except TypeError as e: raise ValueError(f"settings of method={method!r}: {str(e).split('__init__() ')[-1]}") from None
         self.measure, self.control, self.treatment, self._counted = self._engine.measure, Moments(), Moments(), (Moments(), Moments())
         self._path, self._end, self._srm, self._warned = [], None, 0., False
-
-    def __copy__(self) -> "SequentialTest": return copy.deepcopy(self)
 
     @property
     def settings(self) -> dict:
@@ -1153,9 +1151,8 @@ class _Looks:
         SequentialTest
             Itself.
         """
-        if not isinstance(later, _Looks) or (later.method, later.alpha, later.share, later.settings) != (self.method, self.alpha, self.share, self.settings):
-            raise ValueError("later: a SequentialTest of the same method and settings")
-        if later is self: raise ValueError("later: this test itself; its outcomes would count twice")
+        if not isinstance(later, _Looks) or later is self or (later.method, later.alpha, later.share, later.settings) != (self.method, self.alpha, self.share, self.settings):
+            raise ValueError("later: another SequentialTest of the same method and settings; merged with itself a test would count its outcomes twice")
         if self._engine.in_order: raise ValueError(f"method={self.method!r} spends its error look by look and cannot be merged: send the outcomes to one test, in order")
         return self._look(later.control, later.treatment)
 
@@ -1225,7 +1222,7 @@ class _Looks:
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #7e776fcf
+# %% ../nbs/10_sequential.ipynb #d864b0ff
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1242,17 +1239,17 @@ class SequentialTest(_Looks):
         Of the method: `k` (weight of the bet, for "beta-binomial" and "paired"); `n_star` (units at which the interval is to be tightest), `min_count`
         (see `in_regime`; looks outside do not count); `n_max` (planned units in both arms), `spending`, `gamma`, `rho`, `spend`.
 
-    Notes
-    -----
-    Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned information; what others bring waits for the
-    next. A test is for one thread at a time.
-
     Attributes
     ----------
     control, treatment : Moments
         What was seen of each arm. For pairs: of "only this one is 1".
     measure : str
         What `estimate` and `ci` measure.
+
+    Notes
+    -----
+    Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned information; what others bring waits for the
+    next. A test is for one thread at a time.
     """
     @property
     def decision(self) -> str:
@@ -1325,6 +1322,8 @@ class SequentialTest(_Looks):
         if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3")
         ax.set(xlabel="units in both arms", ylabel=what, title=f"{self.method}: {self.decision}")
         return ax
+
+    def __copy__(self) -> "SequentialTest": return copy.deepcopy(self)
 
     def explain(self) -> str:
         """The state of the test in one sentence, for someone who has to decide.

@@ -530,7 +530,7 @@ def test_settings_of_numpy_go_through_json_and_defaults_are_settings(method, kw)
 
 def test_a_default_and_the_same_value_are_one_setting():
     assert SequentialTest().merge(SequentialTest(k=100)).settings == {"k": 100.}
-    with pytest.raises(ValueError, match="itself"): (t := SequentialTest()).merge(t)
+    with pytest.raises(ValueError, match="with itself"): (t := SequentialTest()).merge(t)
     with pytest.raises(ValueError, match="same method"): SequentialTest().merge(SequentialTest(k=50))
 
 
