@@ -658,10 +658,11 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     bounds = edge(-1) if xt else -math.inf, edge(1) if xc else math.inf
     with np.errstate(over="ignore"): return tuple(float(np.exp(u)*(1 - share)/share) for u in bounds)
 
-# %% ../nbs/10_sequential.ipynb #04eb5f23
+# %% ../nbs/10_sequential.ipynb #5bec759d
 def _zeros_and_ones(name: str, y: object) -> np.ndarray:
-    return _numbers(name, y.astype(float) if getattr(y, "dtype", None) == bool else [float(v) for v in y] if isinstance(y, (list, tuple)) and all(isinstance(v, (bool, np.bool_)) for v in y) else y,
-                    lambda a: (a == 0) | (a == 1), "outcomes 0 and 1")
+    try: a = np.asarray(y)
+    except ValueError: a = np.array(None)
+    return _numbers(name, a.astype(float) if a.dtype == bool else a, lambda v: (v == 0) | (v == 1), "outcomes 0 and 1")
 
 def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, int]:
     """Count the pairs in which exactly one of two outcomes is 1.
