@@ -528,7 +528,7 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #b96bf61c
+# %% ../nbs/09_experiments.ipynb #db640116
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -537,18 +537,32 @@ def _chance(p: float) -> str:
     "A p-value in words that do not overstate its digits."
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
+def _figure(x: float, width: float, least: int = 2, sign: bool = False) -> str:
+    "A number with the digits that matter beside an interval of that width, at least `least` of them, without an exponent."
+    place = lambda v: math.floor(math.log10(abs(v)))
+    digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
+    return np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign) if 1e-7 < abs(x) < 1e15 or not x else f"{x:{'+' if sign else ''}.{digits}g}"
+
+def _rate(p: float, width: float, least: int = 3) -> str:
+    "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
+    p, width = 100*p, 100*width
+    near = min(v for v in (p, 100 - p, width, 100.) if v > 0)
+    return np.format_float_positional(round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-")
+
 def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float) -> str:
     "One sentence: what was seen, what remains plausible, and no more."
+    if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
     fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
     if (p < alpha) != (low > 0 or high < 0): return fits + "this is a close call that the test and the interval decide differently."
     if p >= alpha: return fits + f"they show neither that the treatment changes {what} nor that it does not."
+    if alpha > .1: return fits + f"by the level chosen (alpha {alpha:g}) they count as a difference, as would {100*alpha:g} % of experiments in which nothing happens."
     return fits + f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment, if the split was random and this was the one look that was planned."
 
 def _plot_interval(estimate: float, low: float, high: float, ax: object, xlabel: str, title: str) -> object:
     "A point with its interval, and the line of no difference."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
-    ax.errorbar(estimate, 0, xerr=[[estimate - low], [high - estimate]], fmt="o", capsize=4, lw=2)
+    ax.errorbar(estimate, 0, xerr=[[max(estimate - low, 0)], [max(high - estimate, 0)]], fmt="o", capsize=4, lw=2)
     ax.axvline(0, color="0.5", ls="--", lw=1)
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
@@ -590,8 +604,9 @@ class ABTestResult(dict):
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"{100*self.p_treatment:.3g} % converted in the treatment and {100*self.p_control:.3g} % in the control"
-        return _sentence(found, "the conversion rate", f"from {100*low:+.2g} to {100*high:+.2g} percentage points", low, high, self.level, self.p_value, self.alpha)
+        found = f"{_rate(self.p_treatment, high - low)} % converted in the treatment and {_rate(self.p_control, high - low)} % in the control"
+        points = [_figure(100*limit, 100*(high - low), sign=True) for limit in (low, high)]
+        return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -609,9 +624,10 @@ class ABTestResult(dict):
         return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
-        points = lambda ci: f"[{100*ci[0]:+.4g}, {100*ci[1]:+.4g}]"
-        return (f"control    {100*self.p_control:.4g} % of {self.n_control:,} units\ntreatment  {100*self.p_treatment:.4g} % of {self.n_treatment:,} units\n"
-                f"lift       {100*self.lift:+.4g} points {points(self.ci)}, {_percent(self.level)} % interval, {self.method}\n"
+        width = self.ci[1] - self.ci[0]
+        rate, points = lambda p: _rate(p, width, 4), lambda d: _figure(100*d, 100*width, 4, sign=True)
+        return (f"control    {rate(self.p_control)} % of {self.n_control:,} units\ntreatment  {rate(self.p_treatment)} % of {self.n_treatment:,} units\n"
+                f"lift       {points(self.lift)} points [{points(self.ci[0])}, {points(self.ci[1])}], {_percent(self.level)} % interval, {self.method}\n"
                 f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n"
                 f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}")
 
@@ -697,7 +713,7 @@ class ABTestAnalyzer:
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
             lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #0c20c061
+# %% ../nbs/09_experiments.ipynb #671feebe
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -728,6 +744,7 @@ class Effect:
     p_value: float
     ci: tuple[float, float]
     level: float
+    _what = "average"
 
     @property
     def significant(self) -> bool:
@@ -743,8 +760,8 @@ class Effect:
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"The average was {self.treatment:.4g} in the treatment and {self.control:.4g} in the control"
-        return _sentence(found, "the average", f"from {low:+.3g} to {high:+.3g}", low, high, self.level, self.p_value, 1 - self.level)
+        found = f"The {self._what} was {_figure(self.treatment, high - low, 4)} in the treatment and {_figure(self.control, high - low, 4)} in the control"
+        return _sentence(found, "the average", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -762,8 +779,10 @@ class Effect:
         return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
-        return (f"control {self.control:.5g}, treatment {self.treatment:.5g}\n"
-                f"difference {self.difference:+.4g} [{self.ci[0]:+.4g}, {self.ci[1]:+.4g}], {_percent(self.level)} % interval\n"
+        width = self.ci[1] - self.ci[0]
+        change = lambda d: _figure(d, width, 4, True)
+        return (f"control {_figure(self.control, width, 5)}, treatment {_figure(self.treatment, width, 5)}\n"
+                f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}], {_percent(self.level)} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
 def _judge(control: float, treatment: float, variances: tuple[float, float], counts: tuple[float, float], alpha: float, use_t: bool = True) -> dict:
@@ -850,7 +869,7 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     n = [_number(k, name, 2, 2**53, closed=True) for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))]
     return Effect(**_judge(*mean, (sd[0]**2, sd[1]**2), (n[0], n[1]), alpha))
 
-# %% ../nbs/09_experiments.ipynb #17953689
+# %% ../nbs/09_experiments.ipynb #98899570
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -867,6 +886,10 @@ class CupedEffect(Effect):
     theta: float
     rho: float
     variance_ratio: float
+    _what = "adjusted average"
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}: {self.variance_ratio:.4g} of the variance is left"
 
 def _treated(x: object, n: int) -> np.ndarray:
     "The arm of each unit as bool, at least two units each."
@@ -894,7 +917,8 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     Returns
     -------
     CupedEffect
-        `control` and `treatment` are the adjusted averages.
+        `control` and `treatment` are the adjusted averages. Since theta comes from both arms together, the difference is
+        biased by about -1/n of the effect: nothing without an effect, and little with some hundred units.
 
     Raises
     ------
@@ -1122,7 +1146,7 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #1f84c81c
+# %% ../nbs/09_experiments.ipynb #4060e49d
 def _log_chi2_tail(x: float, df: float) -> float:
     "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
     a, y = df/2, x/2
@@ -1167,13 +1191,40 @@ class SampleRatio:
         str
             What it means for the experiment.
         """
-        split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.0f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
-        return split + ("; luck hardly does that, so find out who is missing before reading any other result." if self.mismatch else "; luck alone can do that, so the split gives no reason for alarm.")
+        digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in self.expected) else 1
+        split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.{digits}f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
+        if not self.mismatch: return split + "; luck alone can do that, so the split gives no reason for alarm."
+        if self.alpha > .1: return split + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as would {100*self.alpha:g} % of splits in which nobody is missing."
+        if min(self.expected) < 10: return split + "; so few were expected in an arm that luck does that more often than p says: wait for more units, or count exactly (scipy.stats.binomtest)."
+        return split + "; luck hardly does that, so find out who is missing before reading any other result."
+
+    def plot(self, ax: object = None) -> object:
+        """The units of each arm, found minus expected.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        import matplotlib.pyplot as plt
+        ax = ax or plt.subplots(figsize=(6, 2))[1]
+        found, expected = np.array(self.counts), np.array(self.expected)
+        ax.bar(np.arange(len(found)), found - expected, .5)
+        ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4, label="two standard errors if nobody is missing")
+        ax.axhline(0, color="0.5", lw=1); ax.legend(fontsize=8)
+        ax.set(xticks=np.arange(len(found)), xlabel="arm", ylabel="units, found - expected", title=f"{'mismatch' if self.mismatch else 'no mismatch'}, {_chance(self.p_value)}")
+        return ax
 
     def __repr__(self) -> str: return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
 
 def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, alpha: float = .001) -> SampleRatio:
     """Sample ratio mismatch: do the arms hold the shares that the assignment intended?
+
+    Pearson's chi-squared test. Where fewer than ten units are expected in an arm it alarms more often than `alpha`.
 
     Parameters
     ----------

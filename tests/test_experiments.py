@@ -237,6 +237,51 @@ def test_the_sentence_is_one_and_claims_no_more_than_the_data(table, says, says_
     assert sentence.count(". ") == 0 and sentence.endswith(".") and all(w in sentence for w in says) and not any(w in sentence for w in says_not)
 
 
+def test_the_sentence_shows_the_digits_that_tell_the_arms_apart():
+    for table, says in (((1_000_000, 10_000_000, 1_004_000, 10_000_000), "10.04 % converted in the treatment and 10 % in the control"),
+                        ((9_999_990, 10_000_000, 9_999_999, 10_000_000), "99.99999 % converted in the treatment and 99.9999 % in the control"),
+                        ((9996, 10_000, 5, 10), "99.96 % in the control"), ((100_000, 10_000_000, 5_000_000, 10_000_000), "from +48.968 to +49.032 percentage points")):
+        assert says in ABTestAnalyzer().analyze(*table).explain()
+    assert "10.04 %" in repr(ABTestAnalyzer().analyze(1_000_000, 10_000_000, 1_004_000, 10_000_000))
+    assert "999999.9 in the treatment and 1000000.1 in the control" in welch_test([1e6, 1e6 + .1, 1e6 + .2], [1e6 - .2, 1e6 - .1, 1e6]).explain()
+    rng = np.random.default_rng(22)
+    for _ in range(300):      # arms that differ clearly never read the same
+        n = [int(10**v) for v in rng.uniform(2, 9, 2)]
+        r = ABTestAnalyzer().analyze(int(n[0]*rng.random()), n[0], int(n[1]*rng.random()), n[1])
+        shown = [w for w in r.explain().split("percentage")[0].split() if w[0].isdigit()]
+        assert not r.significant or shown[0] != shown[1]
+        assert "e+" not in r.explain() and "e-" not in r.explain()
+
+
+def test_levels_that_promise_nothing_are_named():
+    for sentence in (ABTestAnalyzer(.9).analyze(50, 100, 51, 100).explain(), srm_test([50, 51], alpha=.99).explain()):
+        assert "by the level chosen" in sentence and "unlikely" not in sentence and "hardly" not in sentence
+    assert "luck alone is an unlikely" in ABTestAnalyzer(.1).analyze(50, 100, 65, 100).explain()
+
+
+def test_intervals_without_width_or_beyond_the_rates_are_told_as_they_are():
+    for table in ((0, 50, 0, 60), (0, 50, 60, 60)):
+        sentence = ABTestAnalyzer(method="wald").analyze(*table).explain()
+        assert "no width" in sentence and "neither" not in sentence and "unlikely" not in sentence
+    assert "+110 percentage points" in ABTestAnalyzer(method="agresti-caffo").analyze(0, 2, 2, 2).explain()
+
+
+def test_adjusted_averages_are_called_so():
+    rng = np.random.default_rng(23)
+    x, arm = rng.normal(size=40), np.arange(40) % 2
+    c = cuped(x + rng.normal(size=40), x, arm)
+    assert c.explain().startswith("The adjusted average") and all(f"{name} {value:.4g}" in repr(c) for name, value in (("theta", c.theta), ("rho", c.rho))) and f"{c.variance_ratio:.4g} of the variance" in repr(c)
+    assert welch_test(x[:20], x[20:]).explain().startswith("The average")
+
+
+def test_splits_say_what_was_expected_and_when_luck_is_underrated():
+    assert "2.5 and 2.5 were expected" in srm_test([0, 5]).explain() and "5,100 and 5,100" in srm_test([5000, 5200]).explain()
+    n, x = 2000, np.arange(2001)
+    alarm = np.array([srm_test([n - k, k], (999, 1)).mismatch if k < 30 else True for k in x])
+    assert stats.binom.pmf(x, n, .001) @ alarm > .004      # at a nominal .001
+    assert "so few were expected" in srm_test([1991, 9], (999, 1)).explain() and "so few" not in srm_test([1800, 200], (95, 5)).explain()
+
+
 def test_a_close_call_is_called_one():
     grid = [(a, nc, b, nt) for nc, nt in ((5, 9), (12, 12), (13, 20)) for a in range(nc + 1) for b in range(nt + 1)]
     calls = [r for r in (ABTestAnalyzer().analyze(*t) for t in grid) if r.significant and r.ci[0] <= 0 <= r.ci[1]]
@@ -257,6 +302,9 @@ def test_results_plot():
     import matplotlib.pyplot as plt
     rng = np.random.default_rng(0)
     results = (ABTestAnalyzer().analyze(50, 100, 56, 100), welch_test(rng.random(30), rng.random(30)))
+    ABTestAnalyzer(.5, method="agresti-caffo").analyze(0, 3, 3, 3).plot()      # the estimate lies outside
+    ax = srm_test([5000, 5200, 5100]).plot()
+    assert "found" in ax.get_ylabel() and "p = 0.14" in ax.get_title() and srm_test([5, 6]).plot(ax=ax) is ax
     for result in results:
         ax = result.plot()
         assert "interval" in ax.get_xlabel() and ax.get_title()
