@@ -185,7 +185,7 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_DIFFERENCE[_one_of(method, "method", _DIFFERENCE)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #ba7fe631
+# %% ../nbs/09_experiments.ipynb #2a5de71c
 def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, ...]:
     "All possible results of two arms: conversions down and across."
     nc, nt = (_number(n, name, 1, 2**53, closed=True) for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment")))
@@ -199,6 +199,8 @@ def _chances(p: float, name: str, n: float) -> np.ndarray:
 def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatment: float, *, level: float = .95,
                    method: str | Callable = "miettinen-nurminen") -> float:
     """How often an interval for the difference holds the truth, by enumeration of every possible result.
+
+    Conversions of an arm that are less likely than 1e-18 are left out; together they are less likely than 1e-11.
 
     Parameters
     ----------
@@ -222,8 +224,10 @@ def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatme
     ValueError
         If an argument is out of range.
     """
-    table = _tables(n_control, n_treatment)
-    chances = _chances(p_control, "p_control", table[1]), _chances(p_treatment, "p_treatment", table[3])
+    xc, nc, xt, nt = _tables(n_control, n_treatment)
+    chances = _chances(p_control, "p_control", nc), _chances(p_treatment, "p_treatment", nt)
+    likely = [c > 1e-18 for c in chances]
+    table, chances = (xc[likely[0]], nc, xt[:, likely[1]], nt), [c[some] for c, some in zip(chances, likely)]
     limits = method(*table) if callable(method) else diff_proportions_ci(*table, level=level, method=method)
     try: low, high = (np.broadcast_to(np.asarray(limit, float), (len(chances[0]), len(chances[1]))) for limit in limits)
     except (TypeError, ValueError): raise ValueError(f"method={method!r:.60}: must return lower and upper limits, one of each for every table") from None
@@ -1060,7 +1064,7 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     deviation = np.bincount(codes, y - y.mean())
     return float((deviation**2).sum()*len(names)/(len(names) - 1)/(len(y)*y.var()))
 
-# %% ../nbs/09_experiments.ipynb #cf3cf1ff
+# %% ../nbs/09_experiments.ipynb #e71165b1
 def _weights(x: object) -> np.ndarray:
     "Shares that add up to 1."
     w = _array(x, "weights")
@@ -1073,12 +1077,6 @@ def _weights(x: object) -> np.ndarray:
 def _text(x: object, name: str) -> str:
     if isinstance(x, str) and x or isinstance(x, (int, np.integer)) and not isinstance(x, bool): return str(x)
     raise ValueError(f"{name}={x!r:.60}: a text that is not empty, or a whole number")
-
-def _units(x: object) -> list:
-    "The names in a sequence, each as it came: numpy would turn 1 and nan beside a text into texts."
-    if isinstance(x, (list, tuple)): return list(x)
-    if (a := np.asanyarray(x)).dtype.kind in "mM": raise ValueError(f"unit: {a.dtype} values; texts or whole numbers")
-    return a.tolist()
 
 def _fnv(text: str) -> int:
     "The 32-bit FNV-1a hash."
@@ -1110,7 +1108,7 @@ def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "
         If a name is empty or neither text nor a whole number, or the method is unknown.
     """
     experiment, single = _text(experiment, "experiment"), not isinstance(unit, (list, tuple)) and not np.ndim(unit)
-    units = [_text(u, "unit") for u in ([unit] if single else _units(unit))]
+    units = [_text(u, "unit") for u in ([unit] if single else list(unit))]   # each as it came: an array would make texts of 1 and nan beside a text
     if _one_of(method, "method", ("sha256", "planout", "growthbook")) == "sha256":
         salt, sha = hashlib.sha256(experiment.encode()).digest(), hashlib.sha256
         x = (np.frombuffer(b"".join([sha(salt + u.encode()).digest()[:8] for u in units]), ">u8") >> np.uint64(11))*2.**-53
@@ -1146,7 +1144,7 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #4060e49d
+# %% ../nbs/09_experiments.ipynb #583f3778
 def _log_chi2_tail(x: float, df: float) -> float:
     "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
     a, y = df/2, x/2
@@ -1214,9 +1212,9 @@ class SampleRatio:
         ax = ax or plt.subplots(figsize=(6, 2))[1]
         found, expected = np.array(self.counts), np.array(self.expected)
         ax.bar(np.arange(len(found)), found - expected, .5)
-        ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4, label="two standard errors if nobody is missing")
-        ax.axhline(0, color="0.5", lw=1); ax.legend(fontsize=8)
-        ax.set(xticks=np.arange(len(found)), xlabel="arm", ylabel="units, found - expected", title=f"{'mismatch' if self.mismatch else 'no mismatch'}, {_chance(self.p_value)}")
+        ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4)
+        ax.axhline(0, color="0.5", lw=1)
+        ax.set(xticks=np.arange(len(found)), xlabel="arm (line: two standard errors if nobody is missing)", ylabel="units, found - expected", title=f"{'mismatch' if self.mismatch else 'no mismatch'}, {_chance(self.p_value)}")
         return ax
 
     def __repr__(self) -> str: return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"

@@ -270,7 +270,8 @@ def test_adjusted_averages_are_called_so():
     rng = np.random.default_rng(23)
     x, arm = rng.normal(size=40), np.arange(40) % 2
     c = cuped(x + rng.normal(size=40), x, arm)
-    assert c.explain().startswith("The adjusted average") and all(f"{name} {value:.4g}" in repr(c) for name, value in (("theta", c.theta), ("rho", c.rho))) and f"{c.variance_ratio:.4g} of the variance" in repr(c)
+    assert c.explain().startswith("The adjusted average")
+    assert all(f"{name} {value:.4g}" in repr(c) for name, value in (("theta", c.theta), ("rho", c.rho))) and f"{c.variance_ratio:.4g} of the variance" in repr(c)
     assert welch_test(x[:20], x[20:]).explain().startswith("The average")
 
 
