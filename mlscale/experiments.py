@@ -532,7 +532,7 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #db640116
+# %% ../nbs/09_experiments.ipynb #f57ec691
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -555,7 +555,6 @@ def _rate(p: float, width: float, least: int = 3) -> str:
 
 def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float) -> str:
     "One sentence: what was seen, what remains plausible, and no more."
-    if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
     fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
     if (p < alpha) != (low > 0 or high < 0): return fits + "this is a close call that the test and the interval decide differently."
     if p >= alpha: return fits + f"they show neither that the treatment changes {what} nor that it does not."
@@ -609,6 +608,7 @@ class ABTestResult(dict):
         """
         low, high = self.ci
         found = f"{_rate(self.p_treatment, high - low)} % converted in the treatment and {_rate(self.p_control, high - low)} % in the control"
+        if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
         points = [_figure(100*limit, 100*(high - low), sign=True) for limit in (low, high)]
         return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha)
 
