@@ -18,17 +18,25 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-# %% ../nbs/09_experiments.ipynb #3ed206df
+# %% ../nbs/09_experiments.ipynb #08446be9
 def _number(x: object, name: str, low: float, high: float, closed: bool = False) -> float:
     "A number of a range as a float, or a ValueError that names it."
-    if isinstance(x, Real) and not isinstance(x, bool) and (low <= x <= high if closed else low < x < high): return float(x)
+    try: value = float(x) if isinstance(x, Real) and not isinstance(x, bool) else math.nan
+    except OverflowError: raise ValueError(f"{name}: a whole number too large for a float") from None
+    if low <= value <= high if closed else low < value < high: return value
     raise ValueError(f"{name}={x!r:.60}: a number " + (f"from {low:g} to {high:g}" if closed else f"above {low:g}" + (f" and below {high:g}" if high < np.inf else ", finite")))
 
 def _alpha(x: object) -> float: return _number(x, "alpha", 1e-12, 1)   # below, a level of 1 - alpha loses its digits
 
+def _array(x: object, name: str) -> np.ndarray:
+    "An array, or a ValueError that names it."
+    if np.ma.is_masked(x): raise ValueError(f"{name}: {np.ma.getmaskarray(x).sum()} values are masked; leave them out")
+    try: return np.asarray(x)
+    except ValueError: raise ValueError(f"{name}={x!r:.60}: its rows differ in length; one number for each unit or table") from None
+
 def _counts(x: object, name: str) -> np.ndarray:
     "Whole numbers, 0 or above, as float64."
-    a = np.asarray(x)
+    a = _array(x, name)
     if a.dtype.kind in "iuf" and a.size and (np.isfinite(a) & (a >= 0) & (a == np.floor(a)) & (a <= 2**53)).all(): return a.astype(float)
     raise ValueError(f"{name}={x!r:.60}: counts, whole numbers, 0 or above, none missing")
 
@@ -177,7 +185,7 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_DIFFERENCE[_one_of(method, "method", _DIFFERENCE)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #e63e6787
+# %% ../nbs/09_experiments.ipynb #2a5de71c
 def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, ...]:
     "All possible results of two arms: conversions down and across."
     nc, nt = (_number(n, name, 1, 2**53, closed=True) for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment")))
@@ -191,6 +199,8 @@ def _chances(p: float, name: str, n: float) -> np.ndarray:
 def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatment: float, *, level: float = .95,
                    method: str | Callable = "miettinen-nurminen") -> float:
     """How often an interval for the difference holds the truth, by enumeration of every possible result.
+
+    Conversions of an arm that are less likely than 1e-18 are left out; together they are less likely than 1e-11.
 
     Parameters
     ----------
@@ -214,9 +224,13 @@ def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatme
     ValueError
         If an argument is out of range.
     """
-    table = _tables(n_control, n_treatment)
-    chances = _chances(p_control, "p_control", table[1]), _chances(p_treatment, "p_treatment", table[3])
-    low, high = method(*table) if callable(method) else diff_proportions_ci(*table, level=level, method=method)
+    xc, nc, xt, nt = _tables(n_control, n_treatment)
+    chances = _chances(p_control, "p_control", nc), _chances(p_treatment, "p_treatment", nt)
+    likely = [c > 1e-18 for c in chances]
+    table, chances = (xc[likely[0]], nc, xt[:, likely[1]], nt), [c[some] for c, some in zip(chances, likely)]
+    limits = method(*table) if callable(method) else diff_proportions_ci(*table, level=level, method=method)
+    try: low, high = (np.broadcast_to(np.asarray(limit, float), (len(chances[0]), len(chances[1]))) for limit in limits)
+    except (TypeError, ValueError): raise ValueError(f"method={method!r:.60}: must return lower and upper limits, one of each for every table") from None
     held = (low <= p_treatment - p_control) & (p_treatment - p_control <= high)
     return float(chances[0] @ held @ chances[1])
 
@@ -230,7 +244,7 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
     p : float
         The rate of both arms, 0 to 1.
     alpha : float
-        Nominal error rate, between 0 and 1.
+        Nominal error rate, above 1e-12 and below 1.
 
     Returns
     -------
@@ -312,11 +326,11 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_RATIO[_one_of(method, "method", _RATIO)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #2492c492
+# %% ../nbs/09_experiments.ipynb #b9ac942a
 def _two_rates(baseline: float, relative: float, name: str) -> tuple[float, float, float]:
     "The rates of the two arms, and their difference, which may be too small to see in them."
     p, lift = _number(baseline, "baseline", 0, 1), _number(relative, name, -1, np.inf)
-    if lift == 0: raise ValueError(f"{name}=0: an effect of nothing cannot be detected; above 0, or below for a decrease")
+    if p*lift == 0: raise ValueError(f"{name}={lift:g}: an effect of nothing cannot be detected; above 0, or below for a decrease")
     if p*(1 + lift) >= 1: raise ValueError(f"{name}={relative!r}: with baseline={baseline!r} the treatment's rate would be {p*(1 + lift):g}; below 1")
     return p, p*(1 + lift), p*lift
 
@@ -334,7 +348,7 @@ def _needed(pc: float, pt: float, difference: float, z_alpha: float, z_power: fl
 def _countable(units: float, name: str, value: float) -> float:
     "The units of a plan, if they can be counted."
     if units <= 2**53: return units
-    raise ValueError(f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53); plan for a larger effect")
+    raise ValueError(f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53); plan for a larger effect, or for arms of more equal size")
 
 def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> tuple[int, int]:
     """How many units a two-sided comparison of two rates needs.
@@ -440,9 +454,9 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #3d370db5
+# %% ../nbs/09_experiments.ipynb #72f696ac
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
-    """The probability that the t test finds a difference of two means.
+    """The probability that Welch's t test finds a difference of two means.
 
     Parameters
     ----------
@@ -460,7 +474,9 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     Returns
     -------
     float
-        Probability of a rejection in either direction, by the noncentral t distribution, 0 to 1.
+        Probability of a rejection in either direction, by the noncentral t distribution, 0 to 1. Its degrees of freedom are
+        Welch's for equal spreads: 2 n - 2 for equal arms; for others close where the smaller arm has eight units or more,
+        and too low a power below that.
 
     Raises
     ------
@@ -470,9 +486,10 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     sd, delta = _number(sd, "sd", 0, np.inf), abs(_number(delta, "delta", -np.inf, np.inf))
     nc = _number(n_control, "n_control", 2, 2**53, closed=True)
     nt = nc if n_treatment is None else _number(n_treatment, "n_treatment", 2, 2**53, closed=True)
-    shift, df = delta/(sd*math.sqrt(1/nc + 1/nt)), nc + nt - 2
+    shift, df = delta/sd/math.sqrt(1/nc + 1/nt), nc + nt - 2 if nc == nt else (1/nc + 1/nt)**2/(1/nc**2/(nc - 1) + 1/nt**2/(nt - 1))
     far = -special.stdtrit(df, _alpha(alpha)/2)
-    return float(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift))
+    if shift > 1e4: return float(special.chdtr(df, df*(min(shift, 1e100)/far)**2))   # the estimate hardly varies beside it, its standard error may
+    return float(min(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift), 1.))
 
 def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> int:
     """How many units a two-sided comparison of two means needs.
@@ -502,19 +519,20 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
     """
     sd, delta, ratio = _number(sd, "sd", 0, np.inf), _number(delta, "delta", -np.inf, np.inf), _number(ratio, "ratio", 0, np.inf)
     if delta == 0: raise ValueError("delta=0: a difference of nothing cannot be detected; above 0, or below for a decrease")
-    root = sum(_z_alpha_power(alpha, power))*sd/delta
+    root, least = sum(_z_alpha_power(alpha, power))*(sd/delta), 2*max(1, 1/ratio)
     normal = (1 + 1/ratio)*root*root   # a t needs a little more
+    _countable(least*max(1, ratio), "ratio", ratio)
     _countable(1.001*normal*max(1, ratio), "delta", delta)
     enough = lambda n: power_means(sd, delta, n, n*ratio, alpha=alpha) >= power
-    high = n = max(math.ceil(normal), math.ceil(2*max(1, 1/ratio)))
-    step = 1
-    while not enough(high): n, high, step = high + 1, high + step, 2*step
+    n = math.ceil(least)
+    high = max(math.ceil(normal), n)
+    while not enough(high): n, high = high + 1, 2*high
     while n < high:
         middle = (n + high)//2
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #b96bf61c
+# %% ../nbs/09_experiments.ipynb #f57ec691
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -523,18 +541,31 @@ def _chance(p: float) -> str:
     "A p-value in words that do not overstate its digits."
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
+def _figure(x: float, width: float, least: int = 2, sign: bool = False) -> str:
+    "A number with the digits that matter beside an interval of that width, at least `least` of them, without an exponent."
+    place = lambda v: math.floor(math.log10(abs(v)))
+    digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
+    return np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign) if 1e-7 < abs(x) < 1e15 or not x else f"{x:{'+' if sign else ''}.{digits}g}"
+
+def _rate(p: float, width: float, least: int = 3) -> str:
+    "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
+    p, width = 100*p, 100*width
+    near = min(v for v in (p, 100 - p, width, 100.) if v > 0)
+    return np.format_float_positional(round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-")
+
 def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float) -> str:
     "One sentence: what was seen, what remains plausible, and no more."
     fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
     if (p < alpha) != (low > 0 or high < 0): return fits + "this is a close call that the test and the interval decide differently."
     if p >= alpha: return fits + f"they show neither that the treatment changes {what} nor that it does not."
+    if alpha > .1: return fits + f"by the level chosen (alpha {alpha:g}) they count as a difference, as would {100*alpha:g} % of experiments in which nothing happens."
     return fits + f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment, if the split was random and this was the one look that was planned."
 
 def _plot_interval(estimate: float, low: float, high: float, ax: object, xlabel: str, title: str) -> object:
     "A point with its interval, and the line of no difference."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
-    ax.errorbar(estimate, 0, xerr=[[estimate - low], [high - estimate]], fmt="o", capsize=4, lw=2)
+    ax.errorbar(estimate, 0, xerr=[[max(estimate - low, 0)], [max(high - estimate, 0)]], fmt="o", capsize=4, lw=2)
     ax.axvline(0, color="0.5", ls="--", lw=1)
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
@@ -576,8 +607,10 @@ class ABTestResult(dict):
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"{100*self.p_treatment:.3g} % converted in the treatment and {100*self.p_control:.3g} % in the control"
-        return _sentence(found, "the conversion rate", f"from {100*low:+.2g} to {100*high:+.2g} percentage points", low, high, self.level, self.p_value, self.alpha)
+        found = f"{_rate(self.p_treatment, high - low)} % converted in the treatment and {_rate(self.p_control, high - low)} % in the control"
+        if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
+        points = [_figure(100*limit, 100*(high - low), sign=True) for limit in (low, high)]
+        return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -595,9 +628,10 @@ class ABTestResult(dict):
         return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
-        points = lambda ci: f"[{100*ci[0]:+.4g}, {100*ci[1]:+.4g}]"
-        return (f"control    {100*self.p_control:.4g} % of {self.n_control:,} units\ntreatment  {100*self.p_treatment:.4g} % of {self.n_treatment:,} units\n"
-                f"lift       {100*self.lift:+.4g} points {points(self.ci)}, {_percent(self.level)} % interval, {self.method}\n"
+        width = self.ci[1] - self.ci[0]
+        rate, points = lambda p: _rate(p, width, 4), lambda d: _figure(100*d, 100*width, 4, sign=True)
+        return (f"control    {rate(self.p_control)} % of {self.n_control:,} units\ntreatment  {rate(self.p_treatment)} % of {self.n_treatment:,} units\n"
+                f"lift       {points(self.lift)} points [{points(self.ci[0])}, {points(self.ci[1])}], {_percent(self.level)} % interval, {self.method}\n"
                 f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n"
                 f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}")
 
@@ -683,7 +717,7 @@ class ABTestAnalyzer:
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
             lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #96e415c7
+# %% ../nbs/09_experiments.ipynb #671feebe
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -714,11 +748,12 @@ class Effect:
     p_value: float
     ci: tuple[float, float]
     level: float
+    _what = "average"
 
     @property
     def significant(self) -> bool:
         "Whether the interval excludes 0, which is whether the p-value is below alpha."
-        return not self.ci[0] <= 0 <= self.ci[1]
+        return self.ci[0] > 0 or self.ci[1] < 0
 
     def explain(self) -> str:
         """The result in one sentence, for someone who has to decide.
@@ -729,8 +764,8 @@ class Effect:
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"The average was {self.treatment:.4g} in the treatment and {self.control:.4g} in the control"
-        return _sentence(found, "the average", f"from {low:+.3g} to {high:+.3g}", low, high, self.level, self.p_value, 1 - self.level)
+        found = f"The {self._what} was {_figure(self.treatment, high - low, 4)} in the treatment and {_figure(self.control, high - low, 4)} in the control"
+        return _sentence(found, "the average", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -748,36 +783,41 @@ class Effect:
         return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
-        return (f"control {self.control:.5g}, treatment {self.treatment:.5g}\n"
-                f"difference {self.difference:+.4g} [{self.ci[0]:+.4g}, {self.ci[1]:+.4g}], {_percent(self.level)} % interval\n"
+        width = self.ci[1] - self.ci[0]
+        change = lambda d: _figure(d, width, 4, True)
+        return (f"control {_figure(self.control, width, 5)}, treatment {_figure(self.treatment, width, 5)}\n"
+                f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}], {_percent(self.level)} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
 def _judge(control: float, treatment: float, variances: tuple[float, float], counts: tuple[float, float], alpha: float, use_t: bool = True) -> dict:
     "The fields of an Effect from the averages and the variances of their units."
     alpha = _alpha(alpha)
-    v = np.array(variances)/np.array(counts)
-    if not v.sum() > 0: raise ValueError("both arms are constant: without spread there is nothing to judge the difference against")
-    se = math.sqrt(v.sum())
-    df = float(v.sum()**2/(v**2/(np.array(counts) - 1)).sum()) if use_t else math.inf
-    difference = treatment - control
+    with np.errstate(all="ignore"): v, difference = np.array(variances)/np.array(counts), np.float64(treatment) - control
+    if not np.isfinite([*v, difference]).all(): raise ValueError("the metric is too large or too small to compute with: give it in other units")
+    if not v.sum() > 0: raise ValueError("both arms are constant, or vary by less than 1e-150: without spread there is nothing to judge the difference against")
+    se, share = math.sqrt(v.sum()), v/v.sum()
+    df = float(1/(share**2/(np.array(counts) - 1)).sum()) if use_t else math.inf
     half = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2))
     far = -abs(difference)/se
     p = 2*(special.stdtr(df, far) if use_t else special.ndtr(far))
     return {"control": float(control), "treatment": float(treatment), "difference": float(difference), "se": se, "statistic": float(difference/se), "df": df,
             "p_value": float(p), "ci": (float(difference - half), float(difference + half)), "level": 1 - alpha}
 
-def _values(x: object, name: str, least: int = 2) -> np.ndarray:
+_LARGEST = 1e140   # of a metric: beyond, sums of squares overflow
+
+def _values(x: object, name: str, least: int = 2, advice: str = "leave those units out, or fill them by a rule that does not look at the arm") -> np.ndarray:
     "Finite numbers in one dimension."
-    a = np.asarray(x)
+    a = _array(x, name)
     if a.dtype.kind not in "iuf": raise ValueError(f"{name}: {a.dtype} values; numbers are needed (for yes and no: 1. and 0.)")
     if a.ndim != 1 or len(a) < least: raise ValueError(f"{name}: shape {a.shape}; one dimension, at least {least} values")
-    if not np.isfinite(a).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {len(a)} values are missing or infinite; leave those units out, or fill them by a rule that does not look at the arm")
+    if not np.isfinite(a).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {len(a)} values are missing or infinite; {advice}")
+    if (abs(a) > _LARGEST).any(): raise ValueError(f"{name}={a[abs(a) > _LARGEST][0]:g}: at most {_LARGEST:g}; give it in other units")
     return a.astype(float)
 
 def _spread(a: np.ndarray, size: float) -> float:
     "The sample variance of numbers computed from others as large as `size`; 0 where it is rounding alone."
     v = float(a.var(ddof=1))
-    return v if v > (4*np.finfo(float).eps*size)**2 else 0.
+    return 0. if v <= (4*np.finfo(float).eps*size)**2 else v
 
 def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05) -> Effect:
     """Compare two means without assuming equal variances.
@@ -828,12 +868,12 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     ValueError
         If an argument is out of range.
     """
-    mean = [_number(m, name, -np.inf, np.inf) for m, name in ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))]
-    sd = [_number(s, name, 0, 1e300, closed=True) for s, name in ((sd_control, "sd_control"), (sd_treatment, "sd_treatment"))]
+    mean = [_number(m, name, -_LARGEST, _LARGEST, closed=True) for m, name in ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))]
+    sd = [_number(s, name, 0, _LARGEST, closed=True) for s, name in ((sd_control, "sd_control"), (sd_treatment, "sd_treatment"))]
     n = [_number(k, name, 2, 2**53, closed=True) for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))]
     return Effect(**_judge(*mean, (sd[0]**2, sd[1]**2), (n[0], n[1]), alpha))
 
-# %% ../nbs/09_experiments.ipynb #def95214
+# %% ../nbs/09_experiments.ipynb #98899570
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -850,10 +890,14 @@ class CupedEffect(Effect):
     theta: float
     rho: float
     variance_ratio: float
+    _what = "adjusted average"
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}: {self.variance_ratio:.4g} of the variance is left"
 
 def _treated(x: object, n: int) -> np.ndarray:
     "The arm of each unit as bool, at least two units each."
-    a = np.asarray(x)
+    a = _array(x, "treated")
     if a.shape != (n,): raise ValueError(f"treated: shape {a.shape}; one for each of the {n} units")
     if a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all(): raise ValueError("treated: 1 or True for the treatment, 0 or False for the control, none missing")
     a = a.astype(bool)
@@ -877,7 +921,8 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     Returns
     -------
     CupedEffect
-        `control` and `treatment` are the adjusted averages.
+        `control` and `treatment` are the adjusted averages. Since theta comes from both arms together, the difference is
+        biased by about -1/n of the effect: nothing without an effect, and little with some hundred units.
 
     Raises
     ------
@@ -891,16 +936,16 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     y, x = _values(y, "y", 4), _values(covariate, "covariate", 4)
     if x.shape != y.shape: raise ValueError(f"covariate: {len(x)} values; one for each of the {len(y)} units")
     treated, dx = _treated(treated, len(y)), x - x.mean()
-    if not (dx**2).sum() > 1e-20*(x**2).sum(): raise ValueError("covariate: the same for all units, so it explains nothing; use welch_test")
+    if not _spread(x, abs(x).max()): raise ValueError("covariate: the same for all units, so it explains nothing; use welch_test")
     theta = dx @ (y - y.mean())/(dx @ dx)
     adjusted = y - theta*dx
     c, t = adjusted[~treated], adjusted[treated]
-    size = abs(y).max() + abs(theta*x).max()
+    size = abs(y).max() + abs(theta*dx).max()
     effect = _judge(c.mean(), t.mean(), (_spread(c, size), _spread(t, size)), (len(c), len(t)), alpha)
-    rho = float(theta*x.std()/y.std()) if _spread(y, abs(y).max()) else 0.
+    rho = float(np.clip(theta*x.std()/y.std(), -1, 1)) if _spread(y, abs(y).max()) else 0.
     return CupedEffect(**effect, theta=float(theta), rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09_experiments.ipynb #cfc63daf
+# %% ../nbs/09_experiments.ipynb #d6d180de
 def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: np.ndarray, *, alpha: float = .05, distribution: str = "normal") -> Effect:
     """Compare a ratio of sums, such as clicks over views, where units contribute to both sums (delta method).
 
@@ -936,16 +981,20 @@ def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: n
     ratio, variance, count = [], [], []
     for arm, name in ((~treated, "control"), (treated, "treatment")):
         if not den[arm].sum() > 0: raise ValueError(f"denominator: sums to 0 in the {name}; the ratio does not exist")
-        ratio.append(num[arm].sum()/den[arm].sum())
-        variance.append(_spread(num[arm] - ratio[-1]*den[arm], abs(num[arm]).max() + abs(ratio[-1]*den[arm]).max())/den[arm].mean()**2)
+        with np.errstate(all="ignore"):   # what is not finite is refused by _judge
+            ratio.append(num[arm].sum()/den[arm].sum())
+            variance.append(_spread(num[arm] - ratio[-1]*den[arm], abs(num[arm]).max() + abs(ratio[-1]*den[arm]).max())/den[arm].mean()**2)
         count.append(arm.sum())
     return Effect(**_judge(*ratio, tuple(variance), tuple(count), alpha, use_t))
 
-# %% ../nbs/09_experiments.ipynb #fb8762fd
+# %% ../nbs/09_experiments.ipynb #d5f822b8
 def _clusters(cluster: object, n: int) -> tuple[np.ndarray, pd.Index]:
     "The number of each row's cluster, and their names."
-    codes, names = pd.factorize(np.asarray(cluster))
-    if codes.shape != (n,): raise ValueError(f"cluster: shape {codes.shape}; one for each of the {n} rows")
+    if isinstance(cluster, (list, tuple)): cluster = np.fromiter(cluster, object, len(cluster))   # one by one: numpy would turn 1 and nan beside a text into texts
+    a = _array(cluster, "cluster")
+    if a.shape != (n,): raise ValueError(f"cluster: shape {a.shape}; one for each of the {n} rows")
+    try: codes, names = pd.factorize(a)
+    except TypeError as e: raise ValueError(f"cluster: {e}; texts, numbers or dates") from None
     if (codes < 0).any(): raise ValueError(f"cluster: {(codes < 0).sum()} missing; every row belongs to one")
     return codes, names
 
@@ -966,7 +1015,8 @@ def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alp
     Returns
     -------
     Effect
-        With Welch's degrees of freedom, counted in clusters.
+        With Welch's degrees of freedom, counted in clusters. They assume clusters of similar size: where a few hold most of
+        the rows, or an arm has few, the standard error is too small and false alarms are more than `alpha`.
 
     Raises
     ------
@@ -975,10 +1025,17 @@ def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alp
     """
     y = _values(y, "y", 4)
     treated, (codes, names) = _treated(treated, len(y)), _clusters(cluster, len(y))
-    size, total, in_treatment = (np.bincount(codes, w) for w in (None, y, treated))
+    size, in_treatment = (np.bincount(codes, w) for w in (None, treated))
     if (both := (in_treatment > 0) & (in_treatment < size)).any():
         raise ValueError(f"cluster: {names[both][0]!r} has rows in both arms ({both.sum()} of {len(names)} clusters have); give the unit that was assigned")
-    return ratio_metric_test(total, size.astype(float), in_treatment > 0, alpha=alpha, distribution="t")
+    mean, variance, count = [], [], []
+    for rows, arm, name in ((~treated, in_treatment == 0, "control"), (treated, in_treatment > 0, "treatment")):
+        if arm.sum() < 2: raise ValueError(f"cluster: only one in the {name}; at least two are needed to see how they differ")
+        mean.append(y[rows].mean())
+        residual = np.bincount(codes, np.where(rows, y - mean[-1], 0))[arm]   # deviations, not totals: those carry the rounding of all rows
+        variance.append(_spread(residual, abs(y[rows]).max()*size[arm].max())/size[arm].mean()**2)
+        count.append(arm.sum())
+    return Effect(**_judge(*mean, tuple(variance), tuple(count), alpha))
 
 def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     """By how much clusters inflate the variance of a mean: multiply a sample size planned for independent rows by it.
@@ -1007,12 +1064,14 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     deviation = np.bincount(codes, y - y.mean())
     return float((deviation**2).sum()*len(names)/(len(names) - 1)/(len(y)*y.var()))
 
-# %% ../nbs/09_experiments.ipynb #624af4b5
+# %% ../nbs/09_experiments.ipynb #e71165b1
 def _weights(x: object) -> np.ndarray:
     "Shares that add up to 1."
-    w = np.asarray(x)
+    w = _array(x, "weights")
     if w.dtype.kind not in "iuf" or w.ndim != 1 or len(w) < 2 or not (np.isfinite(w) & (w > 0)).all():
         raise ValueError(f"weights={x!r:.60}: a number above 0 for each of at least two arms")
+    w = w/w.max()   # or their sum might overflow
+    if w.min() < 1e-12: raise ValueError(f"weights={x!r:.60}: an arm below {1e-12:g} of the largest will never get a unit")
     return w/w.sum()
 
 def _text(x: object, name: str) -> str:
@@ -1048,8 +1107,8 @@ def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "
     ValueError
         If a name is empty or neither text nor a whole number, or the method is unknown.
     """
-    experiment, single = _text(experiment, "experiment"), isinstance(unit, str) or not np.ndim(unit)
-    units = [_text(u, "unit") for u in ([unit] if single else np.asarray(unit).tolist())]
+    experiment, single = _text(experiment, "experiment"), not isinstance(unit, (list, tuple)) and not np.ndim(unit)
+    units = [_text(u, "unit") for u in ([unit] if single else list(unit))]   # each as it came: an array would make texts of 1 and nan beside a text
     if _one_of(method, "method", ("sha256", "planout", "growthbook")) == "sha256":
         salt, sha = hashlib.sha256(experiment.encode()).digest(), hashlib.sha256
         x = (np.frombuffer(b"".join([sha(salt + u.encode()).digest()[:8] for u in units]), ">u8") >> np.uint64(11))*2.**-53
@@ -1085,7 +1144,7 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #376de0b6
+# %% ../nbs/09_experiments.ipynb #583f3778
 def _log_chi2_tail(x: float, df: float) -> float:
     "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
     a, y = df/2, x/2
@@ -1130,13 +1189,40 @@ class SampleRatio:
         str
             What it means for the experiment.
         """
-        split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.0f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
-        return split + ("; luck hardly does that, so find out who is missing before reading any other result." if self.mismatch else "; luck alone can do that, so the split gives no reason for alarm.")
+        digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in self.expected) else 1
+        split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.{digits}f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
+        if not self.mismatch: return split + "; luck alone can do that, so the split gives no reason for alarm."
+        if self.alpha > .1: return split + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as would {100*self.alpha:g} % of splits in which nobody is missing."
+        if min(self.expected) < 10: return split + "; so few were expected in an arm that luck does that more often than p says: wait for more units, or count exactly (scipy.stats.binomtest)."
+        return split + "; luck hardly does that, so find out who is missing before reading any other result."
+
+    def plot(self, ax: object = None) -> object:
+        """The units of each arm, found minus expected.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        import matplotlib.pyplot as plt
+        ax = ax or plt.subplots(figsize=(6, 2))[1]
+        found, expected = np.array(self.counts), np.array(self.expected)
+        ax.bar(np.arange(len(found)), found - expected, .5)
+        ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4)
+        ax.axhline(0, color="0.5", lw=1)
+        ax.set(xticks=np.arange(len(found)), xlabel="arm (line: two standard errors if nobody is missing)", ylabel="units, found - expected", title=f"{'mismatch' if self.mismatch else 'no mismatch'}, {_chance(self.p_value)}")
+        return ax
 
     def __repr__(self) -> str: return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
 
 def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, alpha: float = .001) -> SampleRatio:
     """Sample ratio mismatch: do the arms hold the shares that the assignment intended?
+
+    Pearson's chi-squared test. Where fewer than ten units are expected in an arm it alarms more often than `alpha`.
 
     Parameters
     ----------
@@ -1145,7 +1231,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     weights : sequence of float, shape (arms,), optional
         Intended shares, above 0; only their ratios count. Default: equal.
     alpha : float
-        Below it `mismatch` is true, between 0 and 1; small by convention, since every experiment is checked.
+        Below it `mismatch` is true, above 1e-12 and below 1; small by convention, since every experiment is checked.
 
     Returns
     -------
@@ -1165,7 +1251,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     log_p = _log_chi2_tail(chi2, df)
     return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _alpha(alpha))
 
-# %% ../nbs/09_experiments.ipynb #f64a9218
+# %% ../nbs/09_experiments.ipynb #c01bab74
 def _hommel(p: np.ndarray) -> np.ndarray:
     "Hommel's adjustment of sorted p-values."
     m, q = len(p), np.full(len(p), (len(p)*p/np.arange(1, len(p) + 1)).min())
@@ -1203,7 +1289,7 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     ----------
     Holm (1979), Hochberg (1988), Hommel (1988), Benjamini and Hochberg (1995), Benjamini and Yekutieli (2001).
     """
-    p = _values(p, "p", 1)
+    p = _values(p, "p", 1, "a test that gave no p-value takes no part")
     if (p < 0).any() or (p > 1).any(): raise ValueError(f"p={p[(p < 0) | (p > 1)][0]:g}: probabilities, 0 to 1")
     method = _one_of(method.lower() if isinstance(method, str) else method, "method", ("bonferroni", "holm", "hochberg", "hommel", "bh", "by"))
     m, order = len(p), np.argsort(p, kind="stable")
@@ -1217,7 +1303,7 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(adjusted, 1)
     return out
 
-# %% ../nbs/09_experiments.ipynb #eab7cf87
+# %% ../nbs/09_experiments.ipynb #5397c0f1
 def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha: float = .05, method: str = "holm") -> pd.DataFrame:
     """Compare several variants with one control.
 
@@ -1226,9 +1312,10 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
     conversions, totals : sequence of int, shape (arms,)
         Conversions and units of each arm, the control first; at least two arms.
     alpha : float
-        The chance of any false alarm, between 0 and 1.
+        Above 1e-12 and below 1: the chance of any false alarm, or with "bh" and "by" the expected share of false alarms
+        among the alarms.
     method : str
-        As for `adjust_pvalues`.
+        As for `adjust_pvalues`. The intervals do not depend on it.
 
     Returns
     -------
@@ -1250,7 +1337,7 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
     return pd.DataFrame({"rate": x[1:]/n[1:], "lift": x[1:]/n[1:] - x[0]/n[0], "low": low, "high": high, "p_value": p, "p_adjusted": adjusted, "significant": adjusted < alpha},
                         index=pd.RangeIndex(1, variants + 1, name="variant"))
 
-# %% ../nbs/09_experiments.ipynb #897c289d
+# %% ../nbs/09_experiments.ipynb #4295b8ad
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _LEVELS = np.append(np.logspace(-17, -.5, 18), .5)
 _AROUND = np.array([1, 2, 3, 5, 8, 12, 18, 26, 36])
@@ -1265,10 +1352,10 @@ class _LogitBeta:
         return np.where(s > -600, s, (np.log(_LEVELS) + math.log(self.a) + special.betaln(self.a, self.b))/self.a)
 
     def log_density(self, s: np.ndarray) -> np.ndarray:
-        "At the logits s, up to a constant: relative to the top, so that large numbers do not cancel."
-        p, d, n = self.a/(self.a + self.b), s - self.top, self.a + self.b
-        down, up = np.minimum(d, 0), np.maximum(d, 0)
-        return np.where(d < 0, self.a*down - n*np.log1p(p*np.expm1(down)), -self.b*up - n*np.log1p((1 - p)*np.expm1(-up)))
+        "At the logits s, up to a constant: relative to the top and by the smaller parameter, so that large numbers do not cancel."
+        small, n = min(self.a, self.b), self.a + self.b
+        d = s - self.top if self.a <= self.b else self.top - s
+        return small*d - n*np.where(d < 700, np.log1p(small/n*np.expm1(np.minimum(d, 700))), math.log(small/n) + d)
 
     def log_below(self, s: np.ndarray) -> np.ndarray:
         "Logarithm of the distribution function at the logits s; far out, where the rate underflows, by its leading term."
@@ -1290,7 +1377,7 @@ def _panels(one: _LogitBeta, other: _LogitBeta) -> tuple[np.ndarray, np.ndarray]
     half = np.diff(edges)[:, None]/2
     return (edges[:-1, None] + half*(1 + _NODES)).ravel(), np.log(half*_WEIGHTS).ravel()
 
-# %% ../nbs/09_experiments.ipynb #ccb03549
+# %% ../nbs/09_experiments.ipynb #df4ac386
 def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment: int, *, prior: tuple[float, float] = (1, 1)) -> tuple[float, float]:
     """Bayesian comparison of two rates with independent Beta priors.
 
@@ -1320,10 +1407,11 @@ def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment:
     if not isinstance(prior, (tuple, list)) or len(prior) != 2: raise ValueError(f"prior={prior!r:.60}: two numbers above 0")
     a, b = (_number(v, "prior", 1e-9, 1e10) for v in prior)
     xc, nc, xt, nt = _plain(*table)
-    C, T = _LogitBeta(a + xc, b + nc - xc), _LogitBeta(a + xt, b + nt - xt)
+    C, T = _LogitBeta(a + xc, b + (nc - xc)), _LogitBeta(a + xt, b + (nt - xt))
     s, weight = _panels(C, T)
     log_mean = lambda f, k: special.logsumexp(f + k.log_density(s) + weight) - special.logsumexp(k.log_density(s) + weight)
     below_C, below_T = C.log_below(s), T.log_below(s)
     better, worse = log_mean(below_C, T), log_mean(below_T, C)
     loss = special.logsumexp(below_T + C.mirrored().log_below(-s) - np.logaddexp(0, s) - np.logaddexp(0, -s) + weight)
+    if np.isnan([better, worse, loss]).any(): raise ValueError(f"prior={prior!r}: too extreme beside these counts for the integral to be taken; nearer to 1")
     return float(-np.expm1(worse) if worse < better else np.exp(better)), float(np.exp(loss))

@@ -237,6 +237,52 @@ def test_the_sentence_is_one_and_claims_no_more_than_the_data(table, says, says_
     assert sentence.count(". ") == 0 and sentence.endswith(".") and all(w in sentence for w in says) and not any(w in sentence for w in says_not)
 
 
+def test_the_sentence_shows_the_digits_that_tell_the_arms_apart():
+    for table, says in (((1_000_000, 10_000_000, 1_004_000, 10_000_000), "10.04 % converted in the treatment and 10 % in the control"),
+                        ((9_999_990, 10_000_000, 9_999_999, 10_000_000), "99.99999 % converted in the treatment and 99.9999 % in the control"),
+                        ((9996, 10_000, 5, 10), "99.96 % in the control"), ((100_000, 10_000_000, 5_000_000, 10_000_000), "from +48.968 to +49.032 percentage points")):
+        assert says in ABTestAnalyzer().analyze(*table).explain()
+    assert "10.04 %" in repr(ABTestAnalyzer().analyze(1_000_000, 10_000_000, 1_004_000, 10_000_000))
+    assert "999999.9 in the treatment and 1000000.1 in the control" in welch_test([1e6, 1e6 + .1, 1e6 + .2], [1e6 - .2, 1e6 - .1, 1e6]).explain()
+    rng = np.random.default_rng(22)
+    for _ in range(300):      # arms that differ clearly never read the same
+        n = [int(10**v) for v in rng.uniform(2, 9, 2)]
+        r = ABTestAnalyzer().analyze(int(n[0]*rng.random()), n[0], int(n[1]*rng.random()), n[1])
+        shown = [w for w in r.explain().split("percentage")[0].split() if w[0].isdigit()]
+        assert not r.significant or shown[0] != shown[1]
+        assert "e+" not in r.explain() and "e-" not in r.explain()
+
+
+def test_levels_that_promise_nothing_are_named():
+    for sentence in (ABTestAnalyzer(.9).analyze(50, 100, 51, 100).explain(), srm_test([50, 51], alpha=.99).explain()):
+        assert "by the level chosen" in sentence and "unlikely" not in sentence and "hardly" not in sentence
+    assert "luck alone is an unlikely" in ABTestAnalyzer(.1).analyze(50, 100, 65, 100).explain()
+
+
+def test_intervals_without_width_or_beyond_the_rates_are_told_as_they_are():
+    for table in ((0, 50, 0, 60), (0, 50, 60, 60)):
+        sentence = ABTestAnalyzer(method="wald").analyze(*table).explain()
+        assert "no width" in sentence and "neither" not in sentence and "unlikely" not in sentence
+    assert "+110 percentage points" in ABTestAnalyzer(method="agresti-caffo").analyze(0, 2, 2, 2).explain()
+
+
+def test_adjusted_averages_are_called_so():
+    rng = np.random.default_rng(23)
+    x, arm = rng.normal(size=40), np.arange(40) % 2
+    c = cuped(x + rng.normal(size=40), x, arm)
+    assert c.explain().startswith("The adjusted average")
+    assert all(f"{name} {value:.4g}" in repr(c) for name, value in (("theta", c.theta), ("rho", c.rho))) and f"{c.variance_ratio:.4g} of the variance" in repr(c)
+    assert welch_test(x[:20], x[20:]).explain().startswith("The average")
+
+
+def test_splits_say_what_was_expected_and_when_luck_is_underrated():
+    assert "2.5 and 2.5 were expected" in srm_test([0, 5]).explain() and "5,100 and 5,100" in srm_test([5000, 5200]).explain()
+    n, x = 2000, np.arange(2001)
+    alarm = np.array([srm_test([n - k, k], (999, 1)).mismatch if k < 30 else True for k in x])
+    assert stats.binom.pmf(x, n, .001) @ alarm > .004      # at a nominal .001
+    assert "so few were expected" in srm_test([1991, 9], (999, 1)).explain() and "so few" not in srm_test([1800, 200], (95, 5)).explain()
+
+
 def test_a_close_call_is_called_one():
     grid = [(a, nc, b, nt) for nc, nt in ((5, 9), (12, 12), (13, 20)) for a in range(nc + 1) for b in range(nt + 1)]
     calls = [r for r in (ABTestAnalyzer().analyze(*t) for t in grid) if r.significant and r.ci[0] <= 0 <= r.ci[1]]
@@ -257,6 +303,9 @@ def test_results_plot():
     import matplotlib.pyplot as plt
     rng = np.random.default_rng(0)
     results = (ABTestAnalyzer().analyze(50, 100, 56, 100), welch_test(rng.random(30), rng.random(30)))
+    ABTestAnalyzer(.5, method="agresti-caffo").analyze(0, 3, 3, 3).plot()      # the estimate lies outside
+    ax = srm_test([5000, 5200, 5100]).plot()
+    assert "found" in ax.get_ylabel() and "p = 0.14" in ax.get_title() and srm_test([5, 6]).plot(ax=ax) is ax
     for result in results:
         ax = result.plot()
         assert "interval" in ax.get_xlabel() and ax.get_title()
@@ -290,8 +339,14 @@ def test_power_and_size_of_means_by_simulation_and_by_definition():
     t = stats.ttest_ind(rng.normal(1, 1, (worlds, n)), rng.normal(0, 1, (worlds, n)), axis=1)
     low, high = bounds(worlds, power_means(1, 1, n))
     assert low <= (t.pvalue < .05).sum() <= high
+    for nc, nt in ((17, 17), (200, 20), (20, 400)):   # Welch's test on equal spreads, with arms of unequal size too
+        difference = rng.normal(.6, math.sqrt(1/nc + 1/nt), worlds := 20_000)
+        vc, vt = (rng.chisquare(n - 1, worlds)/(n - 1)/n for n in (nc, nt))
+        p = 2*special.stdtr((vc + vt)**2/(vc**2/(nc - 1) + vt**2/(nt - 1)), -abs(difference)/np.sqrt(vc + vt))
+        assert power_means(1, .6, nc, nt) == pytest.approx((p < .05).mean(), abs=.012)
+    assert sample_size_means(1, 1) == 17 and sample_size_means(1, 1, ratio=.1) > 100   # by the pooled t it would be 89
     assert sample_size_means(1, 20) == 2 and sample_size_means(1, 1e-3) > 10**7 and power_means(1, 0, 30) == pytest.approx(.05)
-    for sd, delta, power, ratio in ((1, 1, .8, 1), (1, -.3, .9, 1), (10, 25, .8, 1), (1, .5, .8, 4), (1, .5, .8, .2)):
+    for sd, delta, power, ratio in ((1, 1, .8, 1), (1, -.3, .9, 1), (10, 25, .8, 1), (1, .5, .8, 4), (1, .5, .8, .2), (1, .05, .5, 1), (1, .2, .06, 1)):
         n = sample_size_means(sd, delta, power=power, ratio=ratio)
         assert power_means(sd, delta, n, n*ratio) >= power and (n == 2 or n*ratio <= 2*ratio + 2 or power_means(sd, delta, n - 1, max((n - 1)*ratio, 2)) < power)
 
@@ -388,6 +443,8 @@ def test_assignment_is_the_same_everywhere_and_forever():
     assert bucket("unit-0", "an experiment") == pytest.approx(0.1554640660513562, abs=1e-15)
     assert assign(7, "x") == assign("7", "x") == assign(np.int64(7), "x") and assign([7, 8], "x").tolist() == [assign(7, "x"), assign(8, "x")]
     assert bucket("ab", "c") != bucket("b", "ca") and bucket("é", "ü") < 1
+    for units in (["a\0", "b"], [2**63, 1], ["a", 1], ("a", "b")): assert bucket(units, "x").tolist() == [bucket(u, "x") for u in units]
+    assert (bucket(pd.Series(["a", "b"]), "x") == bucket(np.array(["a", "b"]), "x")).all() and bucket([], "x").shape == (0,)
 
 
 def test_assignment_is_uniform_and_independent_between_experiments():
@@ -408,6 +465,7 @@ def test_weights_are_kept_and_raising_the_last_share_moves_units_only_into_it():
     ids = np.arange(50_000)
     arms = assign(ids, "weights", (.2, .3, .5))
     assert not srm_test(np.bincount(arms), (.2, .3, .5)).mismatch and (assign(ids, "weights", (2, 3, 5)) == arms).all()
+    assert (assign(ids, "weights", (2e307, 3e307, 5e307)) == arms).all() and srm_test([5, 6], (1e308, 1e308)).expected == (5.5, 5.5)
     ramp = assign(ids, "ramp", (.9, .1)), assign(ids, "ramp", (.5, .5))
     assert (ramp[1][ramp[0] == 1] == 1).all()
 
@@ -513,6 +571,12 @@ def test_the_bayesian_answer_at_its_extremes():
     for x, n, prior in ((10, 10, .01), (0, 10, .001), (0, 10, 1e-6), (10, 10, 1e-8), (10**9, 10**10, 1.), (0, 10**10, .5)):
         better, loss = beta_binomial(x, n, x, n, prior=(prior, prior))
         assert better == pytest.approx(.5, abs=1e-6) and 0 < loss < .01
+    for x, n, prior in ((10**9, 10**9, (1e-8, 1e-8)), (0, 10**9, (1e-8, 1e-8)), (10**10, 10**10, (1e-6, 1e-6)), (0, 1, (1e-8, 5e9)), (5, 5, (1e8, 1.26e-9))):
+        better, loss = beta_binomial(x, n, x, n, prior=prior)
+        a, b = prior[0] + x, prior[1] + (n - x)      # one of them tiny: the two rates are hardly ever both far from their end, so the loss is the mean distance
+        assert better == pytest.approx(.5, abs=1e-12) and loss == pytest.approx(min(a, b)/(a + b), rel=1e-5)
+        assert beta_binomial(n - x, n, n - x, n, prior=prior[::-1]) == pytest.approx((better, loss), rel=1e-9)
+    assert beta_binomial(1, 1, 0, 1, prior=(1e-8, 5e9))[0] == pytest.approx(1e-8*math.log(2), rel=1e-6)   # an exponential against a spike at 0 with a tail of 1/rate
     for a in (1e-8, 1e-4, .01, .3):          # the treatment's posterior is Beta(a, 1): its distribution function is a power
         for xc, nc in ((0, 5), (3, 7), (1, 4000)):
             exact = -np.expm1(special.betaln(2*a + xc, nc - xc + 1e-9) - special.betaln(a + xc, nc - xc + 1e-9))
@@ -527,7 +591,27 @@ def test_the_bayesian_answer_at_its_extremes():
         assert one[1] - other[1] == pytest.approx(mean[0] - mean[1], rel=1e-6, abs=1e-9)
 
 
+def test_the_bayesian_answer_is_consistent_in_its_whole_range():
+    "The arms exchanged, the outcome mirrored, and the difference of the posterior means, on counts at the ends and priors far out."
+    rng = np.random.default_rng(18)
+    for i in range(200):
+        n = [int(10**v) for v in rng.uniform(0, 10, 2)]
+        if i % 3 == 0: n[1] = n[0]
+        x = [int((few := rng.integers(0, 4), m - few, m*rng.random())[k]) if m > 5 else m for k, m in zip(rng.integers(0, 3, 2), n, strict=True)]
+        prior = tuple(10**(rng.uniform(-8.9, 9.9, 2) if i % 2 else rng.uniform(-8.9, 0, 2)))
+        one, other = beta_binomial(x[0], n[0], x[1], n[1], prior=prior), beta_binomial(x[1], n[1], x[0], n[0], prior=prior)
+        mirrored = beta_binomial(n[0] - x[0], n[0], n[1] - x[1], n[1], prior=prior[::-1])
+        mean = [(Fraction(prior[0]) + k)/(Fraction(prior[0]) + Fraction(prior[1]) + m) for k, m in zip(x, n, strict=True)]
+        assert one[0] + other[0] == pytest.approx(1, abs=1e-7) == one[0] + mirrored[0], (x, n, prior)
+        assert one[1] - other[1] == pytest.approx(float(mean[0] - mean[1]), rel=1e-6, abs=1e-7*max(one[1], other[1])), (x, n, prior)
+
+
 def test_arms_that_are_constant_but_for_rounding_have_no_spread():
+    rng = np.random.default_rng(0)
+    for k in range(60):
+        day = np.repeat(np.arange(groups := rng.integers(5, 40)), rng.integers(1, 400, groups))
+        y = np.full(len(day), .7) if k % 2 else np.where(day % 2, .1, 1/3)   # in each arm
+        with pytest.raises(ValueError, match="constant"): cluster_test(y, day % 2, day)
     with pytest.raises(ValueError, match="constant"): welch_test([.1]*3, [.3]*3)
     with pytest.raises(ValueError, match="constant"): welch_test([1/3]*1001, [.7]*1003)
     with pytest.raises(ValueError, match="y: the same"): design_effect([.1]*6, [0, 0, 1, 1, 2, 2])
@@ -552,6 +636,17 @@ def test_small_levels_say_so_and_smaller_ones_are_refused():
         with pytest.raises(ValueError, match="alpha"): refused()
 
 
+def test_effects_without_end_are_found_for_certain():
+    for sd, delta, n in ((1, 1e10, 5), (1e-308, 1, 10), (5e-324, 1, 10), (1, 1e300, 2)): assert power_means(sd, delta, n) == 1
+    assert sample_size_means(1, 1e10) == sample_size_means(5e-324, 1) == 2
+    for nc, nt in ((2, 2), (2, 2000), (5, 5), (1e6, 1e6)):      # and the power grows with the effect, past where the noncentral t ends
+        for alpha in (2e-12, .05):
+            power = np.array([power_means(1, delta, nc, nt, alpha=alpha) for delta in 10.**np.arange(-6, 14, .5)])
+            assert (np.diff(power) >= -1e-9).all() and power[0] == pytest.approx(alpha, rel=.01, abs=1e-10) and .98 < power[-1] <= 1
+    n = sample_size_means(1, .05, alpha=.1, power=.5)
+    assert power_means(1, .05, n, alpha=.1) >= .5 > power_means(1, .05, n - 1, alpha=.1)   # where rejections in the wrong direction count
+
+
 def test_plans_at_their_extremes():
     n = sample_size_proportions(.5, 1e-5)[0]
     assert sample_size_proportions(.5, 1e-6)[0] == pytest.approx(100*n, rel=1e-5) and sample_size_proportions(.5, 1e-7)[0] == pytest.approx(10_000*n, rel=1e-5)
@@ -565,6 +660,44 @@ def test_plans_at_their_extremes():
             for units in (2**52, 10**9):
                 effect = minimum_detectable_effect(baseline, units, direction=direction)
                 assert (effect > 0) == (direction == "increase") and sample_size_proportions(baseline, effect)[0] == pytest.approx(units, rel=1e-6)
+
+
+def test_the_size_of_the_metric_does_not_matter_and_what_overflows_is_refused():
+    rng = np.random.default_rng(19)
+    a, b, arm, day = rng.normal(size=12), rng.normal(size=12), np.arange(24) % 2, np.arange(24) // 2 * 2 + np.arange(24) % 2
+    y, x = np.r_[a, b], rng.random(24) + 1
+    tests = (lambda k: welch_test(k*a, k*b), lambda k: cuped(k*y, k*x, arm), lambda k: ratio_metric_test(k*y, x, arm), lambda k: cluster_test(k*y, arm, day))
+    for test in tests:
+        base = test(1.)
+        for k in (1e-90, 1e90, 1e139):
+            got = test(k)
+            assert (got.statistic, got.df, got.p_value) == pytest.approx((base.statistic, base.df, base.p_value)) and not got.significant
+        for k in (1e160, 1e300):
+            with pytest.raises(ValueError, match="control=|y=|numerator="): test(k)
+    assert not welch_test([1e-90, 2e-90, 3e-90], [3e-90, 1e-90, 2e-90]).significant and not welch_from_moments(0, 1e100, 10, 0, 1e100, 10).significant
+    for refused, match in ((lambda: welch_test([1e170, -1e170, 3e170], [1., 2, 3]), "control=1e.170"), (lambda: design_effect(1e200*y, day), "y=.*other units"),
+                           (lambda: welch_from_moments(0, 1e200, 10, 0, 1, 10), "sd_control"), (lambda: welch_from_moments(1e308, 1, 10, -1e308, 1, 10), "mean_control"),
+                           (lambda: ratio_metric_test(1e130*y, 1e-200*x, arm), "other units")):
+        with pytest.raises(ValueError, match=match): refused()
+
+
+def test_covariates_that_vary_by_little_beside_their_size_are_used():
+    rng = np.random.default_rng(20)
+    y, x, arm = rng.normal(size=20), np.arange(20.), np.arange(20) % 2
+    for far in (0, 1e8, 1e12): assert cuped(y, far + x, arm).p_value == pytest.approx(cuped(y, x, arm).p_value, rel=1e-9)
+    for seed in range(100, 400):
+        z = np.random.default_rng(seed).normal(size=20)
+        c = cuped(3*z + 1e-9*y, z, arm)
+        assert -1 <= c.rho <= 1 and 0 <= c.variance_ratio <= 1
+
+
+def test_cupeds_bias_is_minus_the_effect_over_the_units():
+    rng, n, effect, worlds = np.random.default_rng(21), 20, 5., 4000
+    bias = []
+    for _ in range(worlds):
+        x, treated = rng.normal(size=n), rng.permutation(n) < n//2
+        bias.append(cuped(x + rng.normal(size=n) + effect*treated, x, treated).difference - effect)
+    assert np.mean(bias) == pytest.approx(-effect/n, abs=4*np.std(bias)/math.sqrt(worlds)) and np.mean(bias) < -.15
 
 
 # ---- what is refused, by name
@@ -622,6 +755,22 @@ def test_counts_that_cannot_be_are_refused_by_name(function, value):
     (lambda: adjust_pvalues([]), "p"), (lambda: adjust_pvalues([.1, 1.2]), "p=1.2"), (lambda: adjust_pvalues([.1, math.nan]), "p"),
     (lambda: adjust_pvalues([.1], "fdr"), "method"), (lambda: adjust_pvalues([.1], None), "method"),
     (lambda: compare_variants([1], [10]), "at least one variant"), (lambda: compare_variants([1, 2], [10]), "totals"), (lambda: compare_variants([1, 20], [10, 10]), "conversions=20"),
+    *[(lambda u=u: bucket(u, "x"), "unit") for u in (["a", math.nan], ["a", True], ["a", 1.5], [True, 2], ["a", None], np.ma.array([1, 2], mask=[0, 1]), pd.to_datetime(["2013-01-01"]))],
+    (lambda: cluster_test([1, 2, 3, 4., 5, 7], [0, 0, 1, 1, 1, 1], ["a", "b", "c", math.nan, math.nan, "d"]), "cluster: 2 missing"),
+    (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], None), "cluster"), (lambda: design_effect([1, 2, 3, 4.], None), "cluster"),
+    (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], "abcd"), "cluster"),
+    (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], [[1], [1], [2], [3]]), "cluster"),
+    (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], [(1, 0), (1, 0), (2, 0), (3, 0)]), "cluster: only one in the control"),
+    (lambda: welch_test(np.ma.array([1., 2, 3], mask=[0, 0, 1]), [1, 2.]), "control: 1 values are masked"), (lambda: srm_test(np.ma.array([5, 6], mask=[0, 1])), "counts"),
+    (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], np.ma.array([1, 2, 3, 4], mask=[0, 0, 0, 1])), "cluster"),
+    *[(lambda f=f: f(10**400), name) for f, name in ((lambda v: ABTestAnalyzer(mde=v), "mde"), (lambda v: sample_size_means(v, 1), "sd"), (lambda v: sample_size_means(1, -v), "delta"),
+      (lambda v: sample_size_means(1, 1, ratio=v), "ratio"), (lambda v: welch_from_moments(v, 1, 9, 0, 1, 9), "mean_control"), (lambda v: sample_size_proportions(.1, v), "relative_mde"))],
+    (lambda: sample_size_proportions(.1, 5e-324), "relative_mde"), (lambda: sample_size_means(1, 5e-324), "delta"), (lambda: sample_size_means(1, 1, ratio=1e-300), "ratio"),
+    (lambda: diff_proportions_ci([[1], [1, 2]], 10, 2, 10), "x_control"), (lambda: ABTestAnalyzer().analyze([[1], [1, 2]], 10, 2, 10), "control_conversions"),
+    (lambda: srm_test([[1], [1, 2]]), "counts"),
+    (lambda: adjust_pvalues([[.1], [.1, .2]]), "p="), (lambda: bucket([["a"], ["b", "c"]], "x"), "unit"), (lambda: adjust_pvalues([.1, math.nan]), "gave no p-value"),
+    (lambda: exact_coverage(10, 10, .1, .1, method=lambda *a: 1), "method"), (lambda: exact_coverage(10, 10, .1, .1, method=lambda *a: ("low", "high")), "method"),
+    (lambda: srm_test([5, 6], (1e308, 1e-308)), "weights"), (lambda: exact_size(5, 5, .1, alpha=1e-12), "alpha"),
     (lambda: beta_binomial([1, 2], 10, 2, 10), "single"), (lambda: beta_binomial(1, 10, 2, 10, prior=1), "prior"), (lambda: beta_binomial(1, 10, 2, 10, prior=(1, 1, 1)), "prior")])
 def test_what_cannot_be_is_refused_with_a_value_error_that_names_it(attempt, match):
     with pytest.raises(ValueError, match=match): attempt()
@@ -632,4 +781,6 @@ def test_frames_and_series_are_taken_as_they_come():
     frame = pd.DataFrame({"y": rng.normal(size=60), "x": rng.normal(size=60), "arm": rng.random(60) < .5, "day": pd.date_range("2013-01-01", periods=60)}, index=range(100, 160))
     assert cuped(frame.y, frame.x, frame.arm).p_value == cuped(frame.y.tolist(), frame.x.to_numpy(), frame.arm.astype(int)).p_value
     assert cluster_test(frame.y, frame.arm, frame.day).p_value == pytest.approx(welch_test(frame.y[~frame.arm], frame.y[frame.arm]).p_value)
+    pairs = list(zip(frame.day.dt.month, frame.day.dt.day, strict=True))
+    assert cluster_test(frame.y, frame.arm, pairs).p_value == cluster_test(frame.y, frame.arm, frame.day).p_value
     assert srm_test(frame.arm.value_counts()).p_value <= 1 and diff_proportions_ci(pd.Series([1, 2]), 10, pd.Series([3, 4]), 10)[0].shape == (2,)

@@ -31,6 +31,13 @@ def test_every_group_of_the_fixed_sample_methods_is_in_the_file():
 def test_sample_size_proportions(given, expected):
     n = e.sample_size_proportions(given["baseline"], given["relative_mde"], alpha=given["alpha"], power=given["power"], ratio=given["ratio"])
     assert n == (expected["n_ceil_pooled"],)*2
+    rates, quantiles = e._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), e._z_alpha_power(given["alpha"], given["power"])
+    assert e._needed(*rates, *quantiles, given["ratio"]) == digits(expected["n_per_arm_pooled"])
+    (pc, pt, difference), z = rates, sum(quantiles)      # the two others that people use, which we do not offer
+    unpooled = (z/difference)**2*(pc*(1 - pc) + pt*(1 - pt))
+    assert unpooled == digits(expected["n_per_arm_unpooled"]) and math.ceil(unpooled) == expected["n_ceil_unpooled"]
+    assert 2*(z/(2*math.asin(math.sqrt(pt)) - 2*math.asin(math.sqrt(pc))))**2 == pytest.approx(expected["n_per_arm_arcsine"], rel=1e-5)
+    assert expected.keys() == {"n_per_arm_pooled", "n_ceil_pooled", "n_per_arm_unpooled", "n_ceil_unpooled", "n_per_arm_arcsine"}
     analyzer = e.ABTestAnalyzer(alpha=given["alpha"], mde=given["relative_mde"])
     assert analyzer.required_sample_size(given["baseline"], power=given["power"]) == n[0]
 
@@ -39,6 +46,9 @@ def test_sample_size_proportions(given, expected):
 def test_sample_size_of_unequal_arms(given, expected):
     n = e.sample_size_proportions(given["baseline"], given["relative_mde"], alpha=given["alpha"], power=given["power"], ratio=given["n_treatment_over_n_control"])
     assert n == (math.ceil(expected["n_control"]), math.ceil(expected["n_treatment"]))
+    ratio = given["n_treatment_over_n_control"]
+    control = e._needed(*e._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), *e._z_alpha_power(given["alpha"], given["power"]), ratio)
+    assert (control, ratio*control) == digits((expected["n_control"], expected["n_treatment"]))
 
 
 @pytest.mark.parametrize(("given", "expected"), of("power_proportions"))
@@ -50,7 +60,7 @@ def test_power_proportions(given, expected):
 def test_minimum_detectable_effect(given, expected):
     mde = e.minimum_detectable_effect(given["baseline"], given["n_per_arm"], alpha=given["alpha"], power=given["power"], direction=given["direction"])
     assert mde == digits(expected["relative_mde"])
-    assert given["baseline"]*(1 + mde) == digits(expected["p_treatment"])
+    assert given["baseline"]*(1 + mde) == digits(expected["p_treatment"]) and given["baseline"]*abs(mde) == pytest.approx(abs(expected["absolute_mde"]), rel=1e-6)
 
 
 @pytest.mark.parametrize(("given", "expected"), of("sample_size_means"))
@@ -58,9 +68,38 @@ def test_sample_size_means(given, expected):
     n = e.sample_size_means(given["sd"], given["delta"], alpha=given["alpha"], power=given["power"])
     assert n == math.ceil(expected["n_per_arm_t"])
     assert e.power_means(given["sd"], given["delta"], expected["n_per_arm_t"], alpha=given["alpha"]) == pytest.approx(given["power"], rel=1e-6)
+    assert 2*(sum(e._z_alpha_power(given["alpha"], given["power"]))*given["sd"]/given["delta"])**2 == pytest.approx(expected["n_per_arm_z"], rel=1e-6)
 
 
 METHODS = {"wald_unpooled": "wald", "newcombe": "newcombe", "agresti_caffo": "agresti-caffo", "miettinen_nurminen": "miettinen-nurminen", "mee": "mee"}
+
+
+def lift_delta(xc, nc, xt, nt):
+    "The textbook's interval of the relative lift: a normal ratio."
+    pc, pt, z = xc/nc, xt/nt, stats.norm.isf(.025)
+    half = z*pt/pc*math.sqrt((1 - pt)/(nt*pt) + (1 - pc)/(nc*pc))
+    return pt/pc - 1 - half, pt/pc - 1 + half
+
+
+def lift_fieller(xc, nc, xt, nt):
+    "Fieller's, from a quadratic equation with Wald's variances; none where the control's rate cannot be told from 0."
+    pc, pt, z2 = xc/nc, xt/nt, stats.norm.isf(.025)**2
+    a, c = pc**2 - z2*pc*(1 - pc)/nc, pt**2 - z2*pt*(1 - pt)/nt
+    root = math.sqrt((pc*pt)**2 - a*c) if a > 0 else math.nan
+    return ((pc*pt - root)/a - 1, (pc*pt + root)/a - 1) if a > 0 else None
+
+
+COMPARED = {"z_pooled", "p_two_sided", "log10_p", *(f"{m}_{level}" for m in METHODS for level in (95, 99)), "risk_ratio_katz_95", "risk_ratio_koopman_95"}
+NOT_OFFERED = {"relative_lift_delta_95": lift_delta, "relative_lift_fieller_95": lift_fieller, "fisher_p": lambda xc, nc, xt, nt: stats.fisher_exact([[xc, nc - xc], [xt, nt - xt]]).pvalue}
+
+
+@pytest.mark.parametrize(("given", "expected"), of("two_proportion_table"))
+def test_the_methods_of_a_table_that_we_do_not_offer_are_known_by_name(given, expected):
+    "Recomputed here, so that a key of the file is never skipped without a word."
+    assert expected.keys() <= COMPARED | NOT_OFFERED.keys()
+    table = tuple(given[k] for k in ("control_conversions", "control_total", "treatment_conversions", "treatment_total"))
+    for key, method in NOT_OFFERED.items():
+        if expected.get(key) is not None: assert method(*table) == pytest.approx(expected[key] if key == "fisher_p" else tuple(expected[key]), rel=1e-6, abs=1e-12), key
 
 
 @pytest.mark.parametrize(("given", "expected"), of("two_proportion_table"))
@@ -105,6 +144,9 @@ def test_ratio_metric(given, expected):
     normal, t = (e.ratio_metric_test(given["numerator"], given["denominator"], given["variant"], distribution=d) for d in ("normal", "t"))
     assert (normal.control, normal.treatment, normal.difference, normal.se, normal.statistic, normal.p_value, *normal.ci, *t.ci) == digits(
         (*(expected[k] for k in ("ratio_control", "ratio_treatment", "diff", "se_delta", "z", "p_normal")), *expected["ci_95_normal"], *expected["ci_95_welch_t"]))
+    y, x, arm = (np.array(given[k]) for k in ("numerator", "denominator", "variant"))
+    naive = math.sqrt(sum(y[arm == k].var(ddof=1)/(arm == k).sum()/x[arm == k].mean()**2 for k in (0, 1)))      # as if the denominators were fixed
+    assert naive == digits(expected["naive_se_ignoring_cov"]) and naive > 4*normal.se
 
 
 @pytest.mark.parametrize(("given", "expected"), of("multiple_testing"))
