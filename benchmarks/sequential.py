@@ -166,7 +166,8 @@ def speed():
         if python is None: continue
         took = ask(python, LOOP[name], counts=counts, per_look=per_look)[0] / few * tests
         method = "asymptotic_confidence_sequence" if name == "gbstats" else "conditional_beta_binomial"
-        rows.append({"job": "10,000 A/A tests of 100 looks", "ours": method, "compared with": f"a loop over {name}" + (", one outcome at a time" if name == "confseq" else ""), "times as fast": took / ours[method]})
+        rows.append({"job": "10,000 A/A tests of 100 looks", "ours": method,
+                     "compared with": f"a loop over {name}" + (", one outcome at a time" if name == "confseq" else ""), "times as fast": took / ours[method]})
     x, y = rng.random(10**6), (rng.random(10**6) < .1).astype(float)
     floor = lambda: [y.cumsum() for _ in range(20)]
     for method, settings, data in (("beta-binomial", {}, y), ("asymptotic", {"n_star": 500_000}, y), ("asymptotic", {"n_star": 500_000}, x)):

@@ -454,7 +454,7 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #72f696ac
+# %% ../nbs/09_experiments.ipynb #8c92c596
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that Welch's t test finds a difference of two means.
 
@@ -476,7 +476,7 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     float
         Probability of a rejection in either direction, by the noncentral t distribution, 0 to 1. Its degrees of freedom are
         Welch's for equal spreads: 2 n - 2 for equal arms; for others close where the smaller arm has eight units or more,
-        and too low a power below that.
+        and no more than a guess below that.
 
     Raises
     ------
