@@ -482,7 +482,7 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #9deeb2c1
+# %% ../nbs/10_sequential.ipynb #82d5d716
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -538,7 +538,10 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     upper = np.append(_bounds("boundary", boundary, len(t))[:-1], abs(z))
     if (upper[:-1] <= 0).any(): raise ValueError(f"boundary={boundary!r:.60}: |z| to stop at, above 0")
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
-    exceeded = lambda d: float(sum(walk.above(high, d) for walk, high in walks))      # stopped above before, or reaches |z| now
+    def exceeded(d):
+        "Stopped above before, or reaches |z| now."
+        if abs(d)*math.sqrt(t[-1]) > 25: return float(_stops(t, -upper, upper, own=d)[0].sum())
+        return float(sum(walk.above(high, d) for walk, high in walks))
     ordered = exceeded if z >= 0 else lambda d: 1 - exceeded(-d)
     def at(p):
         "The drift at which an outcome at least as high has probability p, which rises with the drift: from 0 outwards, doubling the step."
@@ -686,7 +689,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #b3c4f70c
+# %% ../nbs/10_sequential.ipynb #4a83c9b3
 @dataclass(frozen=True)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look, and then add look by look.
@@ -738,7 +741,9 @@ class Moments:
         mean = total/a.size
         d = a - mean
         d2 = d*d
-        return cls(float(a.size), mean, float(d2.sum()), float(d2 @ d), False)
+        m2 = float(d2.sum())
+        if m2 <= a.size*(4*np.finfo(float).eps*mean)**2: return cls(float(a.size), float(a[0]), 0., 0., False)   # constant but for the rounding of the mean
+        return cls(float(a.size), mean, m2, float(d2 @ d), False)
 
     @classmethod
     def from_counts(cls, x: int | np.ndarray, n: int | np.ndarray) -> "Moments":
@@ -810,7 +815,7 @@ def _binary(x: float | np.ndarray, n: float | np.ndarray) -> Moments:
     p = x/np.maximum(n, 1)
     return Moments(n + 0., p, n*p*(1 - p), n*p*(1 - p)*(1 - 2*p))
 
-# %% ../nbs/10_sequential.ipynb #df86f296
+# %% ../nbs/10_sequential.ipynb #d1c5405e
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
@@ -833,7 +838,9 @@ def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) ->
     """
     for name, m in (("control", control), ("treatment", treatment)):
         if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
-    min_count = _number("min_count", min_count, -1e-300, math.inf)
+    return _regime(control, treatment, _number("min_count", min_count, -1e-300, math.inf))
+
+def _regime(control: Moments, treatment: Moments, min_count: float) -> bool | np.ndarray:
     if control.binary and treatment.binary:
         p = (control.n*control.mean + treatment.n*treatment.mean)/np.maximum(control.n + treatment.n, 1)
         return np.minimum(control.n, treatment.n)*np.minimum(p, 1 - p) >= min_count
@@ -873,7 +880,7 @@ def _asymptotic(c: Moments, t: Moments, rho2: float) -> tuple:
     n, d = c.n + t.n, np.where((c.n > 0) & (t.n > 0), t.mean - c.mean, np.nan)
     v = c.variance/np.maximum(c.n, 1) + t.variance/np.maximum(t.n, 1)
     known = (v > 0) & (c.n > 0) & (t.n > 0)
-    log_e = np.where(known, n*rho2*d*d/(2*np.where(known, v, 1)*(n*rho2 + 1)) - .5*np.log1p(n*rho2), 0.)
+    with np.errstate(over="ignore"): log_e = np.where(known, np.minimum(n*rho2*d*d/(2*np.where(known, v, 1)*(n*rho2 + 1)), 1e300) - .5*np.log1p(n*rho2), 0.)
     return d, np.where(known, v, np.inf), log_e
 
 def _half_width(n: np.ndarray, v: np.ndarray, rho2: float, alpha: float) -> np.ndarray:
@@ -960,10 +967,10 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     out = gammaln(k) - gammaln(k + n.sum(-1)) + (gammaln(k*w + n) - gammaln(k*w) - n*np.log(w)).sum(-1)
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10_sequential.ipynb #f044fa40
+# %% ../nbs/10_sequential.ipynb #8058985d
 class _BetaBinomial:
     "Rates, exact: the conditional e-process on conversions."
-    measure, in_order = "risk ratio", False
+    measure, in_order, null = "risk ratio", False, 1.
 
     def __init__(self, alpha: float, share: float, *, k: float = 100.) -> None:
         self.alpha, self.share, self.k = alpha, share, _weight(k)
@@ -992,10 +999,10 @@ class _Paired(_BetaBinomial):
     "Pairs of outcomes 0 and 1: the same on discordant pairs."
     measure = "odds among discordant pairs"
 
-# %% ../nbs/10_sequential.ipynb #d2d2dbab
+# %% ../nbs/10_sequential.ipynb #1a4561a8
 class _Asymptotic(_BetaBinomial):
     "Means and rates of large samples; looks outside the regime do not count."
-    measure = "difference"
+    measure, null = "difference", 0.
 
     def __init__(self, alpha: float, share: float, *, n_star: float, min_count: float = 20) -> None:
         self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 1e-9, 1e18), _number("min_count", min_count, -1e-300, math.inf)
@@ -1003,7 +1010,7 @@ class _Asymptotic(_BetaBinomial):
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
         "As above, on the moments of c and t."
-        if not in_regime(c, t, min_count=self.min_count): return None
+        if not _regime(c, t, self.min_count): return None
         d, _, log_e = _asymptotic(c, t, self.rho2)
         return 0., float(log_e), -math.log(self.alpha), float(d)
 
@@ -1017,7 +1024,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #768fd1ad
+# %% ../nbs/10_sequential.ipynb #1101712a
 _LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
 
 class _GroupSequential(_Asymptotic):
@@ -1034,7 +1041,7 @@ class _GroupSequential(_Asymptotic):
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
         "The information in c and t over the planned, |z|, its boundary, z."
-        if not (c.n and t.n) or not in_regime(c, t, min_count=self.min_count): return None
+        if not (c.n and t.n) or not _regime(c, t, self.min_count): return None
         units = c.n + t.n
         time = c.n*t.n/units/(self.n_max*self.share*(1 - self.share))
         if units >= self.n_max: time = max(time, self.walk.t + 2*_STEP)   # little information is no reason to leave out the last look
@@ -1106,7 +1113,7 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #043a016f
+# %% ../nbs/10_sequential.ipynb #12ff2715
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1162,7 +1169,7 @@ class _Looks:
         if not control.n + treatment.n: return self
         c, t = self.control + control, self.treatment + treatment
         seen = self._engine.look(c, t)
-        if seen is None and not self._warned and not in_regime(c, t, min_count=self._engine.min_count):
+        if seen is None and not self._warned and not _regime(c, t, self._engine.min_count):
             warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count; nor will others until each arm has enough", RegimeWarning, stacklevel=3)
             self._warned = True
         self.control, self.treatment = c, t
@@ -1220,10 +1227,10 @@ class _Looks:
             test._path = _stored_path(d["path"], d["end"], test)
             test._end, test._srm, test._warned = d["end"] and list(d["end"]), _number("srm", d["srm"], -1e-300, math.inf), d["warned"]
             if not isinstance(test._warned, bool): raise ValueError(f"warned={test._warned!r}: true or false")
-        except (KeyError, TypeError, ValueError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
+        except (KeyError, TypeError, ValueError, ArithmeticError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #d864b0ff
+# %% ../nbs/10_sequential.ipynb #59ea0e6c
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1339,8 +1346,11 @@ class SequentialTest(_Looks):
         stagewise = self.after_stopping(level=1 - self.alpha) if self.finished and self._path else None
         low, high = (stagewise.lower, stagewise.upper) if stagewise else self.ci
         fits = f"any {self.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - self.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
-        if self._end: return f"{seen} the outcomes of the {self._end[1].split()[0]} are higher than luck alone would make them ({_chance(self.p_value)}, decided at look {self._end[0]:,}), if units were assigned at random; {fits}."
-        if self.finished: return f"{seen} the plan has ended without a decision; {fits}, so it is not shown that there is no difference."
+        side, won = int(low > self._engine.null) - int(high < self._engine.null), (1 - 2*WINNERS.index(self._end[1])) if self._end else 0
+        if stagewise and side != won: fits += ": a close call that test and interval decide differently"
+        elif side != won: fits += "; the looks since the decision say the opposite, so the effect has changed or the units are not alike" if side else "; the looks since the decision leave it open again"
+        if self._end: return f"{seen} it is decided since look {self._end[0]:,}: the outcomes of the {self._end[1].split()[0]} were higher than luck alone would make them ({_chance(self.p_value)}), if units were assigned at random; {fits}."
+        if self.finished: return f"{seen} the plan has ended without a decision; {fits}" + ("." if side else ", so it is not shown that there is no difference.")
         return f"{seen} nothing is decided ({_chance(self.p_value)}); {fits}, and the test may go on."
 
     def __repr__(self) -> str:
@@ -1349,7 +1359,7 @@ class SequentialTest(_Looks):
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} + {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g}, "
                 f"{self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
 
-# %% ../nbs/10_sequential.ipynb #f0d85b3d
+# %% ../nbs/10_sequential.ipynb #15099361
 def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *, alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
                      reps: int = 1000, seed: int = 0) -> pd.DataFrame:
     """How long an experiment on rates takes, looked at once a day, by each method.
@@ -1377,7 +1387,7 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     -------
     DataFrame
         By method: `days` after which a share `power` of such experiments has been decided, if the effect is as planned (for methods with a plan:
-        its length); `mean_days` until they end if it is; `mean_days_without_effect` (endless for methods without a plan: infinite). Infinite, too,
+        its length, at least until looks count, see `in_regime`); `mean_days` until they end if it is; `mean_days_without_effect` (endless for methods without a plan: infinite). Infinite, too,
         where streams remain undecided after eight times the days of the fixed test.
 
     Raises
@@ -1393,14 +1403,15 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     null, effect_error = math.sqrt(mean*(1 - mean)/share/(1 - share)), math.sqrt(p*(1 - p)/(1 - share) + q*(1 - q)/share)     # x sqrt(units): of the difference
     needed = ((ndtri(power)*effect_error - ndtri(alpha/2)*null)/(q - p))**2/daily          # days of a test with one look, as in chapter 9
     fixed = math.ceil(needed)
-    if fixed > 1500: raise ValueError(f"daily_units={daily:,}: a fixed test would take {fixed:,} days, and at most 1,500 can be planned: find more traffic, or a larger effect")
+    ready = math.ceil(34/(min(share, 1 - share)*min(mean, 1 - mean)*daily))       # days until the regime of 20 holds but for bad luck (three standard deviations)
+    if max(fixed, ready) > 1000: raise ValueError(f"daily_units={daily:,}: it would take {max(fixed, ready):,} days, and at most 1,000 can be planned: find more traffic, or a larger effect")
     rows = {"fixed": (fixed, float(fixed), float(fixed))}
     for spending in ("obrien-fleming", "pocock"):
         plan, days = None, fixed
         while plan is None or needed*plan.inflation > days:      # a longer plan has more looks
-            days = math.ceil(needed*plan.inflation) if plan else fixed
-            plan = group_sequential_design(np.arange(1, days + 1)/days, alpha=alpha, power=power, spending=spending)
-        rows[f"group-sequential, {spending}"] = (days, *(float(plan.expected_information(d)*days) for d in (plan.drift, 0.)))
+            days = math.ceil(needed*plan.inflation) if plan else max(fixed, ready)
+            plan = group_sequential_design(np.arange(ready, days + 1)/days, alpha=alpha, power=power, spending=spending)
+        rows[f"group-sequential, {spending}"] = (days, *(float(plan.expected_information(d)*days) for d in (plan.drift*math.sqrt(days/needed/plan.inflation), 0.)))
     return pd.DataFrame({**rows, **_simulated_days(daily, p, q, alpha, power, share, k, fixed, reps, seed)}, index=["days", "mean_days", "mean_days_without_effect"]).T.rename_axis("method")
 
 def _simulated_days(daily: int, p: float, q: float, alpha: float, power: float, share: float, k: float, fixed: int, reps: int, seed: int) -> dict:

@@ -594,10 +594,10 @@ def test_a_test_explains_itself_without_claiming_more():
     rng = np.random.default_rng(25)
     assert "nothing is decided" in SequentialTest().explain() and "may go on" in SequentialTest().explain()
     won = SequentialTest().update(rng.random(2000) < .2, rng.random(2000) < .3)
-    for words in ("After 1 look at", "outcomes of the treatment are higher", "decided at look 1", "95 % interval, valid at every look"): assert words in won.explain()
+    for words in ("After 1 look at", "outcomes of the treatment were higher", "decided since look 1", "95 % interval, valid at every look"): assert words in won.explain()
     lost = SequentialTest("group-sequential", alpha=.01, n_max=4000).update(rng.random(2000) < .3, rng.random(2000) < .2)
     e = lost.after_stopping(level=.99)
-    assert "outcomes of the control are higher" in lost.explain() and f"from {e.lower:.3g} to {e.upper:.3g}" in lost.explain() and "99 % interval" in lost.explain()
+    assert "outcomes of the control were higher" in lost.explain() and f"from {e.lower:.3g} to {e.upper:.3g}" in lost.explain() and "99 % interval" in lost.explain()
     ended = SequentialTest("group-sequential", n_max=4000).update(np.arange(2000) % 2, np.arange(2000) % 2)
     assert "ended without a decision" in ended.explain() and "not shown that there is no difference" in ended.explain()
     assert "other shares than planned" in SequentialTest().update(rng.random(3000) < .5, rng.random(2000) < .5).explain()
@@ -802,6 +802,51 @@ def test_of_a_plan_two_thousand_looks_count():
     assert test.finished and len(test.path) <= 2000 and SequentialTest.from_dict(test.to_dict()).finished and np.isfinite(test.after_stopping().estimate)
 
 
+@pytest.mark.parametrize("value", [9.99, .1, 1/3, 1e-7, 123456.789])
+def test_constant_outcomes_bet_nothing_even_if_no_double_is_exact(value):
+    rng = np.random.default_rng(34)
+    for method, kw in (("asymptotic", {"n_star": 2000}), ("group-sequential", {"n_max": 4000})):
+        test = SequentialTest(method, **kw)
+        for _ in range(8):
+            n = rng.binomial(500, .5)
+            test.update(np.full(n, value), np.full(500 - n, value))
+        assert test._end is None and test.p_value == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert asymptotic_confidence_sequence([value]*240, [value]*260, n_star=2000).p_value == 1
+
+
+def test_estimates_after_high_early_boundaries():
+    e = stagewise_estimate([.5, 1], [math.inf, 2], 30)
+    assert (e.estimate, e.lower, e.upper) == pytest.approx((30, 30 - 1.959964, 30 + 1.959964), abs=1e-5)
+    e = stagewise_estimate([.2, .4, .6, 1], [38, 38, 38, 2], 30)
+    assert (e.estimate, e.lower, e.upper) == pytest.approx((30, 30 - 1.959964, 30 + 1.959964), abs=1e-4)
+
+
+def test_states_that_divide_by_zero_or_overflow_are_damaged():
+    test = SequentialTest("group-sequential", n_max=4000)
+    for _ in range(3): test.update(np.arange(300) % 3 == 0, np.arange(300) % 3 == 1)
+    good = test.to_dict()
+    twice = [list(row) for row in good["path"]]
+    twice[0][2] = twice[1][2]
+    for changes in ({"path": twice}, {"control": [1e15, 1e300, 1., 0., False]}, {"srm": 10**400}):
+        with pytest.raises(ValueError, match="damaged"): SequentialTest.from_dict(good | changes)
+    sure = SequentialTest("asymptotic", n_star=100, min_count=0).update([0, 1e-155]*40, [1e5]*80)
+    assert SequentialTest.from_dict(json.loads(json.dumps(sure.to_dict(), allow_nan=False))).to_dict() == sure.to_dict()
+
+
+def test_explanations_admit_what_contradicts_the_decision():
+    close = SequentialTest("group-sequential", n_max=22_000, share=1/11).update(np.arange(20_000) < 200, np.arange(2000) < 30)
+    assert close.decision == "treatment higher" and close.after_stopping().lower < 0 and "a close call that test and interval decide differently" in close.explain()
+    other = SequentialTest("group-sequential", n_max=5500, share=1/11).update(np.arange(5000) < 250, np.arange(500) < 16)
+    assert other.decision == "no difference shown" and "close call" in other.explain() and "not shown that there is no difference" not in other.explain()
+    turned = SequentialTest().update(np.arange(1000) < 100, np.arange(1000) < 200)
+    assert "looks since" not in turned.explain()
+    turned.update(np.arange(1000) < 200, np.arange(1000) < 110)
+    assert turned.decision == "treatment higher" and "leave it open again" in turned.explain()
+    assert "say the opposite" in turned.update(np.arange(5000) < 2500, np.arange(5000) < 1000).explain()
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
@@ -829,6 +874,23 @@ def test_days_agree_with_the_sample_sizes_of_experiments_and_undecided_streams_a
     hopeless = days_to_decision(1000, .9, .02, reps=200)           # a bet made for far larger effects
     assert hopeless.loc["beta-binomial"].tolist() == [math.inf]*3 and hopeless.loc["asymptotic", "days"] < 20
     with pytest.raises(ValueError, match="seed"): days_to_decision(1000, .24, -.1, seed="x")
+
+
+@pytest.mark.parametrize(("daily", "p", "effect", "share"), [(100, .02, 2., .5), (1000, .02, 1., .1), (100, .01, 3., .5)])
+def test_plans_are_long_enough_for_looks_to_count(daily, p, effect, share):
+    plan, rng, won, n = days_to_decision(daily, p, effect, share=share, reps=100).days, np.random.default_rng(35), 0, 200
+    for _ in range(n):
+        test = SequentialTest("group-sequential", n_max=int(plan["group-sequential, obrien-fleming"])*daily, share=share)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RegimeWarning)
+            while not test.finished: test.update(*random_arms(rng, daily, share, (p, p*(1 + effect))))
+        won += test.decision == "treatment higher"
+    assert won >= stats.binom.ppf(.0005, n, .8)
+
+
+def test_plans_that_would_take_years_are_refused():
+    for arguments in ((2, .3, .044), (10, .0001, 50.)):
+        with pytest.raises(ValueError, match="at most 1,000"): days_to_decision(*arguments)
 
 
 # ---- bad input
