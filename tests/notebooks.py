@@ -160,7 +160,12 @@ def check():
 def clean_outputs(cell):
     "Outputs without what changes from run to run."
     cell["execution_count"] = None
-    for out in cell["outputs"]:
+    streams = []
+    for out in cell["outputs"]:   # how a stream is cut into messages is chance
+        if streams and out["output_type"] == "stream" and streams[-1].get("name") == out["name"]: streams[-1]["text"] = "".join([*streams[-1]["text"], *out["text"]])
+        else: streams.append(out)
+    cell["outputs"] = streams
+    for out in streams:
         if "metadata" in out: out["metadata"] = {}
         if "execution_count" in out: out["execution_count"] = None
         for key, value in out.get("data", {}).items():

@@ -162,11 +162,11 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
 
 
 def test_refresh_stores_clean_outputs_and_changes_nothing_the_second_time(tmp_path):
-    path = notebook(tmp_path, "import sys\nprint('hello')", "6*7")
+    path = notebook(tmp_path, "import time\nprint('hello', flush=True); time.sleep(1); print('again')", "6*7")
     assert runner("refresh", path).returncode == 0
     first = path.read_text()
     cells = json.loads(first)["cells"]
-    assert cells[0]["outputs"][0]["text"] == ["hello\n"] and cells[1]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[1]["execution_count"] is None
+    assert [o["text"] for o in cells[0]["outputs"]] == [["hello\n", "again\n"]] and cells[1]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[1]["execution_count"] is None
     assert runner("refresh", path).returncode == 0 and path.read_text() == first
 
 
