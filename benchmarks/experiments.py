@@ -1,4 +1,4 @@
-"""Experiments: what four libraries answer to the same tables, how often their intervals hold the truth, and what it costs.
+"""Experiments: what four libraries answer to the same tables, how often their intervals hold the truth, and what it costs, looked at once or often.
 
     python benchmarks/experiments.py          # a few minutes
     python benchmarks/experiments.py --all    # larger designs for the coverage, more rounds
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import sequential
 from harness import ask, peer, seconds, store
 from scipy import stats
 
@@ -218,6 +219,7 @@ if __name__ == "__main__":
     everything, chosen = "--all" in sys.argv, [word for word in sys.argv[1:] if not word.startswith("-")]
     designs = [(30, 30, .1, .1), (900, 100, .05, .05), (900, 100, .05, .3)] + ([(100, 100, .02, .02), (1000, 1000, .05, .06)] if everything else [])
     rounds = 5 if everything else 3
-    parts = {"tables": one_by_one, "bayes": bayes, "agreement": agreement, "coverage": lambda: coverage(designs), "speed": lambda: speed(rounds), "growth": lambda: growth(rounds)}
+    parts = {"tables": one_by_one, "bayes": bayes, "agreement": agreement, "coverage": lambda: coverage(designs), "speed": lambda: speed(rounds), "growth": lambda: growth(rounds),
+             "boundaries": sequential.boundaries, "streams": sequential.speed}
     if unknown := set(chosen) - parts.keys(): sys.exit(f"no part {', '.join(unknown)}: there are {', '.join(parts)}")
     for part in chosen or parts: parts[part]()
