@@ -8,8 +8,8 @@ __all__ = ['RTOL', 'ATOL', 'SECONDS', 'FORMAT', 'HOW', 'Incomparable', 'plain', 
            'untouched', 'Verdict', 'judge', 'Draft', 'read_solution', 'question', 'generate', 'questions', 'example',
            'record', 'progress', 'check']
 
-# %% ../nbs/90_exercises.ipynb #37ffb0d0
-import ast, contextlib, hashlib, html, inspect, json, math, numbers, re, reprlib, shutil, signal, sys, textwrap, threading, traceback
+# %% ../nbs/90_exercises.ipynb #418f23cd
+import ast, contextlib, hashlib, html, inspect, json, math, numbers, re, reprlib, shutil, signal, sys, textwrap, threading, time, traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ import pandas as pd
 from . import storage
 from .storage import home, locked, replacing
 
-# %% ../nbs/90_exercises.ipynb #b4856f4a
+# %% ../nbs/90_exercises.ipynb #1f2aa82d
 class Incomparable(TypeError):
     "An answer of a type that cannot be compared."
 
@@ -43,6 +43,8 @@ def plain(x: object) -> object:
     Incomparable
         If `x` is or holds something else, such as a function, a generator, or a number beyond the range of floats.
     """
+    names = list(map(str, x)) if isinstance(x, (pd.DataFrame, Mapping)) else []
+    if len(set(names)) < len(names): raise Incomparable("a table with a name that stands there twice: rename one")
     if isinstance(x, pd.DataFrame): return {str(name): plain(x[name]) for name in x}
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
     elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM": x = (pd.Timestamp if x.dtype.kind == "M" else pd.Timedelta)(x[()])
@@ -124,7 +126,7 @@ def _brief(x: object) -> str:
 
 def _count(n: int, word: str) -> str: return f"{n} {word}" + ("" if n == 1 else "s")
 
-# %% ../nbs/90_exercises.ipynb #5641c965
+# %% ../nbs/90_exercises.ipynb #9c3d1fe1
 SECONDS = 10
 
 class OutOfTime(BaseException):
@@ -178,19 +180,18 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
             f.f_trace, f.f_trace_opcodes = trace, True
             f = None if f is block else f.f_back
         sys.settrace(trace)
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, .02)
-        yield
+    before, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, .02)   # of a limit around this one
+    try: yield
     finally:
         done = True
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if alarms > 1:
-            sys.settrace(tracer)
-            block.f_trace, block.f_trace_opcodes = traced, False
+        if sys.gettrace() is not tracer: sys.settrace(tracer)
+        if alarms > 1: block.f_trace, block.f_trace_opcodes = traced, False
+        if before is not None: signal.signal(signal.SIGALRM, before)
+        if left: signal.setitimer(signal.ITIMER_REAL, max(left - time.monotonic() + start, .001), every)
 
-# %% ../nbs/90_exercises.ipynb #7bf3f844
+# %% ../nbs/90_exercises.ipynb #879cf27f
 @dataclass(frozen=True)
 class Outcome:
     """What a function made of one input.
@@ -239,7 +240,7 @@ def explain(error: BaseException, filename: str) -> str:
         Such as "line 3, `return a/b`: ZeroDivisionError: division by zero"; long lines and messages are cut.
     """
     try:
-        with time_limit(1): said = str(error)
+        with time_limit(1): said = str(error).encode("utf-8", "backslashreplace").decode()
     except KeyboardInterrupt: raise
     except BaseException as e: said = f"its message cannot be shown ({type(e).__name__})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == filename and f.lineno]
@@ -270,7 +271,7 @@ def outcome(function: Callable, inputs: Mapping[str, object], *, seconds: float 
     except KeyboardInterrupt: raise
     except BaseException as e: return Outcome(error=type(e).__name__, detail=explain(e, getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")))
 
-# %% ../nbs/90_exercises.ipynb #4e6bf789
+# %% ../nbs/90_exercises.ipynb #fde381e4
 def encode(x: object) -> object:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -291,7 +292,7 @@ def encode(x: object) -> object:
         If `x` is something else, or would not come back as it was.
     """
     if x is None or isinstance(x, (bool, int, str)): return x
-    if isinstance(x, float): return x if math.isfinite(x) else {"float": repr(x)}
+    if isinstance(x, float): return float(x) if math.isfinite(x) else {"float": repr(float(x))}
     if isinstance(x, list): return [encode(v) for v in x]
     if x is pd.NaT or isinstance(x, pd.Timestamp): out = {"Timestamp": None if x is pd.NaT else x.isoformat()}
     elif isinstance(x, pd.Timedelta): out = {"Timedelta": x.isoformat()}

