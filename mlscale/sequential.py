@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'WINNERS', 'PATH', 'crossin
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #eee9a5d5
+# %% ../nbs/10_sequential.ipynb #3fdd5b65
 import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
-from .experiments import _DIFFERENCE, _chance, _percent
+from .experiments import _DIFFERENCE, _alpha, _chance, _percent
 from .storage import needs
 
 # %% ../nbs/10_sequential.ipynb #8b0ac460
@@ -1113,11 +1113,11 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #12ff2715
+# %% ../nbs/10_sequential.ipynb #b3352aab
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
-        self.method, self.alpha, self.share = _choice("method", method, list(METHODS)), _number("alpha", alpha, 0, 1), _number("share", share, 0, 1)
+        self.method, self.alpha, self.share = _choice("method", method, list(METHODS)), _alpha(alpha), _number("share", share, 0, 1)
         if method == "paired" and share != .5: raise ValueError(f"share={share!r}: .5 for pairs")
         try: self._engine = METHODS[method](self.alpha, self.share, **settings)
         except TypeError as e: raise ValueError(f"settings of method={method!r}: {str(e).split('__init__() ')[-1]}") from None
@@ -1230,7 +1230,7 @@ class _Looks:
         except (KeyError, TypeError, ValueError, ArithmeticError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #59ea0e6c
+# %% ../nbs/10_sequential.ipynb #fb844e2c
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1240,7 +1240,7 @@ class SequentialTest(_Looks):
         "beta-binomial": rates, exact. "paired": pairs of outcomes 0 and 1, exact if pairs are exchangeable.
         "asymptotic": means or rates of large samples (needs `n_star`). "group-sequential": a planned end (needs `n_max`).
     alpha : float
-        Type I error of all looks together, above 0 and below 1.
+        Type I error of all looks together, above 1e-12 and below 1.
     share : float
         The probability with which a unit is assigned to the treatment, above 0 and below 1; .5 for pairs.
     settings

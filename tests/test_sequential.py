@@ -847,6 +847,20 @@ def test_explanations_admit_what_contradicts_the_decision():
     assert "say the opposite" in turned.update(np.arange(5000) < 2500, np.arange(5000) < 1000).explain()
 
 
+def test_levels_that_no_sentence_can_name_are_refused():
+    for alpha in (1e-12, 1e-20, 1e-300, 0, None, math.nan):
+        with pytest.raises(ValueError, match="alpha"): SequentialTest(alpha=alpha)
+    for method, kw in METHODS: assert "99.999999999 %" in SequentialTest(method, alpha=1e-11, **kw).explain()
+
+
+def test_the_regime_of_means_asks_for_a_hundred_times_the_squared_skewness():
+    moments = lambda n, skewness: Moments(float(n), 0., float(n), float(n*skewness), False)
+    assert moments(99, 2).skewness == pytest.approx(2)
+    for skewness, needed in ((0, 40), (1, 100), (3, 900)):
+        at, below = moments(needed + 1, skewness), moments(needed - 1, skewness)
+        assert in_regime(at, at) and not in_regime(at, below) and not in_regime(below, at)
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
