@@ -217,7 +217,7 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     out = ndtr((z*math.sqrt(t) + theta*(1 - t) - critical)/math.sqrt(1 - t))
     return out if out.ndim else float(out)
 
-# %% ../nbs/10b_martingales.ipynb #2c2f498c
+# %% ../nbs/10b_martingales.ipynb #90d9af25
 @dataclass(frozen=True)
 class FutilityPlan:
     """A one-sided group-sequential plan that also gives up. Make it with `futility_boundaries`.
@@ -287,7 +287,7 @@ def futility_boundaries(information: Sequence[float], *, alpha: float = .025, po
     information : sequence of float, shape (looks,)
         Information fractions of the looks, increasing, the last one 1.
     alpha : float
-        One-sided type I error, above 0 and below 1.
+        One-sided type I error, above 1e-100 and below 1.
     power : float
         Between alpha and 1.
     spending, beta_spending : str
@@ -307,7 +307,7 @@ def futility_boundaries(information: Sequence[float], *, alpha: float = .025, po
     ----------
     Pampallona, Tsiatis, Kim, Drug Information Journal 2001.
     """
-    t, alpha = _information(information, 1.), _number("alpha", alpha, 0, 1)
+    t, alpha = _information(information, 1.), _number("alpha", alpha, 1e-100, 1)
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
     upper = alpha_spending_boundaries(t, alpha=alpha, spending=spending, sided=1)

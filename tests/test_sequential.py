@@ -861,6 +861,14 @@ def test_the_regime_of_means_asks_for_a_hundred_times_the_squared_skewness():
         assert in_regime(at, at) and not in_regime(at, below) and not in_regime(below, at)
 
 
+@pytest.mark.parametrize("alpha", [1e-20, 1e-60, 1e-99])
+def test_futility_plans_of_tiny_errors_are_numbers(alpha):
+    plan = futility_boundaries([.3, .6, 1], alpha=alpha, power=.9)
+    up, down = crossing_probabilities(plan.information, plan.upper, plan.lower, drift=plan.drift)
+    assert up.sum() == pytest.approx(.9, abs=1e-6) and down.sum() == pytest.approx(.1, abs=1e-6)
+    with pytest.raises(ValueError, match="alpha"): futility_boundaries([.3, .6, 1], alpha=1e-200)
+
+
 # ---- planning
 
 def test_days_to_decision_come_true():
