@@ -533,13 +533,17 @@ for line in sys.stdin:
 def test_killed_at_random_moments_no_acknowledged_event_is_lost_and_none_counts_twice(tmp_path):
     sent, rng = events(3000, seed=1), np.random.default_rng(2)
     pd.DataFrame(sent).to_parquet(tmp_path / "events.parquet")
-    child = subprocess.Popen([sys.executable, "-c", LIVES, tmp_path / "state", tmp_path / "events.parquet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [sys.executable, "-c", LIVES, tmp_path / "state", tmp_path / "events.parquet"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(tmp_path / "stderr").open("w"), text=True)
     acknowledged, kills = 0, 0
     while acknowledged < len(sent):
         child.stdin.write(f"{max(0, acknowledged - int(rng.integers(0, 12)))}\n")
         child.stdin.flush()
         pid = int(child.stdout.readline().split()[1])
-        for _ in range(min(rng.integers(3, 80), (len(sent) - acknowledged)//3)): acknowledged = max(acknowledged, int(child.stdout.readline().split()[1]))
+        for _ in range(min(rng.integers(3, 80), (len(sent) - acknowledged)//3)):
+            word, number = child.stdout.readline().split()
+            assert word == "acknowledged", (word, number, (tmp_path / "stderr").read_text())   # "ended": it died by itself
+            acknowledged = max(acknowledged, int(number))
         time.sleep(rng.uniform(0, .004))
         with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL)
         while (line := child.stdout.readline().split())[0] != "ended": acknowledged = max(acknowledged, int(line[1]))
