@@ -518,16 +518,17 @@ HOUR = pd.Timedelta(hours=1)
 RATE = Rolling("rate", value="late", by="key", window=10*HOUR, agg="rate", prior=(.2, 3.))
 COUNT = Rolling("count", value=None, by="key", window=4*HOUR, agg="count")
 events = pd.read_parquet(sys.argv[2]).to_dict("records")
+def say(word, number): os.write(1, f"{word} {number}\\n".encode())   # whole or not at all; print may write in pieces
 for line in sys.stdin:
     first = int(line)
     if not (pid := os.fork()):
         with DurableState(sys.argv[1], [RATE, COUNT], segment_bytes=2_000) as state:
-            print("open", os.getpid(), flush=True)
+            say("open", os.getpid())
             for i in range(first, len(events), 3):
                 state.update(events[i:i + 3])
-                print("acknowledged", min(i + 3, len(events)), flush=True)
+                say("acknowledged", min(i + 3, len(events)))
         os._exit(0)
-    print("ended", os.waitpid(pid, 0)[1], flush=True)
+    say("ended", os.waitpid(pid, 0)[1])
 """
 
 def test_killed_at_random_moments_no_acknowledged_event_is_lost_and_none_counts_twice(tmp_path):
@@ -535,19 +536,21 @@ def test_killed_at_random_moments_no_acknowledged_event_is_lost_and_none_counts_
     pd.DataFrame(sent).to_parquet(tmp_path / "events.parquet")
     command = [sys.executable, "-c", LIVES, tmp_path / "state", tmp_path / "events.parquet"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(tmp_path / "stderr").open("w"), text=True)
+    def said(*expected):
+        word, number = (child.stdout.readline() or "nothing 0").split()
+        assert word in expected, (word, number, (tmp_path / "stderr").read_text())   # it died by itself
+        return word, int(number)
+
     acknowledged, kills = 0, 0
     while acknowledged < len(sent):
         child.stdin.write(f"{max(0, acknowledged - int(rng.integers(0, 12)))}\n")
         child.stdin.flush()
-        pid = int(child.stdout.readline().split()[1])
-        for _ in range(min(rng.integers(3, 80), (len(sent) - acknowledged)//3)):
-            word, number = child.stdout.readline().split()
-            assert word == "acknowledged", (word, number, (tmp_path / "stderr").read_text())   # "ended": it died by itself
-            acknowledged = max(acknowledged, int(number))
+        pid = said("open")[1]
+        for _ in range(min(rng.integers(3, 80), (len(sent) - acknowledged)//3)): acknowledged = max(acknowledged, said("acknowledged")[1])
         time.sleep(rng.uniform(0, .004))
         with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL)
-        while (line := child.stdout.readline().split())[0] != "ended": acknowledged = max(acknowledged, int(line[1]))
-        kills += int(line[1]) == signal.SIGKILL
+        while (last := said("acknowledged", "ended"))[0] != "ended": acknowledged = max(acknowledged, last[1])
+        kills += last[1] == signal.SIGKILL
         with DurableState(tmp_path / "state", [RATE, COUNT]) as state:
             taken = max((e["event_id"] for e in state.events()), default=-1) + 1
             assert acknowledged <= taken <= acknowledged + 3
