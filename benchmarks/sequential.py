@@ -170,7 +170,7 @@ def speed():
                      "compared with": f"a loop over {name}" + (", one outcome at a time" if name == "confseq" else ""), "times as fast": took / ours[method]})
     x, y = rng.random(10**6), (rng.random(10**6) < .1).astype(float)
     floor = lambda: [y.cumsum() for _ in range(20)]
-    for method, settings, data in (("beta-binomial", {}, y), ("asymptotic", {"n_star": 500_000}, y), ("asymptotic", {"n_star": 500_000}, x)):
+    for method, settings, data in (("beta-binomial", {}, y), ("asymptotic", {"n_star": 500_000}, y), ("asymptotic", {"n_star": 500_000}, x), ("group-sequential", {"n_max": 2 * 10**6}, y)):
         def stream(method=method, settings=settings, data=data):
             test = SequentialTest(method, **settings)
             for i in range(0, 10**6, 1000): test.update(data[i:i + 500], data[i + 500:i + 1000])
@@ -289,18 +289,19 @@ def peers():
     show = lambda v: f"{v:.6g}" if isinstance(v, float) else "[" + ", ".join(f"{x:.6g}" for x in v) + "]" if isinstance(v, (list, tuple)) else str(v)
     rows = []
     def row(what, name, theirs, ours, exact, note=""): rows.append({"input": what, "library": name, "it says": show(theirs), "ours": show(ours), "exact": show(exact), "note": note})
-    cases = [(500, 10_000, 570, 10_000), (0, 5000, 60, 5000), (60, 5000, 0, 5000), (30_000, 1_000_000, 60_000, 1_000_000)]
-    (p, ci), none, other, huge = ask(gbstats(), ASK_GBSTATS, cases=cases)
+    cases = [(500, 10_000, 570, 10_000), (0, 5000, 60, 5000), (60, 5000, 0, 5000), (30_000, 1_000_000, 60_000, 1_000_000), (0, 200, 200, 200)]
+    (p, ci), none, other, huge, alike = ask(gbstats(), ASK_GBSTATS, cases=cases)
     asymptotic = lambda xc, nc, xt, nt: asymptotic_confidence_sequence(Moments.from_counts(xc, nc), Moments.from_counts(xt, nt), n_star=5000, min_count=0)
     getcontext().prec = 50
     same = asymptotic(*cases[0])
     row("500 of 10,000 against 570 of 10,000, n_star 5,000: interval", "gbstats 0.8.0", ci, (same.lower, same.upper), exact_asymptotic(*cases[0]))
     for case, (theirs, _) in ((cases[1], none), (cases[2], other)):
-        ours = float(always_valid_p(conditional_beta_binomial(case[0], case[2])))
-        row(f"{case[0]} of {case[1]:,} against {case[2]} of {case[3]:,}: p", "gbstats 0.8.0", theirs, ours, math.exp(-exact_log_e(case[0], case[2])),
-            "an arm without conversions (or without variance) is reported as no evidence; ours: conditional_beta_binomial, exact")
+        exact = float(always_valid_p(conditional_beta_binomial(case[0], case[2])))
+        row(f"{case[0]} of {case[1]:,} against {case[2]} of {case[3]:,}: p", "gbstats 0.8.0", theirs, float(asymptotic(*case).p_value), math.exp(-exact_asymptotic_log_e(*case)),
+            f"an arm without conversions is reported as no evidence. All three numbers are outside the regime: ask conditional_beta_binomial, which is exact there (p = {exact:.3g})")
     row("30,000 of a million against 60,000 of a million: log p", "gbstats 0.8.0", math.log(huge[0]) if huge[0] else "p = 0", -asymptotic(*cases[3]).log_e, -exact_asymptotic_log_e(*cases[3]),
-        "e-values are exponentiated and overflow; we keep logarithms")
+        "e-values are exponentiated and overflow; p of ours is 0 as well, its log_e is kept")
+    row("0 of 200 against 200 of 200: p", "gbstats 0.8.0", alike[0], float(asymptotic(*cases[4]).p_value), "no variance", "neither has anything to estimate a variance from")
     steps = [[[[500, 570]], [.5, .5]], [[[5000, 5200]], [.5, .5]], [[[0, 3000], [3000, 0]], [.5, .5]], [[[-5, 3]], [.5, .5]]]
     (log_e, _), (srm, _), (stuck, _), (negative, _) = ask(savvi(), ASK_SAVVI, cases=steps, interval=False)
     theta = ask(savvi(), ASK_SAVVI, cases=steps[:1], interval=True)[0][1]

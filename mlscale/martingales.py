@@ -6,16 +6,16 @@
 __all__ = ['msprt', 'msprt_interval', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power', 'FutilityPlan',
            'futility_boundaries']
 
-# %% ../nbs/10b_martingales.ipynb #43c86237
+# %% ../nbs/10b_martingales.ipynb #f585047a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 from scipy.special import ndtr, ndtri
-from .sequential import _boundary_at, _information, _number, _numbers, _Walk, _zeros_and_ones, alpha_spending_boundaries, alpha_spent, crossing_probabilities
+from .sequential import _boundary_at, _choice, _information, _number, _numbers, _Walk, _zeros_and_ones, alpha_spending_boundaries, alpha_spent, crossing_probabilities
 
-# %% ../nbs/10b_martingales.ipynb #1886512f
+# %% ../nbs/10b_martingales.ipynb #d04df2c2
 def _two_rates(x_control: object, x_treatment: object, n: object, tau2: object) -> tuple:
     n = _numbers("n", n, lambda a: (a >= 1) & (a == np.floor(a)), "units in each arm, whole numbers of 1 or above")
     xc, xt = (_numbers(name, x, lambda a: (a >= 0) & (a == np.floor(a)), "conversions, whole numbers of 0 or above") for name, x in (("x_control", x_control), ("x_treatment", x_treatment)))
@@ -50,7 +50,7 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
 
     References
     ----------
-    Johari, Koomen, Pekelis, Walsh, Always Valid Inference, Operations Research 2022.
+    Johari, Koomen, Pekelis, Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests, Operations Research 2022.
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     known = np.where(v > 0, v, 1.)
@@ -217,7 +217,7 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     out = ndtr((z*math.sqrt(t) + theta*(1 - t) - critical)/math.sqrt(1 - t))
     return out if out.ndim else float(out)
 
-# %% ../nbs/10b_martingales.ipynb #90d9af25
+# %% ../nbs/10b_martingales.ipynb #6a2674e2
 @dataclass(frozen=True)
 class FutilityPlan:
     """A one-sided group-sequential plan that also gives up. Make it with `futility_boundaries`.
@@ -308,6 +308,7 @@ def futility_boundaries(information: Sequence[float], *, alpha: float = .025, po
     Pampallona, Tsiatis, Kim, Drug Information Journal 2001.
     """
     t, alpha = _information(information, 1.), _number("alpha", alpha, 1e-100, 1)
+    for name, value in (("spending", spending), ("beta_spending", beta_spending)): _choice(name, value, ("obrien-fleming", "pocock"))
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
     upper = alpha_spending_boundaries(t, alpha=alpha, spending=spending, sided=1)

@@ -21,11 +21,11 @@ from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
 from .experiments import _DIFFERENCE, _alpha, _chance, _percent
 from .storage import needs
 
-# %% ../nbs/10_sequential.ipynb #8b0ac460
+# %% ../nbs/10_sequential.ipynb #f1ad6d24
 def _number(name: str, value: object, low: float, high: float) -> float:
     "The value, if it is a number strictly between low and high."
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or not low < value < high:
-        raise ValueError(f"{name}={value!r}: a number above {low:g}" + ("" if high == math.inf else f" and below {high:g}"))
+        raise ValueError(f"{name}={value!r}: a " + ("finite number" if low == -math.inf else f"number above {low:g}") + ("" if high == math.inf else f" and below {high:g}"))
     return float(value)
 
 def _whole(name: str, value: object, low: int, high: int) -> int:
@@ -34,8 +34,12 @@ def _whole(name: str, value: object, low: int, high: int) -> int:
         raise ValueError(f"{name}={value!r}: a whole number from {low:,} to {high:,}")
     return int(value)
 
+def _unmasked(name: str, values: object) -> None:
+    if isinstance(values, np.ma.MaskedArray): raise ValueError(f"{name}: a masked array; leave the masked values out with .compressed(), or decide what they count as")
+
 def _numbers(name: str, values: object, allowed: Callable, says: str) -> np.ndarray:
     "The values as floats, if all of them are finite and allowed."
+    _unmasked(name, values)
     try: a = np.asarray(values)
     except ValueError: a = np.array(None)
     if a.dtype.kind not in "iuf": raise ValueError(f"{name}: {says}; got {type(values).__name__}" + (f" of {a.dtype}" if a.ndim else f" {values!r}"))
@@ -54,7 +58,7 @@ def _choice(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known: raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
     return value
 
-# %% ../nbs/10_sequential.ipynb #b4844bbf
+# %% ../nbs/10_sequential.ipynb #bf8fb185
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class _Walk:
@@ -75,9 +79,10 @@ class _Walk:
 
     def _density(self, s: np.ndarray) -> np.ndarray:
         "The density at the last look, at the points s; each block of them from the points near enough to come from."
-        step, far, out = self.drift*self.dt, 38*math.sqrt(self.dt), [np.zeros(0)]
-        for i in range(0, len(s), 1000):
-            block = s[i:i + 1000]
+        step, out = self.drift*self.dt, [np.zeros(0)]
+        far = min(38., 10 + 38*math.sqrt(self.dt/self.t))*math.sqrt(self.dt)   # a point 38 deviations out is reached in steps that share the way
+        for i in range(0, len(s), 100):
+            block = s[i:i + 100]
             near = slice(*np.searchsorted(self.s, (block[0] - step - far, block[-1] - step + far)))
             out.append(np.exp(-(block[:, None] - self.s[near] - step)**2/(2*self.dt)) @ self.w[near])
         return np.concatenate(out)/math.sqrt(2*math.pi*self.dt)
@@ -116,9 +121,9 @@ def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: np.ndarra
     looks = list(zip(_walk_through(t, lower, upper, own), lower*np.sqrt(t), upper*np.sqrt(t)))
     return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
 
-# %% ../nbs/10_sequential.ipynb #1b527ca7
+# %% ../nbs/10_sequential.ipynb #19fdb823
 def _information(information: object, most: float = math.inf) -> np.ndarray:
-    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}" if most < math.inf else ""))
+    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}, such as [.25, .5, .75, 1]" if most < math.inf else ""))
     t = np.where(abs(t - most) < 1e-9, most, t)
     if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
     if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
@@ -168,7 +173,6 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
     for i in map(tuple, np.argwhere(far)): up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
     return up, down
 
-# %% ../nbs/10_sequential.ipynb #4df5eeb1
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
     """The probability of at least one false alarm when a fixed-sample test is read at equally spaced looks.
 
@@ -337,9 +341,9 @@ def alpha_spending_boundaries(information: Sequence[float], *, alpha: float = .0
     if _whole("sided", sided, 1, 2) == 1: return _boundaries(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
     return _boundaries(t, _spent_a_side(used, alpha, spend, **shape))
 
-# %% ../nbs/10_sequential.ipynb #7ee14bcb
+# %% ../nbs/10_sequential.ipynb #dcc4cc58
 def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt: float, alpha_opt: float | None = None, two_sided: bool = True) -> np.ndarray | float:
-    """A curve that a sum of (sub-)normal steps ever crosses with probability at most alpha: the normal mixture.
+    """A curve that a sum of normal (or lighter-tailed, "sub-normal") steps ever crosses with probability at most alpha: the normal mixture.
 
     Parameters
     ----------
@@ -348,7 +352,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
     alpha : float
         The probability, above 0 and below 1.
     v_opt : float
-        The variance at which the curve is to be tightest, above 0.
+        The variance near which the curve is to be tightest, above 0.
     alpha_opt : float, optional
         The level for which `v_opt` is meant; `alpha` if left out. It must not depend on the data.
     two_sided : bool
@@ -482,7 +486,7 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #82d5d716
+# %% ../nbs/10_sequential.ipynb #b323b773
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -504,7 +508,7 @@ class StagewiseEstimate:
     p_value: float
     level: float
 
-    def __repr__(self) -> str: return f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at {self.level:.0%}, p = {self.p_value:.3g})"
+    def __repr__(self) -> str: return f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at {_percent(self.level)} %, p = {self.p_value:.3g})"
 
 def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], z: float, *, level: float = .95) -> StagewiseEstimate:
     """Estimate, interval and p-value after a two-sided group-sequential test has ended.
@@ -551,7 +555,7 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     p = ordered(0.)
     return StagewiseEstimate(at(.5), at((1 - level)/2), at((1 + level)/2), min(1., 2*min(p, 1 - p)), level)
 
-# %% ../nbs/10_sequential.ipynb #0d22ba68
+# %% ../nbs/10_sequential.ipynb #a9d0eb23
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -586,7 +590,8 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     share : float
         The probability with which a unit is assigned to the treatment, above 0 and below 1.
     k : float
-        Weight of the bet, above 0 and below 1e8: it is sharpest for a share of conversions off by about 1/(2 sqrt(k)).
+        Weight of the bet, above 0 and below 1e8: it is sharpest where the treated share of the conversions is off by about
+        sqrt(share (1 - share)/k), with equal arms 1/(2 sqrt(k)).
 
     Returns
     -------
@@ -661,11 +666,12 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     bounds = edge(-1) if xt else -math.inf, edge(1) if xc else math.inf
     with np.errstate(over="ignore"): return tuple(float(np.exp(u)*(1 - share)/share) for u in bounds)
 
-# %% ../nbs/10_sequential.ipynb #5bec759d
+# %% ../nbs/10_sequential.ipynb #35fc3205
 def _zeros_and_ones(name: str, y: object) -> np.ndarray:
-    try: a = np.asarray(y)
-    except ValueError: a = np.array(None)
-    return _numbers(name, a.astype(float) if a.dtype == bool else a, lambda v: (v == 0) | (v == 1), "outcomes 0 and 1")
+    _unmasked(name, y)
+    try: y = np.asarray(y).astype(float) if np.asarray(y).dtype == bool else y
+    except ValueError: pass   # rows that differ in length: refused below, by their own type
+    return _numbers(name, y, lambda v: (v == 0) | (v == 1), "outcomes 0 and 1")
 
 def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, int]:
     """Count the pairs in which exactly one of two outcomes is 1.
@@ -689,7 +695,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #4a83c9b3
+# %% ../nbs/10_sequential.ipynb #630cbb47
 @dataclass(frozen=True)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look, and then add look by look.
@@ -727,11 +733,11 @@ class Moments:
         Moments
             Of these outcomes.
         """
-        if isinstance(x, np.ma.MaskedArray): raise ValueError(f"{name}: a masked array; leave the masked units out with .compressed(), or decide what they count as")
+        _unmasked(name, x)
         try: a = np.asarray(x)
         except ValueError: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension; got a {type(x).__name__} whose items differ in length") from None
         if a.dtype.kind not in "iufb" or a.ndim != 1:
-            if a.ndim != 1 or a.size: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension; got {type(x).__name__} of {a.dtype} and shape {a.shape}")
+            if a.ndim != 1 or a.size: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension (for counts: Moments.from_counts(x, n)); got {type(x).__name__} of {a.dtype} and shape {a.shape}")
         a = a.astype(float, copy=False)
         if not a.size: return cls()
         with np.errstate(over="ignore", invalid="ignore"): ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
@@ -815,21 +821,24 @@ def _binary(x: float | np.ndarray, n: float | np.ndarray) -> Moments:
     p = x/np.maximum(n, 1)
     return Moments(n + 0., p, n*p*(1 - p), n*p*(1 - p)*(1 - 2*p))
 
-# %% ../nbs/10_sequential.ipynb #d1c5405e
+# %% ../nbs/10_sequential.ipynb #2299f409
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
-def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) -> bool | np.ndarray:
-    """Whether an asymptotic method holds its level: a rule tried at alpha .05 and .01. For smaller ones ask for more.
+def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_count: float | None = None) -> bool | np.ndarray:
+    """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, .01 and .001.
 
     Parameters
     ----------
     control, treatment : Moments
         The arms.
-    min_count : float
+    alpha : float
+        The level, above 0 and below 1: farther out in the tail the normal approximation needs more.
+    min_count : float, optional
         For rates: each arm expects at least so many successes and so many failures, at the rate of both
         together. For other outcomes: each arm has at least `min_count` x max(2, 5 x skewness squared) units.
         With 1 for 5 that would be the rule for rates; but a sample shows less skewness than there is.
+        If left out 20, or below alpha .05 as many times 20 as (ln alpha / ln .05) squared: 47 at .01, 106 at .001.
 
     Returns
     -------
@@ -838,14 +847,20 @@ def in_regime(control: Moments, treatment: Moments, *, min_count: float = 20) ->
     """
     for name, m in (("control", control), ("treatment", treatment)):
         if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
-    return _regime(control, treatment, _number("min_count", min_count, -1e-300, math.inf))
+    return _regime(control, treatment, _min_count(min_count, _number("alpha", alpha, 0, 1)))
+
+def _min_count(min_count: float | None, alpha: float) -> float:
+    return 20*max(1., math.log(alpha)/math.log(.05))**2 if min_count is None else _number("min_count", min_count, -1e-300, math.inf)
+
+def _worth(control: Moments, treatment: Moments) -> tuple:
+    "What a unit of each arm adds to the count that the regime asks for."
+    if not (control.binary and treatment.binary): return tuple(1/np.maximum(2, 5*m.skewness**2) for m in (control, treatment))
+    p = (control.n*control.mean + treatment.n*treatment.mean)/np.maximum(control.n + treatment.n, 1)
+    return (np.minimum(p, 1 - p),)*2
 
 def _regime(control: Moments, treatment: Moments, min_count: float) -> bool | np.ndarray:
-    if control.binary and treatment.binary:
-        p = (control.n*control.mean + treatment.n*treatment.mean)/np.maximum(control.n + treatment.n, 1)
-        return np.minimum(control.n, treatment.n)*np.minimum(p, 1 - p) >= min_count
-    enough = [m.n >= min_count*np.maximum(2, 5*m.skewness**2) for m in (control, treatment)]
-    return enough[0] & enough[1]
+    c, t = _worth(control, treatment)
+    return (control.n*c >= min_count) & (treatment.n*t >= min_count)
 
 @dataclass(frozen=True)
 class ConfidenceSequence:
@@ -886,9 +901,9 @@ def _asymptotic(c: Moments, t: Moments, rho2: float) -> tuple:
 def _half_width(n: np.ndarray, v: np.ndarray, rho2: float, alpha: float) -> np.ndarray:
     return np.sqrt(v*(n*rho2 + 1)/np.maximum(n*rho2, 1e-300)*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10_sequential.ipynb #63484a1f
+# %% ../nbs/10_sequential.ipynb #f4383469
 def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.ndarray | Moments, *, alpha: float = .05, n_star: float, burn_in: int = 0,
-                                   min_count: float = 20) -> ConfidenceSequence:
+                                   min_count: float | None = None) -> ConfidenceSequence:
     """Intervals for a difference of means or rates that may be read at every look, for large samples.
 
     Parameters
@@ -901,7 +916,7 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
         Units in both arms together at which the interval is to be tightest, above 0; chosen beforehand.
     burn_in : int
         Looks with fewer units in both arms together say nothing, 0 or above.
-    min_count : float
+    min_count : float, optional
         The regime, see `in_regime`; looks outside it bring a RegimeWarning. 0 silences it.
 
     Returns
@@ -919,12 +934,12 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
     Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics 2024.
     """
     alpha, n_star = _number("alpha", alpha, 0, 1), _number("n_star", n_star, 1e-9, 1e18)
-    burn_in, min_count = _whole("burn_in", burn_in, 0, 10**15), _number("min_count", min_count, -1e-300, math.inf)
+    burn_in, min_count = _whole("burn_in", burn_in, 0, 10**15), _min_count(min_count, alpha)
     c, t = (m if isinstance(m, Moments) else Moments.of(m, name) for name, m in (("control", control), ("treatment", treatment)))
     if np.ndim(c.n) and np.ndim(t.n) and np.shape(c.n) != np.shape(t.n): raise ValueError(f"control, treatment: moments of as many looks, got the shapes {np.shape(c.n)} and {np.shape(t.n)}")
     counted = np.asarray(c.n + t.n >= max(burn_in, 1))
-    outside = int((counted & ~in_regime(c, t, min_count=min_count)).sum())
-    if outside: warnings.warn(f"{outside:,} of {counted.size:,} looks are outside the regime of the asymptotic method (each arm needs {min_count:g} successes and failures, or {5*min_count:g} times the "
+    outside = int((counted & ~_regime(c, t, min_count)).sum())
+    if outside: warnings.warn(f"{outside:,} of {counted.size:,} looks are outside the regime of the asymptotic method (each arm needs {min_count:.4g} successes and failures, or {5*min_count:.4g} times the "
                               "squared skewness in units): too many false alarms are to be expected. Raise burn_in, or use conditional_beta_binomial for rates", RegimeWarning, stacklevel=2)
     rho2 = _rho2(alpha, n_star)
     d, v, log_e = _asymptotic(c, t, rho2)
@@ -932,7 +947,7 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
     values = d, np.where(half < np.inf, d - half, -np.inf), np.where(half < np.inf, d + half, np.inf), log_e, always_valid_p(log_e)
     return ConfidenceSequence(*(v if np.ndim(v) else float(v) for v in values))
 
-# %% ../nbs/10_sequential.ipynb #49fb6cbe
+# %% ../nbs/10_sequential.ipynb #e5db18fb
 def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *, k: float = 100) -> np.ndarray | float:
     """Evidence that arms are filled in other proportions than planned, valid at every moment.
 
@@ -949,6 +964,7 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     -------
     float or ndarray of shape (...)
         The logarithm of the e-value. There is a mismatch when it reaches log(1/alpha); take a small alpha, such as .001.
+        `always_valid_p` turns it into a p-value.
 
     Raises
     ------
@@ -967,10 +983,10 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     out = gammaln(k) - gammaln(k + n.sum(-1)) + (gammaln(k*w + n) - gammaln(k*w) - n*np.log(w)).sum(-1)
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10_sequential.ipynb #8058985d
+# %% ../nbs/10_sequential.ipynb #6e633155
 class _BetaBinomial:
     "Rates, exact: the conditional e-process on conversions."
-    measure, in_order, null = "risk ratio", False, 1.
+    measure, in_order, null, assumes = "risk ratio", False, 1., "units were assigned at random"
 
     def __init__(self, alpha: float, share: float, *, k: float = 100.) -> None:
         self.alpha, self.share, self.k = alpha, share, _weight(k)
@@ -997,15 +1013,15 @@ class _BetaBinomial:
 
 class _Paired(_BetaBinomial):
     "Pairs of outcomes 0 and 1: the same on discordant pairs."
-    measure = "odds among discordant pairs"
+    measure, assumes = "odds among discordant pairs", "a pair that differs could as well have differed the other way, whatever came before, were neither side better"
 
-# %% ../nbs/10_sequential.ipynb #1a4561a8
+# %% ../nbs/10_sequential.ipynb #619d6e65
 class _Asymptotic(_BetaBinomial):
     "Means and rates of large samples; looks outside the regime do not count."
     measure, null = "difference", 0.
 
-    def __init__(self, alpha: float, share: float, *, n_star: float, min_count: float = 20) -> None:
-        self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 1e-9, 1e18), _number("min_count", min_count, -1e-300, math.inf)
+    def __init__(self, alpha: float, share: float, *, n_star: float, min_count: float | None = None) -> None:
+        self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 1e-9, 1e18), _min_count(min_count, alpha)
         self.rho2, self.settings = _rho2(alpha, self.n_star), {"n_star": self.n_star, "min_count": self.min_count}
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
@@ -1024,7 +1040,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #1101712a
+# %% ../nbs/10_sequential.ipynb #b0784edf
 _LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
 
 class _GroupSequential(_Asymptotic):
@@ -1032,8 +1048,8 @@ class _GroupSequential(_Asymptotic):
     in_order = True
 
     def __init__(self, alpha: float, share: float, *, n_max: int, spending: str = "obrien-fleming", gamma: float | None = None, rho: float | None = None,
-                 spend: str = "per-side", min_count: float = 20) -> None:
-        self.alpha, self.share, self.n_max, self.min_count = alpha, share, _whole("n_max", n_max, 2, 10**15), _number("min_count", min_count, -1e-300, math.inf)
+                 spend: str = "per-side", min_count: float | None = None) -> None:
+        self.alpha, self.share, self.n_max, self.min_count = alpha, share, _whole("n_max", n_max, 2, 10**15), _min_count(min_count, alpha)
         alpha_spent(1., alpha=alpha, spending=spending, gamma=gamma, rho=rho)   # refuses a wrong spending function now
         self.spend, self.shape = _choice("spend", spend, ("per-side", "total")), dict(spending=spending, gamma=gamma if gamma is None else float(gamma), rho=rho if rho is None else float(rho))
         self.settings = {"n_max": self.n_max, **self.shape, "spend": self.spend, "min_count": self.min_count}
@@ -1081,11 +1097,19 @@ class _GroupSequential(_Asymptotic):
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #52c6302a
-METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
-FORMAT = 2
-WINNERS = ("treatment higher", "control higher")
-PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
+# %% ../nbs/10_sequential.ipynb #6a485a75
+def _split_evidence(test: "SequentialTest") -> float:
+    "Log evidence that the arms are filled in other shares than planned; none for pairs."
+    return 0. if test.method == "paired" else max(0., float(_log_beta_binomial(test.control.n, test.treatment.n, test.share, 100.)))
+
+def _way_to_regime(control: Moments, treatment: Moments, min_count: float) -> str:
+    "How many units each arm needs until its looks count."
+    with np.errstate(divide="ignore", invalid="ignore"): needed = np.max(np.divide(min_count, _worth(control, treatment)))
+    return (f": by what was seen so far each arm needs about {needed:,.0f} units" if needed < 1e15 else ": all outcomes are alike so far") + " (see in_regime)"
+
+def _one_look(name: str, m: Moments) -> Moments:
+    if np.ndim(m.n): raise ValueError(f"{name}: the moments of one look at a time, got those of {np.size(m.n):,}")
+    return _stored_moments(name, [m.n, m.mean, m.m2, m.m3, m.binary])
 
 def _stored_moments(name: str, stored: Sequence) -> Moments:
     "The moments of an arm, if outcomes can have left them."
@@ -1095,6 +1119,12 @@ def _stored_moments(name: str, stored: Sequence) -> Moments:
     sound = 0 <= n <= 1e15 and n % 1 == 0 and m2 >= 0 and isinstance(binary, bool) and (n > 0 or mean == m2 == m3 == 0)
     if not sound or binary and not (0 <= x <= n and np.allclose([mean, m2], [x/max(n, 1), x*(1 - mean)], rtol=1e-9)): raise ValueError(f"{name}={stored}: no moments of outcomes")
     return m
+
+# %% ../nbs/10_sequential.ipynb #9aff339f
+METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
+FORMAT = 2
+WINNERS = ("treatment higher", "control higher")
+PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
 
 def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> list[tuple]:
     "The looks, if a test of these settings can have taken them: its plan is walked again, and the last look is taken again."
@@ -1106,14 +1136,14 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     if not rows and end is None: return rows
     boundary = [engine.advance(t, c + n) for c, n, t, *_ in rows[:-1]] if engine.in_order else -math.log(test.alpha)
     again = engine.look(*test._counted)
-    if again is None or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6) or not np.allclose(rows[-1][2:], again[:3], rtol=1e-6, atol=1e-6) or not engine.in_order and path[:, 2].any():
+    if again is None or engine.in_order and (path[:, 3] < 0).any() or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6) or not np.allclose(rows[-1][2:], again[:3], rtol=1e-6, atol=1e-6) or not engine.in_order and path[:, 2].any():
         raise ValueError("path: not that of these settings and outcomes")
     crossed, winner = np.flatnonzero(path[:, 3] >= path[:, 4]), WINNERS[0 if again[3] > 0 else 1]
     ends = [[crossed[0] + 1, w] for w in WINNERS if crossed[0] < len(path) - 1 or w == winner] if len(crossed) else [None]
     if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #b3352aab
+# %% ../nbs/10_sequential.ipynb #a90614bc
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1134,15 +1164,16 @@ class _Looks:
 
         Parameters
         ----------
-        control, treatment : array of numbers or bool, shape (n,)
-            Their outcomes, in any order; an arm may have none. For "paired" one of each for every pair.
+        control, treatment : array of numbers or bool, shape (n,), or Moments
+            Their outcomes, in any order; an arm may have none. Where only sums are at hand their moments: `Moments.from_counts(x, n)`
+            for x conversions of n units, or `Moments.from_summary`. For "paired" one outcome of each for every pair.
 
         Returns
         -------
         SequentialTest
             Itself, unchanged if the outcomes are refused.
         """
-        if self.method != "paired": return self._look(Moments.of(control, "control"), Moments.of(treatment, "treatment"))
+        if self.method != "paired": return self._look(*(_one_look(name, x) if isinstance(x, Moments) else Moments.of(x, name) for name, x in (("control", control), ("treatment", treatment))))
         only_control, only_treatment = discordant_pairs(control, treatment)
         return self._look(*(_binary(x, len(control)) for x in (only_control, only_treatment)))
 
@@ -1153,14 +1184,16 @@ class _Looks:
         ----------
         later : SequentialTest
             Of the same method and settings; not changed. That its outcomes are later ones, and none of them counted here already, only the caller can know.
+            Its looks are not taken over, nor an alarm about the split that it alone has raised: read `later.srm_p_value` first.
 
         Returns
         -------
         SequentialTest
             Itself.
         """
-        if not isinstance(later, _Looks) or later is self or (later.method, later.alpha, later.share, later.settings) != (self.method, self.alpha, self.share, self.settings):
-            raise ValueError("later: another SequentialTest of the same method and settings; merged with itself a test would count its outcomes twice")
+        if not isinstance(later, _Looks) or later is self: raise ValueError(f"later: another SequentialTest, got {'this one, whose outcomes would count twice' if later is self else type(later).__name__}")
+        ours, theirs = ({"method": x.method, "alpha": x.alpha, "share": x.share, **x.settings} for x in (self, later))
+        if differ := [f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v]: raise ValueError(f"later: another plan, {', '.join(differ)}; only tests of the same settings merge")
         if self._engine.in_order: raise ValueError(f"method={self.method!r} spends its error look by look and cannot be merged: send the outcomes to one test, in order")
         return self._look(later.control, later.treatment)
 
@@ -1170,13 +1203,12 @@ class _Looks:
         c, t = self.control + control, self.treatment + treatment
         seen = self._engine.look(c, t)
         if seen is None and not self._warned and not _regime(c, t, self._engine.min_count):
-            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count; nor will others until each arm has enough", RegimeWarning, stacklevel=3)
+            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count{_way_to_regime(c, t, self._engine.min_count)}", RegimeWarning, stacklevel=3)
             self._warned = True
         self.control, self.treatment = c, t
-        if self.method != "paired": self._srm = max(self._srm, float(_log_beta_binomial(c.n, t.n, self.share, 100.)))
+        self._srm = max(self._srm, _split_evidence(self))
         if seen is not None:
-            information, statistic, boundary, sign = seen
-            self._counted = c, t
+            (information, statistic, boundary, sign), self._counted = seen, (c, t)
             self._path.append((c.n, t.n, information, statistic, boundary))
             if self._end is None and statistic >= boundary: self._end = [len(self._path), WINNERS[0 if sign > 0 else 1]]
         return self
@@ -1217,20 +1249,20 @@ class _Looks:
         ValueError
             If the state is of another format, or so damaged that no looks can have left its counts, its last look and the boundaries.
         """
-        if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest": raise ValueError("d: not a SequentialTest written by to_dict")
+        if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest": raise ValueError("d: not a SequentialTest written by to_dict" + ("; a text is read by json.loads first" if isinstance(d, str) else ""))
         if d.get("format") != FORMAT: raise ValueError(f"d: a SequentialTest of format {d.get('format')!r}; this version reads format {FORMAT}")
         try:
             test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
             test.control, test.treatment, *counted = (_stored_moments(name, stored) for name, stored in zip(("control", "treatment", "counted", "counted"), (d["control"], d["treatment"], *d["counted"]), strict=True))
             if any(m.n > now.n or m.n == now.n and m != now for m, now in zip(counted, (test.control, test.treatment))): raise ValueError("counted: not a part of what was seen")
             test._counted = tuple(counted)
-            test._path = _stored_path(d["path"], d["end"], test)
-            test._end, test._srm, test._warned = d["end"] and list(d["end"]), _number("srm", d["srm"], -1e-300, math.inf), d["warned"]
+            test._path, test._end = _stored_path(d["path"], d["end"], test), d["end"] and list(d["end"])
+            test._srm, test._warned = _number("srm", d["srm"], _split_evidence(test) - 1e-6, 1e-300 if test.method == "paired" else math.inf), d["warned"]
             if not isinstance(test._warned, bool): raise ValueError(f"warned={test._warned!r}: true or false")
         except (KeyError, TypeError, ValueError, ArithmeticError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #fb844e2c
+# %% ../nbs/10_sequential.ipynb #a8a3b61f
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1243,9 +1275,16 @@ class SequentialTest(_Looks):
         Type I error of all looks together, above 1e-12 and below 1.
     share : float
         The probability with which a unit is assigned to the treatment, above 0 and below 1; .5 for pairs.
-    settings
-        Of the method: `k` (weight of the bet, for "beta-binomial" and "paired"); `n_star` (units at which the interval is to be tightest), `min_count`
-        (see `in_regime`; looks outside do not count); `n_max` (planned units in both arms), `spending`, `gamma`, `rho`, `spend`.
+    k : float, default 100
+        Of "beta-binomial" and "paired": weight of the bet, see `conditional_beta_binomial`.
+    n_star : float
+        Of "asymptotic": units in both arms together at which the interval is to be tightest, such as the sample of the fixed test.
+    n_max : int
+        Of "group-sequential": planned units in both arms together, such as the `inflation` of `group_sequential_design` times the fixed sample.
+    spending, gamma, rho, spend : default "obrien-fleming", None, None, "per-side"
+        Of "group-sequential": see `alpha_spending_boundaries`.
+    min_count : float, default by alpha
+        Of "asymptotic" and "group-sequential": see `in_regime`. Looks outside the regime do not count.
 
     Attributes
     ----------
@@ -1266,7 +1305,7 @@ class SequentialTest(_Looks):
 
     @property
     def p_value(self) -> float:
-        "At most alpha if and only if a decision for an arm was made; may be read at any look."
+        "At most alpha if and only if a decision for an arm was made; may be read at any look, and is cautious for that. When a plan has ended, report that of `after_stopping`."
         return self._engine.p_value(self.path) if self._path else 1.
 
     @property
@@ -1297,7 +1336,8 @@ class SequentialTest(_Looks):
         error = math.sqrt(c.variance/c.n + t.variance/t.n) or abs(d)/z     # of the difference; z of rates has that of no difference
         e, tested = (stagewise_estimate(path.information, path.boundary, v, level=level) for v in (d/error, math.copysign(z, d)))
         unit = error*math.sqrt(time)                                       # the effect of a drift of 1
-        return StagewiseEstimate(e.estimate*unit, e.lower*unit, e.upper*unit, tested.p_value, level)
+        most = 1. if c.binary and t.binary else math.inf                   # of a difference of rates
+        return StagewiseEstimate(*(max(-most, min(v*unit, most)) for v in (e.estimate, e.lower, e.upper)), tested.p_value, level)
 
     @property
     def srm_p_value(self) -> float:
@@ -1324,11 +1364,14 @@ class SequentialTest(_Looks):
         """
         with needs("plot"): import matplotlib.pyplot as plt
         ax = plt.subplots()[1] if ax is None else ax
-        path, scale, what = self.path, *((1., "|z|") if self._engine.in_order else (math.log(10), "evidence, powers of ten"))
-        units = path.n_control + path.n_treatment
-        ax.plot(units, path.statistic/scale, marker=".", color="C0"); ax.plot(units, path.boundary/scale, color="C3", ls="--", marker="." if self._engine.in_order else None)
-        if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3")
-        ax.set(xlabel="units in both arms", ylabel=what, title=f"{self.method}: {self.decision}")
+        path, plan = self.path, self._engine.in_order
+        units, scale = path.n_control + path.n_treatment, 1. if plan else math.log(10)
+        ax.plot(units, path.statistic/scale, marker=".", color="C0", label="a look")
+        if plan: ax.plot(units, path.boundary, color="C3", ls="--", marker=".", label="boundary")
+        else: ax.axhline(-math.log10(self.alpha), color="C3", ls="--", label="boundary")
+        if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3", label="decided")
+        ax.set(xlabel="pairs that differ" if self.method == "paired" else "units in both arms", ylabel="|z|" if plan else "evidence, powers of ten", title=f"{self.method}: {self.decision}")
+        ax.legend()
         return ax
 
     def __copy__(self) -> "SequentialTest": return copy.deepcopy(self)
@@ -1341,17 +1384,7 @@ class SequentialTest(_Looks):
         str
             What was seen, what remains plausible, and no more.
         """
-        seen = f"After {len(self._path):,} look{'' if len(self._path) == 1 else 's'} at {self.control.n:,.0f} {'pairs' if self.method == 'paired' else f'units in the control and {self.treatment.n:,.0f} in the treatment'}"
-        if self.srm_p_value < .001: return f"{seen} the arms hold other shares than planned ({_chance(self.srm_p_value)}); find out who is missing before reading any result."
-        stagewise = self.after_stopping(level=1 - self.alpha) if self.finished and self._path else None
-        low, high = (stagewise.lower, stagewise.upper) if stagewise else self.ci
-        fits = f"any {self.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - self.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
-        side, won = int(low > self._engine.null) - int(high < self._engine.null), (1 - 2*WINNERS.index(self._end[1])) if self._end else 0
-        if stagewise and side != won: fits += ": a close call that test and interval decide differently"
-        elif side != won: fits += "; the looks since the decision say the opposite, so the effect has changed or the units are not alike" if side else "; the looks since the decision leave it open again"
-        if self._end: return f"{seen} it is decided since look {self._end[0]:,}: the outcomes of the {self._end[1].split()[0]} were higher than luck alone would make them ({_chance(self.p_value)}), if units were assigned at random; {fits}."
-        if self.finished: return f"{seen} the plan has ended without a decision; {fits}" + ("." if side else ", so it is not shown that there is no difference.")
-        return f"{seen} nothing is decided ({_chance(self.p_value)}); {fits}, and the test may go on."
+        return _sentence(self)
 
     def __repr__(self) -> str:
         low, high = self.ci
@@ -1359,7 +1392,27 @@ class SequentialTest(_Looks):
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} + {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g}, "
                 f"{self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
 
-# %% ../nbs/10_sequential.ipynb #15099361
+# %% ../nbs/10_sequential.ipynb #278d0d7f
+def _sentence(test: "SequentialTest") -> str:
+    "The state of a test for someone who has to decide; no more than was shown."
+    some = lambda n, what: f"{n:,.0f} {what}{'' if n == 1 else 's'}"
+    units = some(test.control.n, "pair") if test.method == "paired" else f"{some(test.control.n, 'unit')} in the control and {test.treatment.n:,.0f} in the treatment"
+    seen = f"After {some(len(test._path), 'look')} at {units}"
+    if test.srm_p_value < .001: return f"{seen} the arms hold other shares than planned ({_chance(test.srm_p_value)}); find out who is missing before reading any result."
+    if not test._path and test.control.n + test.treatment.n:
+        return f"After {units} nothing can be said, since no look has counted{' and the plan has ended' if test.finished else ' yet'}{_way_to_regime(test.control, test.treatment, test._engine.min_count)}."
+    stagewise = test.after_stopping(level=1 - test.alpha) if test.finished else None
+    low, high = (stagewise.lower, stagewise.upper) if stagewise else test.ci
+    fits = f"any {test.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - test.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
+    side, won = int(low > test._engine.null) - int(high < test._engine.null), (1 - 2*WINNERS.index(test._end[1])) if test._end else 0
+    if stagewise and side != won: fits += ": a close call that test and interval decide differently"
+    elif side != won: fits += "; the looks since the decision say the opposite, so the effect has changed or the units are not alike" if side else "; the looks since the decision leave it open again"
+    p = stagewise.p_value if stagewise else test._engine.p_value(test.path[:test._end[0]]) if side*won < 0 else test.p_value
+    if test._end: return f"{seen} it is decided since look {test._end[0]:,}: the outcomes of the {test._end[1].split()[0]} were higher than luck alone would make them ({_chance(p)}), if {test._engine.assumes}; {fits}."
+    if test.finished: return f"{seen} the plan has ended without a decision; {fits}" + ("." if side else ", so it is not shown that there is no difference.")
+    return f"{seen} nothing is decided ({_chance(test.p_value)}); {fits}, and the test may go on."
+
+# %% ../nbs/10_sequential.ipynb #329fc1ba
 def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *, alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
                      reps: int = 1000, seed: int = 0) -> pd.DataFrame:
     """How long an experiment on rates takes, looked at once a day, by each method.
@@ -1403,7 +1456,8 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     null, effect_error = math.sqrt(mean*(1 - mean)/share/(1 - share)), math.sqrt(p*(1 - p)/(1 - share) + q*(1 - q)/share)     # x sqrt(units): of the difference
     needed = ((ndtri(power)*effect_error - ndtri(alpha/2)*null)/(q - p))**2/daily          # days of a test with one look, as in chapter 9
     fixed = math.ceil(needed)
-    ready = math.ceil(34/(min(share, 1 - share)*min(mean, 1 - mean)*daily))       # days until the regime of 20 holds but for bad luck (three standard deviations)
+    count = _min_count(None, alpha)
+    ready = math.ceil((count + 3*math.sqrt(count))/(min(share, 1 - share)*min(mean, 1 - mean)*daily))       # days until the regime holds but for bad luck
     if max(fixed, ready) > 1000: raise ValueError(f"daily_units={daily:,}: it would take {max(fixed, ready):,} days, and at most 1,000 can be planned: find more traffic, or a larger effect")
     rows = {"fixed": (fixed, float(fixed), float(fixed))}
     for spending in ("obrien-fleming", "pocock"):
@@ -1420,6 +1474,6 @@ def _simulated_days(daily: int, p: float, q: float, alpha: float, power: float, 
     n = rng.binomial(daily, share, (reps, horizon))
     xt, xc = rng.binomial(n, q).cumsum(1), rng.binomial(daily - n, p).cumsum(1)
     c, t = _binary(xc, (daily - n).cumsum(1)), _binary(xt, n.cumsum(1))
-    found = {"beta-binomial": _log_beta_binomial(xc, xt, share, k), "asymptotic": np.where(in_regime(c, t), _asymptotic(c, t, _rho2(alpha, fixed*daily))[2], 0)}
+    found = {"beta-binomial": _log_beta_binomial(xc, xt, share, k), "asymptotic": np.where(in_regime(c, t, alpha=alpha), _asymptotic(c, t, _rho2(alpha, fixed*daily))[2], 0)}
     first = {m: np.where((hit := e >= -math.log(alpha)).any(1), hit.argmax(1) + 1, np.inf) for m, e in found.items()}
     return {m: (float(np.quantile(d, power, method="higher")), float(d.mean()), math.inf) for m, d in first.items()}

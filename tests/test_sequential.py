@@ -382,8 +382,9 @@ def test_a_merged_day_is_one_look_at_its_end(method, kw):
 
 def test_what_cannot_be_merged_says_so():
     with pytest.raises(ValueError, match="cannot be merged"): SequentialTest("group-sequential", n_max=100).merge(SequentialTest("group-sequential", n_max=100))
-    for other in (SequentialTest(k=50), SequentialTest(alpha=.01), SequentialTest("paired"), None):
-        with pytest.raises(ValueError, match="same method"): SequentialTest().merge(other)
+    others = {"k=50.0 instead of 100.0": SequentialTest(k=50), "alpha=0.01 instead of 0.05": SequentialTest(alpha=.01), "method=.paired. instead": SequentialTest("paired"), "got NoneType": None}
+    for words, other in others.items():
+        with pytest.raises(ValueError, match=words): SequentialTest().merge(other)
 
 
 def test_pairs_are_the_beta_binomial_on_discordant_pairs():
@@ -530,8 +531,8 @@ def test_settings_of_numpy_go_through_json_and_defaults_are_settings(method, kw)
 
 def test_a_default_and_the_same_value_are_one_setting():
     assert SequentialTest().merge(SequentialTest(k=100)).settings == {"k": 100.}
-    with pytest.raises(ValueError, match="with itself"): (t := SequentialTest()).merge(t)
-    with pytest.raises(ValueError, match="same method"): SequentialTest().merge(SequentialTest(k=50))
+    with pytest.raises(ValueError, match="count twice"): (t := SequentialTest()).merge(t)
+    with pytest.raises(ValueError, match="same settings"): SequentialTest().merge(SequentialTest(k=50))
 
 
 def damaged():
@@ -983,3 +984,102 @@ def test_shapes_come_back_as_they_went_in():
     assert isinstance(msprt(3, 4, 10, tau2=.1), float) and isinstance(normal_mixture_boundary(3, v_opt=1), float) and isinstance(peeking_error(np.int64(3)), float)
     assert isinstance(pd.DataFrame(SequentialTest().path), pd.DataFrame) and SequentialTest().p_value == 1 and math.isnan(SequentialTest().estimate)
     assert conditional_beta_binomial(0, 0) == 0 and SequentialTest().update([], []).decision == "continue"
+
+
+@pytest.mark.parametrize(("alpha", "reps"), [(.01, 30_000), (.001, 16_000)])
+def test_the_regime_grows_with_the_level_asked_for(alpha, reps):
+    rng, new = np.random.default_rng(31), np.array([15_000] + [160]*250 + [640]*200)
+    alarms = {"by alpha": 0, "twenty": 0}
+    for _ in range(reps // 2000):
+        nt = rng.binomial(new, .95, (2000, len(new)))
+        xt, xc = rng.binomial(nt, .02).cumsum(1), rng.binomial(new - nt, .02).cumsum(1)
+        c, t = Moments.from_counts(xc, (new - nt).cumsum(1)), Moments.from_counts(xt, nt.cumsum(1))
+        log_e = asymptotic_confidence_sequence(c, t, alpha=alpha, n_star=20_000, min_count=0).log_e
+        for rule, ok in (("by alpha", in_regime(c, t, alpha=alpha)), ("twenty", in_regime(c, t))): alarms[rule] += (np.where(ok, log_e, 0).max(1) >= -math.log(alpha)).sum()
+    at_most(alarms["by alpha"], reps, alpha)
+    assert alarms["twenty"] > stats.binom.ppf(.9995, reps, alpha)
+    assert SequentialTest("asymptotic", alpha=alpha, n_star=100).settings["min_count"] == pytest.approx(20*(math.log(alpha)/math.log(.05))**2)
+    assert SequentialTest("group-sequential", alpha=.2, n_max=100).settings["min_count"] == 20
+
+
+def test_a_reversal_does_not_lend_its_evidence_to_the_decision_before_it():
+    test = SequentialTest().update([1]*60 + [0]*140, [1]*25 + [0]*175)
+    at_the_decision = test.p_value
+    for _ in range(2): test.update([1]*60 + [0]*1940, [1]*180 + [0]*1820)
+    assert test.decision == "control higher" and test.p_value < 1e-4 < .04 < at_the_decision
+    assert "(p = 0.048)" in test.explain() and "say the opposite" in test.explain()
+
+
+def test_a_sentence_about_a_plan_that_ended_quotes_the_p_value_of_its_interval():
+    test = SequentialTest("group-sequential", n_max=4000, spending="pocock").update(np.arange(1000) < 200, np.arange(1000) < 260)
+    after = test.after_stopping()
+    assert test.finished and f"(p = {after.p_value:.2g})" in test.explain() and after.p_value < test.p_value <= .05
+    certain = SequentialTest("group-sequential", n_max=402, min_count=0).update([0]*201, [0] + [1]*200)
+    assert certain.finished and certain.after_stopping(level=.99).upper <= 1 and "at 99.9 %" in repr(certain.after_stopping(level=.999))
+
+
+def test_pairs_are_not_said_to_be_assigned_at_random():
+    won = SequentialTest("paired").update(np.arange(400) < 100, np.arange(400) < 300)
+    assert won.decision == "treatment higher" and "assigned" not in won.explain() and "could as well have differed the other way" in won.explain()
+
+
+def test_a_test_whose_looks_never_counted_says_why_and_what_is_missing():
+    rng = np.random.default_rng(32)
+    spent = [(rng.random(4000) < .05)*rng.lognormal(0, 2, 4000) for _ in range(2)]
+    for method, kw, end in (("asymptotic", {"n_star": 8000}, "yet"), ("group-sequential", {"n_max": 8000}, "and the plan has ended")):
+        with pytest.warns(RegimeWarning, match=r"each arm needs about [\d,]+ units"): test = SequentialTest(method, **kw).update(*spent)
+        again = SequentialTest.from_dict(json.loads(json.dumps(test.to_dict())))
+        assert f"nothing can be said, since no look has counted {end}: by what was seen so far each arm needs about" in again.explain() and "compatible" not in again.explain()
+    with pytest.warns(RegimeWarning, match="all outcomes are alike"): SequentialTest("asymptotic", n_star=100).update([0]*50, [0]*50)
+    assert SequentialTest().update([1], [0]).explain().startswith("After 1 look at 1 unit in the control and 1 in")
+
+
+def test_daily_counts_are_outcomes():
+    rng = np.random.default_rng(33)
+    for method, kw in METHODS:
+        if method == "paired": continue
+        rows, sums = SequentialTest(method, **kw), SequentialTest(method, **kw)
+        for _ in range(5):
+            y = [rng.random(300) < p for p in (.3, .35)]
+            rows.update(*y)
+            sums.update(*(Moments.from_counts(int(a.sum()), a.size) for a in y))
+        assert sums.to_dict() == rows.to_dict()
+    test = SequentialTest("asymptotic", n_star=1000).update(Moments.from_summary(500, 10., 4.), Moments.from_summary(480, 10.5, 4.))
+    assert test.estimate == pytest.approx(.5) and test.control.n == 500
+    before = test.to_dict()
+    for wrong, words in ((Moments.from_counts([1, 2], [3, 4]), "one look at a time"), (Moments(-1.), "no moments"), (Moments(2., math.nan, 1., 0., False), "finite"), (12, "Moments.from_counts")):
+        with pytest.raises(ValueError, match=words): test.update(wrong, Moments.from_counts(1, 2))
+    with pytest.raises(ValueError, match="outcomes 0 and 1"): SequentialTest("paired").update(Moments.from_counts(1, 2), Moments.from_counts(1, 2))
+    assert test.to_dict() == before
+
+
+@pytest.mark.parametrize("call", [lambda m: SequentialTest().update(m, [0]), lambda m: SequentialTest("paired").update(m, [0, 1]), sequential_srm, empirical_bernstein,
+                                  lambda m: safe_two_by_two(m, [0, 1]), lambda m: conditional_beta_binomial(m, [1, 1]), lambda m: msprt(m, [1, 1], [2, 2], tau2=.1),
+                                  lambda m: alpha_spent(m, alpha=.05)])
+def test_masked_values_are_refused_everywhere(call):
+    with pytest.raises(ValueError, match="masked array"): call(np.ma.array([1, 1], mask=[0, 1]))
+
+
+@pytest.mark.parametrize(("method", "kw"), METHODS)
+def test_a_plot_shows_the_boundary_from_the_first_look(method, kw):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    ax = SequentialTest(method, **kw).update(np.arange(300) % 2, np.arange(300) % 2).plot()
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    dashed = ax.lines[names.index("boundary")]
+    assert names == ["a look", "boundary"] and (method == "group-sequential" or list(dashed.get_ydata()) == [pytest.approx(math.log10(20))]*2)
+    plt.close(ax.figure)
+
+
+def test_a_stored_state_cannot_forget_the_alarm_of_its_split():
+    test = SequentialTest().update(np.zeros(2000), np.zeros(1000))
+    assert test.srm_p_value < .001
+    for state in (test.to_dict() | {"srm": 0.}, SequentialTest("paired").update([0, 1], [1, 0]).to_dict() | {"srm": 50.}):
+        with pytest.raises(ValueError, match="srm"): SequentialTest.from_dict(state)
+    with pytest.raises(ValueError, match="json.loads"): SequentialTest.from_dict(json.dumps(test.to_dict()))
+
+
+@pytest.mark.parametrize("name", ["spending", "beta_spending"])
+def test_futility_plans_name_the_spending_that_they_know(name):
+    with pytest.raises(ValueError, match=f"{name}='power': known are obrien-fleming, pocock"): futility_boundaries(FIVE, **{name: "power"})
