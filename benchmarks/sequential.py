@@ -14,6 +14,7 @@ import sys
 import warnings
 from decimal import Decimal, getcontext
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 from harness import ROOT, ask, peer, seconds, store
@@ -179,6 +180,23 @@ def speed():
         rows.append({"job": "a million observations, 1,000 looks", "ours": f"SequentialTest, {method}, {kind}", "compared with": "20 numpy cumulative sums",
                      "times as fast": times["floor"] / times["ours"]})
     store("sequential_speed", rows, PACKAGES)
+
+
+# ---- how the cost grows with the looks
+
+def growth():
+    "One time unit: ten always-valid looks at 1,000 units each, of a rate that the treatment raises a little."
+    rng, times = np.random.default_rng(0), {}
+    def stream(y, method, **settings):
+        test = SequentialTest(method, **settings)
+        for c, t in y: test.update(c, t)
+        return test
+    for looks in (10, 30, 100, 300, 1000):
+        y = rng.random((looks, 2, 500)) < np.array([[.1], [.1 + .5 / math.sqrt(500 * looks)]])
+        always, plan = partial(stream, y, "beta-binomial"), partial(stream, y, "group-sequential", n_max=2000 * looks)
+        walked = plan()
+        times[looks] = seconds({"always valid": always, "a plan": plan, "p of the plan, read once": lambda walked=walked: walked.p_value}, rounds=3)
+    store("sequential_growth", [{"looks": looks, **{what: t / times[10]["always valid"] for what, t in of.items()}} for looks, of in times.items()], PACKAGES)
 
 
 # ---- all methods on the same streams
@@ -381,10 +399,11 @@ def exact_bernstein(x):
 
 
 if __name__ == "__main__":
-    words = [w for w in sys.argv[1:] if not w.startswith("-")] or ["boundaries", "speed", "methods", "peers"]
+    words = [w for w in sys.argv[1:] if not w.startswith("-")] or ["boundaries", "speed", "growth", "methods", "peers"]
     if "--reference" in sys.argv: make_reference()
     else:
         if "boundaries" in words: boundaries()
         if "speed" in words: speed()
+        if "growth" in words: growth()
         if "methods" in words: methods()
         if "peers" in words: peers()
