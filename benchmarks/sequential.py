@@ -316,7 +316,7 @@ def peers():
     for case, (theirs, _) in ((cases[1], none), (cases[2], other)):
         exact = float(always_valid_p(conditional_beta_binomial(case[0], case[2])))
         row(f"{case[0]} of {case[1]:,} against {case[2]} of {case[3]:,}: p", "gbstats 0.8.0", theirs, float(asymptotic(*case).p_value), math.exp(-exact_asymptotic_log_e(*case)),
-            f"an arm without conversions is reported as no evidence. All three numbers are outside the regime: ask conditional_beta_binomial, which is exact there (p = {exact:.3g})")
+            f"an arm without conversions is reported as no evidence. No asymptotic p of this size is to be believed: conditional_beta_binomial, exact, says {exact:.3g}")
     row("30,000 of a million against 60,000 of a million: log p", "gbstats 0.8.0", math.log(huge[0]) if huge[0] else "p = 0", -asymptotic(*cases[3]).log_e, -exact_asymptotic_log_e(*cases[3]),
         "e-values are exponentiated and overflow; p of ours is 0 as well, its log_e is kept")
     row("0 of 200 against 200 of 200: p", "gbstats 0.8.0", alike[0], float(asymptotic(*cases[4]).p_value), "no variance", "neither has anything to estimate a variance from")

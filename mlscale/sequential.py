@@ -695,7 +695,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #630cbb47
+# %% ../nbs/10_sequential.ipynb #f1a52de7
 @dataclass(frozen=True)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look, and then add look by look.
@@ -792,7 +792,7 @@ class Moments:
         Moments
             Not binary.
         """
-        n, mean, variance = _whole("n", n, 2, 10**15), _number("mean", mean, -1e90, 1e90), _number("variance", variance, -1e-300, 1e180)
+        n, mean, variance = _whole("n", n, 2, 10**12), _number("mean", mean, -1e90, 1e90), _number("variance", variance, -1e-300, 1e180)
         return cls(float(n), mean, variance*(n - 1), 0., False)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -821,12 +821,12 @@ def _binary(x: float | np.ndarray, n: float | np.ndarray) -> Moments:
     p = x/np.maximum(n, 1)
     return Moments(n + 0., p, n*p*(1 - p), n*p*(1 - p)*(1 - 2*p))
 
-# %% ../nbs/10_sequential.ipynb #2299f409
+# %% ../nbs/10_sequential.ipynb #5fb5f6ea
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
 def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_count: float | None = None) -> bool | np.ndarray:
-    """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, .01 and .001.
+    """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, for rates at .01 and .001, too. It is about alarms, not about the size of a small p-value.
 
     Parameters
     ----------
@@ -850,7 +850,8 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_c
     return _regime(control, treatment, _min_count(min_count, _number("alpha", alpha, 0, 1)))
 
 def _min_count(min_count: float | None, alpha: float) -> float:
-    return 20*max(1., math.log(alpha)/math.log(.05))**2 if min_count is None else _number("min_count", min_count, -1e-300, math.inf)
+    if min_count is None: return 20*max(1., math.log(alpha)/math.log(.05))**2
+    return 0. if not isinstance(min_count, bool) and min_count == 0 else _number("min_count", min_count, 0, math.inf)
 
 def _worth(control: Moments, treatment: Moments) -> tuple:
     "What a unit of each arm adds to the count that the regime asks for."
@@ -1097,15 +1098,24 @@ class _GroupSequential(_Asymptotic):
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #6a485a75
+# %% ../nbs/10_sequential.ipynb #fcd36eb0
+_MOST = 10**12   # units in an arm
+
+def _together(name: str, seen: Moments, new: Moments) -> Moments:
+    m = seen + new
+    if m.n > _MOST or not m.m2 < 1e200: raise ValueError(f"{name}: {m.n:g} units with those before, of variance {m.variance:g}; at most {_MOST:,} units, and squares that sum to less than 1e200")
+    return m
+
 def _split_evidence(test: "SequentialTest") -> float:
     "Log evidence that the arms are filled in other shares than planned; none for pairs."
     return 0. if test.method == "paired" else max(0., float(_log_beta_binomial(test.control.n, test.treatment.n, test.share, 100.)))
 
-def _way_to_regime(control: Moments, treatment: Moments, min_count: float) -> str:
-    "How many units each arm needs until its looks count."
-    with np.errstate(divide="ignore", invalid="ignore"): needed = np.max(np.divide(min_count, _worth(control, treatment)))
-    return (f": by what was seen so far each arm needs about {needed:,.0f} units" if needed < 1e15 else ": all outcomes are alike so far") + " (see in_regime)"
+def _why_not(control: Moments, treatment: Moments, min_count: float) -> str:
+    "Why a look did not count."
+    if not (control.n and treatment.n): return ": an arm is empty"
+    if not control.m2 + treatment.m2: return ": all outcomes are alike so far"
+    if _regime(control, treatment, min_count): return ": too little of the planned information"
+    return f": by what was seen so far each arm needs about {math.ceil(np.max(np.divide(min_count, _worth(control, treatment)))):,} units (see in_regime)"
 
 def _one_look(name: str, m: Moments) -> Moments:
     if np.ndim(m.n): raise ValueError(f"{name}: the moments of one look at a time, got those of {np.size(m.n):,}")
@@ -1115,8 +1125,8 @@ def _stored_moments(name: str, stored: Sequence) -> Moments:
     "The moments of an arm, if outcomes can have left them."
     *sums, binary = stored
     n, mean, m2, m3 = _numbers(name, sums, np.isfinite, "four finite numbers").tolist()
-    m, x = Moments(n, mean, m2, m3, binary), round(n*mean)
-    sound = 0 <= n <= 1e15 and n % 1 == 0 and m2 >= 0 and isinstance(binary, bool) and (n > 0 or mean == m2 == m3 == 0)
+    sound = 0 <= n <= _MOST and n % 1 == 0 and 0 <= m2 < 1e200 and abs(mean) < 1e90 and isinstance(binary, (bool, np.bool_)) and (n > 0 or mean == m2 == m3 == 0)
+    m, x = Moments(n, mean, m2, m3, bool(binary)), round(n*mean) if sound else 0
     if not sound or binary and not (0 <= x <= n and np.allclose([mean, m2], [x/max(n, 1), x*(1 - mean)], rtol=1e-9)): raise ValueError(f"{name}={stored}: no moments of outcomes")
     return m
 
@@ -1143,7 +1153,7 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #a90614bc
+# %% ../nbs/10_sequential.ipynb #3a26ccef
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
     def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
@@ -1174,8 +1184,8 @@ class _Looks:
             Itself, unchanged if the outcomes are refused.
         """
         if self.method != "paired": return self._look(*(_one_look(name, x) if isinstance(x, Moments) else Moments.of(x, name) for name, x in (("control", control), ("treatment", treatment))))
-        only_control, only_treatment = discordant_pairs(control, treatment)
-        return self._look(*(_binary(x, len(control)) for x in (only_control, only_treatment)))
+        if isinstance(control, Moments) or isinstance(treatment, Moments): raise ValueError("control, treatment: outcomes for pairs, not Moments; sums do not tell which outcomes belong together")
+        return self._look(*(_binary(x, len(control)) for x in discordant_pairs(control, treatment)))
 
     def merge(self, later: "SequentialTest") -> "SequentialTest":
         """Take in what another test of the same settings saw *after* this one, as one look at its end.
@@ -1192,7 +1202,7 @@ class _Looks:
             Itself.
         """
         if not isinstance(later, _Looks) or later is self: raise ValueError(f"later: another SequentialTest, got {'this one, whose outcomes would count twice' if later is self else type(later).__name__}")
-        ours, theirs = ({"method": x.method, "alpha": x.alpha, "share": x.share, **x.settings} for x in (self, later))
+        ours, theirs = ({"method": x.method} if later.method != self.method else {"alpha": x.alpha, "share": x.share, **x.settings} for x in (self, later))
         if differ := [f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v]: raise ValueError(f"later: another plan, {', '.join(differ)}; only tests of the same settings merge")
         if self._engine.in_order: raise ValueError(f"method={self.method!r} spends its error look by look and cannot be merged: send the outcomes to one test, in order")
         return self._look(later.control, later.treatment)
@@ -1200,10 +1210,10 @@ class _Looks:
     def _look(self, control: Moments, treatment: Moments) -> "SequentialTest":
         if self.finished: raise ValueError("this group-sequential test has ended; later outcomes belong to a new one")
         if not control.n + treatment.n: return self
-        c, t = self.control + control, self.treatment + treatment
+        c, t = _together("control", self.control, control), _together("treatment", self.treatment, treatment)
         seen = self._engine.look(c, t)
         if seen is None and not self._warned and not _regime(c, t, self._engine.min_count):
-            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count{_way_to_regime(c, t, self._engine.min_count)}", RegimeWarning, stacklevel=3)
+            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count{_why_not(c, t, self._engine.min_count)}", RegimeWarning, stacklevel=3)
             self._warned = True
         self.control, self.treatment = c, t
         self._srm = max(self._srm, _split_evidence(self))
@@ -1257,12 +1267,12 @@ class _Looks:
             if any(m.n > now.n or m.n == now.n and m != now for m, now in zip(counted, (test.control, test.treatment))): raise ValueError("counted: not a part of what was seen")
             test._counted = tuple(counted)
             test._path, test._end = _stored_path(d["path"], d["end"], test), d["end"] and list(d["end"])
-            test._srm, test._warned = _number("srm", d["srm"], _split_evidence(test) - 1e-6, 1e-300 if test.method == "paired" else math.inf), d["warned"]
+            test._srm, test._warned = _number("srm", d["srm"], (1 - 1e-9)*_split_evidence(test) - 1e-6, 1e-300 if test.method == "paired" else math.inf), d["warned"]
             if not isinstance(test._warned, bool): raise ValueError(f"warned={test._warned!r}: true or false")
         except (KeyError, TypeError, ValueError, ArithmeticError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #a8a3b61f
+# %% ../nbs/10_sequential.ipynb #a8ba88c7
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
@@ -1365,12 +1375,13 @@ class SequentialTest(_Looks):
         with needs("plot"): import matplotlib.pyplot as plt
         ax = plt.subplots()[1] if ax is None else ax
         path, plan = self.path, self._engine.in_order
-        units, scale = path.n_control + path.n_treatment, 1. if plan else math.log(10)
+        pairs, scale = self.method == "paired", 1. if plan else math.log(10)
+        units = path.n_control if pairs else path.n_control + path.n_treatment
         ax.plot(units, path.statistic/scale, marker=".", color="C0", label="a look")
         if plan: ax.plot(units, path.boundary, color="C3", ls="--", marker=".", label="boundary")
         else: ax.axhline(-math.log10(self.alpha), color="C3", ls="--", label="boundary")
         if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3", label="decided")
-        ax.set(xlabel="pairs that differ" if self.method == "paired" else "units in both arms", ylabel="|z|" if plan else "evidence, powers of ten", title=f"{self.method}: {self.decision}")
+        ax.set(xlabel="pairs" if pairs else "units in both arms", ylabel="|z|" if plan else "evidence, powers of ten", title=f"{self.method}: {self.decision}")
         ax.legend()
         return ax
 
@@ -1392,22 +1403,23 @@ class SequentialTest(_Looks):
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} + {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g}, "
                 f"{self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
 
-# %% ../nbs/10_sequential.ipynb #278d0d7f
+# %% ../nbs/10_sequential.ipynb #fd377c16
 def _sentence(test: "SequentialTest") -> str:
     "The state of a test for someone who has to decide; no more than was shown."
     some = lambda n, what: f"{n:,.0f} {what}{'' if n == 1 else 's'}"
     units = some(test.control.n, "pair") if test.method == "paired" else f"{some(test.control.n, 'unit')} in the control and {test.treatment.n:,.0f} in the treatment"
-    seen = f"After {some(len(test._path), 'look')} at {units}"
+    seen, waiting = f"After {some(len(test._path), 'look')} at {units}", sum(m.n - counted.n for m, counted in zip((test.control, test.treatment), test._counted))
     if test.srm_p_value < .001: return f"{seen} the arms hold other shares than planned ({_chance(test.srm_p_value)}); find out who is missing before reading any result."
     if not test._path and test.control.n + test.treatment.n:
-        return f"After {units} nothing can be said, since no look has counted{' and the plan has ended' if test.finished else ' yet'}{_way_to_regime(test.control, test.treatment, test._engine.min_count)}."
+        return f"After {units} nothing can be said, since no look has counted{' and the plan has ended' if test.finished else ' yet'}{_why_not(test.control, test.treatment, test._engine.min_count)}."
     stagewise = test.after_stopping(level=1 - test.alpha) if test.finished else None
     low, high = (stagewise.lower, stagewise.upper) if stagewise else test.ci
+    if waiting: seen += f" (of which {waiting:,.0f} came later and do not count{_why_not(test.control, test.treatment, test._engine.min_count)})"
     fits = f"any {test.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - test.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
     side, won = int(low > test._engine.null) - int(high < test._engine.null), (1 - 2*WINNERS.index(test._end[1])) if test._end else 0
     if stagewise and side != won: fits += ": a close call that test and interval decide differently"
     elif side != won: fits += "; the looks since the decision say the opposite, so the effect has changed or the units are not alike" if side else "; the looks since the decision leave it open again"
-    p = stagewise.p_value if stagewise else test._engine.p_value(test.path[:test._end[0]]) if side*won < 0 else test.p_value
+    p = stagewise.p_value if stagewise else test._engine.p_value(test.path[:test._end[0]]) if test._end else test.p_value   # a later reversal is no evidence for the decision
     if test._end: return f"{seen} it is decided since look {test._end[0]:,}: the outcomes of the {test._end[1].split()[0]} were higher than luck alone would make them ({_chance(p)}), if {test._engine.assumes}; {fits}."
     if test.finished: return f"{seen} the plan has ended without a decision; {fits}" + ("." if side else ", so it is not shown that there is no difference.")
     return f"{seen} nothing is decided ({_chance(test.p_value)}); {fits}, and the test may go on."

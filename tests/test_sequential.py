@@ -382,7 +382,8 @@ def test_a_merged_day_is_one_look_at_its_end(method, kw):
 
 def test_what_cannot_be_merged_says_so():
     with pytest.raises(ValueError, match="cannot be merged"): SequentialTest("group-sequential", n_max=100).merge(SequentialTest("group-sequential", n_max=100))
-    others = {"k=50.0 instead of 100.0": SequentialTest(k=50), "alpha=0.01 instead of 0.05": SequentialTest(alpha=.01), "method=.paired. instead": SequentialTest("paired"), "got NoneType": None}
+    others = {"k=50.0 instead of 100.0": SequentialTest(k=50), "alpha=0.01 instead of 0.05": SequentialTest(alpha=.01),
+              "method=.paired. instead of .beta-binomial.; only": SequentialTest("paired"), "got NoneType": None}
     for words, other in others.items():
         with pytest.raises(ValueError, match=words): SequentialTest().merge(other)
 
@@ -1008,6 +1009,8 @@ def test_a_reversal_does_not_lend_its_evidence_to_the_decision_before_it():
     for _ in range(2): test.update([1]*60 + [0]*1940, [1]*180 + [0]*1820)
     assert test.decision == "control higher" and test.p_value < 1e-4 < .04 < at_the_decision
     assert "(p = 0.048)" in test.explain() and "say the opposite" in test.explain()
+    test.update([1]*180 + [0]*1820, [1]*60 + [0]*1940)
+    assert "(p = 0.048)" in test.explain() and "leave it open again" in test.explain()
 
 
 def test_a_sentence_about_a_plan_that_ended_quotes_the_p_value_of_its_interval():
@@ -1031,6 +1034,12 @@ def test_a_test_whose_looks_never_counted_says_why_and_what_is_missing():
         again = SequentialTest.from_dict(json.loads(json.dumps(test.to_dict())))
         assert f"nothing can be said, since no look has counted {end}: by what was seen so far each arm needs about" in again.explain() and "compatible" not in again.explain()
     with pytest.warns(RegimeWarning, match="all outcomes are alike"): SequentialTest("asymptotic", n_star=100).update([0]*50, [0]*50)
+    with pytest.warns(RegimeWarning, match="an arm is empty"): SequentialTest("asymptotic", n_star=100).update([0, 1]*50, [])
+    early = SequentialTest("group-sequential", n_max=10**7).update(np.arange(400) < 100, np.arange(400) < 110)
+    assert "no look has counted yet: too little of the planned information." in early.explain()
+    left = SequentialTest("asymptotic", n_star=1000).update(rng.normal(size=500), rng.normal(size=500))
+    with pytest.warns(RegimeWarning): left.update([1e4], [])
+    assert "at 501 units in the control and 500 in the treatment (of which 1 came later and do not count: by what was seen so far each arm needs" in left.explain()
     assert SequentialTest().update([1], [0]).explain().startswith("After 1 look at 1 unit in the control and 1 in")
 
 
@@ -1047,9 +1056,11 @@ def test_daily_counts_are_outcomes():
     test = SequentialTest("asymptotic", n_star=1000).update(Moments.from_summary(500, 10., 4.), Moments.from_summary(480, 10.5, 4.))
     assert test.estimate == pytest.approx(.5) and test.control.n == 500
     before = test.to_dict()
-    for wrong, words in ((Moments.from_counts([1, 2], [3, 4]), "one look at a time"), (Moments(-1.), "no moments"), (Moments(2., math.nan, 1., 0., False), "finite"), (12, "Moments.from_counts")):
+    for wrong, words in ((Moments.from_counts([1, 2], [3, 4]), "one look at a time"), (Moments(-1.), "no moments"), (Moments(2., math.nan, 1., 0., False), "finite"), (12, "Moments.from_counts"),
+                         (Moments(4., 1e308, 1., 0., True), "no moments"), (Moments(10., 1e200, 1., 0., False), "no moments"),
+                         (Moments.from_summary(10**12, 0., 1.), "at most 1,000,000,000,000 units")):
         with pytest.raises(ValueError, match=words): test.update(wrong, Moments.from_counts(1, 2))
-    with pytest.raises(ValueError, match="outcomes 0 and 1"): SequentialTest("paired").update(Moments.from_counts(1, 2), Moments.from_counts(1, 2))
+    with pytest.raises(ValueError, match="belong together"): SequentialTest("paired").update(Moments.from_counts(1, 2), Moments.from_counts(1, 2))
     assert test.to_dict() == before
 
 
@@ -1068,6 +1079,7 @@ def test_a_plot_shows_the_boundary_from_the_first_look(method, kw):
     ax = SequentialTest(method, **kw).update(np.arange(300) % 2, np.arange(300) % 2).plot()
     names = [t.get_text() for t in ax.get_legend().get_texts()]
     dashed = ax.lines[names.index("boundary")]
+    assert list(ax.lines[0].get_xdata()) == [300 if method == "paired" else 600] and ax.get_xlabel() == ("pairs" if method == "paired" else "units in both arms")
     assert names == ["a look", "boundary"] and (method == "group-sequential" or list(dashed.get_ydata()) == [pytest.approx(math.log10(20))]*2)
     plt.close(ax.figure)
 
@@ -1078,6 +1090,8 @@ def test_a_stored_state_cannot_forget_the_alarm_of_its_split():
     for state in (test.to_dict() | {"srm": 0.}, SequentialTest("paired").update([0, 1], [1, 0]).to_dict() | {"srm": 50.}):
         with pytest.raises(ValueError, match="srm"): SequentialTest.from_dict(state)
     with pytest.raises(ValueError, match="json.loads"): SequentialTest.from_dict(json.dumps(test.to_dict()))
+    huge = SequentialTest(share=.9).update(*[Moments.from_counts(10**11, 10**12)]*2)
+    assert SequentialTest.from_dict(huge.to_dict()).to_dict() == huge.to_dict() and "other shares" in huge.explain()
 
 
 @pytest.mark.parametrize("name", ["spending", "beta_spending"])
