@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-# %% ../nbs/09_experiments.ipynb #c2b6a00b
+# %% ../nbs/09_experiments.ipynb #9426d3e2
 def _number(x: object, name: str, low: float, high: float, closed: bool = False) -> float:
     "A number of a range as a float, or a ValueError that names it."
     try: value = float(x) if isinstance(x, Real) and not isinstance(x, bool) else math.nan
@@ -38,8 +38,7 @@ def _array(x: object, name: str) -> np.ndarray:
 
 def _counts(x: object, name: str) -> np.ndarray:
     "Whole numbers, 0 or above, as float64."
-    a = _array(x, name)
-    if a.dtype.kind == "f": a = a.astype(float)   # 2**53 would overflow in half precision
+    a = a.astype(float) if (a := _array(x, name)).dtype.kind == "f" else a   # 2**53 would overflow in half precision
     if a.dtype.kind in "iuf" and a.size and (np.isfinite(a) & (a >= 0) & (a == np.floor(a)) & (a <= 2**53)).all(): return a.astype(float)
     raise ValueError(f"{name}={x!r:.60}: counts, whole numbers, 0 or above, none missing")
 
@@ -54,15 +53,15 @@ def _table(x_control: object, n_control: object, x_treatment: object, n_treatmen
         if (x > n).any(): raise ValueError(f"{name_x}={x[x > n].flat[0]:g}: above {name_n}={n[x > n].flat[0]:g}; count a unit once")
     return xc, nc, xt, nt
 
-def _difference(xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray) -> np.ndarray:
-    "Rate of the treatment minus that of the control; from the failures where those are fewer, since rates next to 1 lose digits."
-    return np.where(2*(xc + xt) > nc + nt, (nc - xc)/nc - (nt - xt)/nt, xt/nt - xc/nc)
-
 def _plain(*arrays: np.ndarray) -> tuple:
     "Single numbers as Python floats, arrays as they are."
     return tuple(a.item() if np.ndim(a) == 0 else a for a in arrays)
 
-# %% ../nbs/09_experiments.ipynb #33d432fa
+# %% ../nbs/09_experiments.ipynb #d79eb509
+def _difference(xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray) -> np.ndarray:
+    "Rate of the treatment minus that of the control; from the failures where those are fewer, since rates next to 1 lose digits."
+    return np.where(2*(xc + xt) > nc + nt, (nc - xc)/nc - (nt - xt)/nt, xt/nt - xc/nc)
+
 def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray) -> tuple:
     """The test of equal rates with the pooled standard error.
 
@@ -484,7 +483,7 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #9aff151b
+# %% ../nbs/09_experiments.ipynb #6f9f5139
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that Welch's t test finds a difference of two means.
 
@@ -592,13 +591,12 @@ def minimum_detectable_effect_means(sd: float, n: float, *, alpha: float = .05, 
     """
     sd, n, ratio = _number(sd, "sd", 0, np.inf), _number(n, "n", 2, 2**53, closed=True), _number(ratio, "ratio", 0, np.inf)
     if not 2 <= n*ratio <= 2**53: raise ValueError(f"ratio={ratio:g}: with n={n:g} the treatment would have {n*ratio:g} units; 2 to 2**53")
-    normal = sum(_z_alpha_power(alpha, power))*math.sqrt(1/n + 1/(n*ratio))
+    normal = high = sum(_z_alpha_power(alpha, power))*math.sqrt(1/n + 1/(n*ratio))
     missing = lambda d: power_means(1, d, n, n*ratio, alpha=alpha) - power
-    high = normal
     while missing(high) < 0: high *= 2
     return sd*optimize.brentq(missing, 0, high, xtol=1e-12*normal, rtol=1e-12)
 
-# %% ../nbs/09_experiments.ipynb #07326cc1
+# %% ../nbs/09_experiments.ipynb #87f93caf
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -613,12 +611,20 @@ def _figure(x: float, width: float, least: int = 2, sign: bool = False) -> str:
     digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
     return np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign) if 1e-7 < abs(x) < 1e15 or not x else f"{x:{'+' if sign else ''}.{digits}g}"
 
+def _pair(a: float, b: float, width: float, least: int) -> tuple[str, str]:
+    "Two numbers beside an interval of that width, of one magnitude with as many decimals."
+    shown = _figure(a, width, least), _figure(b, width, least)
+    if "e" in "".join(shown) or not .1 < abs(a/(b or 1)) < 10: return shown
+    decimals = [len(text.partition(".")[2]) for text in shown]
+    return tuple(text + ("." if not d and max(decimals) else "") + "0"*(max(decimals) - d) for text, d in zip(shown, decimals))
+
 def _rate(p: float, width: float, least: int = 3) -> str:
     "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
     p, width = 100*p, 100*width
     near = min(v for v in (p, 100 - p, width, 100.) if v > 0)
     return np.format_float_positional(round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-")
 
+# %% ../nbs/09_experiments.ipynb #aefd05f9
 def _verdict(low: float, high: float, p: float, alpha: float, exact: float | None = None) -> str:
     "What the test and the interval together allow to be said, in a few words."
     if (p < alpha) != (low > 0 or high < 0): return "a close call"
@@ -811,7 +817,7 @@ class ABTestAnalyzer:
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
             lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, x_control=xc, x_treatment=xt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #52105706
+# %% ../nbs/09_experiments.ipynb #379cb7a3
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -860,7 +866,7 @@ class Effect:
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"The {self.what} was {_figure(self.treatment, high - low, 4)} in the treatment and {_figure(self.control, high - low, 4)} in the control"
+        found = "The {} was {} in the treatment and {} in the control".format(self.what, *_pair(self.treatment, self.control, high - low, 4))
         return _sentence(found, f"the {self.what.split()[-1]}", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
 
     def plot(self, ax: object = None) -> object:
@@ -875,13 +881,12 @@ class Effect:
         -------
         matplotlib Axes
         """
-        title = f"{_verdict(*self.ci, self.p_value, 1 - self.level)}, {_chance(self.p_value)}"
-        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", title)
+        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{_verdict(*self.ci, self.p_value, 1 - self.level)}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
         width = self.ci[1] - self.ci[0]
         change = lambda d: _figure(d, width, 4, True)
-        return (f"control {_figure(self.control, width, 5)}, treatment {_figure(self.treatment, width, 5)}\n"
+        return ("control {}, treatment {}\n".format(*_pair(self.control, self.treatment, width, 5)) +
                 f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}], {_percent(self.level)} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
@@ -893,8 +898,7 @@ def _judge(control: float, treatment: float, variances: tuple[float, float], cou
     if not v.sum() > 0: raise ValueError("both arms are constant, or vary by less than 1e-150: without spread there is nothing to judge the difference against")
     se, share = math.sqrt(v.sum()), v/v.sum()
     df = float(1/(share**2/(np.array(counts) - 1)).sum()) if use_t else math.inf
-    half = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2))
-    far = -abs(difference)/se
+    half, far = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2)), -abs(difference)/se
     p = 2*(special.stdtr(df, far) if use_t else special.ndtr(far))
     return {"control": float(control), "treatment": float(treatment), "difference": float(difference), "se": se, "statistic": float(difference/se), "df": df,
             "p_value": float(p), "ci": (float(difference - half), float(difference + half)), "level": 1 - alpha}
