@@ -288,6 +288,8 @@ def test_the_sentence_shows_the_digits_that_tell_the_arms_apart():
         assert says in ABTestAnalyzer().analyze(*table).explain()
     assert "10.04 %" in repr(ABTestAnalyzer().analyze(1_000_000, 10_000_000, 1_004_000, 10_000_000))
     assert "999999.9 in the treatment and 1000000.1 in the control" in welch_test([1e6, 1e6 + .1, 1e6 + .2], [1e6 - .2, 1e6 - .1, 1e6]).explain()
+    tenths = welch_from_moments(.19494, .1, 14, .257, .1, 17)
+    assert "0.2570 in the treatment and 0.1949 in the control" in tenths.explain() and repr(tenths).startswith("control 0.19494, treatment 0.25700")
     rng = np.random.default_rng(22)
     for _ in range(300):      # arms that differ clearly never read the same
         n = [int(10**v) for v in rng.uniform(2, 9, 2)]
