@@ -51,12 +51,15 @@ answer = [{m: attempt(run(m), *t) for m in ("newcomb", "score")} for t in data["
     "tea-tasting": HEAD + """
 import tea_tasting
 from tea_tasting.aggr import Aggregates
-metric = tea_tasting.Proportion("x", method="norm")
+# the default, "auto", takes Barnard's exact test below 1,000 units in all and then gives a p-value but no interval; "norm" always gives one
+methods = {"Proportion": "norm"} | ({"Proportion, method auto": "auto"} if data["p"] else {})
 arm = lambda x, n: Aggregates(count_=n, mean_={"x": x/n}, var_={}, cov_={})
-def run(xc, nc, xt, nt):
-    r = metric.analyze_aggregates(arm(xc, nc), arm(xt, nt))
-    return r.effect_size_ci_lower, r.effect_size_ci_upper, r.pvalue
-answer = [{"Proportion": attempt(run, *t)} for t in data["tables"]]
+def run(method):
+    def one(xc, nc, xt, nt):
+        r = tea_tasting.Proportion("x", method=method).analyze_aggregates(arm(xc, nc), arm(xt, nt))
+        return r.effect_size_ci_lower, r.effect_size_ci_upper, r.pvalue
+    return one
+answer = [{m: attempt(run(method), *t) for m, method in methods.items()} for t in data["tables"]]
 """,
     "spotify-confidence": HEAD + """
 import pandas as pd

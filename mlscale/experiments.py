@@ -5,26 +5,28 @@
 # %% auto #0
 __all__ = ['pooled_z_test', 'diff_proportions_ci', 'exact_coverage', 'exact_size', 'ratio_proportions_ci',
            'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
-           'sample_size_means', 'ABTestResult', 'ABTestAnalyzer', 'Effect', 'welch_test', 'welch_from_moments',
-           'CupedEffect', 'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect', 'bucket', 'assign',
-           'SampleRatio', 'srm_test', 'adjust_pvalues', 'compare_variants', 'beta_binomial']
+           'sample_size_means', 'minimum_detectable_effect_means', 'ABTestResult', 'ABTestAnalyzer', 'Effect',
+           'welch_test', 'welch_from_moments', 'CupedEffect', 'cuped', 'ratio_metric_test', 'cluster_test',
+           'design_effect', 'bucket', 'assign', 'SampleRatio', 'srm_test', 'adjust_pvalues', 'compare_variants',
+           'beta_binomial']
 
-# %% ../nbs/09_experiments.ipynb #aded69e2
+# %% ../nbs/09_experiments.ipynb #8bfa181d
 import hashlib, math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-# %% ../nbs/09_experiments.ipynb #08446be9
+# %% ../nbs/09_experiments.ipynb #9426d3e2
 def _number(x: object, name: str, low: float, high: float, closed: bool = False) -> float:
     "A number of a range as a float, or a ValueError that names it."
     try: value = float(x) if isinstance(x, Real) and not isinstance(x, bool) else math.nan
     except OverflowError: raise ValueError(f"{name}: a whole number too large for a float") from None
     if low <= value <= high if closed else low < value < high: return value
-    raise ValueError(f"{name}={x!r:.60}: a number " + (f"from {low:g} to {high:g}" if closed else f"above {low:g}" + (f" and below {high:g}" if high < np.inf else ", finite")))
+    share = f" (a share: {value:g} % is {value/100:g})" if high == 1 < value <= 100 else ""
+    raise ValueError(f"{name}={x!r:.60}: a number " + (f"from {low:g} to {high:g}" if closed else f"above {low:g}" + (f" and below {high:g}" if high < np.inf else ", finite")) + share)
 
 def _alpha(x: object) -> float: return _number(x, "alpha", 1e-12, 1)   # below, a level of 1 - alpha loses its digits
 
@@ -36,7 +38,7 @@ def _array(x: object, name: str) -> np.ndarray:
 
 def _counts(x: object, name: str) -> np.ndarray:
     "Whole numbers, 0 or above, as float64."
-    a = _array(x, name)
+    a = a.astype(float) if (a := _array(x, name)).dtype.kind == "f" else a   # 2**53 would overflow in half precision
     if a.dtype.kind in "iuf" and a.size and (np.isfinite(a) & (a >= 0) & (a == np.floor(a)) & (a <= 2**53)).all(): return a.astype(float)
     raise ValueError(f"{name}={x!r:.60}: counts, whole numbers, 0 or above, none missing")
 
@@ -55,9 +57,17 @@ def _plain(*arrays: np.ndarray) -> tuple:
     "Single numbers as Python floats, arrays as they are."
     return tuple(a.item() if np.ndim(a) == 0 else a for a in arrays)
 
-# %% ../nbs/09_experiments.ipynb #b63db627
+# %% ../nbs/09_experiments.ipynb #d79eb509
+def _difference(xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray) -> np.ndarray:
+    "Rate of the treatment minus that of the control; from the failures where those are fewer, since rates next to 1 lose digits."
+    return np.where(2*(xc + xt) > nc + nt, (nc - xc)/nc - (nt - xt)/nt, xt/nt - xc/nc)
+
 def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray) -> tuple:
     """The test of equal rates with the pooled standard error.
+
+    It is an approximation: where the arms differ in size and the pooled rate lets the smaller one expect fewer than five
+    conversions or failures, it can reject several times as often as it says, the more so the smaller the level.
+    `exact_size` counts how often.
 
     Parameters
     ----------
@@ -80,11 +90,23 @@ def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.
     xc, nc, xt, nt = _table(x_control, n_control, x_treatment, n_treatment)
     n, x = nc + nt, xc + xt
     se = np.sqrt(x/n*((n - x)/n)*(1/nc + 1/nt))
-    z = np.divide(xt/nt - xc/nc, se, out=np.zeros(se.shape), where=se > 0)
+    z = np.divide(_difference(xc, nc, xt, nt), se, out=np.zeros(se.shape), where=se > 0)
     log_p = np.minimum(math.log(2) + special.log_ndtr(-abs(z)), 0)
     return _plain(z, 2*special.ndtr(-abs(z)), log_p/math.log(10))
 
-# %% ../nbs/09_experiments.ipynb #4f7c8fed
+_FEW = 5   # conversions or failures expected in an arm; below, the normal approximation is not relied on
+
+def _exact_if_few(xc: int, nc: int, xt: int, nt: int, alpha: float) -> float | None:
+    "Fisher's two-sided p-value where an arm expects fewer than `_FEW` conversions or failures at the pooled rate (more at an alpha below .05, by the squared critical value); else None."
+    n, x, (arm, seen) = nc + nt, xc + xt, min((nc, xc), (nt, xt))
+    rare, seen = (x, seen) if 2*x <= n else (n - x, arm - seen)
+    if arm*rare/n >= _FEW*max(1, (special.ndtri(alpha/2)/special.ndtri(.025))**2): return None
+    k = np.arange(min(rare, arm, 2000), dtype=float)   # with so few expected, more than 2,000 have no probability
+    if seen > len(k): return 0.
+    chance = np.append(0, np.cumsum(np.log((rare - k)/(k + 1)*((arm - k)/(n - rare - arm + k + 1)))))
+    return float(np.exp(special.logsumexp(chance[chance <= chance[seen] + 1e-7]) - special.logsumexp(chance)))
+
+# %% ../nbs/09_experiments.ipynb #5e220e2f
 def _solve(log_excess: Callable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     "The roots of increasing functions between positive bounds, all at once: Newton in the logarithm, halving where that does not pay."
     x, before = low, np.inf
@@ -117,23 +139,24 @@ def _score_reach(xt: np.ndarray, nt: np.ndarray, fc: np.ndarray, nc: np.ndarray,
     low = np.sqrt(4*c*nt*nc/(nt + nc))
     high = np.where(room > 0, np.maximum(np.maximum(nt, nc), (c + xt + fc)/np.where(room > 0, room, 1)), low)
     pull = _solve(log_excess, low, high)
-    return np.where(room > 0, pull*(_constrained(xt, nt, pull)[0]/nt + _constrained(fc, nc, pull)[0]/nc), 0)
+    return np.where(room > 0, c/pull, 0)   # as pull**2 v = c, the reach pull v is c/pull, which keeps its digits where v does not
 
-# %% ../nbs/09_experiments.ipynb #4a88b72e
+# %% ../nbs/09_experiments.ipynb #3e69e853
 def _score(xc, nc, xt, nt, z, factor):
-    c, d = z**2*factor, xt/nt - xc/nc
+    c, d = z**2*factor, _difference(xc, nc, xt, nt)
     return np.maximum(d - _score_reach(xt, nt, nc - xc, nc, c), -1), np.minimum(d + _score_reach(xc, nc, nt - xt, nt, c), 1)
 
 def _wald(xc, nc, xt, nt, z):
-    d, se = xt/nt - xc/nc, np.sqrt(xc/nc*(1 - xc/nc)/nc + xt/nt*(1 - xt/nt)/nt)
+    d, se = _difference(xc, nc, xt, nt), np.sqrt(xc/nc*((nc - xc)/nc)/nc + xt/nt*((nt - xt)/nt)/nt)
     return d - z*se, d + z*se
 
 def _newcombe(xc, nc, xt, nt, z):
     def wilson(x, n):
-        p, half = x/n, z*np.sqrt(x*(n - x)/n + z**2/4)
-        return p - (x + z**2/2 - half)/(n + z**2), (x + z**2/2 + half)/(n + z**2) - p
+        "From the rate down to the limits of Wilson's interval, and up."
+        half = z*np.sqrt(x*((n - x)/n) + z**2/4)
+        return (half - z**2*(.5 - x/n))/(n + z**2), (half + z**2*(.5 - x/n))/(n + z**2)
     (down_c, up_c), (down_t, up_t) = wilson(xc, nc), wilson(xt, nt)
-    d = xt/nt - xc/nc
+    d = _difference(xc, nc, xt, nt)
     return np.maximum(d - np.hypot(down_t, up_c), -1), np.minimum(d + np.hypot(up_t, down_c), 1)
 
 _DIFFERENCE = {
@@ -162,7 +185,7 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     method : str
         "miettinen-nurminen": score interval with the factor N/(N - 1) on the variance; "mee": without it, excludes 0
         exactly where the pooled z rejects; "newcombe": from two Wilson intervals; "agresti-caffo": one success and
-        one failure added to each arm; "wald": the textbook's, for comparison. The last two can reach beyond -1 and 1.
+        one failure added to each arm; "wald": one standard error, at the observed rates, for comparison. The last two can reach beyond -1 and 1.
 
     Returns
     -------
@@ -260,7 +283,7 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
     rejected = abs(pooled_z_test(*table)[0]) > -special.ndtri(_alpha(alpha)/2)
     return float(_chances(p, "p", table[1]) @ rejected @ _chances(p, "p", table[3]))
 
-# %% ../nbs/09_experiments.ipynb #775247f0
+# %% ../nbs/09_experiments.ipynb #7f4d84c9
 def _ratio_low(xc, nc, xt, nt, c):
     "The ratio of the rates below the observed one at which the squared score statistic reaches c."
     a, b = (nt - xt)/nt, (nc - xc)/nc
@@ -306,7 +329,7 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
         Confidence level, between 0 and 1.
     method : str
         "koopman": score interval, excludes 1 exactly where the pooled z rejects; "miettinen-nurminen": the same with
-        the factor N/(N - 1) on the variance; "katz": the textbook's on the logarithm, for comparison.
+        the factor N/(N - 1) on the variance; "katz": one standard error of the logarithm, for comparison.
 
     Returns
     -------
@@ -326,12 +349,12 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_RATIO[_one_of(method, "method", _RATIO)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #b9ac942a
-def _two_rates(baseline: float, relative: float, name: str) -> tuple[float, float, float]:
+# %% ../nbs/09_experiments.ipynb #67de782d
+def _two_rates(baseline: float, relative: float, names: tuple[str, str]) -> tuple[float, float, float]:
     "The rates of the two arms, and their difference, which may be too small to see in them."
-    p, lift = _number(baseline, "baseline", 0, 1), _number(relative, name, -1, np.inf)
-    if p*lift == 0: raise ValueError(f"{name}={lift:g}: an effect of nothing cannot be detected; above 0, or below for a decrease")
-    if p*(1 + lift) >= 1: raise ValueError(f"{name}={relative!r}: with baseline={baseline!r} the treatment's rate would be {p*(1 + lift):g}; below 1")
+    p, lift = _number(baseline, names[0], 0, 1), _number(relative, names[1], -1, np.inf)
+    if p*lift == 0: raise ValueError(f"{names[1]}={lift:g}: an effect of nothing cannot be detected; above 0, or below for a decrease")
+    if p*(1 + lift) >= 1: raise ValueError(f"{names[1]}={relative!r}: with {names[0]}={baseline!r} the treatment's rate would be {p*(1 + lift):g}; below 1")
     return p, p*(1 + lift), p*lift
 
 def _z_alpha_power(alpha: float, power: float) -> tuple[float, float]:
@@ -350,8 +373,17 @@ def _countable(units: float, name: str, value: float) -> float:
     if units <= 2**53: return units
     raise ValueError(f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53); plan for a larger effect, or for arms of more equal size")
 
+def _planned(baseline: float, relative: float, alpha: float, power: float, ratio: float, names: tuple[str, str]) -> tuple[int, int]:
+    "Units of both arms for a relative effect; the names are those by which the caller knows its arguments."
+    ratio = _number(ratio, "ratio", 0, np.inf)
+    n = _needed(*_two_rates(baseline, relative, names), *_z_alpha_power(alpha, power), ratio)
+    _countable(n*max(1, ratio), names[1], relative)
+    return math.ceil(n), math.ceil(n*ratio)
+
 def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> tuple[int, int]:
-    """How many units a two-sided comparison of two rates needs.
+    """How many units a two-sided comparison of two rates needs, for a relative effect: a pair, one number for each arm.
+
+    See also `sample_size_means`, which takes an absolute difference and returns one number.
 
     Parameters
     ----------
@@ -381,10 +413,7 @@ def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: floa
     Fleiss, Levin, Paik, Statistical Methods for Rates and Proportions, 3rd edition, 2003, section 4.2 (pooled variance
     under the null, no continuity correction).
     """
-    ratio = _number(ratio, "ratio", 0, np.inf)
-    n = _needed(*_two_rates(baseline, relative_mde, "relative_mde"), *_z_alpha_power(alpha, power), ratio)
-    _countable(n*max(1, ratio), "relative_mde", relative_mde)
-    return math.ceil(n), math.ceil(n*ratio)
+    return _planned(baseline, relative_mde, alpha, power, ratio, ("baseline", "relative_mde"))
 
 # %% ../nbs/09_experiments.ipynb #d74cdaeb
 def power_proportions(p_control: float, p_treatment: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
@@ -454,7 +483,7 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #8c92c596
+# %% ../nbs/09_experiments.ipynb #6f9f5139
 def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
     """The probability that Welch's t test finds a difference of two means.
 
@@ -492,7 +521,9 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     return float(min(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift), 1.))
 
 def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> int:
-    """How many units a two-sided comparison of two means needs.
+    """How many units a two-sided comparison of two means needs, for an absolute difference: one number, the control's.
+
+    See also `sample_size_proportions`, which takes a relative effect and returns a pair.
 
     Parameters
     ----------
@@ -532,7 +563,40 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09_experiments.ipynb #f57ec691
+def minimum_detectable_effect_means(sd: float, n: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> float:
+    """The smallest difference of two means that a number of units can find: absolute, in the units of the metric.
+
+    Parameters
+    ----------
+    sd : float
+        Standard deviation of the metric in each arm, above 0, in the units of the metric.
+    n : float
+        Units of the control, 2 or above.
+    alpha : float
+        Rate of false alarms, above 1e-12 and below 1.
+    power : float
+        Probability of finding the difference if it is there, between `alpha` and 1.
+    ratio : float
+        Units of the treatment for each of the control, above 0; the treatment needs 2 units too.
+
+    Returns
+    -------
+    float
+        Above 0; by symmetry it is that of a decrease too.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    """
+    sd, n, ratio = _number(sd, "sd", 0, np.inf), _number(n, "n", 2, 2**53, closed=True), _number(ratio, "ratio", 0, np.inf)
+    if not 2 <= n*ratio <= 2**53: raise ValueError(f"ratio={ratio:g}: with n={n:g} the treatment would have {n*ratio:g} units; 2 to 2**53")
+    normal = high = sum(_z_alpha_power(alpha, power))*math.sqrt(1/n + 1/(n*ratio))
+    missing = lambda d: power_means(1, d, n, n*ratio, alpha=alpha) - power
+    while missing(high) < 0: high *= 2
+    return sd*optimize.brentq(missing, 0, high, xtol=1e-12*normal, rtol=1e-12)
+
+# %% ../nbs/09_experiments.ipynb #87f93caf
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -547,19 +611,37 @@ def _figure(x: float, width: float, least: int = 2, sign: bool = False) -> str:
     digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
     return np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign) if 1e-7 < abs(x) < 1e15 or not x else f"{x:{'+' if sign else ''}.{digits}g}"
 
+def _pair(a: float, b: float, width: float, least: int) -> tuple[str, str]:
+    "Two numbers beside an interval of that width, of one magnitude with as many decimals."
+    shown = _figure(a, width, least), _figure(b, width, least)
+    if "e" in "".join(shown) or not .1 < abs(a/(b or 1)) < 10: return shown
+    decimals = [len(text.partition(".")[2]) for text in shown]
+    return tuple(text + ("." if not d and max(decimals) else "") + "0"*(max(decimals) - d) for text, d in zip(shown, decimals))
+
 def _rate(p: float, width: float, least: int = 3) -> str:
     "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
     p, width = 100*p, 100*width
     near = min(v for v in (p, 100 - p, width, 100.) if v > 0)
     return np.format_float_positional(round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-")
 
-def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float) -> str:
+# %% ../nbs/09_experiments.ipynb #aefd05f9
+def _verdict(low: float, high: float, p: float, alpha: float, exact: float | None = None) -> str:
+    "What the test and the interval together allow to be said, in a few words."
+    if (p < alpha) != (low > 0 or high < 0): return "a close call"
+    if p >= alpha: return "no clear difference"
+    if exact is not None and exact >= alpha: return "too few to tell"
+    return "a difference" if alpha <= .1 else "a difference by the level chosen"
+
+def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float, exact: float | None = None) -> str:
     "One sentence: what was seen, what remains plausible, and no more."
     fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
-    if (p < alpha) != (low > 0 or high < 0): return fits + "this is a close call that the test and the interval decide differently."
-    if p >= alpha: return fits + f"they show neither that the treatment changes {what} nor that it does not."
-    if alpha > .1: return fits + f"by the level chosen (alpha {alpha:g}) they count as a difference, as would {100*alpha:g} % of experiments in which nothing happens."
-    return fits + f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment, if the split was random and this was the one look that was planned."
+    asked = f" (so few are expected in an arm that Fisher's exact test was asked too: {_chance(exact)})" if exact is not None else ""
+    return fits + {
+        "a close call": "this is a close call that the test and the interval decide differently.",
+        "no clear difference": f"they show neither that the treatment changes {what} nor that it does not.",
+        "too few to tell": f"luck remains a plausible explanation{asked}: with so few, p and interval are approximations that understate luck, and more units are needed.",
+        "a difference by the level chosen": f"by the level chosen (alpha {alpha:g}) they count as a difference{asked}, as would {100*alpha:g} % of experiments in which nothing happens.",
+        "a difference": f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment{asked}, if the split was random and this was the one look that was planned."}[_verdict(low, high, p, alpha, exact)]
 
 def _plot_interval(estimate: float, low: float, high: float, ax: object, xlabel: str, title: str) -> object:
     "A point with its interval, and the line of no difference."
@@ -589,14 +671,26 @@ class ABTestResult(dict):
         The same, always at 95 %.
     lift_pct_ci : tuple of float
         Interval for `lift_pct` at `level`, by the score method for ratios.
-    p_control, p_treatment, n_control, n_treatment, alpha, method
-        What went in.
+    p_control, p_treatment, x_control, x_treatment, n_control, n_treatment, alpha, method
+        What went in: rates, conversions, units.
     """
     def __getattr__(self, key: str) -> object:
         try: return self[key]
         except KeyError: raise AttributeError(f"no {key!r}: there are {', '.join(self)}") from None
 
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError(f"{key}: a result is read by its attributes, not changed; change a copy by its keys, or analyze again")
+
     def __dir__(self) -> list[str]: return [*super().__dir__(), *self]
+
+    def copy(self) -> "ABTestResult":
+        "Another result with the same keys."
+        return type(self)(self)
+
+    @property
+    def p_exact(self) -> float | None:
+        "Fisher's two-sided p-value where an arm expects fewer than five conversions or failures (at a smaller alpha some more), so that `p_value` may understate luck; else None."
+        return _exact_if_few(self.x_control, self.n_control, self.x_treatment, self.n_treatment, self.alpha)
 
     def explain(self) -> str:
         """The result in one sentence, for someone who has to decide.
@@ -610,7 +704,7 @@ class ABTestResult(dict):
         found = f"{_rate(self.p_treatment, high - low)} % converted in the treatment and {_rate(self.p_control, high - low)} % in the control"
         if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
         points = [_figure(100*limit, 100*(high - low), sign=True) for limit in (low, high)]
-        return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha)
+        return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha, self.p_exact)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -624,21 +718,26 @@ class ABTestResult(dict):
         -------
         matplotlib Axes
         """
-        verdict = "a difference" if self.significant else "no clear difference"
-        return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
+        title = f"{_verdict(*self.ci, self.p_value, self.alpha, self.p_exact)}, {_chance(self.p_value)}" + ("" if self.p_exact is None else f", Fisher's {_chance(self.p_exact)}")
+        return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", title)
 
     def __repr__(self) -> str:
         width = self.ci[1] - self.ci[0]
         rate, points = lambda p: _rate(p, width, 4), lambda d: _figure(100*d, 100*width, 4, sign=True)
         return (f"control    {rate(self.p_control)} % of {self.n_control:,} units\ntreatment  {rate(self.p_treatment)} % of {self.n_treatment:,} units\n"
                 f"lift       {points(self.lift)} points [{points(self.ci[0])}, {points(self.ci[1])}], {_percent(self.level)} % interval, {self.method}\n"
-                f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n"
-                f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}")
+                + (f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n" if self.p_control or self.p_treatment else "relative   unknown: nobody converted\n")
+                + f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}"
+                + ("" if self.p_exact is None else f"\nexact      {_chance(self.p_exact)} by Fisher's test, asked where an arm expects few"))
 
-# %% ../nbs/09_experiments.ipynb #3b41c159
+# %% ../nbs/09_experiments.ipynb #fe9eba99
 @dataclass(frozen=True)
 class ABTestAnalyzer:
     """Plan and analyse an A/B test of two rates, looked at once.
+
+    `p_value`, `significant` and the interval are approximations. Where an arm expects fewer than five conversions or
+    failures at the pooled rate (at an alpha below .05 some more), they may understate luck; there the sentence of the result
+    claims a difference only if Fisher's exact test, `p_exact`, finds one too.
 
     Parameters
     ----------
@@ -660,7 +759,7 @@ class ABTestAnalyzer:
         if self.mde == 0: raise ValueError("mde=0: an effect of nothing cannot be planned for; above 0, or below for a decrease")
         _one_of(self.method, "method", _DIFFERENCE)
 
-    def required_sample_size(self, baseline_rate: float, power: float = .8) -> int:
+    def required_sample_size(self, baseline_rate: float, power: float = .8, ratio: float = 1.0) -> int:
         """Units that each arm needs.
 
         Parameters
@@ -669,19 +768,20 @@ class ABTestAnalyzer:
             Rate of the control, between 0 and 1.
         power : float
             Probability of finding an effect of `mde`, between `alpha` and 1.
+        ratio : float
+            Units of the treatment for each of the control, above 0.
 
         Returns
         -------
         int
-            Rounded up.
+            Units of the control, rounded up; that is each arm if `ratio` is 1, else the treatment needs `ratio` times as many.
 
         Raises
         ------
         ValueError
             If an argument is out of range, or the rate with the effect would be.
         """
-        _number(baseline_rate, "baseline_rate", 0, 1)
-        return sample_size_proportions(baseline_rate, self.mde, alpha=self.alpha, power=power)[0]
+        return _planned(baseline_rate, self.mde, self.alpha, power, ratio, ("baseline_rate", "mde"))[0]
 
     def analyze(self, control_conversions: int, control_total: int, treatment_conversions: int, treatment_total: int) -> ABTestResult:
         """What the data say.
@@ -713,11 +813,11 @@ class ABTestAnalyzer:
         ratio = ratio_proportions_ci(xc, nc, xt, nt, level=level, method=ratio_method)
         relative = 100*(pt/pc - 1) if xc else math.inf if xt else math.nan
         return ABTestResult(
-            lift=pt - pc, lift_pct=relative, p_value=p, significant=bool(p < self.alpha), ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
+            lift=float(_difference(*table)), lift_pct=relative, p_value=p, significant=bool(p < self.alpha), ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
             ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
-            lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
+            lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, x_control=xc, x_treatment=xt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
 
-# %% ../nbs/09_experiments.ipynb #671feebe
+# %% ../nbs/09_experiments.ipynb #379cb7a3
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -738,6 +838,8 @@ class Effect:
         Interval for the difference at `level`.
     level : float
         1 - alpha.
+    what : str
+        The name of the estimate in the sentence.
     """
     control: float
     treatment: float
@@ -748,7 +850,7 @@ class Effect:
     p_value: float
     ci: tuple[float, float]
     level: float
-    _what = "average"
+    what: str = field(default="average", kw_only=True)
 
     @property
     def significant(self) -> bool:
@@ -764,8 +866,8 @@ class Effect:
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"The {self._what} was {_figure(self.treatment, high - low, 4)} in the treatment and {_figure(self.control, high - low, 4)} in the control"
-        return _sentence(found, "the average", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
+        found = "The {} was {} in the treatment and {} in the control".format(self.what, *_pair(self.treatment, self.control, high - low, 4))
+        return _sentence(found, f"the {self.what.split()[-1]}", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -779,13 +881,12 @@ class Effect:
         -------
         matplotlib Axes
         """
-        verdict = "a difference" if self.significant else "no clear difference"
-        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{verdict}, {_chance(self.p_value)}")
+        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{_verdict(*self.ci, self.p_value, 1 - self.level)}, {_chance(self.p_value)}")
 
     def __repr__(self) -> str:
         width = self.ci[1] - self.ci[0]
         change = lambda d: _figure(d, width, 4, True)
-        return (f"control {_figure(self.control, width, 5)}, treatment {_figure(self.treatment, width, 5)}\n"
+        return ("control {}, treatment {}\n".format(*_pair(self.control, self.treatment, width, 5)) +
                 f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}], {_percent(self.level)} % interval\n"
                 f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
 
@@ -797,8 +898,7 @@ def _judge(control: float, treatment: float, variances: tuple[float, float], cou
     if not v.sum() > 0: raise ValueError("both arms are constant, or vary by less than 1e-150: without spread there is nothing to judge the difference against")
     se, share = math.sqrt(v.sum()), v/v.sum()
     df = float(1/(share**2/(np.array(counts) - 1)).sum()) if use_t else math.inf
-    half = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2))
-    far = -abs(difference)/se
+    half, far = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2)), -abs(difference)/se
     p = 2*(special.stdtr(df, far) if use_t else special.ndtr(far))
     return {"control": float(control), "treatment": float(treatment), "difference": float(difference), "se": se, "statistic": float(difference/se), "df": df,
             "p_value": float(p), "ci": (float(difference - half), float(difference + half)), "level": 1 - alpha}
@@ -820,7 +920,7 @@ def _spread(a: np.ndarray, size: float) -> float:
     return 0. if v <= (4*np.finfo(float).eps*size)**2 else v
 
 def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05) -> Effect:
-    """Compare two means without assuming equal variances.
+    """Compare two means without assuming equal variances. Takes one array for each arm; `cuped` takes one array and the arm of each unit.
 
     Parameters
     ----------
@@ -871,9 +971,10 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     mean = [_number(m, name, -_LARGEST, _LARGEST, closed=True) for m, name in ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))]
     sd = [_number(s, name, 0, _LARGEST, closed=True) for s, name in ((sd_control, "sd_control"), (sd_treatment, "sd_treatment"))]
     n = [_number(k, name, 2, 2**53, closed=True) for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))]
+    if n[0] % 1 or n[1] % 1: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: whole numbers")
     return Effect(**_judge(*mean, (sd[0]**2, sd[1]**2), (n[0], n[1]), alpha))
 
-# %% ../nbs/09_experiments.ipynb #98899570
+# %% ../nbs/09_experiments.ipynb #f0115e6b
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -885,21 +986,23 @@ class CupedEffect(Effect):
     rho : float
         Correlation of metric and covariate over all units, -1 to 1.
     variance_ratio : float
-        Variance left after the adjustment, 1 - `rho`**2.
+        1 - `rho`**2: the share of the variance that is left if the treatment does nothing. An effect that is large beside
+        the spread counts as spread here, and then it overstates what is left.
     """
     theta: float
     rho: float
     variance_ratio: float
-    _what = "adjusted average"
+    what: str = field(default="adjusted average", kw_only=True)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}: {self.variance_ratio:.4g} of the variance is left"
+        return f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}: {self.variance_ratio:.4g} of the variance is left if the treatment does nothing"
 
 def _treated(x: object, n: int) -> np.ndarray:
     "The arm of each unit as bool, at least two units each."
     a = _array(x, "treated")
+    if a.dtype.kind == "O": a = _array(a.tolist(), "treated")   # of True and False, as pandas keeps them beside missing ones
     if a.shape != (n,): raise ValueError(f"treated: shape {a.shape}; one for each of the {n} units")
-    if a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all(): raise ValueError("treated: 1 or True for the treatment, 0 or False for the control, none missing")
+    if a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all(): raise ValueError(f"treated: {a.dtype} values; 1 or True for the treatment, 0 or False for the control, none missing (for labels: treated=(variant == 'B'))")
     a = a.astype(bool)
     if min(a.sum(), (~a).sum()) < 2: raise ValueError(f"treated: {a.sum()} units in the treatment, {(~a).sum()} in the control; at least 2 each")
     return a
@@ -914,7 +1017,7 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     covariate : array of float, shape (n,)
         A number known before the unit was assigned, not constant. One that the treatment can change biases the result.
     treated : array of bool or 0 and 1, shape (n,)
-        The arm of each unit.
+        The arm of each unit; from labels, `variant == "B"`.
     alpha : float
         Rate of false alarms, above 1e-12 and below 1.
 
@@ -945,7 +1048,7 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     rho = float(np.clip(theta*x.std()/y.std(), -1, 1)) if _spread(y, abs(y).max()) else 0.
     return CupedEffect(**effect, theta=float(theta), rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09_experiments.ipynb #d6d180de
+# %% ../nbs/09_experiments.ipynb #0b2132f6
 def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: np.ndarray, *, alpha: float = .05, distribution: str = "normal") -> Effect:
     """Compare a ratio of sums, such as clicks over views, where units contribute to both sums (delta method).
 
@@ -985,9 +1088,9 @@ def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: n
             ratio.append(num[arm].sum()/den[arm].sum())
             variance.append(_spread(num[arm] - ratio[-1]*den[arm], abs(num[arm]).max() + abs(ratio[-1]*den[arm]).max())/den[arm].mean()**2)
         count.append(arm.sum())
-    return Effect(**_judge(*ratio, tuple(variance), tuple(count), alpha, use_t))
+    return Effect(**_judge(*ratio, tuple(variance), tuple(count), alpha, use_t), what="ratio")
 
-# %% ../nbs/09_experiments.ipynb #d5f822b8
+# %% ../nbs/09_experiments.ipynb #c32eabdf
 def _clusters(cluster: object, n: int) -> tuple[np.ndarray, pd.Index]:
     "The number of each row's cluster, and their names."
     if isinstance(cluster, (list, tuple)): cluster = np.fromiter(cluster, object, len(cluster))   # one by one: numpy would turn 1 and nan beside a text into texts
@@ -1027,7 +1130,7 @@ def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alp
     treated, (codes, names) = _treated(treated, len(y)), _clusters(cluster, len(y))
     size, in_treatment = (np.bincount(codes, w) for w in (None, treated))
     if (both := (in_treatment > 0) & (in_treatment < size)).any():
-        raise ValueError(f"cluster: {names[both][0]!r} has rows in both arms ({both.sum()} of {len(names)} clusters have); give the unit that was assigned")
+        raise ValueError(f"cluster: {names[both].tolist()[0]!r} has rows in both arms ({both.sum()} of {len(names)} clusters have); give the unit that was assigned")
     mean, variance, count = [], [], []
     for rows, arm, name in ((~treated, in_treatment == 0, "control"), (treated, in_treatment > 0, "treatment")):
         if arm.sum() < 2: raise ValueError(f"cluster: only one in the {name}; at least two are needed to see how they differ")
@@ -1064,7 +1167,7 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     deviation = np.bincount(codes, y - y.mean())
     return float((deviation**2).sum()*len(names)/(len(names) - 1)/(len(y)*y.var()))
 
-# %% ../nbs/09_experiments.ipynb #e71165b1
+# %% ../nbs/09_experiments.ipynb #916041eb
 def _weights(x: object) -> np.ndarray:
     "Shares that add up to 1."
     w = _array(x, "weights")
@@ -1075,8 +1178,8 @@ def _weights(x: object) -> np.ndarray:
     return w/w.sum()
 
 def _text(x: object, name: str) -> str:
-    if isinstance(x, str) and x or isinstance(x, (int, np.integer)) and not isinstance(x, bool): return str(x)
-    raise ValueError(f"{name}={x!r:.60}: a text that is not empty, or a whole number")
+    if isinstance(x, str) and x and (x.isascii() or x.encode(errors="ignore").decode() == x) or isinstance(x, (int, np.integer)) and not isinstance(x, bool): return str(x)
+    raise ValueError(f"{name}={x!r:.60}: a text that is not empty (and not half of a surrogate pair), or a whole number")
 
 def _fnv(text: str) -> int:
     "The 32-bit FNV-1a hash."
@@ -1107,6 +1210,7 @@ def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "
     ValueError
         If a name is empty or neither text nor a whole number, or the method is unknown.
     """
+    if getattr(unit, "ndim", 0) > 1: raise ValueError(f"unit: shape {unit.shape}; one dimension, such as a column, frame['unit'], or array.ravel()")
     experiment, single = _text(experiment, "experiment"), not isinstance(unit, (list, tuple)) and not np.ndim(unit)
     units = [_text(u, "unit") for u in ([unit] if single else list(unit))]   # each as it came: an array would make texts of 1 and nan beside a text
     if _one_of(method, "method", ("sha256", "planout", "growthbook")) == "sha256":
@@ -1144,7 +1248,7 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #583f3778
+# %% ../nbs/09_experiments.ipynb #a2def42d
 def _log_chi2_tail(x: float, df: float) -> float:
     "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
     a, y = df/2, x/2
@@ -1181,6 +1285,13 @@ class SampleRatio:
         "Whether the p-value is below `alpha`."
         return self.p_value < self.alpha
 
+    @property
+    def p_exact(self) -> float | None:
+        "Where an arm expects fewer than ten units: the exact binomial p-value, of several arms the smallest times their number; else None."
+        if min(self.expected) >= 10: return None
+        n, arms = sum(self.counts), len(self.counts) if len(self.counts) > 2 else 1
+        return float(min(1, arms*min(stats.binomtest(int(c), int(n), e/n).pvalue for c, e in zip(self.counts[:arms], self.expected))))
+
     def explain(self) -> str:
         """The result in one sentence, for someone who has to decide.
 
@@ -1191,10 +1302,12 @@ class SampleRatio:
         """
         digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in self.expected) else 1
         split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.{digits}f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
-        if not self.mismatch: return split + "; luck alone can do that, so the split gives no reason for alarm."
-        if self.alpha > .1: return split + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as would {100*self.alpha:g} % of splits in which nobody is missing."
-        if min(self.expected) < 10: return split + "; so few were expected in an arm that luck does that more often than p says: wait for more units, or count exactly (scipy.stats.binomtest)."
-        return split + "; luck hardly does that, so find out who is missing before reading any other result."
+        if (exact := self.p_exact) is not None: split += f"; so few were expected in an arm that exact counting decides ({_chance(exact)})"
+        if (self.p_value if exact is None else exact) < self.alpha:
+            if self.alpha > .1: return split + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as would {100*self.alpha:g} % of splits in which nobody is missing."
+            return split + "; luck hardly does that, so find out who is missing before reading any other result."
+        if self.mismatch: return split + f"; luck may do that more often than the approximate p says, so wait for more units before raising the alarm at {self.alpha:g}."
+        return split + f"; not enough to raise the alarm at {self.alpha:g}, which is no proof that nobody is missing."
 
     def plot(self, ax: object = None) -> object:
         """The units of each arm, found minus expected.
@@ -1214,7 +1327,9 @@ class SampleRatio:
         ax.bar(np.arange(len(found)), found - expected, .5)
         ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4)
         ax.axhline(0, color="0.5", lw=1)
-        ax.set(xticks=np.arange(len(found)), xlabel="arm (line: two standard errors if nobody is missing)", ylabel="units, found - expected", title=f"{'mismatch' if self.mismatch else 'no mismatch'}, {_chance(self.p_value)}")
+        p, name = (self.p_value, "") if self.p_exact is None else (self.p_exact, "exact ")
+        title = f"{'mismatch' if p < self.alpha else 'no alarm'} at {self.alpha:g}, {name}{_chance(p)}"
+        ax.set(xticks=np.arange(len(found)), xlabel="arm (line: two standard errors if nobody is missing)", ylabel="units, found - expected", title=title)
         return ax
 
     def __repr__(self) -> str: return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
@@ -1222,7 +1337,8 @@ class SampleRatio:
 def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, alpha: float = .001) -> SampleRatio:
     """Sample ratio mismatch: do the arms hold the shares that the assignment intended?
 
-    Pearson's chi-squared test. Where fewer than ten units are expected in an arm it alarms more often than `alpha`.
+    Pearson's chi-squared test, an approximation. Where fewer than ten units are expected in an arm, `mismatch` alarms more
+    often than `alpha` or less often; there the sentence goes by `p_exact`.
 
     Parameters
     ----------
@@ -1242,8 +1358,9 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     ValueError
         If a count or a weight is impossible, or their numbers differ.
     """
+    if isinstance(counts, dict): raise ValueError(f"counts={counts!r:.60}: in one list, in the order of the weights; give list(d.values())")
     n = _counts(counts, "counts")
-    if n.ndim != 1 or len(n) < 2 or not n.sum(): raise ValueError(f"counts={counts!r:.60}: one for each of at least two arms, not all 0")
+    if n.ndim != 1 or len(n) < 2 or not n.sum(): raise ValueError(f"counts={counts!r:.60}: in one list, one for each of at least two arms, not all 0")
     w = _weights(np.ones(len(n)) if weights is None else weights)
     if len(w) != len(n): raise ValueError(f"weights: {len(w)} for {len(n)} arms")
     expected = n.sum()*w
@@ -1251,7 +1368,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     log_p = _log_chi2_tail(chi2, df)
     return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _alpha(alpha))
 
-# %% ../nbs/09_experiments.ipynb #c01bab74
+# %% ../nbs/09_experiments.ipynb #e50ae8b6
 def _hommel(p: np.ndarray) -> np.ndarray:
     "Hommel's adjustment of sorted p-values."
     m, q = len(p), np.full(len(p), (len(p)*p/np.arange(1, len(p) + 1)).min())
@@ -1289,8 +1406,9 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     ----------
     Holm (1979), Hochberg (1988), Hommel (1988), Benjamini and Hochberg (1995), Benjamini and Yekutieli (2001).
     """
-    p = _values(p, "p", 1, "a test that gave no p-value takes no part")
-    if (p < 0).any() or (p > 1).any(): raise ValueError(f"p={p[(p < 0) | (p > 1)][0]:g}: probabilities, 0 to 1")
+    if (a := _array(p, "p")).ndim > 1: raise ValueError(f"p: shape {a.shape}; one dimension: use .ravel(), and .reshape the answer")
+    p = _values(a, "p", 1, "a test that gave no p-value takes no part")
+    if (p < 0).any() or (p > 1).any(): raise ValueError(f"p={float(p[(p < 0) | (p > 1)][0])!r}: probabilities, 0 to 1")
     method = _one_of(method.lower() if isinstance(method, str) else method, "method", ("bonferroni", "holm", "hochberg", "hommel", "bh", "by"))
     m, order = len(p), np.argsort(p, kind="stable")
     rank, s = np.arange(1, m + 1), p[order]
@@ -1303,9 +1421,12 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(adjusted, 1)
     return out
 
-# %% ../nbs/09_experiments.ipynb #5397c0f1
+# %% ../nbs/09_experiments.ipynb #a846b54f
 def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha: float = .05, method: str = "holm") -> pd.DataFrame:
     """Compare several variants with one control.
+
+    As in `ABTestAnalyzer`, p-values and intervals are approximations that may understate luck where an arm expects few
+    conversions or failures: `verdict` is the column that does not.
 
     Parameters
     ----------
@@ -1321,7 +1442,11 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
     -------
     DataFrame
         A row for each variant: `rate`, `lift` (minus the control, absolute), `low` and `high` (intervals that hold all at
-        once at the level 1 - `alpha`, Bonferroni), `p_value`, `p_adjusted`, `significant`.
+        once at the level 1 - `alpha`, Bonferroni), `p_value`, `p_adjusted`, `significant` (`p_adjusted` < `alpha`),
+        `p_exact` (Fisher's, where so few are expected that `p_value` may understate luck; else NaN), and `verdict`: "a
+        difference" where the p-values, each replaced by `p_exact` if that is larger, are still below `alpha` when adjusted;
+        "too few to tell" where only the approximation is; else "no clear difference". Holm's method and the others find
+        more than Bonferroni's, so a significant row may have an interval that holds 0.
 
     Raises
     ------
@@ -1334,8 +1459,10 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
     low, high = diff_proportions_ci(*table, level=1 - _alpha(alpha)/variants)
     p = pooled_z_test(*table)[1]
     adjusted = adjust_pvalues(p, method)
-    return pd.DataFrame({"rate": x[1:]/n[1:], "lift": x[1:]/n[1:] - x[0]/n[0], "low": low, "high": high, "p_value": p, "p_adjusted": adjusted, "significant": adjusted < alpha},
-                        index=pd.RangeIndex(1, variants + 1, name="variant"))
+    exact = np.array([_exact_if_few(*(int(a) for a in row), alpha/variants) for row in zip(*table)], float)
+    verdict = np.select([adjusted >= alpha, adjust_pvalues(np.fmax(p, exact), method) < alpha], ["no clear difference", "a difference"], "too few to tell")
+    return pd.DataFrame({"rate": x[1:]/n[1:], "lift": _difference(*table), "low": low, "high": high, "p_value": p, "p_adjusted": adjusted, "significant": adjusted < alpha,
+                         "p_exact": exact, "verdict": verdict}, index=pd.RangeIndex(1, variants + 1, name="variant"))
 
 # %% ../nbs/09_experiments.ipynb #4295b8ad
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)

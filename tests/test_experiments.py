@@ -1,7 +1,10 @@
 "Experiments: intervals hold what they promise, error rates are those stated, numbers agree with other roads, nonsense is refused by name."
+import copy
 import itertools
 import json
 import math
+import pickle
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -26,6 +29,7 @@ from mlscale.experiments import (
     exact_coverage,
     exact_size,
     minimum_detectable_effect,
+    minimum_detectable_effect_means,
     pooled_z_test,
     power_means,
     power_proportions,
@@ -163,6 +167,25 @@ def test_limits_keep_their_digits_for_huge_arms_and_rare_events():
     assert np.allclose(diff_proportions_ci(10**6, 10**7, 10**6 + 4000, 10**7), .0004 + np.array([-1, 1])*CRIT*math.sqrt(2*.1002*.8998/10**7), rtol=1e-3)
 
 
+def test_rates_next_to_one_keep_the_digits_of_rates_next_to_zero():
+    rng = np.random.default_rng(26)
+    for n in (10**6, 10**12, 10**15):
+        nc, nt = (rng.integers(n//2, n, 200) for _ in range(2))
+        few, more = rng.integers(0, 30, (2, 200))
+        assert np.allclose(pooled_z_test(nc - few, nc, nt - more, nt)[0], -pooled_z_test(few, nc, more, nt)[0], rtol=1e-12)
+        for method in METHODS:
+            low, high = diff_proportions_ci(few, nc, more, nt, method=method)
+            mirrored = diff_proportions_ci(nc - few, nc, nt - more, nt, method=method)
+            assert (abs(np.array(mirrored) + (high, low)) <= 1e-12*(high - low)).all()
+    assert pooled_z_test(10**15, 10**15, 10**15 - 3, 10**15)[0] == pytest.approx(-math.sqrt(3), rel=1e-12)
+    assert ABTestAnalyzer().analyze(10**15, 10**15, 10**15 - 3, 10**15).lift == pytest.approx(-3e-15, rel=1e-12)
+    for table in ((5, 20, 12, 30), (1, 400, 399, 400)):      # and Newcombe's limits are those of the two Wilson intervals
+        wilson = [stats.binomtest(x, n).proportion_ci(method="wilson") for x, n in (table[:2], table[2:])]
+        p, q = table[0]/table[1], table[2]/table[3]
+        limits = q - p - math.hypot(q - wilson[1].low, wilson[0].high - p), q - p + math.hypot(wilson[1].high - q, p - wilson[0].low)
+        assert diff_proportions_ci(*table, method="newcombe") == pytest.approx(limits, abs=1e-12)
+
+
 @pytest.mark.parametrize("z", [0., .5, 3., 40., 1e4])
 def test_p_values_keep_their_digits(z):
     n = 10**8
@@ -180,17 +203,34 @@ def test_coverage_of_miettinen_nurminen_is_at_least_nominal_on_average_and_dips_
     held = np.array([[exact_coverage(n, n, a, b) for a in p] for b in p])
     assert .95 <= held.mean() < .97 and held.min() > .91
     wald = np.array([[exact_coverage(n, n, a, b, method="wald") for a in p] for b in p])
-    assert wald.mean() < .94 and wald.min() < .75   # the check can fail: the textbook's interval does
+    assert wald.mean() < .94 and wald.min() < .75   # the check can fail: Wald's interval does
     assert min(exact_coverage(n, n, a, 1 - b) for a in (.001, .005) for b in (.001, .005, .01, .02)) == pytest.approx({10: .86, 30: .925}[n], abs=.002)   # one rate near 0, the other near 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS[:4])
-@pytest.mark.parametrize(("nc", "nt"), [(10, 10), (30, 30), (20, 180), (100, 100)])
-def test_coverage_on_a_grid(method, nc, nt):
-    p = np.linspace(.03, .97, 32)
+DESIGNS = (10, 10), (30, 30), (20, 180), (100, 100)
+GRID = {    # exact coverage of a nominal .95 over the plane of rates, mean and least, for each design
+    "miettinen-nurminen": ((.9596, .933), (.951, .934), (.9551, .944), (.9503, .941)),
+    "mee": ((.9519, .929), (.9484, .934), (.9545, .944), (.9499, .941)),
+    "newcombe": ((.9521, .902), (.9515, .902), (.9523, .943), (.9519, .945)),
+    "agresti-caffo": ((.9588, .931), (.9536, .937), (.9582, .936), (.9512, .941))}
+
+
+@pytest.mark.parametrize("n", [10, 30, 100])
+def test_the_dips_of_miettinen_nurminen_in_the_corner_do_not_go_away_with_the_units(n):
+    "One rate a/n, the other 1 - b/n: nearly Poisson, so that only a and b count."
+    deepest = {10: (.13923, .03292, .8410), 30: (.059232, .115923, .8391), 100: (.034615, .14146, .8385)}[n]
+    assert exact_coverage(n, n, deepest[0]/n, 1 - deepest[1]/n) == pytest.approx(deepest[2], abs=1e-4)
+    assert .838 < min(exact_coverage(n, n, a/n, 1 - b/n) for a in np.linspace(.01, .31, 11) for b in np.linspace(.01, .31, 11)) < .86
+
+
+@pytest.mark.parametrize("method", GRID)
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_coverage_on_a_grid(method, design):
+    nc, nt = design
+    p = np.linspace(.03, .97, 32 if max(nc, nt) < 100 else 12)
     held = np.array([[exact_coverage(nc, nt, a, b, method=method) for a in p] for b in p])
-    assert held.mean() > .945 and held.min() > .85
+    mean, least = GRID[method][DESIGNS.index(design)]
+    assert held.mean() == pytest.approx(mean, abs=5e-4) and held.min() == pytest.approx(least, abs=1e-3)
 
 
 def test_coverage_and_size_by_simulation():
@@ -224,6 +264,10 @@ def test_the_result_is_a_dict_of_plain_values_that_explains_itself():
     assert result["lift_pct_ci"] == pytest.approx(tuple(100*(r - 1) for r in ratio_proportions_ci(500, 10_000, 570, 10_000, method="miettinen-nurminen")))
     assert "570" not in repr(result) and "5.7 %" in repr(result) and "significant" in repr(result)
     with pytest.raises(AttributeError, match="there are lift"): result.nothing  # noqa: B018
+    with pytest.raises(AttributeError, match="lift: .*not changed"): result.lift = 0
+    assert type(result.copy()) is type(result) and result.copy() == result and result.copy().explain() == result.explain()
+    assert pickle.loads(pickle.dumps(result)) == copy.deepcopy(result) == result
+    assert "nan" not in repr(ABTestAnalyzer().analyze(0, 50, 0, 60)) and "nobody converted" in repr(ABTestAnalyzer().analyze(0, 50, 0, 60))
     assert "lift_pct_ci" in dir(result)
 
 
@@ -244,6 +288,8 @@ def test_the_sentence_shows_the_digits_that_tell_the_arms_apart():
         assert says in ABTestAnalyzer().analyze(*table).explain()
     assert "10.04 %" in repr(ABTestAnalyzer().analyze(1_000_000, 10_000_000, 1_004_000, 10_000_000))
     assert "999999.9 in the treatment and 1000000.1 in the control" in welch_test([1e6, 1e6 + .1, 1e6 + .2], [1e6 - .2, 1e6 - .1, 1e6]).explain()
+    tenths = welch_from_moments(.19494, .1, 14, .257, .1, 17)
+    assert "0.2570 in the treatment and 0.1949 in the control" in tenths.explain() and repr(tenths).startswith("control 0.19494, treatment 0.25700")
     rng = np.random.default_rng(22)
     for _ in range(300):      # arms that differ clearly never read the same
         n = [int(10**v) for v in rng.uniform(2, 9, 2)]
@@ -251,6 +297,63 @@ def test_the_sentence_shows_the_digits_that_tell_the_arms_apart():
         shown = [w for w in r.explain().split("percentage")[0].split() if w[0].isdigit()]
         assert not r.significant or shown[0] != shown[1]
         assert "e+" not in r.explain() and "e-" not in r.explain()
+
+
+# ---- where so few are expected in an arm that the normal approximation fails
+
+CLAIM = "luck alone is an unlikely explanation"
+FEW = [((0, 100, 1, 5), .05, .0476, True), ((3, 20_000, 1, 100), .05, .0198, True), ((12, 19_800, 1, 200), .05, .1225, False), ((1, 200, 12, 19_800), .05, .1225, False),
+       ((19_788, 19_800, 199, 200), .05, .1225, False), ((0, 100, 1, 5), .01, .0476, False), ((25, 19_800, 3, 200), .001, .0027, False)]
+
+
+@pytest.mark.parametrize(("table", "alpha", "exact", "claims"), FEW)
+def test_where_few_are_expected_the_sentence_claims_only_what_fishers_test_finds_too(table, alpha, exact, claims):
+    r = ABTestAnalyzer(alpha).analyze(*table)
+    assert r.significant and r.p_exact == pytest.approx(exact, abs=1e-4) and (CLAIM in r.explain()) == claims
+    assert f"Fisher's exact test was asked too: p = {exact:.2g}" in r.explain() and ("more units are needed" in r.explain()) == (not claims)
+    assert "Fisher" in repr(r) and r.explain().count(". ") == 0
+
+
+def test_fishers_p_is_scipys_and_is_there_for_arms_of_any_size():
+    rng, asked = np.random.default_rng(24), 0
+    for _ in range(500):
+        nc, nt = (int(10**v) for v in rng.uniform(0, 4.5, 2))
+        p = abs(rng.integers(0, 2) - 10**rng.uniform(-4, -.01))
+        table = int(rng.binomial(nc, p)), nc, int(rng.binomial(nt, p)), nt
+        exact = ABTestAnalyzer().analyze(*table).p_exact
+        expected = min(nc, nt)*min(table[0] + table[2], nc + nt - table[0] - table[2])/(nc + nt)
+        assert (exact is None) == (expected >= 5)
+        if exact is not None: assert exact == pytest.approx(stats.fisher_exact([[table[0], nc - table[0]], [table[2], nt - table[2]]]).pvalue, rel=1e-9)
+        asked += exact is not None
+    assert 100 < asked < 400
+    assert ABTestAnalyzer().analyze(3, 10**15, 4, 10**13).p_exact == pytest.approx(stats.binom.sf(3, 7, 1/101), rel=1e-6)   # seven events among endless units
+    assert ABTestAnalyzer().analyze(0, 10**12, 10**5, 10**5).p_exact == 0 and CLAIM in ABTestAnalyzer().analyze(0, 10**12, 10**5, 10**5).explain()
+    assert ABTestAnalyzer(1e-6).analyze(200, 20_000, 20, 200).p_exact < 1e-6 and ABTestAnalyzer().analyze(2000, 20_000, 40, 200).p_exact is None
+
+
+@pytest.mark.parametrize("alpha", [.05, .001])
+def test_among_equal_rates_and_unequal_arms_the_claim_is_made_as_seldom_as_promised(alpha):
+    nc, nt, analyzer = 19_800, 200, ABTestAnalyzer(alpha)
+    for expected in (.13, .5, 2, 6, 14):
+        xc, xt = (np.flatnonzero(stats.binom.pmf(np.arange(n + 1), n, expected/nt) > 1e-9) for n in (nc, nt))
+        chance = np.outer(stats.binom.pmf(xc, nc, expected/nt), stats.binom.pmf(xt, nt, expected/nt))
+        significant = pooled_z_test(xc[:, None], nc, xt, nt)[1] < alpha
+        some = [(i, j) for i, j in np.argwhere(significant & (chance > 1e-7)) if CLAIM in analyzer.analyze(xc[i], nc, xt[j], nt).explain()]
+        claimed = sum(chance[i, j] for i, j in some)
+        assert claimed < 1.1*alpha
+        if expected == .13: assert chance[significant].sum() > {.05: 2, .001: 10}[alpha]*alpha and claimed < .5*alpha   # what the approximation says alone
+
+
+def test_variants_with_few_expected_are_claimed_as_seldom_as_promised_and_the_table_says_why():
+    rng, worlds = np.random.default_rng(25), 400
+    x = np.column_stack([rng.binomial(20_000, .001, worlds), rng.binomial(200, .001, (worlds, 10)).reshape(worlds, 10)])
+    got = [compare_variants(row, [20_000] + [200]*10) for row in x]
+    assert sum((g.verdict == "a difference").any() for g in got) <= stats.binom.ppf(.9995, worlds, .05) < sum(g.significant.any() for g in got)
+    for g in got:
+        assert (g.verdict.eq("no clear difference") == ~g.significant).all() and g.p_exact[g.verdict == "too few to tell"].notna().all()
+    one = compare_variants([20, 1, 3, 4], [20_000, 200, 200, 200])
+    assert list(one.verdict) == ["no clear difference", "a difference", "a difference"] and one.p_exact[2] == pytest.approx(stats.fisher_exact([[20, 19_980], [3, 197]]).pvalue)
+    assert compare_variants([200, 205, 260, 198], [2000]*4).p_exact.isna().all()
 
 
 def test_levels_that_promise_nothing_are_named():
@@ -273,6 +376,23 @@ def test_adjusted_averages_are_called_so():
     assert c.explain().startswith("The adjusted average")
     assert all(f"{name} {value:.4g}" in repr(c) for name, value in (("theta", c.theta), ("rho", c.rho))) and f"{c.variance_ratio:.4g} of the variance" in repr(c)
     assert welch_test(x[:20], x[20:]).explain().startswith("The average")
+    ratio = ratio_metric_test(x + 9, np.ones(40), arm).explain()
+    assert ratio.startswith("The ratio was") and "changes the ratio nor" in ratio and cluster_test(x, arm, np.arange(40)).explain().startswith("The average")
+
+
+def test_splits_with_few_expected_are_judged_by_exact_counting():
+    for counts, weights, exact in (([1000, 500], (999, 1), 0), ([300] + [0]*39, None, 0), ([1991, 9], (999, 1), stats.binomtest(9, 2000, .001).pvalue), ([0, 12], None, 2/2**12),
+                                   ([2, 300, 300], (1, 150, 150), 3*stats.binomtest(2, 602, 1/301).pvalue), ([1994, 6], (999, 1), stats.binomtest(6, 2000, .001).pvalue)):
+        split = srm_test(counts, weights)
+        assert split.p_exact == pytest.approx(min(exact, 1), rel=1e-9, abs=1e-300)
+        assert ("find out who is missing" in split.explain()) == (exact < .001) and "exact counting decides" in split.explain()
+    assert srm_test([1994, 6], (999, 1), alpha=.01).mismatch and "luck may do that more often" in srm_test([1994, 6], (999, 1), alpha=.01).explain()
+    assert srm_test([20, 20]).p_exact is None and srm_test([10**12, 40], (10**12, 1.01)).p_exact < 1e-40
+    found = [k for k in range(30) if "find out" in srm_test([2000 - k, k], (999, 1)).explain()]
+    assert stats.binom.pmf(found, 2000, .001).sum() < .001
+    calm = srm_test([5000, 5322]).explain()
+    assert "not enough to raise the alarm at 0.001" in calm and "no reason" not in calm and not srm_test([5000, 5322]).mismatch
+    assert "mismatch at 0.001" in srm_test([1000, 500], (999, 1)).plot().get_title() and "no alarm" in srm_test([1994, 6], (999, 1), alpha=.01).plot().get_title()
 
 
 def test_splits_say_what_was_expected_and_when_luck_is_underrated():
@@ -310,6 +430,11 @@ def test_results_plot():
         ax = result.plot()
         assert "interval" in ax.get_xlabel() and ax.get_title()
         assert result.plot(ax=ax) is ax
+    for result, title in ((ABTestAnalyzer().analyze(12, 19_800, 1, 200), "too few to tell, p = 0.015, Fisher's p = 0.12"),
+                          (ABTestAnalyzer(.5).analyze(50, 100, 55, 100), "a difference by the level chosen"),
+                          (ABTestAnalyzer().analyze(500, 10_000, 570, 10_000), "a difference, p = 0.028")):
+        assert result.plot().get_title().startswith(title)
+    assert ABTestAnalyzer().analyze(1, 9, 5, 9).plot().get_title().startswith("a close call")
     plt.close("all")
 
 
@@ -351,6 +476,19 @@ def test_power_and_size_of_means_by_simulation_and_by_definition():
         assert power_means(sd, delta, n, n*ratio) >= power and (n == 2 or n*ratio <= 2*ratio + 2 or power_means(sd, delta, n - 1, max((n - 1)*ratio, 2)) < power)
 
 
+def test_the_difference_that_can_be_found_and_the_units_that_find_it_are_inverses():
+    for sd, delta, power, ratio in ((1, 1, .8, 1), (10, .5, .8, 1), (1, .3, .9, 4), (2, .5, .95, .2), (1, 1e-3, .8, 1)):
+        n = sample_size_means(sd, delta, power=power, ratio=ratio)
+        found = minimum_detectable_effect_means(sd, n, power=power, ratio=ratio)
+        assert found <= delta < minimum_detectable_effect_means(sd, n - 1, power=power, ratio=ratio) and power_means(sd, found, n, n*ratio) == pytest.approx(power, rel=1e-6)
+    assert minimum_detectable_effect_means(1, 2) > 5 and minimum_detectable_effect_means(1e-100, 100) == pytest.approx(1e-100*minimum_detectable_effect_means(1, 100), rel=1e-9)
+
+
+def test_the_analyzer_plans_for_arms_of_unequal_size():
+    analyzer = ABTestAnalyzer(mde=.1)
+    assert analyzer.required_sample_size(.1) == sample_size_proportions(.1, .1)[0] and analyzer.required_sample_size(.1, ratio=9) == sample_size_proportions(.1, .1, ratio=9)[0]
+
+
 # ---- averages
 
 def test_welch_keeps_its_error_rate_with_unequal_spreads_and_agrees_with_scipy():
@@ -380,6 +518,16 @@ def test_cuped_is_unbiased_saves_one_minus_rho_squared_and_keeps_its_error_rate(
     low, high = bounds(worlds, .95)
     assert low <= held.sum() <= high
     assert np.mean(saved) == pytest.approx(1/9, rel=.15)   # var(2 x) = 8, var(noise) = 1
+
+
+def test_what_cuped_says_is_left_is_left_if_the_treatment_does_nothing():
+    rng = np.random.default_rng(27)
+    x, arm = rng.normal(size=20_000), np.arange(20_000) % 2
+    y = x + rng.normal(size=20_000)
+    left = lambda y: (cuped(y, x, arm).se/welch_test(y[arm == 0], y[arm == 1]).se)**2
+    assert cuped(y, x, arm).variance_ratio == pytest.approx(left(y), abs=.01)
+    strong = y + 3*math.sqrt(2)*arm      # spread that the treatment made
+    assert cuped(strong, x, arm).variance_ratio > left(strong) + .2 and "if the treatment does nothing" in repr(cuped(strong, x, arm))
 
 
 def test_cuped_with_a_covariate_that_explains_nothing_changes_nothing_and_with_a_perfect_one_leaves_nothing():
@@ -731,7 +879,18 @@ def test_counts_that_cannot_be_are_refused_by_name(function, value):
     (lambda: ABTestAnalyzer().analyze(5, 0, 5, 100), "control_total=0"), (lambda: ABTestAnalyzer().analyze(5, 100, 101, 100), "treatment_conversions=101"),
     (lambda: ABTestAnalyzer().analyze([5], 100, 10, 100), "single counts"), (lambda: ABTestAnalyzer(mde=0), "mde=0"), (lambda: ABTestAnalyzer(mde=-1), "mde"),
     (lambda: ABTestAnalyzer(method="exact"), "method"), (lambda: ABTestAnalyzer(alpha=0), "alpha"), (lambda: ABTestAnalyzer().required_sample_size(1), "baseline_rate"),
-    (lambda: ABTestAnalyzer(mde=.2).required_sample_size(.9), "1.08"), (lambda: ABTestAnalyzer().required_sample_size(.1, power=.01), "power"),
+    (lambda: ABTestAnalyzer(mde=.2).required_sample_size(.9), "^mde=0.2: with baseline_rate=0.9 .*1.08"), (lambda: ABTestAnalyzer(mde=1e-20).required_sample_size(.9), "^mde=1e-20"),
+    (lambda: ABTestAnalyzer().required_sample_size(10), r"baseline_rate=10: .*\(a share: 10 % is 0.1\)"), (lambda: sample_size_means(1, 1, power=80), r"power=80: .*\(a share: 80 % is 0.8\)"),
+    (lambda: minimum_detectable_effect_means(1, 1), "^n=1"), (lambda: minimum_detectable_effect_means(1, 10, ratio=.1), "ratio=0.1.*1 units"), (lambda: minimum_detectable_effect_means(0, 10), "sd"),
+    (lambda: welch_from_moments(0, 1, 10.5, 0, 1, 10), "n_control=10.5.*whole"), (lambda: srm_test({"A": 5000, "B": 5200}), r"counts=.*list\(d.values\(\)\)"),
+    (lambda: srm_test(5000, 5200), "counts=5000: in one list"),
+    (lambda: assign(pd.DataFrame({"u": [1, 2]}), "x"), r"unit: shape \(2, 1\).*frame\['unit'\]"), (lambda: bucket(np.array([[1, 2]]), "x"), r"unit: shape \(1, 2\).*ravel"),
+    (lambda: assign("a\ud800", "x"), "unit=.*surrogate"), (lambda: assign(["a", "é\udfff"], "x"), "unit=.*surrogate"), (lambda: assign("a", "\ud800"), "experiment=.*surrogate"),
+    (lambda: adjust_pvalues([1.0000000000000002]), "p=1.0000000000000002"), (lambda: adjust_pvalues([[.1, .2]]), r"p: shape \(1, 2\).*ravel.*reshape"),
+    (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], ["A", "A", "B", "B"]), r"treated: <U1 values.*variant == 'B'"),
+    (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], np.array([True, None, False, True], object)), "treated: object values"),
+    (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], np.array([[1], [1, 2], [0], [0]], object)), "treated"),
+    (lambda: cluster_test([1, 2, 3, 4], [0, 1, 0, 1], np.array([0, 0, 1, 1])), "cluster: 0 has rows"), (lambda: ABTestAnalyzer().required_sample_size(.1, power=.01), "power"),
     (lambda: sample_size_proportions(.1, 0), "relative_mde=0"), (lambda: sample_size_proportions(.1, math.nan), "relative_mde"), (lambda: sample_size_means(1, 0), "delta=0"),
     (lambda: minimum_detectable_effect(.5, 3), "too few"), (lambda: minimum_detectable_effect(.5, 300, direction="up"), "direction"),
     (lambda: diff_proportions_ci(1, 10, 2, 10, method="score"), "method"), (lambda: ratio_proportions_ci(1, 10, 2, 10, method=None), "method"),
@@ -774,6 +933,14 @@ def test_counts_that_cannot_be_are_refused_by_name(function, value):
     (lambda: beta_binomial([1, 2], 10, 2, 10), "single"), (lambda: beta_binomial(1, 10, 2, 10, prior=1), "prior"), (lambda: beta_binomial(1, 10, 2, 10, prior=(1, 1, 1)), "prior")])
 def test_what_cannot_be_is_refused_with_a_value_error_that_names_it(attempt, match):
     with pytest.raises(ValueError, match=match): attempt()
+
+
+def test_counts_and_arms_of_unusual_types_are_taken_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pooled_z_test(np.float16(5), np.float16(100), np.float16(9), np.float16(100)) == pooled_z_test(5, 100, 9, 100)
+    arm, y = [True, False]*3, np.arange(6)**2
+    for arms in (np.array(arm, object), pd.Series(arm, dtype=object), pd.array(arm, dtype="boolean")): assert cuped(y, y[::-1], arms) == cuped(y, y[::-1], arm)
 
 
 def test_frames_and_series_are_taken_as_they_come():
