@@ -1,0 +1,109 @@
+"A table means the same however it is held, or is refused by name."
+import decimal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import HELD, NOT_NUMBERS, NUMBERS, refused, reshaped
+
+from mlscale.arguments import check_names, column_names, column_of_floats, data_frame, numeric_rows
+
+small = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4)
+frame_of = lambda rows: pd.DataFrame(rows, columns=["a", "b", "c"])
+door = lambda table: numeric_rows(table, ["a", "b", "c"])
+
+
+@settings(deadline=None, max_examples=30)
+@given(small, st.sampled_from(sorted(HELD)), st.permutations(["a", "b", "c"]))
+def test_columns_go_by_name_whoever_holds_them(rows, held, order):
+    frame = frame_of(rows)
+    np.testing.assert_array_equal(door(HELD[held](frame[order])), frame.to_numpy(float))
+
+
+@settings(deadline=None, max_examples=60)
+@given(small, st.sampled_from(sorted(HELD)), st.sampled_from(sorted(NUMBERS)))
+def test_a_number_is_a_number_in_every_width(rows, held, kind):
+    frame = frame_of(rows)
+    dressed = frame.assign(b=NUMBERS[kind](frame.b))
+    if held != "pandas" and kind in ("object", "category"): return   # other libraries have their own of these
+    np.testing.assert_array_equal(door(HELD[held](dressed)), frame.to_numpy(float))
+
+
+@pytest.mark.parametrize("kind", sorted(NOT_NUMBERS))
+@pytest.mark.parametrize("held", sorted(HELD))
+def test_what_is_no_number_is_refused_by_name(held, kind):
+    frame = frame_of([(1, 2, 3), (4, 5, 6)])
+    if kind == "complex" and held != "pandas": return
+    assert "number" in refused(door, HELD[held](frame.assign(b=NOT_NUMBERS[kind](frame.b))), "'b'")
+
+
+@pytest.mark.parametrize("held", sorted(HELD))
+def test_columns_that_are_not_those_wanted(held):
+    frame = frame_of([(1, 2, 3), (4, 5, 6)])
+    for what, table, name in reshaped(frame, "b"):
+        if what == "twice" and held == "Polars": continue   # it cannot hold such a table
+        if what == "twice" and held != "pandas":
+            table = pa.table([pa.array(table.iloc[:, i]) for i in range(4)], names=list(table.columns))
+            refused(door, table if held == "Arrow" else table.to_batches()[0], "'b'")
+        elif name is None: np.testing.assert_array_equal(door(HELD[held](table)), frame)
+        elif name != "swapped": refused(door, HELD[held](table), repr(name))
+    assert "unknown are 'd'" in refused(door, HELD[held](frame.assign(d=1)))
+    np.testing.assert_array_equal(numeric_rows(HELD[held](frame.assign(d=1)), ["c", "a"], more=True), frame[["c", "a"]])
+
+
+def test_rows_and_columns_without_a_data_frame():
+    rows = [(1, 2, 3), (4, 5, 6)]
+    frame = frame_of(rows)
+    tables = [frame.to_dict("list"), frame[["c", "b", "a"]].to_dict("records"), frame[["b", "a", "c"]].to_records(index=False), np.array(rows), rows, np.asfortranarray(rows),
+              frame.set_axis([0, 1, 2], axis=1)]
+    for table in tables: np.testing.assert_array_equal(door(table), rows)
+    assert column_names(np.zeros((2, 3))) is column_names(rows) is column_names(frame.set_axis([0, 1, 2], axis=1)) is column_names([]) is None
+    refused(door, [{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "d": 3}], "values[1]")
+    refused(door, {"a": [1, 2], "b": [1], "c": [3, 4]}, "different lengths")
+    refused(door, {"a": 1, "b": 2, "c": 3}, "'a'")
+    refused(door, frame.set_axis([2, 0, 1], axis=1), "'2'")   # numbers that are not the default are names
+    refused(door, frame.set_axis(["a", 1, "1"], axis=1), "'1'")
+    for shape in (1., [1., 2., 3.], [], np.zeros((2, 3, 3)), np.zeros((2, 4)), "abc", [[1, 2, 3], [1, 2]], object()): refused(door, shape)
+    refused(door, pl.LazyFrame({"a": [1]}), "collect")
+
+
+def test_what_is_missing_is_nan_and_nothing_else_is():
+    for column in ([1, None], [1, np.nan], [1, pd.NA], pd.Series([1, None], dtype="Int64"), pd.Series([1, None], dtype="float64[pyarrow]"), pa.array([1, None]), pa.chunked_array([[True], [None]]),
+                   pl.Series([1, None]), pl.Series([decimal.Decimal(1), None]), np.ma.masked_array([1, 7], [False, True]), [True, None]):
+        np.testing.assert_array_equal(column_of_floats(column, "a"), [1, np.nan])
+    for value in ("1", b"1", 1j, pd.NaT, pd.Timestamp(0), [1], {}): refused(lambda v: column_of_floats([1., v], "a"), value, "column 'a'")
+    refused(lambda v: column_of_floats(v, "a"), [10**400, 1], "too large")
+    assert column_of_floats([2**70, decimal.Decimal("1.5")], "a").tolist() == [2.**70, 1.5]
+
+
+def test_a_mask_is_not_lost():
+    masked = np.ma.masked_array([[1., 2, 3], [4, 5, 6]], [[False, True, False], [False]*3])
+    assert np.isnan(door(masked)).tolist() == data_frame(masked).isna().to_numpy().tolist() == masked.mask.tolist()
+
+
+@pytest.mark.parametrize("held", sorted(HELD))
+def test_a_data_frame_keeps_names_and_kinds(held):
+    frame = pd.DataFrame({"text": ["x", None], "flag": [True, False], "n": [1, 2]})
+    got = data_frame(HELD[held](frame))
+    assert list(got) == ["text", "flag", "n"] and got.text.isna().tolist() == [False, True] and got.n.tolist() == [1, 2]
+    assert list(data_frame(np.zeros((1, 2)))) == ["x0", "x1"] and list(data_frame(np.arange(3.))) == ["x0"]
+    refused(data_frame, pd.DataFrame([[1, 2]], columns=["a", "a"]), "'a'")
+    refused(data_frame, pd.DataFrame([[1, 2]], columns=[1, "1"]), "'1'")
+    refused(data_frame, np.zeros((1, 2, 3)))
+
+
+def test_names_are_compared_both_ways_and_errors_stay_short():
+    check_names(["b", "a"], ["a", "b"])
+    text = refused(lambda there: check_names(there, [f"a_rather_long_name_of_a_column_{i}" for i in range(100)]), [f"another_rather_long_name_{i}" for i in range(100)])
+    assert "and 97 more" in text
+
+
+def test_no_table_package_is_imported_for_an_array():
+    program = "import sys; from mlscale.arguments import numeric_rows; numeric_rows([[1, 2]], ['a', 'b']); print([m for m in ('pandas', 'polars', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
