@@ -1,9 +1,11 @@
 "The service answers what the bundle answers, once an id; a wrong question is refused in one line; a model change loses nothing."
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,11 +21,15 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, PoissonRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, PowerTransformer
 from threadpoolctl import threadpool_limits
 
 from mlscale.artifacts import load_bundle, save
-from mlscale.serving import ConflictError, LiveModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
+from mlscale.serving import THREADS, ConflictError, LiveModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
 
 K = 3
 
@@ -113,6 +119,14 @@ WRONG = {
     '{"values": [1, 2, 3], "at": "soon"}': "no ISO 8601",
     '{"values": [1, 2, 3], "at": "2013-07-01T00:00:00"}': "no time zone",
     '{"values": [1, 2, 3], "at": 5}': "at",
+    '{"values": [1, 2, 3], "at": "0001-01-01T00:00:00+14:00"}': "outside the calendar",
+    '{"values": [1, 2, 3], "at": "9999-12-31T23:59:59-01:00"}': "outside the calendar",
+    '{"values": [1, 2, 3], "at": "\\ud800"}': "no ISO 8601",
+    '{"values": [1, 2, 3], "ids": ["a\\u0000b"]}': "holds a NUL",
+    '{"values": [1, 2, 3], "ids": ["\\ud800"]}': "half a surrogate pair",
+    '{"values": [1, 2, 3], "\\ud800": 1}': "valid string",
+    '{"values": [1, "\\udfff", 3]}': "is not a number",
+    "[" * 100_000: "nested too deeply",
     '{"values": [1, 2, 3], "value": 1}': "value: Extra",
     '{"values": ' + json.dumps([[1, 2, 3]] * 10_001) + "}": "10001 rows, at most 10000",
 }
@@ -238,7 +252,7 @@ def test_metrics_count_requests_rows_and_time(client):
     client.post("/predict", json={"values": []})
     client.post("/predict", content="{")
     assert metric(client, 'mlscale_requests_total{status="200"}') == 1 and metric(client, 'mlscale_requests_total{status="422"}') == 2
-    assert metric(client, 'mlscale_predictions_total{version="1"}') == 3 and metric(client, "mlscale_request_seconds_count") == 2
+    assert metric(client, 'mlscale_predictions_total{version="1"}') == 3 and metric(client, "mlscale_request_seconds_count") == 3
 
 
 def test_a_canary_answers_its_share_and_a_broken_one_takes_nobody_down(bundles, tmp_path):
@@ -356,7 +370,119 @@ def test_a_server_does_not_outlive_a_killed_parent(bundles):
         parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 15
     with pytest.raises(httpx.ConnectError):
-        while time.monotonic() < deadline: httpx.get(f"{url}/health/live", timeout=5); time.sleep(.1)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError): httpx.get(f"{url}/health/live", timeout=5)   # it is just going down
+            time.sleep(.1)
+
+
+# --- who holds the server
+
+@pytest.fixture
+def impatient(bundles, tmp_path):
+    with serving_process(bundles, log=tmp_path / "log.db", patience=1) as url: yield url
+
+
+def raw(url):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+HALVES = {
+    "nothing": b"",
+    "half a head": b"POST /predict HTTP/1.1\r\nHost: x\r\n",
+    "a letter": b"G",
+    "half a body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    "half a chunk": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "half a second head": b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /health",
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_a_request_does_not_hold_a_connection(impatient, half):
+    with raw(impatient) as connection:
+        connection.sendall(HALVES[half])
+        said = b"".join(iter(lambda: connection.recv(65536), b""))   # ends when the server closes
+    assert half == "nothing" or b" 408 " in said or half == "half a second head" and b" 200 " in said
+    assert httpx.get(f"{impatient}/health/live").status_code == 200
+
+
+def test_whoever_is_slow_but_not_too_slow_is_served(impatient):
+    body = json.dumps({"values": ROWS[2]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with raw(impatient) as connection:
+        for part in (head[:20], head[20:], body[:5], body[5:]):
+            connection.sendall(part)
+            time.sleep(.2)
+        assert b" 200 " in b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_too_large_is_refused_and_the_client_hears_it(impatient, declared):
+    body = b'{"values": [' + b"1, " * 3_000_000 + b"1]}"
+    response = httpx.post(f"{impatient}/predict", content=body if declared else iter([body[:5_000_000], body[5_000_000:]]), timeout=30)
+    assert response.status_code == 413 and "8,000,000 bytes" in response.json()["detail"]
+    assert httpx.post(f"{impatient}/predict", json={"values": ROWS}).status_code == 200
+    assert 'mlscale_requests_total{status="413"} 1.0' in httpx.get(f"{impatient}/metrics").text
+
+
+def test_health_does_not_wait_for_the_threads_that_answer(bundles, monkeypatch):
+    busy, go = threading.Barrier(THREADS + 1), threading.Event()
+
+    def answer(self, *question):
+        busy.wait(30)
+        go.wait(30)
+        raise UnavailableError("tired")
+
+    monkeypatch.setattr(Service, "answer", answer)
+    with TestClient(create_app(bundles)) as client, ThreadPoolExecutor(THREADS) as pool:
+        jobs = [pool.submit(client.post, "/predict", json={"values": ROWS[0]}) for _ in range(THREADS)]
+        busy.wait(30)   # all threads are taken
+        try: answers = [client.get(path).status_code for path in ("/health/live", "/health/ready", "/metrics")]
+        finally: go.set()
+        assert answers == [200, 200, 200] and {job.result().status_code for job in jobs} == {503}
+
+
+def test_sixty_slow_bodies_hold_nobody(bundles):
+    with serving_process(bundles) as url, contextlib.ExitStack() as stack:
+        for _ in range(60): stack.enter_context(raw(url)).sendall(HALVES["half a body"])
+        assert httpx.post(f"{url}/predict", json={"values": ROWS}, timeout=5).status_code == 200
+        assert httpx.get(f"{url}/health/live", timeout=5).status_code == 200
+
+
+# --- the first question
+
+def test_a_model_for_which_zeros_are_no_valid_row_is_served(tmp_path):
+    x = np.column_stack([np.arange(600) % 7 + 1., np.exp(np.random.default_rng(0).normal(size=600))])
+    encoder = make_column_transformer((OneHotEncoder(), [0]), remainder=PowerTransformer("box-cox"))
+    model = make_pipeline(encoder, LogisticRegression()).fit(x, x[:, 0] > 3)
+    with pytest.raises(ValueError): model.predict(np.zeros((1, 2)))
+    save(model, tmp_path / "b" / "late" / "1", example=x)
+    point(tmp_path / "b", 1)
+    with TestClient(create_app(tmp_path / "b")) as client:
+        assert client.get("/health/ready").json()["ready"]
+        answer = client.post("/predict", json={"values": x[:2].tolist()})
+        np.testing.assert_allclose(answer.json()["prediction"], model.predict_proba(x[:2])[:, 1], atol=1e-5)
+        refused = client.post("/predict", json={"values": [*x[:2].tolist(), [0, 1]]})
+        assert refused.status_code == 422 and "values[2]: the model refuses this row" in refused.json()["detail"]
+
+
+def test_a_row_is_named_by_its_place_in_the_request_whoever_answers_it(bundles, tmp_path):
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    save(PoissonRegressor().fit(x, np.exp(x[:, 0])), bundles / "late" / "4", example=x)
+    point(bundles, 4, alias="canary")
+    with TestClient(create_app(bundles, log=tmp_path / "log.db", route=lambda id: "canary" if id.startswith("c") else "production")) as client:
+        response = client.post("/predict", json={"values": [[1, 2, 3], [1, 2, 3], [1e5, 2, 3]], "ids": ["p", "c1", "c2"]})
+    assert response.status_code == 422 and response.json()["detail"].startswith("values[2]: the prediction is inf")
+    assert logged(tmp_path / "log.db") == []
+
+
+@pytest.mark.parametrize("id", ["a\0b", "\ud800", "x\udfff"])
+def test_ids_that_cannot_be_stored_are_refused_also_by_the_log(tmp_path, id):
+    log = PredictionLog(tmp_path / "log.db")
+    with pytest.raises(ValueError, match="cannot be stored"): log.append([(id, "2013-07-01T00:00:00Z", "late", 1, .5, [1.])])
+    with pytest.raises(TypeError, match="is no text"): log.append([(5, "2013-07-01T00:00:00Z", "late", 1, .5, [1.])])
+    assert logged(tmp_path / "log.db") == []
+    log.close()
 
 
 def test_three_hundred_rows_with_ids_take_less_than_50_ms_of_work(tmp_path):
