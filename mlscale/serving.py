@@ -74,7 +74,7 @@ def read_rows(values: Any, k: int) -> np.ndarray:
     if np.isnan(out).sum() > sum(row.count(None) for row in rows): raise ValueError("values: NaN is not JSON; give null where a value is unknown")
     return out
 
-# %% ../nbs/06_serving.ipynb #ef678e3e
+# %% ../nbs/06_serving.ipynb #c45f96e0
 class ConflictError(ValueError):
     "A request id that is known with another prediction."
 
@@ -117,7 +117,7 @@ def check_ids(ids: Iterable[str]) -> None:
     """
     for id in ids:
         if not isinstance(id, str): raise TypeError(f"ids: {id!r} is no text; write {str(id)!r}")
-        if "\0" in id or any("\ud800" <= c <= "\udfff" for c in id):
+        if "\0" in id or not id.isascii() and any("\ud800" <= c <= "\udfff" for c in id):
             raise ValueError(f"ids: {ascii(id)[:60]} holds a NUL or half a surrogate pair, which cannot be stored; give plain text")
 
 class PredictionLog:
