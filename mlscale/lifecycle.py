@@ -111,7 +111,7 @@ class World:
         rows = self.rows(since, until)
         return rows[(self.known_at.iloc[rows] <= at).to_numpy() & (self.weight[rows] > 0)]
 
-# %% ../nbs/12_lifecycle.ipynb #357965ee
+# %% ../nbs/12_lifecycle.ipynb #7621cf53
 def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: int = 0) -> tuple[object, pd.DataFrame]:
     """Train on the flights whose outcome was known, weighted for those that the desk acted on.
 
@@ -133,7 +133,7 @@ def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: in
         everything is missing that may be (all but the schedule's own columns).
     """
     rows = world.known(pd.Timestamp("2013-01-08", tz="UTC"), until, until)
-    X = features[FEATURES].iloc[rows]
+    X = features.iloc[rows][FEATURES]
     example = X.sample(2000, random_state=seed)
     may_lack = [c for c in FEATURES if c not in SCHEDULE[:7]]
     example = pd.concat([example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))], ignore_index=True)
@@ -354,7 +354,7 @@ def matured(system: System, at: pd.Timestamp) -> pd.DataFrame:
                          "day": system.world.day[row]})
     return seen[seen.weight > 0]
 
-# %% ../nbs/12_lifecycle.ipynb #4f798504
+# %% ../nbs/12_lifecycle.ipynb #141b4576
 def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -376,7 +376,7 @@ def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -
     """
     w, seen = system.world, matured(system, at)
     loss = np.average(log_losses(seen.label, seen.prediction), weights=seen.weight) if len(seen) else np.nan
-    looks = {"features differ from January-March": (system.monitor.check_data_drift(w.features[FEATURES].iloc[rows]), "warning"),
+    looks = {"features differ from January-March": (system.monitor.check_data_drift(w.features.iloc[rows][FEATURES]), "warning"),
              "predictions differ from the backtest": (system.monitor.check_prediction_distribution(w.score[rows]), "warning"),
              "latency": (system.monitor.check_latency(ms), "warning"),
              "the loss is too high": (len(seen) > 0 and system.performance.update(loss), "critical")}
@@ -415,7 +415,7 @@ def live_version(system: System) -> int:
     """
     return json.loads((system.bundles/NAME/"production.json").read_text())["version"]
 
-# %% ../nbs/12_lifecycle.ipynb #71a31f63
+# %% ../nbs/12_lifecycle.ipynb #900ac79e
 def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder: Path, spark: Any) -> np.ndarray:
     """Score flights with Spark.
 
@@ -440,7 +440,7 @@ def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder:
     name = uuid.uuid4().hex[:8]
     source, to = folder/f"{name}.parquet", folder/f"{name}-scores"
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(source) as new: features[["flight_id", *FEATURES]].iloc[rows].to_parquet(new, index=False)
+    with replacing(source) as new: features.iloc[rows][["flight_id", *FEATURES]].to_parquet(new, index=False)
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
     return pd.read_parquet(to).set_index("id").prediction.loc[features.flight_id.iloc[rows]].to_numpy()
 
@@ -556,7 +556,7 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     system.note(at, "rollback", f"version {before} is live again", before)
     return True
 
-# %% ../nbs/12_lifecycle.ipynb #f4439c61
+# %% ../nbs/12_lifecycle.ipynb #1fd1d14f
 def backtest(world: World) -> tuple[np.ndarray, np.ndarray]:
     """Judge the recipe on February and March, each time trained on what was known before.
 
@@ -576,12 +576,12 @@ def backtest(world: World) -> tuple[np.ndarray, np.ndarray]:
         for week in range(4):
             since = month + week*WEEK
             rows = world.known(since, since + WEEK, START)
-            p = model.predict_proba(world.features[FEATURES].iloc[rows])[:, 1]
+            p = model.predict_proba(world.features.iloc[rows][FEATURES])[:, 1]
             losses.append(log_losses(world.outcome[rows], p).mean())
             predictions.append(p)
     return np.array(losses), np.concatenate(predictions)
 
-# %% ../nbs/12_lifecycle.ipynb #eda92919
+# %% ../nbs/12_lifecycle.ipynb #bc44bf9d
 def launch(folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
 
@@ -604,7 +604,7 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[st
     folder.mkdir(parents=True)
     world = World(load_features(), load_flights().sched_arr, OperationsDesk(seed=seed))
     losses, predictions = backtest(world)
-    reference = world.features[FEATURES].iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"), START)]
+    reference = world.features.iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"), START)][FEATURES]
     system = System(folder, world, ModelMonitor(reference, reference_predictions=predictions), PerformanceMonitor(losses), label, say=say)
     model, example = train(world, START, world.features)
     version = system.registry.register(model, name=NAME, example=example, metrics={}, lineage={"trained_until": str(START), "why": "the first model", "data": SOURCES["flights.csv.zip"]}).version
@@ -637,7 +637,7 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     out.iloc[rows, [out.columns.get_loc(c) for c in AIRCRAFT]] = wrong.to_numpy()
     return out
 
-# %% ../nbs/12_lifecycle.ipynb #055eac46
+# %% ../nbs/12_lifecycle.ipynb #5cd89ccb
 def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *, bad_release: pd.Timestamp | None = None, progress: bool = True) -> System:
     """Let the system run.
 
@@ -666,7 +666,7 @@ def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *, bad_release: pd
         for week in tqdm(weeks, desc=system.label, unit="week", disable=None if progress else True):
             if week == bad_release: release(system, week, url, spark, why="the features' job was rewritten", features=without_horizon(w.features, week))
             rows, end = w.rows(week, week + WEEK), week + WEEK
-            scores, ms = ask(url, w.features[FEATURES].iloc[rows], w.features.flight_id.to_numpy()[rows], w.features.event_timestamp.iloc[rows])
+            scores, ms = ask(url, w.features.iloc[rows][FEATURES], w.features.flight_id.to_numpy()[rows], w.features.event_timestamp.iloc[rows])
             w.act(rows, scores)
             collect(system, end)
             alarm = watch(system, end, rows, ms)

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
 KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PLATFORM_DIRS": "1"}   # what kernels see beside our own environment
-DEADLINE = 60   # seconds a notebook, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
+SECONDS = 60   # what a notebook may take on two quiet cores, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
+PATIENCE = 3   # it is stopped after so many times as long: other machines are slower, and busy
 
 
 def find(names):
@@ -182,7 +183,7 @@ def execute(path):
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
         nb = read(path)
-        deadline = nb["metadata"].get("mlscale", {}).get("timeout", DEADLINE)
+        deadline = PATIENCE * nb["metadata"].get("mlscale", {}).get("timeout", SECONDS)
         skipped = [i for i, c in enumerate(nb["cells"]) if any(line.replace(" ", "").startswith("#|eval:false") for line in c["source"].splitlines())]
         live = nbformat.from_dict(json.loads(json.dumps({**nb, "cells": [c for i, c in enumerate(nb["cells"]) if i not in skipped]})))
         client = NotebookClient(live, timeout=deadline, kernel_name="python3", resources={"metadata": {"path": str(NBS)}})

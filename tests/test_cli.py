@@ -59,11 +59,11 @@ def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):
     words = ["serve", "--bundles", str(tmp_path / "bundles"), "--log", str(tmp_path / "log.db"), "--port", "18765"]
     with subprocess.Popen([sys.executable, "-m", "mlscale.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         request = urllib.request.Request("http://127.0.0.1:18765/predict", json.dumps({"values": [1., 2.], "ids": ["x"]}).encode(), {"Content-Type": "application/json"})
-        for _ in range(150):
+        for _ in range(600):
             try: answer = json.load(urllib.request.urlopen(request)); break
             except OSError: time.sleep(.1)
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) in (0, -signal.SIGTERM, 143)
+        assert server.wait(60) in (0, -signal.SIGTERM, 143)
     assert answer["prediction"] == pytest.approx(model.predict_proba(pd.DataFrame([[1., 2.]], columns=X.columns))[:, 1], abs=1e-5) and answer["version"] == 1
     assert record_outcome("x", 1, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
 

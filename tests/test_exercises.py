@@ -348,7 +348,7 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     nb = fill(ROOT / "nbs" / "exercises" / "00_data.ipynb", "00.q1", EARLY)
     stop = next(i for i, c in enumerate(nb["cells"]) if 'check("00.q2")' in c["source"]) + 1
     nb = nbformat.from_dict({**nb, "cells": [*nb["cells"][:stop], nb["cells"][-1]]})
-    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
     assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1
@@ -364,7 +364,7 @@ def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home
     solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercises._cells(path) if kind == "exercise"], strict=True)])
     for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
     nb = nbformat.from_dict(nb)
-    NotebookClient(nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert len(kept(home)) == 2 and all(q["right"] for q in kept(home).values()) and nb.cells[-1].outputs[0]["data"]["text/html"].count("<td>yes</td>") == 2
 
 

@@ -368,7 +368,7 @@ def test_a_server_does_not_outlive_a_killed_parent(bundles):
         url = parent.stdout.readline().strip()
         assert httpx.get(f"{url}/health/ready").status_code == 200
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     with pytest.raises(httpx.ConnectError):
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError): httpx.get(f"{url}/health/live", timeout=5)   # it is just going down

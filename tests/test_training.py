@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.ensemble import HistGradientBoostingClassifier
 
+from mlscale import artifacts
 from mlscale.training import Evaluation, calibration, compare, evaluate, fit_model, known_by, log_losses, time_split, validate
 
 T = lambda text: pd.Timestamp(text, tz="UTC")
@@ -78,6 +80,58 @@ def test_weights_count(rows, kind):
     X, y = rows
     plain, twice = fit_model(X, y, kind=kind).predict_proba(X)[:, 1], fit_model(X, y, kind=kind, sample_weight=np.where(y == 1, 3., 1.)).predict_proba(X)[:, 1]
     assert twice.mean() > plain.mean() + .05
+
+
+def test_a_weight_of_three_is_a_row_that_stands_there_three_times(rows):
+    rng, y = np.random.default_rng(1), rows[1]
+    X = pd.DataFrame({"a": rows[0].a.gt(0) + rows[0].a.gt(1.), "c": rng.integers(0, 3, len(y))}, dtype=float)   # so few values that no leaf is too small either way
+    weight = np.where(X.c > 0, 3, 1) ** y.astype(int)
+    plain, weighted = fit_model(X, y), fit_model(X, y, sample_weight=weight)
+    repeated = fit_model(X.loc[X.index.repeat(weight)], np.repeat(y, weight))
+    p, q, without = (m.predict_proba(X)[:, 1] for m in (weighted, repeated, plain))
+    assert X.value_counts().min() >= 100 and np.allclose(p, q, atol=1e-9) and np.abs(p - without).mean() > .05
+
+
+def test_weights_count_in_the_same_way_where_values_are_many(rows):
+    X, y = rows
+    weight = np.where(X.c > 0, 3, 1) ** y.astype(int)
+    fits = [fit_model(X, y, sample_weight=weight), fit_model(X.loc[X.index.repeat(weight)], np.repeat(y, weight)), fit_model(X, y)]
+    other = pd.DataFrame(np.random.default_rng(3).normal(size=(20_000, 3)), columns=list("abc"))
+    tilt = np.where(other.c > 0, 3, 1) * np.exp(2 * other.a)
+    truth, (p, q, without) = tilt / (1 + tilt), (m.predict_proba(other)[:, 1] for m in fits)
+    loss = lambda of: -(truth * np.log(of) + (1 - truth) * np.log1p(-of)).mean()
+    assert loss(p) < loss(q) + .005 and loss(p) < loss(without) - .03
+
+
+def test_weights_of_one_are_no_weights(rows):
+    X, y = rows
+    ours, plain = fit_model(X, y, sample_weight=np.ones(len(y))), fit_model(X, y)
+    theirs = HistGradientBoostingClassifier(**ours.get_params()).fit(X, y, sample_weight=np.ones(len(y)))
+    for model in (plain, theirs): assert np.array_equal(ours.predict_proba(X), model.predict_proba(X))
+
+
+def test_trees_of_weighted_rows_are_scikit_learns_where_it_draws_the_same_borders(rows):
+    X, y = rows[0].round(1), rows[1]
+    weight = np.random.default_rng(1).choice([0, 1, 2.5, 10], len(y))
+    ours = fit_model(X, y, sample_weight=weight)
+    theirs = HistGradientBoostingClassifier(**ours.get_params()).fit(X, y, sample_weight=weight)
+    assert X.nunique().max() <= 255 and type(ours) is HistGradientBoostingClassifier
+    assert all(np.array_equal(a.nodes, b.nodes) for a, b in zip(*((t for stage in m._predictors for t in stage) for m in (ours, theirs)), strict=True))
+
+
+@pytest.mark.parametrize("as_frame", [True, False])
+def test_a_weighted_model_splits_its_rows_by_their_own_values_as_in_training(rows, as_frame, tmp_path):
+    X, y = rows[0].astype(np.float32).astype(float), rows[1]
+    before = X.copy()
+    model = fit_model(X if as_frame else X.to_numpy(), y, sample_weight=np.random.default_rng(2).uniform(.5, 5, len(y)))
+    assert X.equals(before) and X.nunique().min() > 2000 and (list(getattr(model, "feature_names_in_", "abc")) == list("abc"))
+    roots = [tree.nodes for stage in model._predictors for tree in stage]
+    for nodes in roots:
+        root, x = nodes[0], X.to_numpy()[:, nodes[0]["feature_idx"]]
+        assert nodes[root["left"]]["count"] == ((x <= root["num_threshold"]) | (np.isnan(x) & bool(root["missing_go_to_left"]))).sum()
+    assert len({(n[0]["feature_idx"], n[0]["num_threshold"]) for n in roots}) > 5
+    bundle = artifacts.save(model, tmp_path / "model", example=X)
+    assert bundle.engine == "onnx" and np.allclose(bundle.predict(X), model.predict_proba(X.to_numpy() if not as_frame else X)[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["boosted_trees", "logistic"])

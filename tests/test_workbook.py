@@ -154,9 +154,9 @@ def runner(*words): return subprocess.run([sys.executable, ROOT / "tests" / "not
 def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_run(tmp_path):
     good = notebook(tmp_path, "#| eval: false\n1/0", "import os; assert os.environ['IN_TEST'] == '1'; print('hello')", name="good.ipynb")
     bad = notebook(tmp_path, "x = 1", "raise KeyError('from the notebook')", name="bad.ipynb")
-    slow = notebook(tmp_path, "import time", "time.sleep(60)", name="slow.ipynb", mlscale={"timeout": 4})
+    slow = notebook(tmp_path, "import time", "time.sleep(60)", name="slow.ipynb", mlscale={"timeout": 1})
     dead = notebook(tmp_path, "import os; os._exit(1)", name="dead.ipynb")
-    for path, code, text in [(good, 0, "good.ipynb: runs"), (bad, 1, "from the notebook"), (slow, 1, "not done after 4 s"), (dead, 1, "dead.ipynb: FAILED")]:
+    for path, code, text in [(good, 0, "good.ipynb: runs"), (bad, 1, "from the notebook"), (slow, 1, "not done after 3 s"), (dead, 1, "dead.ipynb: FAILED")]:
         done = runner("run", path)
         assert done.returncode == code and text in done.stdout, done.stdout + done.stderr
 
