@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['replacing', 'home', 'digest', 'locked', 'needs', 'style']
 
-# %% ../nbs/000_storage.ipynb #6e527d8f
-import fcntl, hashlib, os, shutil, sys, tempfile
+# %% ../nbs/000_storage.ipynb #1ca14344
+import hashlib, os, shutil, sys, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         _fsync(path.parent)
     finally: shutil.rmtree(box, ignore_errors=True)
 
-# %% ../nbs/000_storage.ipynb #b825576c
+# %% ../nbs/000_storage.ipynb #7feaa916
 def home() -> Path:
     """The folder that holds all state.
 
@@ -72,7 +72,7 @@ def home() -> Path:
         user's data folder. It holds `cache/` (can be deleted), `state/` (cannot) and `runs/` (reports),
         each made by whoever writes there first.
     """
-    if "MLSCALE_HOME" in os.environ: return Path(os.environ["MLSCALE_HOME"]).expanduser().resolve()
+    if given := os.environ.get("MLSCALE_HOME"): return Path(given).expanduser().resolve()
     root = Path(__file__).resolve().parent.parent
     if (root/"workbook.py").exists() and (root/"nbs").is_dir(): return root/".mlscale"
     if sys.platform == "darwin": return Path.home()/"Library"/"Application Support"/"mlscale"
@@ -94,7 +94,7 @@ def digest(path: str | os.PathLike) -> str:
     """
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/000_storage.ipynb #7b6efeaf
+# %% ../nbs/000_storage.ipynb #ced2cb5e
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock between processes for the time of the block.
@@ -108,7 +108,14 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     -----
     Uses `flock`: released by the kernel when the holder ends, also by `kill -9`. Not for network file
     systems without lock support.
+
+    Raises
+    ------
+    OSError
+        Where the system has no `flock`, as on native Windows or in a browser.
     """
+    try: import fcntl   # here, so that the rest of the package works without it
+    except ModuleNotFoundError as e: raise OSError("locks between processes need Linux or macOS; on Windows use WSL2") from e
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
         fcntl.flock(f, fcntl.LOCK_EX)

@@ -87,3 +87,33 @@ def test_a_missing_extra_is_named():
 def test_digest_is_sha256(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_an_empty_variable_is_no_home(monkeypatch):
+    monkeypatch.delenv("MLSCALE_HOME", raising=False)
+    usual = home()
+    monkeypatch.setenv("MLSCALE_HOME", "")
+    assert home() == usual
+
+
+WITHOUT_LOCKS = """
+import sys
+sys.modules["fcntl"] = None   # as on native Windows, or in a browser
+import numpy as np
+from mlscale import arguments, drift, experiments, martingales, rolling, schedules, sequential, storage
+assert experiments.sample_size_proportions(.1, .2)[0] > 1000
+assert schedules.inverse_time(.1, .1)(10) == .05
+test = sequential.SequentialTest()
+test.update([1, 0, 1], [0, 1, 1])
+assert 0 < test.p_value <= 1
+monitor = drift.DriftMonitor(drift.Reference.fit(np.arange(1000.)), false_alarms_per_year=1)
+assert not monitor.update(np.arange(1000.)).drift_detected
+try:
+    with storage.locked("lock"): pass
+except OSError as e: print(e)
+"""
+
+
+def test_the_light_core_works_where_there_are_no_file_locks(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LOCKS], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "Linux or macOS" in done.stdout, done.stderr
