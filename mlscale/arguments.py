@@ -223,7 +223,7 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     frame.columns = [f"x{i}" for i in range(frame.shape[1])] if names is None else names
     return frame
 
-# %% ../nbs/000b_arguments.ipynb #b3a67182
+# %% ../nbs/000b_arguments.ipynb #d0ddc1ae
 def plain(x: Any) -> Any:
     """Values of numpy as those of Python, for JSON.
 
@@ -241,4 +241,5 @@ def plain(x: Any) -> Any:
     if isinstance(x, Mapping): return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)): return [plain(value) for value in x]
     if isinstance(x, np.ndarray): return plain(x.tolist())
+    if isinstance(x, np.floating): return float(x)   # `item` leaves a longdouble as it is
     return x.item() if isinstance(x, np.generic) else x

@@ -22,7 +22,7 @@ import pandas as pd
 from . import storage
 from .storage import home, locked, replacing
 
-# %% ../nbs/90_exercises.ipynb #b87304b8
+# %% ../nbs/90_exercises.ipynb #3ed8de20
 class Incomparable(TypeError):
     "An answer of a type that cannot be compared."
 
@@ -32,12 +32,12 @@ def _moment(x: object) -> pd.Timestamp:
         t = pd.Timestamp(x)
         return t if t is pd.NaT or t.tz is None else t.tz_convert("UTC")
     except (ValueError, OverflowError):
-        raise Incomparable(f"an answer of type {type(x).__name__} in a year too far away to be compared") from None
+        raise Incomparable(f"an answer of type {type(x).__name__} in a year too far away") from None
 
 def _duration(x: object) -> pd.Timedelta:
     try: return pd.Timedelta(x)
     except (ValueError, OverflowError):
-        raise Incomparable(f"an answer of type {type(x).__name__} too long to be compared") from None
+        raise Incomparable(f"an answer of type {type(x).__name__} that is too long") from None
 
 def _name(x: object) -> str:
     return str(_moment(x)) if isinstance(x, (dt.date, np.datetime64)) else str(x)
@@ -48,14 +48,14 @@ def plain(x: object) -> object:
     Parameters
     ----------
     x : object
-        None, a bool, number, str, time or duration (of pandas, numpy or Python), or a sequence, mapping,
-        array, Series or table of them.
+        None, a bool, number, str, time or duration (of pandas, numpy or Python), or a sequence,
+        mapping, array, Series or table of them.
 
     Returns
     -------
     None, bool, int, float, str, list or dict
-        Sequences become lists, tables dicts of columns, times ISO text (of UTC, if they have a zone; a date is
-        its midnight), and all that is missing (NaN, NaT, NA) None.
+        Sequences become lists, tables dicts of columns, times ISO text (of UTC, if they have a
+        zone; a date is its midnight), and all that is missing (NaN, NaT, NA) None.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def plain(x: object) -> object:
     if len(set(names)) < len(names): raise Incomparable("a table with a name that stands there twice: rename one")
     if isinstance(x, pd.DataFrame): return {_name(name): plain(x[name]) for name in x}
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
-    elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM": x = (_moment if x.dtype.kind == "M" else _duration)(x[()])
+    elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM":
+        x = (_moment if x.dtype.kind == "M" else _duration)(x[()])
     elif isinstance(x, (pd.Series, pd.Index, np.ndarray, np.generic)): x = x.tolist()
     if isinstance(x, (list, tuple, range)): return [plain(v) for v in x]
     if isinstance(x, Mapping): return {_name(k): plain(v) for k, v in x.items()}
@@ -104,8 +105,8 @@ def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATO
     Returns
     -------
     bool
-        True if they have the same shape, the numbers agree, and all else is equal. Times with a zone are
-        equal if they are the same moment; a time without one is never equal to a time with one.
+        True if they have the same shape, the numbers agree, and all else is equal. Times with a
+        zone are equal if they are the same moment; one without a zone never equals one with it.
     """
     if isinstance(truth, list): return isinstance(answer, list) and len(answer) == len(truth) and all(same(a, t, rtol=rtol, atol=atol) for a, t in zip(answer, truth))
     if isinstance(truth, dict): return isinstance(answer, dict) and answer.keys() == truth.keys() and all(same(answer[k], truth[k], rtol=rtol, atol=atol) for k in truth)
@@ -114,7 +115,7 @@ def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATO
         except OverflowError: return False   # a whole number beyond the range of floats
     return answer == truth or _time(answer) == _time(truth) is not None
 
-# %% ../nbs/90_exercises.ipynb #3436c473
+# %% ../nbs/90_exercises.ipynb #73f896c2
 def _kind(x: object) -> str:
     if _time(x) is not None: return "a time"
     for types, name in ((list, "a sequence"), (dict, "a table"), (str, "a word"), ((int, float), "a number")):
@@ -141,8 +142,9 @@ def difference(answer: object, truth: object) -> str:
     if isinstance(truth, list) and len(answer) != len(truth): return f"it has {len(answer)} values; expected are {len(truth)}"
     if isinstance(truth, list): return next(f"value {i} of {len(truth)}: {difference(a, t)}" for i, (a, t) in enumerate(zip(answer, truth), 1) if not same(a, t))
     if (given := _time(answer)) is not None and (right := _time(truth)) is not None:
-        if given.tz is None and right.tz is not None: return "it has no time zone; the expected time has one"
-        if given.tz is not None and right.tz is None: return "it has a time zone; the expected time has none"
+        if (given.tz is None) != (right.tz is None):
+            had = ("no time zone", "one") if given.tz is None else ("a time zone", "none")
+            return f"it has {had[0]}; the expected time has {had[1]}"
         return "it is too late" if given > right else "it is too early"
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
@@ -308,7 +310,7 @@ def outcome(function: Callable, inputs: Mapping[str, object], *, seconds: float 
     except KeyboardInterrupt: raise
     except BaseException as e: return Outcome(error=type(e).__name__, detail=explain(e, getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")))
 
-# %% ../nbs/90_exercises.ipynb #de74fbdf
+# %% ../nbs/90_exercises.ipynb #294e91e7
 def encode(x: object) -> object:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -335,7 +337,10 @@ def encode(x: object) -> object:
     elif isinstance(x, pd.Timedelta): out = {"Timedelta": x.isoformat()}
     elif isinstance(x, (np.ndarray, pd.Series)): out = {type(x).__name__: encode(x.tolist()), "dtype": str(x.dtype)}
     elif isinstance(x, pd.DataFrame) and all(isinstance(name, str) for name in x) and x.columns.is_unique: out = {"DataFrame": {name: encode(x[name]) for name in x}}
-    else: raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, words, times of pandas, lists, arrays, Series or DataFrames with words as column names")
+    else:
+        raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, "
+                        "words, times of pandas, lists, arrays, Series or DataFrames with words as "
+                        "column names")
     if not _equal(decode(out), x): raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from 0 (`reset_index(drop=True)`), and use plain types and UTC")
     return out
 

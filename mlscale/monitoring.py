@@ -6,9 +6,9 @@
 __all__ = ['SEVERITIES', 'FORMAT', 'ks_test', 'usual_effects', 'Alert', 'Alerts', 'ModelMetrics', 'ModelMonitor',
            'record_outcomes', 'record_outcome', 'labelled', 'PerformanceMonitor']
 
-# %% ../nbs/08_monitoring.ipynb #5756ac3f
+# %% ../nbs/08_monitoring.ipynb #8857c419
 import json, os, sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,15 +22,15 @@ from .drift import rounding, thresholds
 from .serving import PredictionLog, iso_utc
 from .storage import home
 
-# %% ../nbs/08_monitoring.ipynb #b272143d
+# %% ../nbs/08_monitoring.ipynb #a23e3522
 def ks_test(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test, with missing values as values below all others.
 
     Parameters
     ----------
     reference, batch : array of float, shapes (n,) and (m,)
-        Neither empty. NaN and infinite values count as missing. Values that are equal up to `rounding`
-        count as equal.
+        Neither empty. NaN and infinite values count as missing. Values that are equal up to
+        `rounding` count as equal.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def ks_test(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     d = max(gap(b - moved, "left"), gap(b + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(len(a)*len(b)/(len(a) + len(b)))))
 
-# %% ../nbs/08_monitoring.ipynb #33757e9d
+# %% ../nbs/08_monitoring.ipynb #425514f6
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by column.
 
@@ -90,7 +90,7 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
 def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.DataFrame:
-    "Numbers as a DataFrame of float, on request only some of its columns; not empty, not all unknown."
+    "Numbers as a DataFrame of float, on request only some columns; not empty, not all unknown."
     frame = data_frame(x, name)
     check_names(list(frame), only or (), name, more=True)
     frame = pd.DataFrame({c: column_of_floats(frame[c], c, name) for c in only or frame})
@@ -102,8 +102,8 @@ def _one_column(x: object, name: str) -> np.ndarray:
     "One column of numbers, whatever holds it."
     frame = data_frame(x, name)
     if frame.shape[1] != 1:
-        raise ValueError(f"{name}: {frame.shape[1]} columns, expected one; of predict_proba give that "
-                         "of the positive class, [:, 1]")
+        raise ValueError(f"{name}: {frame.shape[1]} columns, expected one; "
+                         "of predict_proba give that of the positive class, [:, 1]")
     return column_of_floats(frame.iloc[:, 0], frame.columns[0], name)
 
 def _predictions(x: object, name: str) -> np.ndarray:
@@ -271,7 +271,13 @@ class ModelMetrics:
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
 
-# %% ../nbs/08_monitoring.ipynb #11337c21
+# %% ../nbs/08_monitoring.ipynb #e992e518
+def _by_column(min_effect: object, columns: Iterable[str]) -> dict[str, float]:
+    if hasattr(min_effect, "items"): return {str(c): effect for c, effect in min_effect.items()}
+    if np.ndim(min_effect) == 0: return dict.fromkeys(columns, min_effect)
+    raise TypeError("min_effect: one number, or a mapping of columns to numbers; "
+                    f"got {type(min_effect).__name__}")
+
 class ModelMonitor:
     """Checks batches of features, predictions and latencies against a reference.
 
@@ -298,12 +304,10 @@ class ModelMonitor:
         if not 0 < alpha < 1: raise ValueError(f"alpha={alpha!r}: above 0 and below 1")
         self.reference = _columns(reference_distribution, "reference_distribution")
         self.alpha, self.min_prediction_effect, self.record = alpha, min_prediction_effect, Alerts()
-        self.reference_predictions = None
-        if reference_predictions is not None:
-            self.reference_predictions = _predictions(reference_predictions, "reference_predictions")
-        by_column = hasattr(min_effect, "items")   # a mapping, or a Series
-        if not by_column and np.ndim(min_effect): raise TypeError(f"min_effect: one number, or a mapping by column; got {type(min_effect).__name__}")
-        effects = {str(c): e for c, e in min_effect.items()} if by_column else dict.fromkeys(self.reference, min_effect)
+        usual = reference_predictions
+        if usual is not None: usual = _predictions(usual, "reference_predictions")
+        self.reference_predictions = usual
+        effects = _by_column(min_effect, self.reference)
         if missing := [c for c in self.reference if c not in effects]: raise ValueError(f"min_effect: none is given for {missing}")
         self.min_effect = np.array([effects[c] for c in self.reference], float)
         if not (self.min_effect >= 0).all() or not min_prediction_effect >= 0: raise ValueError(f"min_effect={min_effect!r}, min_prediction_effect={min_prediction_effect!r}: KS distances, 0 or above")
@@ -381,7 +385,8 @@ class ModelMonitor:
         known, usual = _known(new), _known(ref)
         gap, sd = abs(known.mean() - usual.mean()), usual.std()
         d, p = ks_test(ref, new)
-        alarm = gap > 3*sd + rounding(usual.mean()) or (p < self.alpha and d >= self.min_prediction_effect)
+        moved = gap > 3*sd + rounding(usual.mean())
+        alarm = moved or (p < self.alpha and d >= self.min_prediction_effect)
         return self._judge("prediction_distribution", alarm, at, d, self.min_prediction_effect, f"mean {known.mean():.3f}, was {usual.mean():.3f} with sd {sd:.3f}; D {d:.2f}")
 
     def check_latency(self, latencies_ms: object, threshold: float = 200, *, at: pd.Timestamp | None = None) -> bool:
@@ -422,14 +427,15 @@ def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError: raise
     except sqlite3.DatabaseError as e: raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
 
-# %% ../nbs/08_monitoring.ipynb #b275cada
+# %% ../nbs/08_monitoring.ipynb #3634290e
 def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
     Parameters
     ----------
     frame : table
-        `request_id` (text, or a whole number), `label` (a finite number) and `known_at` (when it became known, with a time zone).
+        `request_id` (text, or a whole number), `label` (a finite number) and `known_at` (when it
+        became known, with a time zone).
     log : path, optional
         The prediction log, made if missing. Default: `state/predictions.db` in the home folder.
 
@@ -447,9 +453,11 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
     check_names(list(frame), ("request_id", "label", "known_at"), "frame", more=True)
     if frame[["request_id", "known_at"]].isna().any(axis=None): raise ValueError("frame: a request_id or known_at is missing; an outcome without a time cannot be used, for nobody can say when it was known")
     try: labels = column_of_floats(frame.label, "label", "frame")
-    except ValueError: labels = np.array([y if isinstance(y, Real) else np.nan for y in frame.label], float)
+    except ValueError:
+        labels = np.array([y if isinstance(y, Real) else np.nan for y in frame.label], float)
     if not np.isfinite(labels).all(): raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!s}: a finite number; leave out what is not known yet")
-    rows = [(_request_id(i), y, _iso(t, "known_at")) for i, y, t in zip(frame.request_id, labels.tolist(), frame.known_at)]
+    columns = zip(frame.request_id, labels.tolist(), frame.known_at)
+    rows = [(_request_id(i), y, _iso(t, "known_at")) for i, y, t in columns]
     with _opened(log) as db:
         before = db.total_changes
         db.executemany("INSERT INTO outcomes VALUES (?, ?, ?) ON CONFLICT(request_id) DO NOTHING", rows)
@@ -464,7 +472,8 @@ def _request_id(x: object) -> str:
     return str(int(x)) if isinstance(x, float) and x.is_integer() else str(x)
 
 def _iso(at: object, name: str) -> str:
-    if not isinstance(at, (str, datetime)): raise TypeError(f"{name}={at!s:.60}: a datetime with a time zone, or ISO 8601 text")
+    if not isinstance(at, (str, datetime)):
+        raise TypeError(f"{name}={at!s:.60}: a datetime with a time zone, or ISO 8601 text")
     return iso_utc(at)
 
 def record_outcome(request_id: str, label: float, known_at: datetime | str, *, log: str | os.PathLike | None = None) -> bool:
@@ -507,10 +516,13 @@ def labelled(log: str | os.PathLike | None, at: datetime | str, *, since: dateti
     """
     if log is not None and not Path(log).exists(): raise FileNotFoundError(f"log: there is no file {Path(log).name}")
     query = "SELECT request_id, at, version, prediction, label, known_at FROM outcomes CROSS JOIN predictions USING (request_id) WHERE known_at <= ? AND at >= ? ORDER BY at, request_id"
-    with _opened(log) as db: out = pd.DataFrame(db.execute(query, [_iso(at, "at"), "" if since is None else _iso(since, "since")]).fetchall(), columns=["request_id", "at", "version", "prediction", "label", "known_at"])
+    limits = [_iso(at, "at"), "" if since is None else _iso(since, "since")]
+    with _opened(log) as db: rows = db.execute(query, limits).fetchall()
+    columns = ["request_id", "at", "version", "prediction", "label", "known_at"]
+    out = pd.DataFrame(rows, columns=columns)
     return out.assign(**{c: pd.to_datetime(out[c], utc=True, format="ISO8601") for c in ("at", "known_at")})
 
-# %% ../nbs/08_monitoring.ipynb #e8d41dcb
+# %% ../nbs/08_monitoring.ipynb #2f837cc4
 FORMAT = 1
 
 class PerformanceMonitor:
@@ -537,10 +549,13 @@ class PerformanceMonitor:
     """
     def __init__(self, baseline_losses: object, *, false_alarms_per_year: float = 1) -> None:
         base = column_of_floats(baseline_losses, "loss", "baseline_losses")
-        if len(base) < 4 or not (np.isfinite(base) & (base > 0)).all() or np.ptp(base) <= rounding(base).max():
+        sound = len(base) >= 4 and (np.isfinite(base) & (base > 0)).all()
+        if not sound or np.ptp(base) <= rounding(base).max():
             raise ValueError(f"baseline_losses: the mean losses of 4 or more weeks, finite, above 0, not all equal; got {base}")
+        false_alarms_per_year = plain(false_alarms_per_year)
         if not 0 < false_alarms_per_year < 52: raise ValueError(f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52")
-        self.baseline_losses, self.false_alarms_per_year, self.losses = base.tolist(), plain(false_alarms_per_year), []
+        self.baseline_losses, self.losses = base.tolist(), []
+        self.false_alarms_per_year = false_alarms_per_year
         x, n = np.log(base), len(base)
         self.threshold = float(np.exp(x.mean() + special.stdtrit(n - 1, 1 - false_alarms_per_year/52)*x.std(ddof=1)*np.sqrt(1 + 1/n)))
 
@@ -557,7 +572,8 @@ class PerformanceMonitor:
         bool
             Whether the week's mean loss is above the threshold.
         """
-        losses = column_of_floats(week_losses if np.ndim(week_losses) else [week_losses], "loss", "week_losses")
+        several = week_losses if np.ndim(week_losses) else [week_losses]
+        losses = column_of_floats(several, "loss", "week_losses")
         if not losses.size or not (np.isfinite(losses) & (losses >= 0)).all(): raise ValueError(f"week_losses: finite losses, 0 or above, at least one; got {losses[:5]}; wait until the labels have matured")
         self.losses.append(float(losses.mean()))
         return self.losses[-1] > self.threshold

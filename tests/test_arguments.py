@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import HELD, NOT_NUMBERS, NUMBERS, refused, reshaped
 
-from mlscale.arguments import check_names, column_names, column_of_floats, data_frame, numeric_rows, plain
+from mlscale.arguments import (
+    check_names,
+    column_names,
+    column_of_floats,
+    data_frame,
+    numeric_rows,
+    plain,
+)
 
 small = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4)
 frame_of = lambda rows: pd.DataFrame(rows, columns=["a", "b", "c"])
@@ -117,7 +124,8 @@ def test_a_series_and_records_are_tables_too():
         assert list(frame) == ["x0"] and frame.x0.isna().tolist() == [False, True]
     assert list(data_frame(pd.DataFrame(np.zeros((1, 2))))) == ["x0", "x1"]   # numbered is nameless
     records = [{"a": 1, "b": "x"}, {"b": None, "a": 2}]
-    pd.testing.assert_frame_equal(data_frame(records), pd.DataFrame({"a": [1, 2], "b": ["x", None]}))
+    expected = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
+    pd.testing.assert_frame_equal(data_frame(records), expected)
     for row in ({"a": 2}, {"a": 2, "b": 1, "c": 3}, {"a": 2, "c": 3}):
         refused(data_frame, [*records, row], "X[2]")
 

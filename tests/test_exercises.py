@@ -570,11 +570,17 @@ def test_answers_that_differ_are_not_the_same(one, other): assert not same(one, 
 
 NOON = pd.Timestamp("2013-07-01 12:00", tz="UTC")
 HELD_TIMES = {
-    "pandas": lambda t: t, "datetime": lambda t: t.to_pydatetime(), "list": lambda t: [t],
-    "array of objects": lambda t: np.array([t, t.to_pydatetime()], object), "Series": lambda t: pd.Series([t, None]),
-    "seconds": lambda t: pd.Series([t]).dt.as_unit("s"), "index": lambda t: pd.DatetimeIndex([t]),
-    "table": lambda t: pd.DataFrame({"at": [t]}), "key": lambda t: {t: 1}, "columns": lambda t: pd.DataFrame({t: [1]}),
-    "Arrow": lambda t: pd.Series([t], dtype=pd.ArrowDtype(pa.timestamp("us", str(t.tz)))) if t.tz else pd.Series([t]),
+    "pandas": lambda t: t,
+    "datetime": lambda t: t.to_pydatetime(),
+    "list": lambda t: [t],
+    "array of objects": lambda t: np.array([t, t.to_pydatetime()], object),
+    "Series": lambda t: pd.Series([t, None]),
+    "seconds": lambda t: pd.Series([t]).dt.as_unit("s"),
+    "index": lambda t: pd.DatetimeIndex([t]),
+    "table": lambda t: pd.DataFrame({"at": [t]}),
+    "key": lambda t: {t: 1},
+    "columns": lambda t: pd.DataFrame({t: [1]}),
+    "Arrow": lambda t: pa.array([t], pa.timestamp("us", str(t.tz) if t.tz else None)).to_pandas(),
     "ISO text": lambda t: t.isoformat(),
 }
 
@@ -582,21 +588,26 @@ HELD_TIMES = {
 @pytest.mark.parametrize("held", sorted(HELD_TIMES))
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Etc/GMT-14"])
 def test_one_moment_is_one_answer_in_every_zone_and_never_that_of_a_time_without_one(held, zone):
-    there, here, naive = (plain(HELD_TIMES[held](t)) for t in (NOON.tz_convert(zone), NOON, NOON.tz_localize(None)))
-    assert same(there, here) and same(here, there) and difference(there, here) == difference(here, there) == ""
+    hold = lambda t: plain(HELD_TIMES[held](t))
+    there, here, naive = map(hold, (NOON.tz_convert(zone), NOON, NOON.tz_localize(None)))
+    assert same(there, here) and same(here, there)
+    assert difference(there, here) == difference(here, there) == ""
     for one, other in ((naive, here), (here, naive)):
         assert not same(one, other)
         said = difference(one, other)
         assert "time zone" in said or held in ("key", "columns") and "columns" in said
-    later = plain(HELD_TIMES[held](NOON.tz_convert(zone) + pd.Timedelta(seconds=1)))
-    assert not same(later, here) and ("too late" in difference(later, here) or held in ("key", "columns"))
+    later = hold(NOON.tz_convert(zone) + pd.Timedelta(seconds=1))
+    assert not same(later, here)
+    assert "too late" in difference(later, here) or held in ("key", "columns")
 
 
 @pytest.mark.parametrize("one, other", [
-    (dt.date(2013, 7, 1), pd.Timestamp("2013-07-01")), (dt.datetime(2013, 7, 1, 8), np.datetime64("2013-07-01T08")),
+    (dt.date(2013, 7, 1), pd.Timestamp("2013-07-01")),
+    (dt.datetime(2013, 7, 1, 8), np.datetime64("2013-07-01T08")),
     ([dt.date(2013, 7, 1), None], pd.Series([pd.Timestamp("2013-07-01"), pd.NaT])),
-    (pd.Series([dt.date(2013, 7, 1)], dtype="date32[pyarrow]"), np.array(["2013-07-01"], "datetime64[D]")),
-    ({dt.date(2013, 7, 1): 1}, {pd.Timestamp("2013-07-01"): 1}), (dt.timedelta(minutes=5), pd.Timedelta("5min")),
+    (pd.Series([dt.date(2013, 7, 1)], dtype="date32[pyarrow]"), [np.datetime64("2013-07-01", "D")]),
+    ({dt.date(2013, 7, 1): 1}, {pd.Timestamp("2013-07-01"): 1}),
+    (dt.timedelta(minutes=5), pd.Timedelta("5min")),
     (dt.timedelta(minutes=5), np.timedelta64(300, "s")), ([dt.time(6)], ["06:00:00"])])
 def test_times_of_python_and_numpy_are_those_of_pandas(one, other):
     assert same(plain(one), plain(other)) and same(plain(other), plain(one))
@@ -605,8 +616,10 @@ def test_times_of_python_and_numpy_are_those_of_pandas(one, other):
 def test_times_beyond_what_can_be_compared_are_named_and_no_column_is_lost():
     for x in (dt.timedelta.max, np.timedelta64(10**17, "D")):
         with pytest.raises(Incomparable, match="an answer of type timedelta"): plain(x)
-    with pytest.raises(Incomparable, match="twice"): plain({dt.date(2013, 7, 1): 1, pd.Timestamp("2013-07-01"): 2})
-    assert "another" in difference("2013-99-99T00:00:00", "2013-98-98T00:00:00")   # looks like a time only
+    with pytest.raises(Incomparable, match="twice"):
+        plain({dt.date(2013, 7, 1): 1, pd.Timestamp("2013-07-01"): 2})
+    # what only looks like a time is a word
+    assert "another" in difference("2013-99-99T00:00:00", "2013-98-98T00:00:00")
     assert plain(dt.date.max) == "9999-12-31T00:00:00" and plain(pd.NaT) is None
 
 
