@@ -66,7 +66,7 @@ def drift(i, f):
         n_resamples=i(500),
         seed=i(3),
     )
-    monitor.update(X[:50]).drift_detected
+    monitor.update(X[:50]).report()
     return monitor
 
 
