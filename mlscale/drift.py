@@ -179,7 +179,7 @@ def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
     scale = np.maximum(np.quantile(null, 1 - alpha, axis=0), FLOOR)
     return scale*max(1., np.quantile((null/scale).max(1), 1 - alpha, method="higher"))
 
-# %% ../nbs/07_drift.ipynb #2c207989
+# %% ../nbs/07_drift.ipynb #0a8d5ff6
 _TIMES = (dt.date, dt.time, np.datetime64, pd.Period)   # a datetime and a Timestamp are dates
 _DURATIONS = (dt.timedelta, np.timedelta64)
 _NUMBERS = (numbers.Real, Decimal, np.bool_)
@@ -208,6 +208,7 @@ def _kind(x: pd.Series) -> str:
     if types == durations | figures: return "duration" if durations else "number" if types else ""
     return "text" if x.notna().any() else ""
 
+# %% ../nbs/07_drift.ipynb #c15a8ddb
 def _floats(x: pd.Series) -> np.ndarray:
     "A column of numbers; durations in seconds."
     kind = _kind(x)
@@ -221,8 +222,7 @@ def _floats(x: pd.Series) -> np.ndarray:
     if _is_coded(x) or x.dtype == np.dtype(object): return column_of_floats(x, x.name, "X")
     return x.to_numpy(float, na_value=np.nan)
 
-
-# %% ../nbs/07_drift.ipynb #3b4f7ee0
+# %% ../nbs/07_drift.ipynb #1dca1453
 def _spellings(value: object) -> tuple[str, ...]:
     "A category as text, the usual one first: 1, 1.0 and True are one category, whatever the type."
     if isinstance(value, _DURATIONS): return (str(pd.Timedelta(value)),)
@@ -256,8 +256,7 @@ def _category_counts(x: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     found = [next((place[t] for t in _spellings(v) if t in place), len(known) + 1) for v in values]
     return np.bincount(np.array([*found, 0])[codes], minlength=len(known) + 2)
 
-
-# %% ../nbs/07_drift.ipynb #ad936d0d
+# %% ../nbs/07_drift.ipynb #aa6b32a6
 FORMAT = 1
 
 def _table(X: object) -> pd.DataFrame:
@@ -284,7 +283,8 @@ def _days(days: object, n: int) -> np.ndarray:
     if labels.shape != (n,) or masked or pd.isna(labels).any():
         raise ValueError(f"days: one for each of the {n} rows, none missing; "
                          f"got shape {labels.shape}")
-    moment = next((label for label in pd.unique(labels) if not _is_day(label)), None)
+    try: moment = next((label for label in pd.unique(labels) if not _is_day(label)), None)
+    except TypeError: raise ValueError("days: labels that can be compared, such as dates") from None
     if moment is not None:
         raise ValueError(f"days: {moment!s} is a moment, and each would be a day of its own; "
                          'give the dates, such as times.dt.floor("D")')
