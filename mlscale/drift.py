@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from .arguments import check_names, column_names, column_of_floats, data_frame, plain
 
-# %% ../nbs/07_drift.ipynb #18a59977
+# %% ../nbs/07_drift.ipynb #92646ccd
 def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     """How far a number may be moved by rounding and still be the same number.
 
@@ -81,7 +81,7 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     ndarray of int, shape (k + 2,)
         First the number of values that are not finite, then the counts of the k + 1 bins.
     """
-    x = np.ascontiguousarray(column_of_floats(x, "x", "x"))   # a column of a table is read in strides
+    x = np.ascontiguousarray(column_of_floats(x, "x", "x"))   # a table's column is in strides
     known = x[np.isfinite(x)]
     counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     return np.concatenate([[len(x) - len(known)], counts])
