@@ -8,7 +8,8 @@ __all__ = ['RTOL', 'ATOL', 'SECONDS', 'FORMAT', 'HOW', 'Incomparable', 'plain', 
            'untouched', 'Verdict', 'judge', 'Draft', 'read_solution', 'question', 'generate', 'questions', 'example',
            'record', 'progress', 'check']
 
-# %% ../nbs/90_exercises.ipynb #418f23cd
+# %% ../nbs/90_exercises.ipynb #7bf361ce
+import datetime as dt
 import ast, contextlib, hashlib, html, inspect, json, math, numbers, re, reprlib, shutil, signal, sys, textwrap, threading, time, traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,25 @@ import pandas as pd
 from . import storage
 from .storage import home, locked, replacing
 
-# %% ../nbs/90_exercises.ipynb #1f2aa82d
+# %% ../nbs/90_exercises.ipynb #3ed8de20
 class Incomparable(TypeError):
     "An answer of a type that cannot be compared."
+
+def _moment(x: object) -> pd.Timestamp:
+    "A time as a Timestamp, with a zone as that of UTC: one moment, one value."
+    try:
+        t = pd.Timestamp(x)
+        return t if t is pd.NaT or t.tz is None else t.tz_convert("UTC")
+    except (ValueError, OverflowError):
+        raise Incomparable(f"an answer of type {type(x).__name__} in a year too far away") from None
+
+def _duration(x: object) -> pd.Timedelta:
+    try: return pd.Timedelta(x)
+    except (ValueError, OverflowError):
+        raise Incomparable(f"an answer of type {type(x).__name__} that is too long") from None
+
+def _name(x: object) -> str:
+    return str(_moment(x)) if isinstance(x, (dt.date, np.datetime64)) else str(x)
 
 def plain(x: object) -> object:
     """Bring an answer to plain values, so that answers of different style can be compared and stored.
@@ -31,28 +48,34 @@ def plain(x: object) -> object:
     Parameters
     ----------
     x : object
-        None, a bool, number, str, Timestamp or Timedelta, or a sequence, mapping, array, Series or table of them.
+        None, a bool, number, str, time or duration (of pandas, numpy or Python), or a sequence,
+        mapping, array, Series or table of them.
 
     Returns
     -------
     None, bool, int, float, str, list or dict
-        Sequences become lists, tables dicts of columns, times ISO text, and all that is missing (NaN, NaT, NA) None.
+        Sequences become lists, tables dicts of columns, times ISO text (of UTC, if they have a
+        zone; a date is its midnight), and all that is missing (NaN, NaT, NA) None.
 
     Raises
     ------
     Incomparable
         If `x` is or holds something else, such as a function, a generator, or a number beyond the range of floats.
     """
-    names = list(map(str, x)) if isinstance(x, (pd.DataFrame, Mapping)) else []
+    names = list(map(_name, x)) if isinstance(x, (pd.DataFrame, Mapping)) else []
     if len(set(names)) < len(names): raise Incomparable("a table with a name that stands there twice: rename one")
-    if isinstance(x, pd.DataFrame): return {str(name): plain(x[name]) for name in x}
+    if isinstance(x, pd.DataFrame): return {_name(name): plain(x[name]) for name in x}
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
-    elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM": x = (pd.Timestamp if x.dtype.kind == "M" else pd.Timedelta)(x[()])
+    elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM":
+        x = (_moment if x.dtype.kind == "M" else _duration)(x[()])
     elif isinstance(x, (pd.Series, pd.Index, np.ndarray, np.generic)): x = x.tolist()
     if isinstance(x, (list, tuple, range)): return [plain(v) for v in x]
-    if isinstance(x, Mapping): return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, Mapping): return {_name(k): plain(v) for k, v in x.items()}
     if x is None or x is pd.NaT or x is pd.NA: return None
-    if isinstance(x, (pd.Timestamp, pd.Timedelta)): return x.isoformat()
+    if isinstance(x, dt.date): return _moment(x).isoformat()   # so is a datetime, and a Timestamp
+    if isinstance(x, dt.timedelta): return _duration(x).isoformat()
+    if isinstance(x, dt.time): return x.isoformat()
+    if isinstance(x, pd.Period): return str(x)
     if isinstance(x, (numbers.Real, Decimal)):
         try: number = float(x)
         except OverflowError: raise Incomparable(f"an answer of type {type(x).__name__} beyond 1e308: too large to be compared") from None
@@ -61,6 +84,13 @@ def plain(x: object) -> object:
     raise Incomparable(f"an answer of type {type(x).__name__}: numbers, words, times, or lists and tables of them can be compared" + ("; `list` makes a list of it" if isinstance(x, Iterator) else ""))
 
 RTOL, ATOL = 1e-6, 1e-9
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?")
+
+def _time(x: object) -> pd.Timestamp | None:
+    "The moment that a text names, if it names one."
+    try: return _moment(x) if isinstance(x, str) and _TIME.fullmatch(x) else None
+    except Incomparable: return None
 
 def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATOL) -> bool:
     """Whether two plain answers agree up to floating-point noise.
@@ -75,17 +105,19 @@ def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATO
     Returns
     -------
     bool
-        True if they have the same shape, the numbers agree, and all else is equal.
+        True if they have the same shape, the numbers agree, and all else is equal. Times with a
+        zone are equal if they are the same moment; one without a zone never equals one with it.
     """
     if isinstance(truth, list): return isinstance(answer, list) and len(answer) == len(truth) and all(same(a, t, rtol=rtol, atol=atol) for a, t in zip(answer, truth))
     if isinstance(truth, dict): return isinstance(answer, dict) and answer.keys() == truth.keys() and all(same(answer[k], truth[k], rtol=rtol, atol=atol) for k in truth)
     if isinstance(truth, (int, float)) and isinstance(answer, (int, float)):
         try: return math.isclose(answer, truth, rel_tol=rtol, abs_tol=atol)
         except OverflowError: return False   # a whole number beyond the range of floats
-    return answer == truth
+    return answer == truth or _time(answer) == _time(truth) is not None
 
-# %% ../nbs/90_exercises.ipynb #275f61a4
+# %% ../nbs/90_exercises.ipynb #73f896c2
 def _kind(x: object) -> str:
+    if _time(x) is not None: return "a time"
     for types, name in ((list, "a sequence"), (dict, "a table"), (str, "a word"), ((int, float), "a number")):
         if isinstance(x, types): return name
     return "nothing (None or NaN)"
@@ -109,10 +141,15 @@ def difference(answer: object, truth: object) -> str:
     if isinstance(truth, dict): return next(f"{k}: {difference(answer[k], truth[k])}" for k in truth if not same(answer[k], truth[k]))
     if isinstance(truth, list) and len(answer) != len(truth): return f"it has {len(answer)} values; expected are {len(truth)}"
     if isinstance(truth, list): return next(f"value {i} of {len(truth)}: {difference(a, t)}" for i, (a, t) in enumerate(zip(answer, truth), 1) if not same(a, t))
+    if (given := _time(answer)) is not None and (right := _time(truth)) is not None:
+        if (given.tz is None) != (right.tz is None):
+            had = ("no time zone", "one") if given.tz is None else ("a time zone", "none")
+            return f"it has {had[0]}; the expected time has {had[1]}"
+        return "it is too late" if given > right else "it is too early"
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
 
-# %% ../nbs/90_exercises.ipynb #fa6a3cb4
+# %% ../nbs/90_exercises.ipynb #17755034
 def _cut(text: str, most: int) -> str: return text if len(text) <= most else f"{text[:most]} ..."
 
 def _brief(x: object) -> str:
@@ -121,7 +158,9 @@ def _brief(x: object) -> str:
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
     if isinstance(x, (pd.Series, pd.Index, np.ndarray)): x = x.tolist()
     if isinstance(x, (list, tuple, range)): return _cut(f"[{', '.join(map(_brief, x[:8]))}{f', ... {len(x)} in all' if len(x) > 8 else ''}]", 2000)
-    if isinstance(x, pd.Timestamp): return str(x.tz_localize(None)).removesuffix(":00")
+    if isinstance(x, dt.datetime) and x is not pd.NaT:
+        x = pd.Timestamp(x)
+        return str(x.tz_localize(None)).removesuffix(":00") + (f"{x:%z}" if x.utcoffset() else "")
     return f"{x:.6g}" if isinstance(x, float) else reprlib.repr(x) if isinstance(x, (str, dict)) else _cut(str(x), 200)
 
 def _count(n: int, word: str) -> str: return f"{n} {word}" + ("" if n == 1 else "s")
@@ -271,7 +310,7 @@ def outcome(function: Callable, inputs: Mapping[str, object], *, seconds: float 
     except KeyboardInterrupt: raise
     except BaseException as e: return Outcome(error=type(e).__name__, detail=explain(e, getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")))
 
-# %% ../nbs/90_exercises.ipynb #fde381e4
+# %% ../nbs/90_exercises.ipynb #294e91e7
 def encode(x: object) -> object:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -298,7 +337,10 @@ def encode(x: object) -> object:
     elif isinstance(x, pd.Timedelta): out = {"Timedelta": x.isoformat()}
     elif isinstance(x, (np.ndarray, pd.Series)): out = {type(x).__name__: encode(x.tolist()), "dtype": str(x.dtype)}
     elif isinstance(x, pd.DataFrame) and all(isinstance(name, str) for name in x) and x.columns.is_unique: out = {"DataFrame": {name: encode(x[name]) for name in x}}
-    else: raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, words, times, lists, arrays, Series or DataFrames with words as column names")
+    else:
+        raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, "
+                        "words, times of pandas, lists, arrays, Series or DataFrames with words as "
+                        "column names")
     if not _equal(decode(out), x): raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from 0 (`reset_index(drop=True)`), and use plain types and UTC")
     return out
 

@@ -6,46 +6,61 @@
 __all__ = ['SEVERITIES', 'FORMAT', 'ks_test', 'usual_effects', 'Alert', 'Alerts', 'ModelMetrics', 'ModelMonitor',
            'record_outcomes', 'record_outcome', 'labelled', 'PerformanceMonitor']
 
-# %% ../nbs/08_monitoring.ipynb #f8681da1
+# %% ../nbs/08_monitoring.ipynb #8857c419
 import json, os, sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import special
-from .drift import thresholds
+from .arguments import check_names, column_names, column_of_floats, data_frame, plain
+from .drift import rounding, thresholds
 from .serving import PredictionLog, iso_utc
 from .storage import home
 
-# %% ../nbs/08_monitoring.ipynb #1b3da870
+# %% ../nbs/08_monitoring.ipynb #a23e3522
 def ks_test(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test, with missing values as values below all others.
 
     Parameters
     ----------
     reference, batch : array of float, shapes (n,) and (m,)
-        Neither empty. NaN and infinite values count as missing.
+        Neither empty. NaN and infinite values count as missing. Values that are equal up to
+        `rounding` count as equal.
 
     Returns
     -------
     tuple of float
         The distance D, 0 to 1, and its asymptotic p-value, which takes the rows as independent.
+
+    Raises
+    ------
+    ValueError
+        If one is empty or holds what is no number.
     """
-    a, b = (np.sort(np.where(np.isfinite(x), x, -np.inf)) for x in (reference, batch))
-    share = lambda x, side: np.searchsorted(x, b, side)/len(x)
-    d = max(np.abs(share(a, side) - share(b, side)).max() for side in ("left", "right"))
+    given = {"reference": reference, "batch": batch}
+    given = {name: column_of_floats(x, name, name) for name, x in given.items()}
+    for name, x in given.items():
+        if not len(x): raise ValueError(f"{name}: empty; give at least one value")
+    a, b = (np.sort(np.where(np.isfinite(x), x, -np.inf)) for x in given.values())
+    largest = np.abs(a[np.isfinite(a)]).max(initial=0)
+    moved = rounding(np.where(np.isfinite(b), b, 0), largest)
+    share = lambda x, at, side: np.searchsorted(x, at, side)/len(x)
+    gap = lambda at, side: np.abs(share(a, at, side) - share(b, at, side)).max()
+    d = max(gap(b - moved, "left"), gap(b + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(len(a)*len(b)/(len(a) + len(b)))))
 
-# %% ../nbs/08_monitoring.ipynb #61d59303
+# %% ../nbs/08_monitoring.ipynb #425514f6
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by column.
 
     Parameters
     ----------
-    batches : sequence of DataFrame
+    batches : sequence of tables
         Normal batches (days, or weeks) with the same columns of numbers, at least 1/`alarms` of them.
     alarms : float
         Share of normal batches that may ring in some column, above 0 and below 1.
@@ -61,27 +76,42 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
         If there are too few batches for that share, or their columns differ.
     """
     if not 0 < alarms < 1: raise ValueError(f"alarms={alarms!r}: a share above 0 and below 1")
+    if column_names(batches, "batches") is not None and not isinstance(batches, (list, tuple)):
+        raise TypeError(f"batches: a list of tables, one a day; got one {type(batches).__name__}")
+    batches = list(batches)
     if len(batches) < 1/alarms: raise ValueError(f"batches: {len(batches)}; to find what is passed in {alarms:.2g} of them takes {int(np.ceil(1/alarms))} or more")
-    columns, values = list(batches[0].columns), [_columns(b, "batches") for b in batches]
-    if any(list(v.columns) != columns for v in values): raise ValueError(f"batches: all must have the columns {', '.join(map(str, columns))}")
+    columns = list(data_frame(batches[0], "batches[0]"))
+    for i, batch in enumerate(batches):
+        check_names(list(data_frame(batch, f"batches[{i}]")), columns, f"batches[{i}]")
+    values = [_columns(batch, f"batches[{i}]", columns) for i, batch in enumerate(batches)]
     values = [v.to_numpy() for v in values]
     rest = lambda i: np.concatenate(values[:i] + values[i + 1:])
     strays = np.array([[ks_test(others[:, j], v[:, j])[0] for j in range(len(columns))] for i, v in enumerate(values) for others in [rest(i)]])
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
 def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.DataFrame:
-    "Numbers as a DataFrame of float, with columns named x0, x1, ... where they have no names; on request only some of them."
-    try: frame = x if isinstance(x, pd.DataFrame) else pd.DataFrame(np.atleast_1d(np.asarray(x))).add_prefix("x")
-    except ValueError as e: raise ValueError(f"{name}: one column of numbers, or rows of equal length ({e})") from None
-    if missing := [c for c in only or () if c not in frame]: raise ValueError(f"{name}: columns {missing} are missing; there are {', '.join(map(str, frame))}")
-    try: frame = frame[frame.columns if only is None else list(only)].astype(float)
-    except (TypeError, ValueError) as e: raise ValueError(f"{name}: numbers only, missing ones as NaN or None ({e})") from None
-    if not frame.columns.is_unique: raise ValueError(f"{name}: columns {sorted(set(frame.columns[frame.columns.duplicated()]))} stand there twice")
+    "Numbers as a DataFrame of float, on request only some columns; not empty, not all unknown."
+    frame = data_frame(x, name)
+    check_names(list(frame), only or (), name, more=True)
+    frame = pd.DataFrame({c: column_of_floats(frame[c], c, name) for c in only or frame})
     if not frame.size: raise ValueError(f"{name}: empty, {len(frame)} rows and {frame.shape[1]} columns; nothing can be said about nothing, find out why it did not arrive")
     if not np.isfinite(frame.to_numpy()).any(): raise ValueError(f"{name}: none of the {frame.size:,} values is known; find out what stopped arriving")
     return frame
 
-# %% ../nbs/08_monitoring.ipynb #58840e79
+def _one_column(x: object, name: str) -> np.ndarray:
+    "One column of numbers, whatever holds it."
+    frame = data_frame(x, name)
+    if frame.shape[1] != 1:
+        raise ValueError(f"{name}: {frame.shape[1]} columns, expected one; "
+                         "of predict_proba give that of the positive class, [:, 1]")
+    return column_of_floats(frame.iloc[:, 0], frame.columns[0], name)
+
+def _predictions(x: object, name: str) -> np.ndarray:
+    "One prediction a row, some of them known."
+    return _columns(_one_column(x, name), name).to_numpy().ravel()
+
+
+# %% ../nbs/08_monitoring.ipynb #ffa2c843
 SEVERITIES = ("info", "warning", "critical")
 
 @dataclass(frozen=True)
@@ -118,6 +148,15 @@ class Alert:
         life = f"open since {self.at:%Y-%m-%d}" if self.resolved_at is None else f"{self.at:%Y-%m-%d} to {self.resolved_at:%Y-%m-%d}"
         return f"{self.severity} {self.name}: {life}, seen {self.seen} times; {self.message or f'{self.value:.3g}, allowed {self.threshold:.3g}'}"
 
+def _moment(at: object) -> pd.Timestamp:
+    "A time with a zone, for times without one cannot be compared."
+    try: moment = pd.Timestamp(at)
+    except (TypeError, ValueError): moment = None
+    if not isinstance(moment, pd.Timestamp) or moment.tz is None:   # nor is NaT one
+        raise ValueError(f"at={at!s:.60}: a time with a zone, such as "
+                         'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
+    return moment
+
 class Alerts:
     """All alerts so far. One trouble is one alert, however often it is raised."""
     def __init__(self) -> None: self.history: list[Alert] = []
@@ -135,7 +174,7 @@ class Alerts:
         name : str
             What is wrong.
         at : Timestamp
-            When it was seen; not before the open alert of that name began.
+            When it was seen, with a time zone; not before the open alert of that name began.
         value, threshold : float
             What was measured and what is allowed.
         severity : str
@@ -149,6 +188,7 @@ class Alerts:
             The open alert.
         """
         if severity not in SEVERITIES: raise ValueError(f"severity={severity!r}: one of {', '.join(SEVERITIES)}")
+        at = _moment(at)
         if (i := self._index(name, at)) is None:
             self.history.append(Alert(name, at, float(value), float(threshold), severity, message))
             return self.history[-1]
@@ -164,13 +204,14 @@ class Alerts:
         name : str
             What is no longer wrong.
         at : Timestamp
-            When that was seen; not before the alert began.
+            When that was seen, with a time zone; not before the alert began.
 
         Returns
         -------
         Alert or None
             The resolved alert; None if none of that name was open.
         """
+        at = _moment(at)
         if (i := self._index(name, at)) is None: return None
         self.history[i] = replace(self.history[i], resolved_at=at)
         return self.history[i]
@@ -181,9 +222,9 @@ class Alerts:
         if i is not None and at < self.history[i].at: raise ValueError(f"at={at}: before the alert {name!r} opened at {self.history[i].at}")
         return i
 
-# %% ../nbs/08_monitoring.ipynb #0083bfa5
+# %% ../nbs/08_monitoring.ipynb #cf19755b
 def _percentile_99(latencies_ms: object) -> float:
-    ms = np.asarray(latencies_ms, float).ravel()
+    ms = _one_column(latencies_ms, "latencies_ms")
     ms = ms[~np.isnan(ms)]
     if not len(ms) or (ms < 0).any(): raise ValueError(f"latencies_ms: milliseconds, 0 or above, at least one known; got {len(ms)} known and {(ms < 0).sum()} negative ones")
     return float(np.quantile(ms, .99, method="inverted_cdf"))
@@ -212,10 +253,10 @@ class ModelMetrics:
 
         Parameters
         ----------
-        batch : DataFrame or array
+        batch : table or array of numbers
             The features.
         predictions : array
-            The predictions.
+            The predictions, one column.
         latencies_ms : array
             Milliseconds of the requests; infinite where no answer came, NaN where it was not measured.
 
@@ -224,23 +265,28 @@ class ModelMetrics:
         ModelMetrics
             The four figures.
         """
-        known = _known(_columns(predictions, "predictions"))
+        known = _known(_predictions(predictions, "predictions"))
         return cls(float(known.mean()), float(known.std()), float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()), _percentile_99(latencies_ms))
 
-def _known(frame: pd.DataFrame) -> np.ndarray:
-    x = frame.to_numpy().ravel()
-    return x[np.isfinite(x)]
+def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
-# %% ../nbs/08_monitoring.ipynb #40128390
+
+# %% ../nbs/08_monitoring.ipynb #e992e518
+def _by_column(min_effect: object, columns: Iterable[str]) -> dict[str, float]:
+    if hasattr(min_effect, "items"): return {str(c): effect for c, effect in min_effect.items()}
+    if np.ndim(min_effect) == 0: return dict.fromkeys(columns, min_effect)
+    raise TypeError("min_effect: one number, or a mapping of columns to numbers; "
+                    f"got {type(min_effect).__name__}")
+
 class ModelMonitor:
     """Checks batches of features, predictions and latencies against a reference.
 
     Parameters
     ----------
-    reference_distribution : array or DataFrame
+    reference_distribution : table or array of numbers
         Feature values when all was well: one column, or several. Missing values are part of it.
     reference_predictions : array, optional
-        Predictions when all was well, for rows that their model was not trained on.
+        Predictions when all was well, one column, for rows that their model was not trained on.
     alpha : float
         A difference must have p below it (divided by the number of columns), above 0 and below 1.
     min_effect : float or mapping
@@ -256,9 +302,12 @@ class ModelMonitor:
     def __init__(self, reference_distribution: object, *, reference_predictions: object = None, alpha: float = .01,
                  min_effect: float | Mapping[str, float] = .1, min_prediction_effect: float = .1) -> None:
         if not 0 < alpha < 1: raise ValueError(f"alpha={alpha!r}: above 0 and below 1")
-        self.reference, self.alpha, self.min_prediction_effect, self.record = _columns(reference_distribution, "reference_distribution"), alpha, min_prediction_effect, Alerts()
-        self.reference_predictions = None if reference_predictions is None else _columns(reference_predictions, "reference_predictions").to_numpy().ravel()
-        effects = min_effect if isinstance(min_effect, Mapping) else dict.fromkeys(self.reference, min_effect)
+        self.reference = _columns(reference_distribution, "reference_distribution")
+        self.alpha, self.min_prediction_effect, self.record = alpha, min_prediction_effect, Alerts()
+        usual = reference_predictions
+        if usual is not None: usual = _predictions(usual, "reference_predictions")
+        self.reference_predictions = usual
+        effects = _by_column(min_effect, self.reference)
         if missing := [c for c in self.reference if c not in effects]: raise ValueError(f"min_effect: none is given for {missing}")
         self.min_effect = np.array([effects[c] for c in self.reference], float)
         if not (self.min_effect >= 0).all() or not min_prediction_effect >= 0: raise ValueError(f"min_effect={min_effect!r}, min_prediction_effect={min_prediction_effect!r}: KS distances, 0 or above")
@@ -273,8 +322,8 @@ class ModelMonitor:
 
         Parameters
         ----------
-        batch : DataFrame or array
-            Has the reference's columns (more are ignored); at least one known value.
+        batch : table or array of numbers
+            Has the reference's columns, taken by name (more are ignored); at least one known value.
 
         Returns
         -------
@@ -294,10 +343,10 @@ class ModelMonitor:
 
         Parameters
         ----------
-        batch : DataFrame or array
+        batch : table or array of numbers
             As for `report`.
         at : Timestamp, optional
-            Of the check; default: now, UTC.
+            Of the check, with a time zone; default: now, UTC.
 
         Returns
         -------
@@ -316,9 +365,9 @@ class ModelMonitor:
         Parameters
         ----------
         predictions : array
-            At least one known.
+            One column, at least one known.
         at : Timestamp, optional
-            Of the check; default: now, UTC.
+            Of the check, with a time zone; default: now, UTC.
 
         Returns
         -------
@@ -332,11 +381,12 @@ class ModelMonitor:
         """
         ref = self.reference_predictions
         if ref is None: raise ValueError("reference_predictions: not given to this monitor; predictions need a reference of their own")
-        new = _columns(predictions, "predictions")
-        known, usual = _known(new), ref[np.isfinite(ref)]
+        new = _predictions(predictions, "predictions")
+        known, usual = _known(new), _known(ref)
         gap, sd = abs(known.mean() - usual.mean()), usual.std()
-        d, p = ks_test(ref, new.to_numpy().ravel())
-        alarm = gap > 3*sd or (p < self.alpha and d >= self.min_prediction_effect)
+        d, p = ks_test(ref, new)
+        moved = gap > 3*sd + rounding(usual.mean())
+        alarm = moved or (p < self.alpha and d >= self.min_prediction_effect)
         return self._judge("prediction_distribution", alarm, at, d, self.min_prediction_effect, f"mean {known.mean():.3f}, was {usual.mean():.3f} with sd {sd:.3f}; D {d:.2f}")
 
     def check_latency(self, latencies_ms: object, threshold: float = 200, *, at: pd.Timestamp | None = None) -> bool:
@@ -349,7 +399,7 @@ class ModelMonitor:
         threshold : float
             Milliseconds allowed, above 0.
         at : Timestamp, optional
-            Of the check; default: now, UTC.
+            Of the check, with a time zone; default: now, UTC.
 
         Returns
         -------
@@ -377,14 +427,15 @@ def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError: raise
     except sqlite3.DatabaseError as e: raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
 
-# %% ../nbs/08_monitoring.ipynb #a99e1197
+# %% ../nbs/08_monitoring.ipynb #3634290e
 def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
     Parameters
     ----------
-    frame : DataFrame
-        `request_id`, `label` (a finite number) and `known_at` (when it became known, with a time zone).
+    frame : table
+        `request_id` (text, or a whole number), `label` (a finite number) and `known_at` (when it
+        became known, with a time zone).
     log : path, optional
         The prediction log, made if missing. Default: `state/predictions.db` in the home folder.
 
@@ -398,12 +449,15 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
     ValueError
         If something is missing, a time has no zone, or an outcome is known with another label.
     """
-    if missing := [c for c in ("request_id", "label", "known_at") if c not in frame]: raise ValueError(f"frame: columns {missing} are missing")
+    frame = data_frame(frame, "frame")
+    check_names(list(frame), ("request_id", "label", "known_at"), "frame", more=True)
     if frame[["request_id", "known_at"]].isna().any(axis=None): raise ValueError("frame: a request_id or known_at is missing; an outcome without a time cannot be used, for nobody can say when it was known")
-    try: labels = frame.label.to_numpy(float, na_value=np.nan)
-    except (TypeError, ValueError): labels = np.full(len(frame), np.nan)
+    try: labels = column_of_floats(frame.label, "label", "frame")
+    except ValueError:
+        labels = np.array([y if isinstance(y, Real) else np.nan for y in frame.label], float)
     if not np.isfinite(labels).all(): raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!s}: a finite number; leave out what is not known yet")
-    rows = [(str(i), y, iso_utc(t)) for i, y, t in zip(frame.request_id, labels.tolist(), frame.known_at)]
+    columns = zip(frame.request_id, labels.tolist(), frame.known_at)
+    rows = [(_request_id(i), y, _iso(t, "known_at")) for i, y, t in columns]
     with _opened(log) as db:
         before = db.total_changes
         db.executemany("INSERT INTO outcomes VALUES (?, ?, ?) ON CONFLICT(request_id) DO NOTHING", rows)
@@ -412,6 +466,15 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
         for i, y, _ in rows:
             if known.get(i, y) != y: raise ValueError(f"label={y:g}: the outcome of request {i!r} is known as {known[i]:g}; nothing was recorded, find out which is right")
     return new
+
+def _request_id(x: object) -> str:
+    "As text; a whole number is the same with and without a point."
+    return str(int(x)) if isinstance(x, float) and x.is_integer() else str(x)
+
+def _iso(at: object, name: str) -> str:
+    if not isinstance(at, (str, datetime)):
+        raise TypeError(f"{name}={at!s:.60}: a datetime with a time zone, or ISO 8601 text")
+    return iso_utc(at)
 
 def record_outcome(request_id: str, label: float, known_at: datetime | str, *, log: str | os.PathLike | None = None) -> bool:
     """Record what happened.
@@ -453,10 +516,13 @@ def labelled(log: str | os.PathLike | None, at: datetime | str, *, since: dateti
     """
     if log is not None and not Path(log).exists(): raise FileNotFoundError(f"log: there is no file {Path(log).name}")
     query = "SELECT request_id, at, version, prediction, label, known_at FROM outcomes CROSS JOIN predictions USING (request_id) WHERE known_at <= ? AND at >= ? ORDER BY at, request_id"
-    with _opened(log) as db: out = pd.DataFrame(db.execute(query, [iso_utc(at), "" if since is None else iso_utc(since)]).fetchall(), columns=["request_id", "at", "version", "prediction", "label", "known_at"])
+    limits = [_iso(at, "at"), "" if since is None else _iso(since, "since")]
+    with _opened(log) as db: rows = db.execute(query, limits).fetchall()
+    columns = ["request_id", "at", "version", "prediction", "label", "known_at"]
+    out = pd.DataFrame(rows, columns=columns)
     return out.assign(**{c: pd.to_datetime(out[c], utc=True, format="ISO8601") for c in ("at", "known_at")})
 
-# %% ../nbs/08_monitoring.ipynb #d9bd11a0
+# %% ../nbs/08_monitoring.ipynb #2f837cc4
 FORMAT = 1
 
 class PerformanceMonitor:
@@ -482,11 +548,14 @@ class PerformanceMonitor:
     Takes the logarithms of weekly losses as normal and weeks as independent of each other.
     """
     def __init__(self, baseline_losses: object, *, false_alarms_per_year: float = 1) -> None:
-        base = np.asarray(baseline_losses, float)
-        if base.ndim != 1 or len(base) < 4 or not (np.isfinite(base) & (base > 0)).all() or np.ptp(base) == 0:
+        base = column_of_floats(baseline_losses, "loss", "baseline_losses")
+        sound = len(base) >= 4 and (np.isfinite(base) & (base > 0)).all()
+        if not sound or np.ptp(base) <= rounding(base).max():
             raise ValueError(f"baseline_losses: the mean losses of 4 or more weeks, finite, above 0, not all equal; got {base}")
+        false_alarms_per_year = plain(false_alarms_per_year)
         if not 0 < false_alarms_per_year < 52: raise ValueError(f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52")
-        self.baseline_losses, self.false_alarms_per_year, self.losses = base.tolist(), false_alarms_per_year, []
+        self.baseline_losses, self.losses = base.tolist(), []
+        self.false_alarms_per_year = false_alarms_per_year
         x, n = np.log(base), len(base)
         self.threshold = float(np.exp(x.mean() + special.stdtrit(n - 1, 1 - false_alarms_per_year/52)*x.std(ddof=1)*np.sqrt(1 + 1/n)))
 
@@ -503,7 +572,8 @@ class PerformanceMonitor:
         bool
             Whether the week's mean loss is above the threshold.
         """
-        losses = np.atleast_1d(np.asarray(week_losses, float))
+        several = week_losses if np.ndim(week_losses) else [week_losses]
+        losses = column_of_floats(several, "loss", "week_losses")
         if not losses.size or not (np.isfinite(losses) & (losses >= 0)).all(): raise ValueError(f"week_losses: finite losses, 0 or above, at least one; got {losses[:5]}; wait until the labels have matured")
         self.losses.append(float(losses.mean()))
         return self.losses[-1] > self.threshold

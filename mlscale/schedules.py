@@ -8,7 +8,7 @@ __all__ = ['SCHEDULES', 'FORMAT', 'standardise_known', 'Schedule', 'constant', '
            'OnlineLogistic', 'Progressive', 'surprise', 'progressive', 'optimal', 'Choice', 'choose', 'best_fixed',
            'simulate_labels', 'excess', 'PageHinkley', 'page_hinkley_path', 'false_restarts', 'restart_threshold']
 
-# %% ../nbs/11_schedules.ipynb #0ffd8135
+# %% ../nbs/11_schedules.ipynb #1bbb117c
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt, tanh
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
+from .arguments import plain
 
 # %% ../nbs/11_schedules.ipynb #1102caa2
 def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, below: bool = False, whole: bool = False) -> float:
@@ -91,7 +92,7 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     sd = np.sqrt(np.maximum(until(values**2)/n - mean**2, 0))
     return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)   # what differs from a constant is at the limit
 
-# %% ../nbs/11_schedules.ipynb #1161ecfa
+# %% ../nbs/11_schedules.ipynb #08d22519
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -109,7 +110,8 @@ class Schedule:
     arguments: Mapping
     rate: Callable[[np.ndarray], np.ndarray] = field(repr=False, compare=False)
 
-    def __post_init__(self) -> None: object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", MappingProxyType(plain(self.arguments)))
 
     def __hash__(self) -> int: return hash((self.kind, frozenset(self.arguments.items())))
 

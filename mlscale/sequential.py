@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'WINNERS', 'PATH', 'crossin
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #3fdd5b65
+# %% ../nbs/10_sequential.ipynb #81dadaae
 import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
+from .arguments import plain
 from .experiments import _DIFFERENCE, _alpha, _chance, _percent
 from .storage import needs
 
-# %% ../nbs/10_sequential.ipynb #f1ad6d24
+# %% ../nbs/10_sequential.ipynb #d32729b1
 def _number(name: str, value: object, low: float, high: float) -> float:
     "The value, if it is a number strictly between low and high."
+    value = plain(value)   # 16 bits of numpy would round the limits
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or not low < value < high:
         raise ValueError(f"{name}={value!r}: a " + ("finite number" if low == -math.inf else f"number above {low:g}") + ("" if high == math.inf else f" and below {high:g}"))
     return float(value)
@@ -56,7 +58,7 @@ def _weight(k: object) -> float: return _number("k", k, 1e-9, 1e8)
 
 def _choice(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known: raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
-    return value
+    return str(value)
 
 # %% ../nbs/10_sequential.ipynb #bf8fb185
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -1041,7 +1043,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #b0784edf
+# %% ../nbs/10_sequential.ipynb #673d7d9b
 _LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
 
 class _GroupSequential(_Asymptotic):
@@ -1052,7 +1054,9 @@ class _GroupSequential(_Asymptotic):
                  spend: str = "per-side", min_count: float | None = None) -> None:
         self.alpha, self.share, self.n_max, self.min_count = alpha, share, _whole("n_max", n_max, 2, 10**15), _min_count(min_count, alpha)
         alpha_spent(1., alpha=alpha, spending=spending, gamma=gamma, rho=rho)   # refuses a wrong spending function now
-        self.spend, self.shape = _choice("spend", spend, ("per-side", "total")), dict(spending=spending, gamma=gamma if gamma is None else float(gamma), rho=rho if rho is None else float(rho))
+        self.spend = _choice("spend", spend, ("per-side", "total"))
+        as_float = lambda x: x if x is None else float(x)
+        self.shape = {"spending": str(spending), "gamma": as_float(gamma), "rho": as_float(rho)}
         self.settings = {"n_max": self.n_max, **self.shape, "spend": self.spend, "min_count": self.min_count}
         self.spent, self.looks, self.walk = 0., 0, _Walk()
 

@@ -34,6 +34,23 @@ NOT_NUMBERS = {   # and in types that are none
     "list": lambda x: x.map(lambda v: [v]),
 }
 
+TIMES = {   # a column of moments in other clothes
+    "datetime64": lambda x: x,
+    "seconds": lambda x: x.dt.as_unit("s"),
+    "with a zone": lambda x: x.dt.tz_localize("UTC"),
+    "objects of Timestamp": lambda x: x.astype(object),
+    "objects of datetime64": lambda x: pd.Series(list(x.to_numpy()), dtype=object),
+    "datetimes of Python": lambda x: pd.Series([t.to_pydatetime() for t in x], dtype=object),
+    "dates": lambda x: x.dt.date,
+    "times of day": lambda x: x.dt.time,
+    "periods": lambda x: x.dt.to_period("h"),
+    "category": lambda x: x.astype("category"),
+    "with a missing one": lambda x: x.astype(object).where(x.index > 0, None),
+    "among text": lambda x: pd.Series([*x[:-1], "x"], dtype=object),
+    "Arrow timestamps": lambda x: x.astype("timestamp[us][pyarrow]"),
+    "Arrow dates": lambda x: x.astype("date32[pyarrow]"),
+}
+
 
 def reshaped(frame, column):
     "The same rows with the columns otherwise: what was done, the table, and the name an error must hold (None: the answer is the same)."

@@ -1,5 +1,6 @@
 "A table means the same however it is held, or is refused by name."
 import decimal
+import json
 import subprocess
 import sys
 
@@ -12,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import HELD, NOT_NUMBERS, NUMBERS, refused, reshaped
 
-from mlscale.arguments import check_names, column_names, column_of_floats, data_frame, numeric_rows
+from mlscale.arguments import (
+    check_names,
+    column_names,
+    column_of_floats,
+    data_frame,
+    numeric_rows,
+    plain,
+)
 
 small = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4)
 frame_of = lambda rows: pd.DataFrame(rows, columns=["a", "b", "c"])
@@ -107,3 +115,31 @@ def test_names_are_compared_both_ways_and_errors_stay_short():
 def test_no_table_package_is_imported_for_an_array():
     program = "import sys; from mlscale.arguments import numeric_rows; numeric_rows([[1, 2]], ['a', 'b']); print([m for m in ('pandas', 'polars', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_series_and_records_are_tables_too():
+    for column in (pl.Series("a", [1, None]), pa.array([1, None]), pa.chunked_array([[1], [None]]),
+                   pd.Series([1, None]), [1, None], np.ma.masked_array([1, 7], [False, True])):
+        frame = data_frame(column)
+        assert list(frame) == ["x0"] and frame.x0.isna().tolist() == [False, True]
+    assert list(data_frame(pd.DataFrame(np.zeros((1, 2))))) == ["x0", "x1"]   # numbered is nameless
+    records = [{"a": 1, "b": "x"}, {"b": None, "a": 2}]
+    expected = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
+    pd.testing.assert_frame_equal(data_frame(records), expected)
+    for row in ({"a": 2}, {"a": 2, "b": 1, "c": 3}, {"a": 2, "c": 3}):
+        refused(data_frame, [*records, row], "X[2]")
+
+
+def test_a_duration_is_not_a_number_without_a_unit():
+    for one in ([np.timedelta64(1, "s"), 1.], [np.timedelta64(1, "s")]):
+        refused(lambda x: column_of_floats(np.array(x, object), "a"), one, "column 'a'")
+
+
+def test_settings_out_of_arrays_become_plain():
+    given = {"n": np.int64(3), 1: (np.float32(.5), np.bool_(True)), "a": np.arange(2), "none": None,
+             "in": {"name": np.str_("x"), "list": [np.array([1.5])]}, "zero-dim": np.array(7)}
+    made = plain(given)
+    assert made == {"n": 3, "1": [.5, True], "a": [0, 1], "none": None,
+                    "in": {"name": "x", "list": [[1.5]]}, "zero-dim": 7}
+    assert json.loads(json.dumps(made)) == made
+    assert [type(made[k]) for k in ("n", "zero-dim")] == [int, int] and type(made["1"][1]) is bool

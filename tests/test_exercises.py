@@ -1,4 +1,5 @@
 "Every checker accepts what is right in any style, refuses and recognises the mistakes it knows, gives nothing away, and survives what students write."
+import datetime as dt
 import importlib
 import inspect
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -564,6 +566,61 @@ def test_answers_of_another_style_are_the_same(one, other): assert same(plain(on
 @pytest.mark.parametrize("one, other", [(1, "1"), ([1], 1), (None, 0), ([], None), ({}, []), (1e-3, 0), ([1, 2], [2, 1]), (float("inf"), 1e300), ("a", "b"), ({"a": 1}, {"b": 1}), ([[1], [2]],
     [[1, 2]]), pytest.param(2**2000, .5, id="huge"), pytest.param(2**2000, 2**1999, id="huger")])
 def test_answers_that_differ_are_not_the_same(one, other): assert not same(one, other) and not same(other, one) and difference(one, other) and difference(other, one)
+
+
+NOON = pd.Timestamp("2013-07-01 12:00", tz="UTC")
+HELD_TIMES = {
+    "pandas": lambda t: t,
+    "datetime": lambda t: t.to_pydatetime(),
+    "list": lambda t: [t],
+    "array of objects": lambda t: np.array([t, t.to_pydatetime()], object),
+    "Series": lambda t: pd.Series([t, None]),
+    "seconds": lambda t: pd.Series([t]).dt.as_unit("s"),
+    "index": lambda t: pd.DatetimeIndex([t]),
+    "table": lambda t: pd.DataFrame({"at": [t]}),
+    "key": lambda t: {t: 1},
+    "columns": lambda t: pd.DataFrame({t: [1]}),
+    "Arrow": lambda t: pa.array([t], pa.timestamp("us", str(t.tz) if t.tz else None)).to_pandas(),
+    "ISO text": lambda t: t.isoformat(),
+}
+
+
+@pytest.mark.parametrize("held", sorted(HELD_TIMES))
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Etc/GMT-14"])
+def test_one_moment_is_one_answer_in_every_zone_and_never_that_of_a_time_without_one(held, zone):
+    hold = lambda t: plain(HELD_TIMES[held](t))
+    there, here, naive = map(hold, (NOON.tz_convert(zone), NOON, NOON.tz_localize(None)))
+    assert same(there, here) and same(here, there)
+    assert difference(there, here) == difference(here, there) == ""
+    for one, other in ((naive, here), (here, naive)):
+        assert not same(one, other)
+        said = difference(one, other)
+        assert "time zone" in said or held in ("key", "columns") and "columns" in said
+    later = hold(NOON.tz_convert(zone) + pd.Timedelta(seconds=1))
+    assert not same(later, here)
+    assert "too late" in difference(later, here) or held in ("key", "columns")
+
+
+@pytest.mark.parametrize("one, other", [
+    (dt.date(2013, 7, 1), pd.Timestamp("2013-07-01")),
+    (dt.datetime(2013, 7, 1, 8), np.datetime64("2013-07-01T08")),
+    ([dt.date(2013, 7, 1), None], pd.Series([pd.Timestamp("2013-07-01"), pd.NaT])),
+    (pd.Series([dt.date(2013, 7, 1)], dtype="date32[pyarrow]"), [np.datetime64("2013-07-01", "D")]),
+    ({dt.date(2013, 7, 1): 1}, {pd.Timestamp("2013-07-01"): 1}),
+    (dt.timedelta(minutes=5), pd.Timedelta("5min")),
+    (dt.timedelta(minutes=5), np.timedelta64(300, "s")), ([dt.time(6)], ["06:00:00"])])
+def test_times_of_python_and_numpy_are_those_of_pandas(one, other):
+    assert same(plain(one), plain(other)) and same(plain(other), plain(one))
+
+
+def test_times_beyond_what_can_be_compared_are_named_and_no_column_is_lost():
+    for x in (dt.timedelta.max, np.timedelta64(10**17, "D")):
+        with pytest.raises(Incomparable, match="an answer of type timedelta"): plain(x)
+    with pytest.raises(Incomparable, match="twice"):
+        plain({dt.date(2013, 7, 1): 1, pd.Timestamp("2013-07-01"): 2})
+    # what only looks like a time is a word
+    assert "another" in difference("2013-99-99T00:00:00", "2013-98-98T00:00:00")
+    assert plain(dt.date.max) == "9999-12-31T00:00:00" and plain(pd.NaT) is None
 
 
 @pytest.mark.parametrize("x", [print, {1, 2}, (i for i in "ab"), ..., object(), 1j, 2**2000, -(10**400), Fraction(10**400), map(abs, [1])], ids=lambda x: type(x).__name__)

@@ -148,7 +148,8 @@ def test_what_is_no_table_of_numbers_is_named(bad):
 
 def test_other_columns_and_settings_are_named():
     monitor = ModelMonitor(pd.DataFrame({"a": [1, 2], "b": [1, 2]}))
-    with pytest.raises(ValueError, match=r"\['b'\] are missing"): monitor.check_data_drift(pd.DataFrame({"a": [1], "c": ["text"]}))
+    with pytest.raises(ValueError, match="missing are 'b'"):
+        monitor.check_data_drift(pd.DataFrame({"a": [1], "c": ["text"]}))
     assert monitor.check_data_drift(pd.DataFrame({"a": [1, 2], "b": [1, 2], "c": ["more", "text"]})) is False
     for more in (dict(alpha=0), dict(alpha=1), dict(alpha=np.nan), dict(min_effect=-1), dict(min_effect=np.nan), dict(min_prediction_effect=np.nan)):
         with pytest.raises(ValueError, match=next(iter(more))): ModelMonitor([1, 2], **more)
