@@ -307,7 +307,7 @@ def _check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> Non
         if kinds and kinds[0] not in (*_KINDS, "bool") and not kinds[0].startswith("time "): raise TypeError(f"key {c!r} holds {kinds[0]}; give text, numbers, times or truth values")
     for c in view.features: _carrier(facts.field(c).type, f"view {view.name!r}, column {c!r}")
 
-# %% ../nbs/00b_point_in_time.ipynb #a955d783
+# %% ../nbs/00b_point_in_time.ipynb #1437ba34
 def _carrier(x: "pa.DataType", what: str) -> "pa.DataType":
     "The type in which every engine can carry a column without changing a value."
     import pyarrow as pa
@@ -335,14 +335,24 @@ def _carried(x: "pa.ChunkedArray") -> "pa.ChunkedArray":
     if pa.types.is_dictionary(x.type): x = x.cast(x.type.value_type)
     return x if x.type == to else x.cast(to)
 
-def _as_declared(table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
-    "Columns in the types and with the metadata of a schema, from those of their carriers."
-    import pyarrow as pa
-    fields = [schema.field(c) for c in table.column_names]
-    columns = [pa.nulls(len(table)) if pa.types.is_null(f.type) else column.cast(f.type) for f, column in zip(fields, table.columns)]
-    return pa.table(columns, schema=pa.schema(fields, metadata=schema.metadata))
+def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset", name: str) -> "pa.ChunkedArray":
+    "A column in the type that a source declares; categories are those of the source, in their order, where it lies in memory."
+    import pyarrow as pa, pyarrow.compute as pc
+    to = source.schema.field(name).type
+    if pa.types.is_null(to.value_type if pa.types.is_dictionary(to) else to): return pa.chunked_array([pa.nulls(len(column), to)])
+    if not pa.types.is_dictionary(to): return column.cast(to)
+    column = column.cast(to.value_type)
+    if not isinstance(source, pa.Table) or not len(source): return column.dictionary_encode()
+    categories = source[name].unify_dictionaries().chunk(0).dictionary
+    place = pc.index_in(column, categories).combine_chunks()
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(place, categories, ordered=to.ordered)])
 
-# %% ../nbs/00b_point_in_time.ipynb #580a236e
+def _as_declared(table: "pa.Table", source: "pa.Table | ds.Dataset") -> "pa.Table":
+    "Columns in the types and with the metadata of a source, from those of their carriers."
+    import pyarrow as pa
+    return pa.table({c: _declared(table[c], source, c) for c in table.column_names}).replace_schema_metadata(source.schema.metadata)
+
+# %% ../nbs/00b_point_in_time.ipynb #a96c337a
 def _rounded(x: object, bits: int, what: str) -> ValueError:
     return ValueError(f"{what}: {x!r} is a float, and from 2**{bits} on several whole numbers share one; give integers, Int64 or text "
                       "(one missing id makes whole numbers floats in pandas)")
@@ -364,7 +374,7 @@ def exact_key(x: object, what: str = "key") -> None:
     """
     if not isinstance(x, (float, np.floating)): return
     bits = {2: 11, 4: 24}.get(getattr(x, "itemsize", 8), 53)
-    if 2**bits <= abs(x) < math.inf: raise _rounded(x, bits, what)
+    if 2**bits <= abs(x) < math.inf: raise _rounded(float(x), bits, what)
 
 def exact_keys(column: pd.Series, what: str) -> None:
     """Refuse a column of keys in which an id may have been rounded.
@@ -389,12 +399,15 @@ def exact_keys(column: pd.Series, what: str) -> None:
     elif column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
         for x in column: exact_key(x, what)
 
-def _pandas_kind(x: pd.Series) -> str | None:
+def _pandas_kind(x: pd.Series, what: str) -> str | None:
     "What the keys of a column are, as `_kind` names it; None where all are missing."
     if not x.notna().any(): return None
     kind = pd.api.types.infer_dtype(x.cat.categories if isinstance(x.dtype, pd.CategoricalDtype) else x, skipna=True)
     if kind in ("datetime64", "datetime"): return f"time {'without' if next(iter(x.dropna())).tzinfo is None else 'with'} a zone"
-    return {"string": "text", "bytes": "bytes", "date": "date", "time": "time of day", "timedelta64": "duration", "timedelta": "duration"}.get(kind, "number")
+    if kind in ("mixed", "mixed-integer") and len({next((t for t in (str, bytes, Number) if isinstance(v, t)), type(v)) for v in x.dropna()}) > 1:
+        raise TypeError(f"{what}, key {x.name!r} holds values of several kinds; text never equals a number, convert it to one")
+    return {"string": "text", "bytes": "bytes", "date": "date", "time": "time of day", "timedelta64": "duration", "timedelta": "duration",
+            "boolean": "truth value", "period": "period", "interval": "interval"}.get(kind, "number")
 
 def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> None:
     """Refuse keys of two tables that can never be equal, or that may have been rounded.
@@ -412,7 +425,7 @@ def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> Non
         If one is text and the other a number, or the like, and as `exact_keys`.
     """
     for x, what in zip((left, right), whats): exact_keys(x, f"{what}, key {left.name!r}")
-    a, b = kinds = [_pandas_kind(x) for x in (left, right)]
+    a, b = kinds = [_pandas_kind(x, what) for x, what in zip((left, right), whats)]
     if a == b or None in kinds: return
     raise ValueError(f"key {left.name!r}: {a} in the {whats[0]}, {b} in the {whats[1]}; {' never equals a '.join(sorted(kinds, reverse=True))}, convert one of them")
 
@@ -523,7 +536,7 @@ def _in_memory(engine: Callable, view: View, source: "pa.Table | ds.Dataset", en
         return features.take(pa.array(rows, mask=rows < 0))
     return bring
 
-# %% ../nbs/00b_point_in_time.ipynb #a85e086e
+# %% ../nbs/00b_point_in_time.ipynb #649498bb
 def _carried_facts(table: "pa.Table", view: View, types: Sequence["pa.DataType"], unit: str) -> "pa.Table":
     "Keys and times as in `_normal`, and the features as `f0`, `f1`, ... in types that every engine carries."
     out = _normal(table, view.by, types, _clocks(table.schema), unit, view.name)
@@ -565,7 +578,7 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
         con.register("questions", questions)
         found = con.sql(f"""SELECT {", ".join(f"CASE WHEN {fresh} THEN {f} END AS {f}" for f in features)}
             FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY questions.i""").to_arrow_table()
-        return _as_declared(found.rename_columns(list(view.features)), source.schema)
+        return _as_declared(found.rename_columns(list(view.features)), source)
     return bring
 
 # %% ../nbs/00b_point_in_time.ipynb #615c4205
@@ -684,7 +697,7 @@ def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[Vi
     found = [named(f"found{i}.f{j}", f"{v.name}__{c}", f.schema.field(c).type) for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
     out.selectExpr(*rows, *found).write.parquet(str(to))
 
-# %% ../nbs/00b_point_in_time.ipynb #22ffd9e6
+# %% ../nbs/00b_point_in_time.ipynb #199c98df
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
 _ROWS = 250_000   # entities that are joined at a time where they come from a file
 
@@ -716,7 +729,7 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
         def bring(asked):
             out = _on_spark(session, asked, views, facts, unit)
             table = out.selectExpr(*(f"found{i}.f{j} AS `{i} {j}`" for i, v in enumerate(views) for j in range(len(v.features)))).toArrow()
-            return [_as_declared(table.select([f"{i} {j}" for j in range(len(v.features))]).rename_columns(list(v.features)), f.schema) for i, (v, f) in enumerate(zip(views, facts))]
+            return [_as_declared(table.select([f"{i} {j}" for j in range(len(v.features))]).rename_columns(list(v.features)), f) for i, (v, f) in enumerate(zip(views, facts))]
         return bring
     each = [_ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]

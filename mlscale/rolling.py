@@ -193,11 +193,12 @@ def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np
         if code.max(initial=0) >= 2**31: code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
     return code[:n], code[n:]
 
-# %% ../nbs/00c_rolling.ipynb #14373709
+# %% ../nbs/00c_rolling.ipynb #e5869bab
 _SINCE_1678 = "lies beyond what nanoseconds express, the years 1678 to 2261; drop it, or write what it stands for in another column"
 
 def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     x = frame[column]
+    if isinstance(x.dtype, pd.ArrowDtype): x = x.array.__arrow_array__().to_pandas()
     if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{what}.{column} holds {str(x.dtype)[:60]}, not times; convert with pd.to_datetime(..., utc=True)")
     if n := x.isna().sum(): raise ValueError(f"{what}.{column} is missing in {n} of {len(x)} rows; drop them: nothing says what was known then")
     try: return pd.DatetimeIndex(x).as_unit("ns").asi8
@@ -219,6 +220,7 @@ def _as_float(rolling: Rolling, x: object) -> float:
 
 def _numbers(group: Sequence[Rolling], column: pd.Series) -> np.ndarray:
     "The values of a column as floats, if they have a place in the aggregates."
+    if not len(column): return np.empty(0)
     if isinstance(column.dtype, pd.CategoricalDtype): column = column.astype(column.cat.categories.dtype)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind not in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
@@ -305,7 +307,7 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
             out[r.name][of_question] = x
     return pd.DataFrame({r.name: out[r.name] for r in rollings}, index=entities.index)
 
-# %% ../nbs/00c_rolling.ipynb #16472648
+# %% ../nbs/00c_rolling.ipynb #3563ab01
 class _Forward:
     "A state that goes forward in time: it answers for the newest time it has seen, or later."
     def __init__(self) -> None:
@@ -342,7 +344,8 @@ def _asked_key(key: object, by: Sequence[str]) -> object:
     if len(parts) != len(by): raise ValueError(f"key={key!r}: one value each for {', '.join(by)}")
     try: hash(parts)
     except TypeError: raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
-    for part in parts: exact_key(part)
+    for part in parts:
+        if type(part) is not str and type(part) is not int: exact_key(part)
     return parts if len(by) > 1 else parts[0]
 
 def _no_key(key: object) -> bool:
