@@ -7,15 +7,16 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'driver_repository', 'flight_facts', 'flight_features', 'load_features', 'OnlineFlights', 'flight_stream',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #001a9db8
+# %% ../nbs/01_features.ipynb #a2836be2
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from .data import HORIZON, SOURCES, cached_frame, drivers, load_airlines, load_airports, load_flights, load_planes, load_weather
-from .point_in_time import View, check_columns, key_names, point_in_time_join, positive_timedelta
+from .point_in_time import View, as_frame, check_columns, check_keys, key_names, point_in_time_join, positive_timedelta, some_names
 from .rolling import LookupState, Rolling, RollingState, rolling_features
 from .storage import needs, replacing
 
@@ -297,15 +298,15 @@ def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, t
     return {"feature": name, "rows": len(seen), "differ": differ.mean(), "only_logged": left.mean(), "only_recomputed": only.mean(),
             "median": size[unequal].dropna().median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
 
-# %% ../nbs/01_features.ipynb #f87b1d81
-def skew_report(logged: pd.DataFrame, recomputed: pd.DataFrame, *, by: str | Sequence[str], time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
+# %% ../nbs/01_features.ipynb #5da68cbe
+def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str], time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
     """Compare the features that a service saw with what their definition says.
 
     Parameters
     ----------
-    logged : DataFrame
+    logged : DataFrame (pandas, Polars) or pyarrow.Table
         What the service saw: the columns `by`, `time` and the features. One row a prediction.
-    recomputed : DataFrame
+    recomputed : DataFrame (pandas, Polars) or pyarrow.Table
         The same features by their definition, for at least the same predictions, in any order.
     by : str or sequence of str
         The columns that tell which prediction a row is.
@@ -324,18 +325,20 @@ def skew_report(logged: pd.DataFrame, recomputed: pd.DataFrame, *, by: str | Seq
 
     Raises
     ------
-    ValueError
-        If columns are missing, a prediction stands there twice or was not recomputed, nothing is left to
-        compare, or the tolerance is negative.
+    TypeError, ValueError
+        If columns are missing, a prediction stands there twice, has no id or one that may be rounded (see
+        `exact_key`), or was not recomputed, nothing is left to compare, or the tolerance is negative.
     """
     by = key_names(by, "by")
     if not 0 <= tolerance < np.inf: raise ValueError(f"tolerance={tolerance!r}: a finite number, 0 or above")
+    logged, recomputed = as_frame(logged, "logged"), as_frame(recomputed, "recomputed")
     for frame, what, columns in ((logged, "logged", [*by, time]), (recomputed, "recomputed", by)):
-        if not isinstance(frame, pd.DataFrame): raise TypeError(f"{what}: a DataFrame, got {type(frame).__name__}")
-        check_columns(list(frame.columns), columns, what)
+        check_columns(frame.columns, columns, what)
         if n := frame.duplicated(list(by)).sum(): raise ValueError(f"{what}: {n} predictions stand there twice by {', '.join(by)}; name the columns that tell them apart")
+    for c in by: check_keys(logged[c], recomputed[c], ("logged", "recomputed"))
+    if n := logged[list(by)].isna().any(axis=1).sum(): raise ValueError(f"logged: {n} predictions have no {', '.join(by)}; nothing says which they are")
     features = [c for c in logged if c in recomputed and c not in (*by, time)]
-    if not features or logged.empty: raise ValueError(f"logged: no row or no feature that recomputed has too; there are {', '.join(map(str, logged))}")
+    if not features or logged.empty: raise ValueError(f"logged: no row or no feature that recomputed has too; there are {some_names(list(logged))}")
     both = logged[[*by]].merge(recomputed, on=list(by), how="left")
     if n := len(logged) - len(logged[[*by]].merge(recomputed[[*by]], on=list(by))): raise ValueError(f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the features of the same predictions")
     return pd.DataFrame([_difference(c, logged[c], both[c], logged[time], tolerance) for c in features]).set_index("feature").sort_values("differ", ascending=False, kind="stable")

@@ -6,23 +6,23 @@
 __all__ = ['FORMAT', 'repository', 'rolling_facts', 'flight_views', 'flight_repository', 'read', 'write', 'materialize', 'frame',
            'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01b_online.ipynb #dbe79683
-import fcntl, hashlib, heapq, json, logging, os, sqlite3, zlib
+# %% ../nbs/01b_online.ipynb #142941e9
+import fcntl, filecmp, hashlib, heapq, json, logging, math, os, sqlite3, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 import numpy as np
 import pandas as pd
 from .data import load_flights, load_weather
 from .features import RATES, WEATHER, flight_facts
-from .point_in_time import View
+from .point_in_time import View, as_frame, check_columns, exact_frame, exact_key, exact_keys, some_names
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
 
 _log = logging.getLogger(__name__)
 
-# %% ../nbs/01b_online.ipynb #28da7109
+# %% ../nbs/01b_online.ipynb #197040de
 _CONFIGURATION = {"project": "mlscale", "provider": "local", "registry": "registry.db", "offline_store": {"type": "duckdb"}, "entity_key_serialization_version": 3}
 _EVENT, _CREATED = "event_us", "created_us"   # both clocks in microseconds since 1970, kept as features
 _CLOCKS = {"event_timestamp": _EVENT, "created_timestamp": _CREATED}
@@ -40,22 +40,47 @@ def _feast_type(x: pd.Series, what: str) -> str:
     if pd.api.types.is_integer_dtype(x): return "INT64"
     if pd.api.types.is_float_dtype(x): return "DOUBLE"
     if pd.api.types.infer_dtype(x, skipna=True) in ("string", "empty"): return "STRING"
-    raise ValueError(f"{what} holds {x.dtype}: numbers, truth values or text; turn times into a number such as an age in minutes")
+    raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; turn times into a number such as an age in minutes")
+
+def _from_arrow(x: pd.Series) -> pd.Series:
+    import pyarrow as pa
+    return exact_frame(pa.table({"x": x.array.__arrow_array__()}))["x"].set_axis(x.index)
+
+def _plain_column(x: pd.Series) -> pd.Series:
+    "A column without the wrapping of categories and of Python's objects."
+    if isinstance(x.dtype, pd.CategoricalDtype): x = x.astype(object)
+    if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
+    if x.dtype != object: return x
+    kind = pd.api.types.infer_dtype(x, skipna=True)
+    return x.astype({"integer": "Int64", "floating": float, "mixed-integer-float": float, "boolean": "boolean"}.get(kind, object))
 
 def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
     "Facts that have a key, with their clocks in UTC and once more as whole numbers."
+    facts = facts.assign(**{c: _plain_column(facts[c]) for c in facts if c not in _CLOCKS})
+    for key in by:
+        exact_keys(facts[key], f"{what}, key {key!r}")
+        if pd.api.types.is_float_dtype(facts[key]): facts = facts.assign(**{key: facts[key].replace([np.inf, -np.inf], np.nan)})
     facts = facts.dropna(subset=list(by))
     for key in by:   # a missing one made whole numbers floats
         if pd.api.types.is_float_dtype(facts[key]) and (facts[key] % 1 == 0).all(): facts = facts.astype({key: np.int64})
         if _feast_type(facts[key], f"{what}, key {key!r}") not in ("INT64", "STRING"): raise ValueError(f"{what}, key {key!r} holds {facts[key].dtype}: whole numbers or text")
-    for clock, name in _CLOCKS.items():
-        if not isinstance(facts[clock].dtype, pd.DatetimeTZDtype): raise TypeError(f"{what}: {clock} holds {facts[clock].dtype}, not times with a time zone; convert with pd.to_datetime(..., utc=True)")
-        if n := facts[clock].isna().sum(): raise ValueError(f"{what}: {clock} is missing in {n} of {len(facts)} rows; drop them: nothing says what they are about")
-        utc = facts[clock].dt.tz_convert("UTC").dt.as_unit("us")
-        facts = facts.assign(**{clock: utc, name: utc.astype(np.int64)})
-    return facts
+    return facts.assign(**_micros(facts, what))
 
-# %% ../nbs/01b_online.ipynb #3f7b7449
+def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
+    "Both clocks in UTC, and once more as whole microseconds."
+    out = {}
+    for clock, name in _CLOCKS.items():
+        x = facts[clock]
+        if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
+        if not isinstance(x.dtype, pd.DatetimeTZDtype): raise TypeError(f"{what}: {clock} holds {str(x.dtype)[:60]}, not times with a time zone; convert with pd.to_datetime(..., utc=True)")
+        if n := x.isna().sum(): raise ValueError(f"{what}: {clock} is missing in {n} of {len(x)} rows; drop them: nothing says what they are about")
+        if x.dt.unit == "ns" and x.dt.nanosecond.any(): raise ValueError(f"{what}: {clock} holds parts of a microsecond, which are not kept; round up with .dt.ceil('us')")
+        utc = x.dt.tz_convert("UTC").dt.as_unit("us")
+        out |= {clock: utc, name: utc.astype(np.int64)}
+    return out
+
+
+# %% ../nbs/01b_online.ipynb #ea4e717e
 def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.FeatureView", pd.DataFrame]:
     "A view in Feast's words, and its facts in the order in which they became known; adds its keys to the entities."
     with needs("features"): import pyarrow as pa
@@ -63,7 +88,7 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     from feast.types import from_value_type
     source, features = view.open(), [f for f in view.features if f not in _CLOCKS]
     wanted = [c for c in (*view.by, *_CLOCKS, *features) if c in source.schema.names]
-    facts = (source.select(wanted) if isinstance(source, pa.Table) else source.to_table(wanted)).to_pandas()
+    facts = exact_frame(source.select(wanted) if isinstance(source, pa.Table) else source.to_table(wanted))
     if "created_timestamp" not in wanted: facts["created_timestamp"] = facts.event_timestamp
     facts = _prepared(facts, view.by, f"view {view.name!r}")
     types = {c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in [*view.by, *features]}
@@ -74,10 +99,26 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     source = FileSource(name=f"{view.name}_facts", path=str(folder/f"{view.name}.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
     schema = [Field(name=c, dtype=from_value_type(ValueType[t])) for c, t in {**types, _EVENT: "INT64", _CREATED: "INT64"}.items()]
     ttl = None if view.ttl is None else view.ttl.to_pytimedelta()
+    if ttl is not None and pd.Timedelta(ttl) != view.ttl: raise ValueError(f"view {view.name!r}: ttl={view.ttl!r} holds parts of a microsecond, which are not kept; round it")
     made = FeatureView(name=view.name, entities=[entities[k] for k in view.by], ttl=ttl, schema=schema, online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
-# %% ../nbs/01b_online.ipynb #9f3a124d
+# %% ../nbs/01b_online.ipynb #9e774837
+def _forget_others(store: "feast.FeatureStore", views: Sequence["feast.FeatureView"]) -> list:
+    "What an earlier call made here for views that are no longer wanted: files are deleted, Feast's objects given back to be deleted."
+    wanted, keys = {v.name for v in views}, {k for v in views for k in v.join_keys}
+    gone = [v for v in store.list_feature_views() if v.name not in wanted and {_EVENT, _CREATED} <= {f.name for f in v.features}]
+    for v in gone:
+        for ending in ("parquet", "until"): (Path(store.repo_path)/f"{v.name}.{ending}").unlink(missing_ok=True)
+    unused = {k for v in gone for k in v.join_keys} - keys - {k for v in store.list_feature_views() if v not in gone for k in v.join_keys}
+    return [*gone, *(e for e in store.list_entities() if e.name in unused), *(s for v in gone for s in (v.stream_source, v.batch_source) if s is not None)]
+
+def _write_facts(facts: pd.DataFrame, path: Path) -> None:
+    "As Parquet; the same facts as before keep the time of the file, by which `materialize` knows them."
+    with replacing(path) as new:
+        facts.to_parquet(new, index=False, coerce_timestamps="us", row_group_size=100_000)
+        if path.exists() and filecmp.cmp(new, path, shallow=False): os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+
 def repository(path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite") -> "feast.FeatureStore":
     """Set up a Feast repository for views that the point-in-time join also takes: one definition for both sides.
 
@@ -97,7 +138,8 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
     -------
     feast.FeatureStore
         With an entity for each key column, and for each view a feature view and a push source `<name>_push`.
-        Each view also carries its clocks as `event_us` and `created_us`. Nothing is materialized yet.
+        Each view also carries its clocks as `event_us` and `created_us`. Views of an earlier call that are left
+        out now are gone. Nothing new is materialized yet.
 
     Raises
     ------
@@ -105,27 +147,30 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
         If Feast is missing.
     TypeError, ValueError
         If a view holds times without a zone or columns of a type that has no place online, two views share a
-        name, a key column has two types, or `online` is none of these.
+        name, a key column has two types or holds a float of 2**53 or more (see `exact_key`), or `online` is none
+        of these.
     """
     os.environ.setdefault("FEAST_USAGE", "False")
     with needs("features"): from feast import FeatureStore
-    views = [views] if isinstance(views, View) else list(views)
+    views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
+    if not all(isinstance(v, View) for v in views): raise TypeError("views: a View, or a list with at least one")
     if not views or len({v.name for v in views}) < len(views): raise ValueError(f"views: at least one, with different names, got {[v.name for v in views]}")
     path, configuration, entities, made = Path(path).resolve(), {**_CONFIGURATION, "online_store": _online_store(online)}, {}, []
     for view in views:
         feast_view, facts = _feast_view(view, path, entities)
-        with replacing(path/f"{view.name}.parquet") as new: facts.to_parquet(new, index=False, coerce_timestamps="us", row_group_size=100_000)
+        _write_facts(facts, path/f"{view.name}.parquet")
         made.append(feast_view)
     with replacing(path/"feature_store.yaml") as new: new.write_text(json.dumps(configuration, indent=1))   # JSON is YAML
     store = FeatureStore(repo_path=str(path))
-    store.apply([*entities.values(), *made])
+    gone = _forget_others(store, made)
+    store.apply([*entities.values(), *made], objects_to_delete=gone, partial=not gone)
     if configuration["online_store"].get("type") == "sqlite":   # readers do not wait for a writer
         database = sqlite3.connect(path/store.config.online_store.path)
         database.execute("PRAGMA journal_mode=WAL")
         database.close()
     return store
 
-# %% ../nbs/01b_online.ipynb #c4dd0933
+# %% ../nbs/01b_online.ipynb #f424e58b
 def _of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     out = [rollings] if isinstance(rollings, Rolling) else list(rollings)
     if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out): raise ValueError(f"rollings: at least one, different names, one key; got {[(r.name, r.by) for r in out]}")
@@ -155,7 +200,8 @@ def rolling_facts(rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, t
         If the features do not share a key, or two share a name.
     """
     rollings = _of_one_key(rollings)
-    by = list(rollings[0].by)
+    by, events = list(rollings[0].by), as_frame(events, "events")
+    check_columns(events.columns, by, "events")
     grid = events[by].dropna().drop_duplicates().merge(pd.DataFrame({"event_timestamp": times.as_unit("us")}), how="cross")
     return pd.concat([grid.assign(created_timestamp=grid.event_timestamp), rolling_features(rollings, events, grid)], axis=1)
 
@@ -208,27 +254,33 @@ def flight_repository(path: str | os.PathLike, flights: pd.DataFrame | None = No
     flights, weather = load_flights() if flights is None else flights, load_weather() if weather is None else weather
     return repository(path, flight_views(flights, weather), online=online)
 
-# %% ../nbs/01b_online.ipynb #f99893a2
+# %% ../nbs/01b_online.ipynb #2c987749
 def _feature_view(store: "feast.FeatureStore", view: str) -> "feast.FeatureView":
     known = {v.name: v for v in store.list_feature_views(allow_cache=True)}
-    if view not in known: raise ValueError(f"view={view!r}: the store has {', '.join(known)}")
+    if view not in known: raise ValueError(f"view={view!r}: the store has {some_names(list(known))}")
     if not {_EVENT, _CREATED} <= {f.name for f in known[view].features}: raise ValueError(f"view={view!r} does not carry its clocks: set the store up with `repository`")
     return known[view]
 
+def _key_column(x: pd.Series, stored: object, what: str) -> list:
+    "One part of the keys as text or whole numbers, whichever is stored, None where it is missing."
+    from feast.types import String
+    exact_keys(x, what)
+    text = stored == String
+    out = [None if gone or (isinstance(v, float) and math.isinf(v)) else v for v, gone in zip(x.tolist(), x.isna())]
+    for i, v in enumerate(out):   # a missing one made whole numbers floats
+        if v is None or (text and isinstance(v, str)): continue
+        whole = not text and isinstance(v, (int, float, np.number)) and not isinstance(v, bool) and v == int(v)
+        if not whole or not -2**63 <= v < 2**63: raise ValueError(f"{what} is {stored}, got {repr(v)[:60]}; convert it")
+        out[i] = int(v)
+    return out
+
 def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     "The key of each row, None where a part is missing."
-    from feast.types import String
-    if missing := [k for k in view.join_keys if k not in keys]: raise ValueError(f"keys: columns {missing} are missing, view {view.name!r} needs {', '.join(view.join_keys)}")
-    columns = []
-    for entity in view.entity_columns:
-        kind = str if entity.dtype == String else int
-        columns.append([None if x is None or x is pd.NA or x != x else x for x in keys[entity.name].tolist()])
-        for x in columns[-1]:
-            if x is not None and (isinstance(x, str) != (kind is str) or kind(x) != x): raise ValueError(f"key {entity.name!r}: {entity.dtype} in view {view.name!r}, got {x!r}; convert it")
-        columns[-1] = [x if x is None else kind(x) for x in columns[-1]]   # a missing one made whole numbers floats
+    columns = [_key_column(keys[e.name], e.dtype, f"view {view.name!r}, key {e.name!r}") for e in view.entity_columns]
     return [None if None in key else key for key in zip(*columns)]
 
-# %% ../nbs/01b_online.ipynb #6726de53
+
+# %% ../nbs/01b_online.ipynb #349b7671
 def _stored(store: "feast.FeatureStore", view: "feast.FeatureView", keys: Sequence[tuple | None], features: Sequence[str]) -> dict[str, list]:
     "What the online store holds for these keys, feature by feature; None where it holds nothing."
     wanted, found = list(dict.fromkeys(k for k in keys if k is not None)), {f: [] for f in features}
@@ -245,8 +297,18 @@ def _instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
     if not isinstance(at, pd.Timestamp) or pd.isna(at) or at.tzinfo is None: raise ValueError(f"{what}={at!r}: a Timestamp with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
     return at.tz_convert("UTC")
 
-# %% ../nbs/01b_online.ipynb #3c616b4b
-def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
+def _nanoseconds(at: pd.Timestamp) -> int:
+    "Since 1970, also in years that nanoseconds of 64 bits do not reach."
+    return int(at.tz_localize(None).asm8.view(np.int64))*{"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}[at.unit]
+
+def _holding(values: list, numbers: bool, whole: bool) -> Any:
+    "Values of a feature, numbers as floats where one is missing, unless these would round them."
+    if not numbers or None not in values: return values
+    if whole and any(v is not None and abs(v) >= 2**53 for v in values): return pd.array(values, "Int64")
+    return np.array(values, float)
+
+# %% ../nbs/01b_online.ipynb #a5f99ecd
+def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any, at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
 
     Parameters
@@ -255,7 +317,7 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataF
         From `repository`.
     views : str or sequence of str
         Names of views.
-    keys : DataFrame
+    keys : DataFrame (pandas, Polars) or pyarrow.Table
         A row for each answer, with the key columns of the views.
     at : Timestamp
         The moment of use, with a time zone.
@@ -270,8 +332,9 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataF
 
     Raises
     ------
-    ValueError
-        If a view is unknown, key columns are missing or of another type, or `at` has no time zone.
+    TypeError, ValueError
+        If a view is unknown, key columns are missing or of another type or hold a float of 2**53 or more (see
+        `exact_key`), a column would stand twice, or `at` has no time zone.
 
     Notes
     -----
@@ -280,17 +343,20 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: pd.DataF
     `point_in_time_join`.
     """
     from feast.types import Float64, Int64
-    now, columns = _instant(at).value//1000, {}
-    for name in [views] if isinstance(views, str) else views:
+    keys, (now, rest), columns = as_frame(keys, "keys"), divmod(_nanoseconds(_instant(at)), 1000), {}
+    for name in dict.fromkeys([views] if isinstance(views, str) else views):
         view = _feature_view(store, name)
+        check_columns(keys.columns, view.join_keys, "keys")
         stored = _stored(store, view, _keys(view, keys), [f.name for f in view.features])
-        since = now - view.ttl//pd.Timedelta(microseconds=1) if view.ttl else -np.inf
+        since = now + (rest > 0) - view.ttl//pd.Timedelta(microseconds=1) if view.ttl else -np.inf
         usable = [e is not None and since <= e <= now and c <= now for e, c in zip(stored[_EVENT], stored[_CREATED])]
         for f in view.features:
             values = [v if u else None for v, u in zip(stored[f.name], usable)]
             if f.name == _EVENT: columns[f"{name}__event_timestamp"] = pd.DatetimeIndex(np.array([pd.NaT.value if v is None else v for v in values], np.int64).view("M8[us]"), tz="UTC")
-            elif f.name != _CREATED: columns[f"{name}__{f.name}"] = np.array(values, float) if f.dtype in (Float64, Int64) and None in values else values
+            elif f.name != _CREATED: columns[f"{name}__{f.name}"] = _holding(values, f.dtype in (Float64, Int64), f.dtype == Int64)
+    check_columns([*keys.columns, *columns], [], "the result")
     return pd.concat([keys, pd.DataFrame(columns, index=keys.index)], axis=1)
+
 
 # %% ../nbs/01b_online.ipynb #c0de3dbc
 def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
@@ -301,8 +367,46 @@ def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{what}: {len(twice)} facts have the same key and both times equal, but different values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later created_timestamp")
     return facts.sort_values([_EVENT, _CREATED]).drop_duplicates(list(by), keep="last").reset_index(drop=True)
 
-# %% ../nbs/01b_online.ipynb #56494f40
-def write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> int:
+# %% ../nbs/01b_online.ipynb #5ffde499
+def _as_stored(x: pd.Series, wanted: str, what: str) -> pd.Series:
+    "A feature in the type in which its view is stored."
+    if not x.notna().any(): return pd.Series(None, x.index, dtype=object)
+    kind = _feast_type(x, what)
+    if kind == "DOUBLE" and wanted == "INT64" and (x.dropna() % 1 == 0).all():
+        exact_keys(x, what)
+        return x.astype("Int64")
+    if kind == "INT64" and wanted == "DOUBLE" and x.isna().sum() + (x.dropna().abs() < 2**53).sum() == len(x): return x.astype("Float64").astype(float)
+    if kind != wanted: raise ValueError(f"{what} holds {str(x.dtype)[:60]}, the view is stored as {wanted}; convert it, or set the view up anew with `repository`")
+    return x
+
+def _checked_facts(view: "feast.FeatureView", facts: Any) -> pd.DataFrame:
+    "The columns of a view, features in its types."
+    facts, features = as_frame(facts, "facts"), {f.name: f.dtype.to_value_type().name for f in view.features if f.name not in (_EVENT, _CREATED)}
+    needed = [*view.join_keys, *_CLOCKS, *features]
+    check_columns(facts.columns, needed, "facts")
+    return facts[needed].assign(**{f: _as_stored(_plain_column(facts[f]), wanted, f"facts, column {f!r}") for f, wanted in features.items()})
+
+def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool], keys: Sequence[tuple]) -> None:
+    "A fact whose clocks are those of the stored one must say the same."
+    for a, b, s, key in zip(new.astype(object).where(new.notna(), None).tolist(), old, same, keys):
+        if s and a != b: raise ValueError(f"facts: {new.name}={repr(a)[:40]} for {str(key)[:60]}, stored is {repr(b)[:40]} with both times equal; a correction needs a later created_timestamp")
+
+def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame, added: Sequence[str] = ()) -> int:
+    "As `write`; features that the view did not have before are `added` to facts that are stored already."
+    target = _feature_view(store, view)
+    new = _newest(_checked_facts(target, facts), target.join_keys, "facts")
+    features, keys = [f.name for f in target.features if f.name not in (_EVENT, _CREATED)], _keys(target, new)
+    with locked(Path(store.repo_path)/f"{view}.lock"):
+        old = _stored(store, target, keys, [_EVENT, _CREATED, *features])
+        clocks, before = list(zip(new[_EVENT], new[_CREATED])), list(zip(old[_EVENT], old[_CREATED]))
+        newer, same = [None in b or a > b for a, b in zip(clocks, before)], [a == b for a, b in zip(clocks, before)]
+        for f in features:
+            if f not in added: _refuse_contradictions(new[f], old[f], same, keys)
+        if added: newer = [n or s for n, s in zip(newer, same)]
+        if any(newer): store.write_to_online_store(view, new[newer])
+    return sum(newer)
+
+def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     """Take facts into the online store, in any order: what is stored never becomes older.
 
     Parameters
@@ -311,7 +415,7 @@ def write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> int:
         From `repository`.
     view : str
         The name of the view.
-    facts : DataFrame
+    facts : DataFrame (pandas, Polars) or pyarrow.Table
         The key, both clocks (with a time zone) and the features. Rows without a key are left out.
 
     Returns
@@ -323,30 +427,47 @@ def write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> int:
     Raises
     ------
     TypeError, ValueError
-        If the view is unknown, columns or times are missing, or two facts have the same key and both times
-        equal, but different values. Nothing is written then.
+        If the view is unknown, columns or times are missing, a column is of another type than the view's, a key
+        is a float of 2**53 or more (see `exact_key`), or two facts have the same key and both times equal, but
+        different values. Nothing is written then.
 
     Notes
     -----
     One writer at a time for each view: a lock in the repository's folder keeps the processes of a machine
     apart. Writers on several machines need a lock that reaches them all, or a view each.
     """
-    target = _feature_view(store, view)
-    features = [f.name for f in target.features if f.name not in (_EVENT, _CREATED)]
-    if missing := [c for c in [*target.join_keys, *_CLOCKS, *features] if c not in facts]: raise ValueError(f"facts: columns {missing} are missing; view {view!r} needs {', '.join([*target.join_keys, *_CLOCKS, *features])}")
-    new = _newest(facts[[*target.join_keys, *_CLOCKS, *features]], target.join_keys, "facts")
-    keys = _keys(target, new)
-    with locked(Path(store.repo_path)/f"{view}.lock"):
-        old = _stored(store, target, keys, [_EVENT, _CREATED, *features])
-        clocks, before = list(zip(new[_EVENT], new[_CREATED])), list(zip(old[_EVENT], old[_CREATED]))
-        newer = [None in b or a > b for a, b in zip(clocks, before)]
-        for f in features:
-            for key, a, b, same in zip(keys, new[f].tolist(), old[f], [c == d for c, d in zip(clocks, before)]):
-                if same and a != b and not (pd.isna(a) and pd.isna(b)): raise ValueError(f"facts: {f}={a!r} for {key}, stored is {b!r} with both times equal; a correction needs a later created_timestamp")
-        if any(newer): store.write_to_online_store(view, new[newer])
-    return sum(newer)
+    return _write(store, view, facts)
 
-# %% ../nbs/01b_online.ipynb #b5a4d17a
+
+# %% ../nbs/01b_online.ipynb #68d9b7cc
+def _mark(store: "feast.FeatureStore", view: str) -> dict:
+    "What the last run has recorded; nothing where there was none, or one of an older version."
+    try: found = json.loads((Path(store.repo_path)/f"{view}.until").read_text())
+    except (FileNotFoundError, ValueError): return {}
+    return found if isinstance(found, dict) else {}
+
+def _nothing_else_is_new(store: "feast.FeatureStore", view: "feast.FeatureView", mark: Mapping, file: list) -> bool:
+    "Whether the facts are those of the last run and the online store still has what that run wrote."
+    if mark.get("file") != file: return False
+    return mark["key"] is None or _stored(store, view, [tuple(mark["key"])], [_EVENT])[_EVENT][0] is not None
+
+def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: int, since: int | None) -> int:
+    "One view, times in microseconds."
+    with needs("features"): import pyarrow.dataset as ds
+    path, mark = Path(view.batch_source.path), _mark(store, view.name)
+    file = [path.stat().st_mtime_ns, path.stat().st_size]
+    same = _nothing_else_is_new(store, view, mark, file)
+    last = since if since is not None else mark["until"] if same else None
+    known = (ds.field(_EVENT) <= until) & (ds.field(_CREATED) <= until)
+    if last is not None: known &= (ds.field(_EVENT) > last) | (ds.field(_CREATED) > last)
+    facts, features = exact_frame(ds.dataset(path).to_table(filter=known)), [f.name for f in view.features]
+    taken = _write(store, view.name, facts, [f for f in features if f not in mark.get("features", features)]) if len(facts) else 0
+    if since is None or (same and since <= mark["until"]):   # else something before `since` may be new
+        key = _keys(view, facts.tail(1))[0] if len(facts) else mark["key"] if same else None
+        new_mark = {"until": max(until, mark["until"]) if same else until, "file": file, "features": features, "key": key}
+        with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(json.dumps(new_mark))
+    return taken
+
 def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str | Sequence[str] | None = None, since: pd.Timestamp | None = None) -> dict[str, int]:
     """Bring the newest facts known by a moment from the history to the online store.
 
@@ -359,8 +480,9 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
     views : str or sequence of str, optional
         Names of views; all if not given.
     since : Timestamp, optional
-        Only facts that could not be seen before. If not given, the end of the last run (of this function), or
-        everything at the first. Give an early moment to fill an online store that was lost.
+        Only facts that could not be seen before. If not given, the run decides: the end of the last one (of this
+        function) while the facts are the same file, and everything where they are new, since a fact may come
+        late with early times, or where the online store was emptied.
 
     Returns
     -------
@@ -370,30 +492,21 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
     Raises
     ------
     TypeError, ValueError
-        If a view is unknown or a time has no zone.
+        If a view is unknown, a time has no zone, or a fact contradicts the stored one of the same times.
 
     Notes
     -----
     What decides is when a fact became known, not the moment it is about, so late facts are not lost. Each
     view is written by `write`; the end of the run is recorded after that, in a file `<view>.until` that is
-    replaced in one step, so a run that dies is repeated. Feast's registry is left alone.
+    replaced in one step, so a run that dies is repeated. Feast's registry is left alone. A fact that was
+    *deleted* from the history stays online: what is stored never becomes older. Take it back by a fact with a
+    later `created_timestamp`.
     """
-    with needs("features"): import pyarrow.dataset as ds
-    until, taken = _instant(until, "until"), {}
+    moments = [None if t is None else _nanoseconds(_instant(t, what))//1000 for t, what in ((until, "until"), (since, "since"))]
     names = [v.name for v in store.list_feature_views(allow_cache=True)] if views is None else [views] if isinstance(views, str) else views
-    for name in names:
-        view = _feature_view(store, name)
-        mark = Path(store.repo_path)/f"{name}.until"
-        last = _instant(since, "since") if since is not None else pd.Timestamp(mark.read_text()) if mark.exists() else None
-        end = ds.scalar(until.value//1000)
-        known = (ds.field(_EVENT) <= end) & (ds.field(_CREATED) <= end)
-        if last is not None: known &= (ds.field(_EVENT) > last.value//1000) | (ds.field(_CREATED) > last.value//1000)
-        facts = ds.dataset(view.batch_source.path).to_table(filter=known).to_pandas()
-        taken[name] = write(store, name, facts) if len(facts) else 0
-        with replacing(mark) as new: new.write_text((until if last is None or since is not None else max(until, last)).isoformat())
-    return taken
+    return {name: _materialize(store, _feature_view(store, name), *moments) for name in names}
 
-# %% ../nbs/01b_online.ipynb #55267037
+# %% ../nbs/01b_online.ipynb #bdeb451b
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -434,8 +547,14 @@ def _plain(x: object) -> object:
     x = x.item() if isinstance(x, np.generic) else x
     if x is None or x is pd.NA or x is pd.NaT or x != x: return None
     if isinstance(x, float) and x.is_integer() and abs(x) < 2**53 or isinstance(x, bool): return int(x)
-    if not isinstance(x, (str, int, float)): raise TypeError(f"event: {x!r} is a {type(x).__name__}; numbers and text only")
+    if not isinstance(x, (str, int, float)): raise TypeError(f"event: {repr(x)[:60]} is a {type(x).__name__}; numbers and text only")
     return x
+
+def _plain_key(key: object) -> tuple:
+    "A key in plain values; a float that may be a rounded id is refused."
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts: exact_key(part)
+    return tuple(map(_plain, parts))
 
 # %% ../nbs/01b_online.ipynb #00cc9fa7
 _WAY_OUT = "use another folder and send the events of the window again"
@@ -660,7 +779,7 @@ class SeenIds:
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
-# %% ../nbs/01b_online.ipynb #7771fd1b
+# %% ../nbs/01b_online.ipynb #78facf29
 def _one_process(folder: Path) -> IO:
     "A file that is locked until it is closed, or its process ends."
     folder.mkdir(parents=True, exist_ok=True)
@@ -669,15 +788,16 @@ def _one_process(folder: Path) -> IO:
     except BlockingIOError as e: raise BlockingIOError(e.errno, "another process has this state open; one at a time, stop it first", str(folder)) from e
     return file
 
-def _checked_event(event: Mapping, id: str, columns: Sequence[str]) -> dict:
+def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence[str]) -> dict:
     "What the features need of an event, in plain values."
     if missing := [c for c in (id, "created_timestamp", *columns) if c not in event]: raise ValueError(f"event: {missing} missing")
+    for c in (id, *by): exact_key(event[c], f"event: {c}")
     known, created = _plain(event[id]), pd.Timestamp(event["created_timestamp"])
     if not isinstance(known, (str, int)): raise ValueError(f"event: {id}={event[id]!r}; text or a whole number, another for each event")
     if created is pd.NaT or created.tzinfo is None: raise ValueError(f"event: created_timestamp={created!r}; a time with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01b_online.ipynb #60dd546c
+# %% ../nbs/01b_online.ipynb #f302af7f
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is acknowledged.
 
@@ -761,7 +881,7 @@ class DurableState:
             If the disk fails. Open the folder again and send the events again.
         """
         new, checks = {}, [r.online() for r in self.rollings]
-        for event in (_checked_event(e, self.id, self.columns) for e in ([events] if isinstance(events, Mapping) else events)):
+        for event in (_checked_event(e, self.id, self.columns, self.rollings[0].by) for e in ([events] if isinstance(events, Mapping) else events)):
             if event[self.id] in self._seen or event[self.id] in new: self.duplicates += 1
             elif self._seen.past(event["created_timestamp"].value): self.expired += 1
             else:
@@ -788,18 +908,8 @@ class DurableState:
         dict of str to float
             The value of each feature.
         """
-        at, key = _instant(at), tuple(map(_plain, key if isinstance(key, tuple) else (key,)))
+        at, key = _instant(at), _plain_key(key)
         return {r.name: s.get(key, at) for r, s in zip(self.rollings, self._states)}
-
-    def events(self) -> Iterator[dict]:
-        """The events in the log, in the order in which they were taken in.
-
-        Yields
-        ------
-        dict
-            At least those of the longest window.
-        """
-        return map(self._event, self._log.replay())
 
     def events(self) -> Iterator[dict]:
         """The events in the log, in the order in which they were taken in.
@@ -826,7 +936,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01b_online.ipynb #102e4139
+# %% ../nbs/01b_online.ipynb #51906ee9
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -843,8 +953,7 @@ def partition(key: object, n: int) -> int:
         0 to n - 1.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
-    key = list(map(_plain, key if isinstance(key, tuple) else (key,)))
-    return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big") % n
+    return int.from_bytes(hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest(), "big") % n
 
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those of one.

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/00c_rolling.ipynb #d1785dcd
+# %% ../nbs/00c_rolling.ipynb #952feb31
 import math
 from bisect import insort
 from collections import deque
@@ -17,11 +17,12 @@ from heapq import heappop, heappush
 from itertools import count
 from numbers import Number
 from operator import itemgetter
+from typing import Any
 import numpy as np
 import pandas as pd
-from .point_in_time import View, check_columns, key_names, positive_timedelta
+from .point_in_time import View, as_frame, check_columns, check_keys, exact_key, key_names, positive_timedelta
 
-# %% ../nbs/00c_rolling.ipynb #031842e9
+# %% ../nbs/00c_rolling.ipynb #e828857b
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Rolling:
         The name of the feature.
     value : str or None
         The column to aggregate: finite numbers or missing; 0 to 1 for "rate"; anything for "distinct". None to
-        "count" events.
+        "count" events. Numbers are floats: a whole number that no float holds is refused.
     by : str or sequence of str
-        The key: one column or several. Text and numbers; an infinite number is no key, as a missing one.
+        The key: one column or several. Text and numbers; an infinite number is no key, as a missing one;
+        a float of 2**53 or more is refused, since several whole numbers share it.
     window : Timedelta or None
         The length of the window; None: everything since the beginning.
     agg : str
@@ -78,14 +80,14 @@ class Rolling:
         if not (0 <= mean <= 1 and 0 <= weight < np.inf): raise ValueError(f"prior={self.prior!r}: a mean from 0 to 1 and a finite weight, 0 or above")
         object.__setattr__(self, "prior", (mean, weight))
 
-    def offline(self, events: pd.DataFrame, entities: pd.DataFrame) -> pd.Series:
+    def offline(self, events: Any, entities: Any) -> pd.Series:
         """The feature at many times at once, for training.
 
         Parameters
         ----------
-        events : DataFrame
+        events : DataFrame (pandas, Polars) or pyarrow.Table
             `created_timestamp`, the key columns and the value, in any order.
-        entities : DataFrame
+        entities : DataFrame (pandas, Polars) or pyarrow.Table
             `event_timestamp`, the time t of each row, and the key columns.
 
         Returns
@@ -97,7 +99,8 @@ class Rolling:
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, a time is missing or none, or a value has no place in the aggregate.
+            If columns are missing, a time is missing or none, a value has no place in the aggregate, or a key
+            is a float of 2**53 or more, which may stand for several ids.
         """
         return rolling_features([self], events, entities)[self.name]
 
@@ -163,16 +166,23 @@ def _replaced(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray:
     out[order[:-1][same]] = enters[order[1:][same]]
     return out
 
-# %% ../nbs/00c_rolling.ipynb #97690568
+# %% ../nbs/00c_rolling.ipynb #499ba612
+def _endless(values: Any) -> np.ndarray:
+    "The places of infinite numbers, which are no keys."
+    if pd.api.types.is_float_dtype(values.dtype): return np.flatnonzero(np.isinf(np.asarray(values, float)))
+    mixed = values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype)
+    return np.array([i for i, v in enumerate(values) if isinstance(v, (float, np.floating)) and math.isinf(v)] if mixed else [], int)
+
 def _codes(events: pd.Series, entities: pd.Series) -> tuple[np.ndarray, np.ndarray, int]:
     "A whole number for each value, the same in both tables, -1 where it is missing; and how many there are."
+    check_keys(events, entities, ("events", "entities"))
     parts = [events, entities] if events.dtype == entities.dtype else [events.astype(object), entities.astype(object)]   # Python compares whole numbers and floats exactly
-    kinds = {pd.api.types.infer_dtype(x.cat.categories if isinstance(x.dtype, pd.CategoricalDtype) else x, skipna=True) == "string" for x in parts if x.notna().any()}
-    if len(kinds) > 1: raise ValueError(f"key {events.name!r}: {events.dtype} in the events, {entities.dtype} in the entities; text never equals a number, convert one of them")
-    code, values = pd.factorize(pd.concat([x for x in parts if len(x)] or parts, ignore_index=True))
-    endless = [i for i, v in enumerate(values) if isinstance(v, float) and math.isinf(v)] if values.dtype in (float, object) else []
-    code = np.where(np.isin(code, endless), -1, code) if endless else code
+    try: code, values = pd.factorize(pd.concat([x for x in parts if len(x)] or parts, ignore_index=True))
+    except TypeError: raise TypeError(f"key {events.name!r} holds lists or the like, which are not compared; give text or numbers") from None
+    endless = _endless(values)
+    code = np.where(np.isin(code, endless), -1, code) if len(endless) else code
     return code[:len(events)], code[len(events):], len(values)
+
 
 def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
     "One code for a key of several columns, the same in both tables, -1 where a part is missing."
@@ -183,29 +193,49 @@ def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np
         if code.max(initial=0) >= 2**31: code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
     return code[:n], code[n:]
 
-# %% ../nbs/00c_rolling.ipynb #bbb93dc2
+# %% ../nbs/00c_rolling.ipynb #e5869bab
+_SINCE_1678 = "lies beyond what nanoseconds express, the years 1678 to 2261; drop it, or write what it stands for in another column"
+
 def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     x = frame[column]
-    if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{what}.{column} holds {x.dtype}, not times; convert with pd.to_datetime(..., utc=True)")
+    if isinstance(x.dtype, pd.ArrowDtype): x = x.array.__arrow_array__().to_pandas()
+    if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{what}.{column} holds {str(x.dtype)[:60]}, not times; convert with pd.to_datetime(..., utc=True)")
     if n := x.isna().sum(): raise ValueError(f"{what}.{column} is missing in {n} of {len(x)} rows; drop them: nothing says what was known then")
-    return x.dt.as_unit("ns").to_numpy("datetime64[ns]").astype(np.int64)
+    try: return pd.DatetimeIndex(x).as_unit("ns").asi8
+    except pd.errors.OutOfBoundsDatetime: raise ValueError(f"{what}.{column}: a time {_SINCE_1678}") from None
 
 _LARGEST = 1e150   # beyond it squares and sums are no floats any more
 
-def _refuse_value(rolling: Rolling, x: float) -> None:
+def _refuse_value(rolling: Rolling, x: object) -> None:
     allowed = "a rate takes values from 0 to 1" if rolling.agg == "rate" else f"finite numbers, from {-_LARGEST:g} to {_LARGEST:g}, and NaN where missing"
-    raise ValueError(f"{rolling.name}: {rolling.value}={x!r}; {allowed}")
+    raise ValueError(f"{rolling.name}: {rolling.value}={repr(x)[:60]}; {allowed}")
+
+def _as_float(rolling: Rolling, x: object) -> float:
+    "A number as a float; whole numbers that no float holds are refused, since another one would come back."
+    try: out = float(x)
+    except (TypeError, ArithmeticError, ValueError): _refuse_value(rolling, x)
+    if isinstance(x, (int, np.integer)) and abs(out) >= 2**53 and int(out) != x:
+        raise ValueError(f"{rolling.name}: {rolling.value}={x!r} is rounded by a float, as are many whole numbers above 2**53; convert to floats if that does no harm")
+    return out
 
 def _numbers(group: Sequence[Rolling], column: pd.Series) -> np.ndarray:
     "The values of a column as floats, if they have a place in the aggregates."
+    if not len(column): return np.empty(0)
+    if isinstance(column.dtype, pd.CategoricalDtype): column = column.astype(column.cat.categories.dtype)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind not in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
         _refuse_value(group[0], next((v for v in column if not isinstance(v, (Number, Decimal))), column.iloc[0]))
-    x = column.to_numpy(float, na_value=np.nan)
+    try: x = column.to_numpy(float, na_value=np.nan)
+    except (ArithmeticError, TypeError, ValueError): x = np.array([np.nan if _missing(v) else _as_float(group[0], v) for v in column])
+    if kind in ("integer", "mixed-integer-float"):
+        for i in np.flatnonzero(np.abs(x) >= 2**53): _as_float(group[0], column.iloc[i])
     for r in group:
         wrong = (x < 0) | (x > 1) if r.agg == "rate" else np.abs(x) > _LARGEST
         if wrong.any(): _refuse_value(r, float(x[wrong][0]))
     return x
+
+def _missing(x: object) -> bool: return x is None or x is pd.NA or x != x
+
 
 # %% ../nbs/00c_rolling.ipynb #e88aa5c4
 def _by_key(code: np.ndarray) -> np.ndarray:
@@ -231,15 +261,15 @@ def _of_key(group: Sequence[Rolling], column: pd.Series | None, of_event: np.nda
         else: out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
         yield out
 
-# %% ../nbs/00c_rolling.ipynb #14c9c366
-def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities: pd.DataFrame) -> pd.DataFrame:
+# %% ../nbs/00c_rolling.ipynb #b4373749
+def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
     Parameters
     ----------
     rollings : sequence of Rolling
         The definitions, of different names.
-    events, entities : DataFrame
+    events, entities : DataFrame or pyarrow.Table
         As for `Rolling.offline`.
 
     Returns
@@ -254,9 +284,9 @@ def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities
     """
     if not isinstance(rollings, Sequence) or not rollings or not all(isinstance(r, Rolling) for r in rollings): raise TypeError("rollings: a list with at least one Rolling")
     keys = list(dict.fromkeys(c for r in rollings for c in r.by))
-    for frame, what, columns in ((events, "events", ["created_timestamp", *keys, *(r.value for r in rollings if r.value)]), (entities, "entities", ["event_timestamp", *keys])):
-        if not isinstance(frame, pd.DataFrame): raise TypeError(f"{what}: a DataFrame, got {type(frame).__name__}")
-        check_columns(list(frame.columns), list(dict.fromkeys(columns)), what)
+    events, entities = as_frame(events, "events"), as_frame(entities, "entities")
+    check_columns(events.columns, list(dict.fromkeys(["created_timestamp", *keys, *(r.value for r in rollings if r.value)])), "events")
+    check_columns(entities.columns, ["event_timestamp", *keys], "entities")
     check_columns([r.name for r in rollings], [], "rollings")
     created, t = _times(events, "created_timestamp", "events"), _times(entities, "event_timestamp", "entities")
     if (events.created_timestamp.dt.tz is None) != (entities.event_timestamp.dt.tz is None):
@@ -277,9 +307,7 @@ def rolling_features(rollings: Sequence[Rolling], events: pd.DataFrame, entities
             out[r.name][of_question] = x
     return pd.DataFrame({r.name: out[r.name] for r in rollings}, index=entities.index)
 
-# %% ../nbs/00c_rolling.ipynb #a7b51f0a
-def _missing(x: object) -> bool: return x is None or x is pd.NA or x != x
-
+# %% ../nbs/00c_rolling.ipynb #3563ab01
 class _Forward:
     "A state that goes forward in time: it answers for the newest time it has seen, or later."
     def __init__(self) -> None:
@@ -292,11 +320,12 @@ class _Forward:
 
     def _instant(self, at: pd.Timestamp, what: str) -> int:
         if type(at) is not pd.Timestamp:
-            try: at = pd.NaT if isinstance(at, (int, float)) else pd.Timestamp(at)
+            try: at = pd.NaT if isinstance(at, Number) else pd.Timestamp(at)
             except (TypeError, ValueError): at = pd.NaT
         if at is pd.NaT: raise ValueError(f"{what}: a time is needed, such as pd.Timestamp('2013-07-01 12:00', tz='UTC')")
         if self._zoned is not (at.tzinfo is not None) and self._zoned is not None: raise ValueError(f"{what}={at}: times with and without a time zone do not mix; so far {self.now}")
-        return at.value
+        try: return at.value
+        except OverflowError: raise ValueError(f"{what}={at} {_SINCE_1678}") from None
 
     def _take_in(self, when: int, at: pd.Timestamp) -> None:
         if self._zoned is None: self._zoned = pd.Timestamp(at).tzinfo is not None
@@ -314,14 +343,22 @@ def _asked_key(key: object, by: Sequence[str]) -> object:
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) != len(by): raise ValueError(f"key={key!r}: one value each for {', '.join(by)}")
     try: hash(parts)
-    except TypeError: raise ValueError(f"key={key!r}: text or a number in each part") from None
+    except TypeError: raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
+    for part in parts:
+        if type(part) is not str and type(part) is not int: exact_key(part)
     return parts if len(by) > 1 else parts[0]
 
 def _no_key(key: object) -> bool:
-    "Whether a part of a key is missing or infinite."
+    "Whether a part of a key is missing or infinite; one that may be rounded is refused."
     try: hash(key)
-    except TypeError: raise ValueError(f"key={key!r}: text or a number in each part") from None
-    return any(_missing(k) or (isinstance(k, float) and math.isinf(k)) for k in (key if isinstance(key, tuple) else (key,)))
+    except TypeError: raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
+    none = False
+    for k in key if isinstance(key, tuple) else (key,):
+        if type(k) is str or type(k) is int: continue
+        if _missing(k) or (isinstance(k, (float, np.floating)) and math.isinf(k)): none = True
+        else: exact_key(k)
+    return none
+
 def _refuse_other_kind(key: object, known: object) -> None:
     texts = [tuple(isinstance(part, str) for part in (k if isinstance(k, tuple) else (k,))) for k in (key, known)]
     if texts[0] != texts[1] and not _no_key(key): raise ValueError(f"key={key!r}: the known keys are such as {known!r}; text never equals a number, convert it")
@@ -331,7 +368,7 @@ def _checked(rolling: Rolling, x: object) -> object:
     if _missing(x): return None
     if rolling.agg == "distinct": return x
     if not isinstance(x, (Number, Decimal, np.bool_)): _refuse_value(rolling, x)
-    x = float(x)
+    x = _as_float(rolling, x)
     if not (0 <= x <= 1 if rolling.agg == "rate" else abs(x) <= _LARGEST): _refuse_value(rolling, x)
     return x
 
@@ -452,7 +489,7 @@ class _Distinct(_Extreme):
 
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
-# %% ../nbs/00c_rolling.ipynb #585e8324
+# %% ../nbs/00c_rolling.ipynb #4e127d69
 _FORMAT = 1
 
 def _plain(x: object) -> object:
@@ -496,7 +533,8 @@ class RollingState(_Forward):
         Raises
         ------
         ValueError
-            If something is missing or the value has no place in the aggregate; nothing is changed then.
+            If something is missing, the value has no place in the aggregate, or the key is a float of 2**53 or
+            more; nothing is changed then.
         """
         rolling = self.rolling
         try: created, key, x = event["created_timestamp"], self._key(event), 1. if rolling.value is None else event[rolling.value]
