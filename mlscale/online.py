@@ -367,17 +367,23 @@ def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{what}: {len(twice)} facts have the same key and both times equal, but different values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later created_timestamp")
     return facts.sort_values([_EVENT, _CREATED]).drop_duplicates(list(by), keep="last").reset_index(drop=True)
 
-# %% ../nbs/01b_online.ipynb #5ffde499
+# %% ../nbs/01b_online.ipynb #d47f5e8f
 def _as_stored(x: pd.Series, wanted: str, what: str) -> pd.Series:
     "A feature in the type in which its view is stored."
     if not x.notna().any(): return pd.Series(None, x.index, dtype=object)
     kind = _feast_type(x, what)
-    if kind == "DOUBLE" and wanted == "INT64" and (x.dropna() % 1 == 0).all():
-        exact_keys(x, what)
-        return x.astype("Int64")
-    if kind == "INT64" and wanted == "DOUBLE" and x.isna().sum() + (x.dropna().abs() < 2**53).sum() == len(x): return x.astype("Float64").astype(float)
-    if kind != wanted: raise ValueError(f"{what} holds {str(x.dtype)[:60]}, the view is stored as {wanted}; convert it, or set the view up anew with `repository`")
-    return x
+    if kind == "DOUBLE" and wanted == "INT64" and (x.dropna() % 1 == 0).all(): exact_keys(x, what)
+    elif kind == "INT64" and wanted == "DOUBLE" and (x.dropna().abs() < 2**53).all(): pass
+    elif kind != wanted: raise ValueError(f"{what} holds {str(x.dtype)[:60]}, the view is stored as {wanted}; convert it, or set the view up anew with `repository`")
+    if wanted == "DOUBLE": return pd.Series(x.to_numpy(float, na_value=np.nan), x.index)
+    return x.astype({"INT64": "Int64", "BOOL": "boolean", "STRING": object}[wanted])
+
+def _to_feast(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> None:
+    "Feast makes floats of whole numbers beside missing ones: where these would round, rows that lack the same are written together."
+    whole = [c for c in facts if facts[c].dtype == "Int64" and facts[c].isna().any() and (facts[c].abs() >= 2**53).any()]
+    for _, some in facts.groupby([facts[c].isna() for c in whole]) if whole else [(None, facts)]:
+        gone = [c for c in some if not some[c].notna().any()]
+        store.write_to_online_store(view, some.assign(**{c: pd.Series(None, some.index, dtype=object) for c in gone}))
 
 def _checked_facts(view: "feast.FeatureView", facts: Any) -> pd.DataFrame:
     "The columns of a view, features in its types."
@@ -403,7 +409,7 @@ def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame, added: S
         for f in features:
             if f not in added: _refuse_contradictions(new[f], old[f], same, keys)
         if added: newer = [n or s for n, s in zip(newer, same)]
-        if any(newer): store.write_to_online_store(view, new[newer])
+        if any(newer): _to_feast(store, view, new[newer])
     return sum(newer)
 
 def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:

@@ -114,21 +114,36 @@ def check_columns(there: Sequence[str], wanted: Sequence[str], what: str) -> Non
     if missing := [c for c in wanted if c not in there]:
         raise ValueError(f"{what}: columns {some_names(missing)} are missing; there are {some_names(there)}")
 
-# %% ../nbs/00b_point_in_time.ipynb #b065cc1d
+# %% ../nbs/00b_point_in_time.ipynb #fedccec5
+def _without_views(table: "pa.Table") -> "pa.Table":
+    "Text and bytes that Arrow holds as views, from which it cannot take rows yet, in their older types."
+    import pyarrow as pa
+    older = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return table.cast(pa.schema([f.with_type(older.get(f.type, f.type)) for f in table.schema], metadata=table.schema.metadata))
+
 _TABLE, _TABLE_OR_PATH = "a DataFrame (pandas, Polars) or an Arrow table", "a DataFrame or the path of a Parquet file (or an Arrow table)"
 
 def _arrow_table(table: Any, what: str, taken: str = _TABLE) -> "pa.Table":
     "A table of Polars or Arrow as an Arrow table."
     package = type(table).__module__.partition(".")[0]
-    if package not in ("polars", "pyarrow") or not hasattr(table, "columns") or hasattr(table, "collect"):
+    if package not in ("polars", "pyarrow") or hasattr(table, "collect") or not hasattr(table, "columns"):
         way_out = "collect it first" if hasattr(table, "collect") else "read it first" if isinstance(table, (str, os.PathLike)) else "convert it"
         raise TypeError(f"{what}: {taken} is taken, got {type(table).__name__}; {way_out}")
     with needs("data"): import pyarrow as pa
-    if package == "pyarrow": return table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+    if package == "pyarrow": return _without_views(table if isinstance(table, pa.Table) else pa.Table.from_batches([table]))
     import polars as pl
     for name, type_ in table.schema.items():
         if type_ in (pl.Object, pl.Int128): raise TypeError(f"{what}, column {name!r} holds {type_}, which Arrow does not know; convert it to text or numbers")
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+def _unheld(table: "pa.Table") -> list[str]:
+    "The columns that pandas cannot hold."
+    import pyarrow as pa
+    out = []
+    for name in table.column_names:
+        try: table[name].to_pandas()
+        except pa.ArrowInvalid: out.append(name)
+    return out
 
 def exact_frame(table: "pa.Table") -> pd.DataFrame:
     """Arrow as pandas without rounding.
@@ -145,7 +160,9 @@ def exact_frame(table: "pa.Table") -> pd.DataFrame:
         would round them.
     """
     import pyarrow as pa, pyarrow.compute as pc
-    out, whole = table.to_pandas(), {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    whole = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    try: out = table.to_pandas()
+    except pa.ArrowInvalid as e: raise ValueError(f"columns {some_names(_unheld(table))} do not fit into pandas ({str(e)[:90]}); convert them, for example to microseconds") from e
     for name, column in zip(table.column_names, table.columns):
         if column.type not in whole or not column.null_count or name not in out: continue
         low, high = pc.min_max(column).as_py().values()
@@ -521,12 +538,12 @@ def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: l
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/00b_point_in_time.ipynb #4d0fc35e
+# %% ../nbs/00b_point_in_time.ipynb #52774988
 def _in_memory(engine: Callable, view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in memory: what brings a view's features to a table of entities."
     import pyarrow as pa
     types, keys, clocks = _key_types(entities, source.schema, view.by), [f"k{i}" for i in range(len(view.by))], _clocks(source.schema)
-    facts = source if isinstance(source, pa.Table) else source.to_table(list(dict.fromkeys([*view.by, *clocks.values(), *view.features])))
+    facts = source if isinstance(source, pa.Table) else _without_views(source.to_table(list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))))
     normal = _normal(facts, view.by, types, clocks, unit, view.name)
     _refuse_ambiguous(view, facts, normal, keys)
     find = engine(normal, keys, np.inf if view.ttl is None else view.ttl//pd.Timedelta(1, unit))
