@@ -30,10 +30,11 @@ def _serve(words: argparse.Namespace) -> int:
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log, host=words.host, port=words.port)
     return 0
 
-# %% ../nbs/91_cli.ipynb #4ec34530
+# %% ../nbs/91_cli.ipynb #05d11493
 def _score(words: argparse.Namespace) -> int:
     from mlscale.batch import batch_predict
-    manifest = batch_predict(words.bundle, words.input, words.output, id=words.id)
+    manifest = batch_predict(words.bundle, words.input, words.output, id=words.id,
+                             ignore=words.ignore)
     print(f"{manifest.rows:,} predictions in {words.output}")
     return 0
 
@@ -76,7 +77,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #ddf5ac0a
+# %% ../nbs/91_cli.ipynb #c0f4f20e
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -103,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("score", _score, "score Parquet files with Spark")
     for name in ("bundle", "input", "output"): sub.add_argument(name)
     sub.add_argument("--id", default="id", help="the column of ids")
+    sub.add_argument("--ignore", action="append", default=[], metavar="COLUMN",
+                     help="a column that is neither id nor feature; may be given several times")
     sub = verb("monitor", _monitor, "how good the logged predictions were, version by version")
     sub.add_argument("log", help="the prediction log that the server wrote")
     sub.add_argument("--at", default="now", help="outcomes known by then, such as 2013-07-01; default: now")

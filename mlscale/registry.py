@@ -6,8 +6,8 @@
 __all__ = ['LIVE', 'Gate', 'Version', 'standing', 'Ledger', 'Shelf', 'copy_bundle', 'GateResult', 'GateRefused', 'ask',
            'no_worse', 'Catalogue', 'Registry']
 
-# %% ../nbs/04_registry.ipynb #5ad98887
-import json, logging, os, re, shutil
+# %% ../nbs/04_registry.ipynb #ab9056d4
+import json, logging, numbers, os, re, shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,7 +18,13 @@ import pandas as pd
 from .artifacts import Bundle, load_bundle, read_card, save
 from .storage import home, locked, needs, replacing
 
-# %% ../nbs/04_registry.ipynb #4e6ad507
+# %% ../nbs/04_registry.ipynb #629f1b7b
+def _check_digest(x: Any, what: str) -> str:
+    if not (isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x)):
+        raise ValueError(f"{what}: {x!r:.70} is no digest of 64 hexadecimal digits; "
+                         "restore the record, or register the model anew")
+    return x
+
 @dataclass(frozen=True)
 class Version:
     """One registered model.
@@ -32,7 +38,7 @@ class Version:
     path : Path
         The registry's own copy of the bundle.
     sha256 : str
-        The digest of the bundle's card.
+        The digest of the bundle's card, 64 hexadecimal digits.
     metrics, lineage : dict
         How good it is and where it comes from, as registered.
     """
@@ -42,6 +48,9 @@ class Version:
     sha256: str = field(repr=False)
     metrics: dict
     lineage: dict = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_digest(self.sha256, f"version {self.version} of {self.name}")
 
 # %% ../nbs/04_registry.ipynb #f0a921a6
 def standing(events: list[Mapping]) -> dict[str, list[int]]:
@@ -63,21 +72,53 @@ def standing(events: list[Mapping]) -> dict[str, list[int]]:
         elif e["event"] == "rollback": stacks[e["alias"]].pop()
     return stacks
 
-# %% ../nbs/04_registry.ipynb #d1b701cc
+# %% ../nbs/04_registry.ipynb #1f2f96a4
+def _database(uri: str) -> Path:
+    "The database's file: all that follows `sqlite:///`, letter by letter."
+    said = f"uri={uri!r:.120}"
+    if not (isinstance(uri, str) and re.match(r"sqlite:///.", uri, re.DOTALL)):
+        raise ValueError(f"{said}: sqlite:/// and the path of a file (locks hold on one machine)")
+    text = uri.removeprefix("sqlite:///")
+    path = Path(text).absolute()
+    if text == ":memory:" or text.startswith("file:") or "?" in path.name:
+        raise ValueError(f"{said}: the plain path of a file, without options")
+    if text.endswith("/") or path.is_dir():
+        raise ValueError(f"{said} names a folder; name a file in it, such as mlflow.db")
+    if path.is_file():
+        with open(path, "rb") as f: start = f.read(16)
+        if start not in (b"", b"SQLite format 3\0"):
+            raise ValueError(f"{said}: this file is no SQLite database; name another")
+    _url(path)
+    return path
+
+def _url(path: Path) -> str:
+    "The URL that SQLAlchemy reads as this path; `+pysqlite`: or MLflow makes folders of it."
+    with needs("registry"): from sqlalchemy.engine import URL, make_url
+    try: url = URL.create("sqlite+pysqlite", database=str(path)).render_as_string(False)
+    except UnicodeEncodeError:
+        raise ValueError(f"uri: {str(path)!a:.100} is not UTF-8; choose another folder") from None
+    if make_url(url).database != str(path) or make_url(url).query:
+        raise ValueError(f"uri: this SQLAlchemy cannot write {str(path)!r:.100} as a URL; "
+                         "choose a folder without '?' and '%'")
+    return url
+
+# %% ../nbs/04_registry.ipynb #c20ff4f5
 class Ledger:
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints nothing and sends nothing.
 
     Parameters
     ----------
     uri : str
-        The database, `sqlite:///` and a path. Made if missing.
+        The database, `sqlite:///` and a path, which is taken letter by letter. Made if missing.
     """
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         with needs("registry"): from mlflow import MlflowClient
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        path = _database(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(tracking_uri=_url(path), registry_uri=_url(path))
         self.names()   # makes the tables
 
     def names(self) -> list[str]:
@@ -131,6 +172,7 @@ class Ledger:
         int
             The number it got. Where that is another one (MLflow never reuses that of a deleted version) nothing is kept.
         """
+        _check_digest(sha256, "sha256")
         if name not in self.names(): self._client.create_registered_model(name)
         got = int(self._client.create_model_version(name, source, tags={"sha256": sha256}).version)
         if got != number: self._client.delete_model_version(name, str(got))
@@ -330,14 +372,15 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
         return GateResult(new <= old + by, f"{metric} {new:.4f}, champion {old:.4f}, allowed {old + by:.4f}")
     return gate
 
-# %% ../nbs/04_registry.ipynb #fb1dbcd3
+# %% ../nbs/04_registry.ipynb #16103dae
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
     Parameters
     ----------
     uri : str, optional
-        MLflow's database, `sqlite:///` and a path. Default: `registry/mlflow.db` in the state folder. Made if missing.
+        MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
+        `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
         Where deployed bundles go. Default: `bundles` in the state folder.
     artifacts : path, optional
@@ -345,10 +388,12 @@ class Catalogue:
     """
     def __init__(self, uri: str | None = None, *, bundles: str | os.PathLike | None = None, artifacts: str | os.PathLike | None = None) -> None:
         uri = uri or f"sqlite:///{home()/'state'/'registry'/'mlflow.db'}"
-        if not re.match(r"sqlite:///.", uri): raise ValueError(f"uri={uri!r}: sqlite:/// and the path of a file (its locks hold on one machine)")
-        self.artifacts = Path(artifacts or Path(uri.removeprefix("sqlite:///")).absolute().parent/"artifacts")
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._shelf = Shelf(bundles or home()/"state"/"bundles")
+        self._file = _database(uri)
+        self.artifacts = Path(artifacts or self._file.parent/"artifacts").absolute()
+        self._shelf = Shelf(Path(bundles or home()/"state"/"bundles").absolute())
+        if self.artifacts == self._shelf.folder:
+            raise ValueError(f"bundles, artifacts: both are {self.artifacts.name[:60]!r}; deployed "
+                             "bundles and the registry's own need a folder each")
         with self._locked(): self._ledger = Ledger(uri)
 
     def _locked(self): return locked(self.artifacts/"registry.lock")
@@ -378,11 +423,15 @@ class Catalogue:
             aliases = standing(self._ledger.events(name))
             if number not in aliases: raise ValueError(f"alias={number!r}: {name} has {', '.join(aliases) or 'no aliases'}")
             number = aliases[number][-1]
-        if number not in known: raise ValueError(f"version={number!r}: {name} has {', '.join(map(str, known)) or 'no versions'}")
+        if not isinstance(number, numbers.Real) or isinstance(number, bool) or number not in known:
+            there = ", ".join(map(str, known)) or "no versions"
+            raise ValueError(f"version={number!r:.60}: {name} has {there}")
         if "sha256" not in known[number].tags: raise ValueError(f"version={number!r} of {name} carries no digest, so it was not registered here; register the model anew")
-        path, sha256 = self.artifacts/name/str(number), known[number].tags["sha256"]
+        number = int(number)
+        path = self.artifacts/name/str(number)
+        sha256 = _check_digest(known[number].tags["sha256"], f"version={number} of {name}")
         card = read_card(path, sha256=sha256)
-        return Version(name, int(number), path, sha256, card["metrics"], card["lineage"])
+        return Version(name, number, path, sha256, card["metrics"], card["lineage"])
 
     def load(self, name: str, version_or_alias: int | str) -> Bundle:
         """Load a verified model.
@@ -440,14 +489,15 @@ class Catalogue:
         rows = made + [{**e, "at": pd.Timestamp(e["at"])} for e in self._ledger.events(name)]
         return pd.DataFrame(rows, columns=["at", "event", "version", "alias", "reason"]).sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04_registry.ipynb #31d00db5
+# %% ../nbs/04_registry.ipynb #7b99a98a
 class Registry(Catalogue):
     """Versions of models, the aliases that name them, and the one that is served.
 
     Parameters
     ----------
     uri : str, optional
-        MLflow's database, `sqlite:///` and a path. Default: `registry/mlflow.db` in the state folder. Made if missing.
+        MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
+        `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
         Where deployed bundles go. Default: `bundles` in the state folder.
     artifacts : path, optional
@@ -466,7 +516,7 @@ class Registry(Catalogue):
         model, example, output
             See `artifacts.save`.
         name : str
-            The model's name: letters, digits, `_`, `.` and `-`.
+            The model's name: at most 200 letters, digits, `_`, `.` and `-`.
         lineage : mapping
             Where it comes from: data, code, parameters. `name` and `version` are added.
         metrics : mapping
@@ -476,9 +526,22 @@ class Registry(Catalogue):
         -------
         Version
             With the next number. It exists completely or not at all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the name is taken by a file of the registry or differs from a model's only in case,
+            or if `lineage`, `metrics`, the model or the example is not what it should be, see
+            `artifacts.save`.
         """
-        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)): raise ValueError(f"name={name!r}: letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        for what, given in (("lineage", lineage), ("metrics", metrics)):
+            if not isinstance(given, Mapping):
+                raise TypeError(f"{what}: a mapping, got {type(given).__name__}")
+        for key, value in metrics.items():
+            if not (isinstance(value, numbers.Real) and abs(value) < np.inf):
+                raise ValueError(f"metrics: {key!r:.60} is {value!r:.60}; give a finite number")
         with self._locked():
+            self._check_name(name)
             number = 1 + max(self._ledger.versions(name) if name in self._ledger.names() else {}, default=0)
             while True:
                 path = self.artifacts/name/str(number)
@@ -589,11 +652,27 @@ class Registry(Catalogue):
                     try: mended += self._follow(name, alias)
                     except ValueError as e: failed.append(f"{name}, {alias}: {e}")
                 known = set(map(str, self._ledger.versions(name)))
-                for folder in [f for f in (self.artifacts/name).glob("*") if f.name not in known]:
+                folders = [f for f in (self.artifacts/name).glob("*") if f.is_dir()]
+                for folder in [f for f in folders if f.name not in known]:
                     shutil.rmtree(folder)
                     mended.append(f"{name}: removed what an unfinished registration left")
         if failed: raise ValueError("; ".join(failed))
         return mended
+
+    def _check_name(self, name: str) -> None:
+        "A name becomes a folder, beside those of other models and beside the registry's own files."
+        said = f"name={name!r:.60}"
+        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", name)):
+            raise ValueError(f"{said}: at most 200 letters, digits, '_', '.' and '-', beginning "
+                             "with a letter or digit")
+        for path in (self.artifacts/name, self._shelf.folder/name):
+            taken = path.exists() and not path.is_dir() or str(path).startswith(str(self._file))
+            if taken:
+                raise ValueError(f"{said}: the registry needs a file of this name; choose another")
+        alike = [n for n in self._ledger.names() if n != name and n.lower() == name.lower()]
+        if alike:
+            raise ValueError(f"{said} differs from {alike[0]!r:.60} only in case, which some file "
+                             "systems cannot tell apart; choose another")
 
     def _stack(self, name: str, alias: str) -> list[int]:
         if alias == LIVE: raise ValueError(f"alias={alias!r}: only deploy() sets it; promote or roll back another alias and deploy that")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 HELD = {   # the same table in other hands
@@ -76,3 +77,10 @@ def same_or_refused(door, table, expected, name):
     try: got = door(table)
     except (ValueError, TypeError) as e: assert len(str(e)) < 300 and name in str(e), str(e)
     else: np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+PARQUET = {   # the same table in a file, as each library writes it by default
+    "pandas": lambda x, path: x.to_parquet(path, index=False),
+    "Polars": lambda x, path: pl.from_pandas(x).write_parquet(path),
+    "Arrow": lambda x, path: pq.write_table(pa.Table.from_pandas(x, preserve_index=False), path),
+}

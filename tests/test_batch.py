@@ -1,4 +1,5 @@
 "A month is scored row for row as the bundle would, in one step or not at all, and only once; Spark needs no Java."
+import json
 import os
 import shutil
 import signal
@@ -11,17 +12,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyspark
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from mlscale import batch
 from mlscale.artifacts import load_bundle, save
-from mlscale.batch import batch_predict, feature_matrix, input_columns, input_digest, java_home, read_manifest, score_batches, shipped_bundle, spark_session
+from mlscale.batch import (
+    batch_predict,
+    feature_matrix,
+    input_columns,
+    input_digest,
+    java_home,
+    plan_parts,
+    read_manifest,
+    read_rows,
+    score_batches,
+    shipped_bundle,
+    spark_session,
+)
 
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
 
@@ -192,15 +206,32 @@ def nested(t, lists): return pd.DataFrame({"id": t.id, "features": lists(t[COLUM
 
 
 BAD = {
-    "missing columns \\['a'\\]": lambda t: t.drop(columns="a"),
-    "missing columns \\['id'\\]": lambda t: t.drop(columns="id"),
-    "unknown columns \\['A', 'z'\\]": changed(z=1, A=2),
+    "missing are 'a'": lambda t: t.drop(columns="a"),
+    "missing are 'id'": lambda t: t.drop(columns="id"),
+    "unknown are 'A', 'z' \\(name in `ignore`": changed(A=2, z=1),
     "'a' is of type string": changed(a="1.5"),
-    "'a' is of type bool": changed(a=True),
+    "'a' is of type dictionary<values=string": lambda t: t.assign(
+        a=t.a.astype(str).astype("category")
+    ),
+    "'a' is of type duration": lambda t: t.assign(a=pd.Timedelta(1, "h")),
+    "'a' is of type list": lambda t: t.assign(a=[[1.0]] * len(t)),
+    "'features' is of type list<element: list": lambda t: nested(t, lambda f: [[row] for row in f]),
+    "'features' is of type list<element: string": lambda t: nested(
+        t, lambda f: [list(map(str, row)) for row in f]
+    ),
     "'a' is of type timestamp": lambda t: t.assign(a=pd.Timestamp("2013-01-01")),
-    "expected a list of numbers": lambda t: t[["id"]].assign(features=1.),
-    "ids in 'id' are of type double": lambda t: t.assign(id=t.id * 1.),
-    "20 rows have 19 different ids; 1 stands there 2 times": lambda t: t.assign(id=t.id.replace(0, 1)),
+    "expected a list of numbers": lambda t: t[["id"]].assign(features=1.0),
+    "ids in 'id' are of type double": lambda t: t.assign(
+        id=t.id * 1.0
+    ),  # from 2**53 on it could be another row's
+    "ids in 'id' are of type halffloat": lambda t: t.assign(id=t.id.astype("float16")),
+    "ids in 'id' are of type bool": lambda t: t.assign(id=t.id > 3),
+    "ids in 'id' are of type timestamp": lambda t: t.assign(id=pd.to_datetime(t.id, unit="s")),
+    "ids in 'id' are of type binary": lambda t: t.assign(id=[b"%d" % i for i in t.id]),
+    "20 of 20 ids are null": lambda t: t.assign(id=None),
+    "20 rows have 19 different ids; 1 stands there 2 times": lambda t: t.assign(
+        id=t.id.replace(0, 1)
+    ),
     "1 of 20 ids are null": lambda t: t.assign(id=t.id.astype("Int64").where(t.id > 0)),
 }
 
@@ -208,8 +239,9 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_draws_one_line_and_no_output(what, spark, models, tmp_path):
     BAD[what](table(20).assign(id=range(20))).to_parquet(tmp_path / "in.parquet", index=False)
-    with pytest.raises(ValueError, match=f"^input_path: .*{what}"): batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark)
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=f"^input_path: .*{what}") as e:
+        batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark)
+    assert not (tmp_path / "out").exists() and len(str(e.value)) < 300
 
 
 BAD_ROWS = {
@@ -240,7 +272,15 @@ def test_bad_paths_draw_one_line(spark, models, rows, tmp_path):
                                  ((models / "one", tmp_path / "named.parquet", tmp_path / "theirs"), "was not written by batch_predict"),
                                  ((models / "one", tmp_path / "named.parquet", tmp_path / "no.parquet"), "was not written by batch_predict")):
         with pytest.raises(ValueError, match=complaint): batch_predict(*arguments, spark=spark)
-    with pytest.raises(ValueError, match="partitions=0"): batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark, partitions=0)
+    for n in (0, -1, 1.5, "3", True):
+        with pytest.raises(ValueError, match="partitions="):
+            batch_predict(
+                models / "one",
+                tmp_path / "named.parquet",
+                tmp_path / "out",
+                spark=spark,
+                partitions=n,
+            )
     assert (tmp_path / "mine").is_dir() and os.listdir(tmp_path / "mine") == []
 
 
@@ -248,6 +288,349 @@ def test_files_that_disagree_are_refused(models, tmp_path):
     table(3).assign(id=range(3)).to_parquet(tmp_path / "a.parquet", index=False)
     table(3).assign(id=["x", "y", "z"]).to_parquet(tmp_path / "b.parquet", index=False)
     with pytest.raises(ValueError, match="b.parquet and a.parquet differ"): input_columns([tmp_path / "a.parquet", tmp_path / "b.parquet"], "id", COLUMNS)
+
+
+def test_files_may_differ_in_what_does_not_matter(spark, models, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    x = table(30).assign(id=range(30), a=np.arange(30), t=None)
+    x[:10].astype({"a": "int8"}).to_parquet(folder / "a.parquet", index=False)
+    x[10:20].astype({"a": "float32", "id": "int64"}).assign(t="text")[
+        ["t", "id", "c.d", "b", "a"]
+    ].to_parquet(folder / "b.parquet")
+    x[20:].drop(columns="t").assign(a=pd.array(x.a[20:], "Int64")).to_parquet(folder / "c.parquet")
+    assert (
+        batch_predict(models / "one", folder, tmp_path / "out", spark=spark, ignore=["t"]).rows
+        == 30
+    )
+    assert np.allclose(
+        written(tmp_path / "out").sort_index(),
+        load_bundle(models / "one").predict(x[COLUMNS].to_numpy(float)),
+        atol=1e-6,
+    )
+    nested(x, lambda f: f).to_parquet(folder / "d.parquet")
+    with pytest.raises(
+        ValueError, match="d.parquet and a.parquet differ in .* the form of the features"
+    ):
+        input_columns(sorted(folder.iterdir()), "id", COLUMNS, ["t"])
+
+
+UNUSED = {   # what no model takes, and Spark's own reader partly refuses to see
+    "nanoseconds in UTC": lambda n: pd.date_range("2024", periods=n, tz="UTC"),
+    "nanoseconds without a zone": lambda n: pd.date_range("2024", periods=n),
+    "time of day": lambda n: pd.date_range("2024", periods=n, freq="min").time,
+    "duration": lambda n: pd.to_timedelta(np.arange(n), "h"),
+    "half precision": lambda n: np.arange(n, dtype=np.float16),
+    "nothing": lambda n: None,
+    "struct": lambda n: [{"a": 1, "d": "x"}]*n,
+}
+
+
+@pytest.mark.parametrize("what", UNUSED)
+def test_a_column_that_is_not_needed_may_be_of_any_type(what, spark, models, tmp_path):
+    x = table(20)
+    x.assign(id=range(20), c=UNUSED[what](20)).to_parquet(
+        tmp_path / "in.parquet", index=False
+    )  # "c", beside "c.d"
+    assert (
+        batch_predict(
+            models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark, ignore="c"
+        ).rows
+        == 20
+    )
+    assert np.allclose(
+        written(tmp_path / "out").sort_index(),
+        load_bundle(models / "one").predict(x.to_numpy()),
+        atol=1e-6,
+    )
+
+
+def test_only_what_is_not_needed_can_be_ignored(models, tmp_path):
+    table(20).assign(id=range(20), features=1.).to_parquet(tmp_path / "in.parquet", index=False)
+    assert input_columns([tmp_path / "in.parquet"], "id", COLUMNS, ["features"]) == COLUMNS
+    for name in ("a", "id"):
+        with pytest.raises(ValueError, match=f"ignore: '{name}'"):
+            input_columns([tmp_path / "in.parquet"], "id", COLUMNS, [name])
+
+
+ODD = [
+    "2024-01-01T00:00:00",
+    "a?b",
+    "a%20b",
+    "a#b",
+    "{a,b}",
+    "[a]",
+    "a*b",
+    "a\\b",
+    "a\nb",
+    "a'b",
+    'a"b',
+    "a b ",
+    "ü",
+    "day=1",
+    "s3:",
+    "file:x",
+    "~",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_is_a_name_whatever_it_looks_like(name, spark, models, tmp_path):
+    folder, x = tmp_path / name, table(5)
+    folder.mkdir()
+    x.assign(id=range(5)).to_parquet(folder / f"{name}.parquet")
+    shutil.copytree(models / "one", folder / "model")
+    batch_predict(folder / "model", folder / f"{name}.parquet", folder / name, spark=spark)
+    batch_predict(folder / "model", folder, folder / f"{name} 2", spark=spark)
+    for out in (name, f"{name} 2"):
+        assert np.allclose(
+            written(folder / out).sort_index(),
+            load_bundle(models / "one").predict(x.to_numpy()),
+            atol=1e-6,
+        )
+    assert sorted(f.name for f in tmp_path.iterdir()) == [name]
+
+
+def test_the_users_session_decides_nothing_and_stays_as_it_was(spark, tmp_path):
+    x = table(40).set_axis(["a", "A", "ID"], axis=1).fillna(0)
+    save(LogisticRegression().fit(x, x.a > 0), tmp_path / "m", example=x)
+    x.assign(id=[f"k{i}" for i in range(40)], Id=1).to_parquet(tmp_path / "in.parquet", index=False)
+    settings = {
+        "spark.sql.caseSensitive": "false",
+        "spark.sql.execution.arrow.useLargeVarTypes": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1",
+        "spark.sql.session.timeZone": "Asia/Kathmandu",
+        "spark.sql.ansi.enabled": "false",
+    }
+    before = {key: spark.conf.get(key) for key in settings}
+    try:
+        for key, value in settings.items(): spark.conf.set(key, value)
+        batch_predict(
+            tmp_path / "m",
+            tmp_path / "in.parquet",
+            tmp_path / "out",
+            spark=spark,
+            ignore=["Id"],
+            partitions=3,
+        )
+        assert {key: spark.conf.get(key) for key in settings} == settings
+    finally:
+        for key, value in before.items(): spark.conf.set(key, value)
+    assert np.allclose(
+        written(tmp_path / "out")[[f"k{i}" for i in range(40)]],
+        load_bundle(tmp_path / "m").predict(x.to_numpy()),
+        atol=1e-6,
+    )
+
+
+IDS = {
+    **{
+        t: lambda n, t=t: pa.array(range(n), getattr(pa, t)())
+        for t in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    },
+    "above 2**53": lambda n: pa.array([2**53 + i for i in range(n)]),
+    "below zero": lambda n: pa.array([-(2**63) + i for i in range(n)]),
+    "above 2**63": lambda n: pa.array([2**64 - 1 - i for i in range(n)], pa.uint64()),
+    **{
+        t: lambda n, t=t: pa.array([f"k{i}" for i in range(n)], getattr(pa, t)())
+        for t in ("string", "large_string", "string_view")
+    },
+    "texts that look alike": lambda n: pa.array(
+        [
+            "k",
+            "K",
+            "k ",
+            "1",
+            "01",
+            "1.0",
+            "é",
+            "e\u0301",
+            "",
+            "nan",
+            "null",
+            "\0",
+            *(f"k{i}" for i in range(n - 12)),
+        ]
+    ),
+    "category of text": lambda n: pa.array([f"k{i}" for i in range(n)]).dictionary_encode(),
+    "category of numbers": lambda n: pa.array(range(n)).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_come_back_as_they_were(kind, spark, models, tmp_path):
+    x, ids = table(20), IDS[kind](20)
+    pq.write_table(
+        pa.table({"id": ids, **{c: x[c] for c in COLUMNS}}),
+        tmp_path / "in.parquet",
+        row_group_size=7,
+    )
+    batch_predict(
+        models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark, partitions=2
+    )
+    got = pa.concat_tables(
+        pq.read_table(f) for f in sorted((tmp_path / "out").resolve().glob("*.parquet"))
+    )
+    plain = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    assert got["id"].to_pylist() == ids.to_pylist() and got.schema.field("id").type == (
+        plain.type if pa.types.is_integer(plain.type) else pa.string()
+    )
+    assert np.allclose(
+        got["prediction"], load_bundle(models / "one").predict(x.to_numpy()), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (pa.array([1, 2**64 - 1, 2**64 - 1], pa.uint64()), "18446744073709551615 stands there 2"),
+        (pa.array(["é", "x", "é"]), "'é' stands there 2"),
+        (pa.array(["é", "é", "x"]).dictionary_encode(), "'é' stands there 2"),
+        (pa.array(["x" * 1000] * 3), "2 times|3 times"),
+    ],
+)
+def test_an_id_that_stands_there_twice_is_named_as_it_is(ids, said, spark, models, tmp_path):
+    pq.write_table(
+        pa.table({"id": ids, **{c: table(3)[c] for c in COLUMNS}}), tmp_path / "in.parquet"
+    )
+    with pytest.raises(ValueError, match=said) as e:
+        batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", spark=spark)
+    assert len(str(e.value)) < 300
+
+
+def test_a_prediction_that_is_no_finite_number_is_never_written(spark, models, rows, tmp_path):
+    x = pd.DataFrame({"a": [1., 2., 3.], "b": [1., 0., 1.]})
+    model = LinearRegression().fit(x, x.a)
+    model.coef_ = np.array([1e300, 0])   # finite where it was tried
+    save(model, tmp_path / "m", example=x)
+    pd.DataFrame(
+        {"id": [f"k{i}" for i in range(50)], "a": [*range(40), 1e30, *range(9)], "b": 0.0}
+    ).to_parquet(tmp_path / "in.parquet", index=False)
+    with pytest.raises(ValueError, match="^input_path: id 'k40': .*inf") as e:
+        batch_predict(tmp_path / "m", tmp_path / "in.parquet", tmp_path / "out", spark=spark)
+    assert (
+        len(str(e.value)) < 300
+        and not (tmp_path / "out").exists()
+        and not list((tmp_path / ".out.versions").glob("*/*.parquet"))
+    )
+
+
+class Stub:
+    "A model of one column that refuses or fails as it is told."
+    columns = ["x"]
+
+    def __init__(self, predict): self.predict = predict
+
+
+def refuses_above(limit, text="no number above the limit"):
+    def predict(X):
+        if (X > limit).any(): raise ValueError(text)
+        return X[:, 0]
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("predict", "said"),
+    [
+        (lambda X: np.where(X[:, 0] == 7, np.nan, X[:, 0]), "^id 107: the model predicts nan"),
+        (lambda X: np.where(X[:, 0] > 6, -np.inf, X[:, 0]), "^id 107: the model predicts -inf"),
+        (refuses_above(6), "^id 107: no number above the limit$"),
+        (refuses_above(6, "two\nlines"), "^id 107: two lines$"),
+        (refuses_above(-1), "^id 100: "),
+        (refuses_above(18), "^id 119: "),
+        (refuses_above(6, "values[3]: a word"), "^id 103: a word$"),
+        (refuses_above(6, "values[3], column 'x': a word"), "^id 103: column 'x': a word$"),
+        (lambda X: X[1:, 0], "19 predictions for 20 rows"),
+    ],
+)
+def test_whatever_a_model_answers_badly_is_named_by_its_row(predict, said):
+    batch = pa.record_batch({"id": range(100, 120), "x": np.arange(20.)})
+    with pytest.raises(ValueError, match=said):
+        list(score_batches(iter([batch]), lambda: Stub(predict)))
+
+
+def test_batches_go_by_name(models):
+    bundle, x = load_bundle(models / "one"), table(20)
+    batch = pa.RecordBatch.from_pandas(
+        x.assign(key=range(20))[["c.d", "b", "key", "a"]], preserve_index=False
+    )
+    assert np.allclose(
+        next(score_batches(iter([batch]), lambda: bundle, "key")).column(1),
+        bundle.predict(x.to_numpy()),
+        atol=1e-6,
+    )
+    for names, said in (
+        (["c.d", "b", "key", "z"], "missing are 'a'; unknown are 'z'"),
+        (["c.d", "b", "key", "b"], "'b'"),
+        (["c.d", "b", "id", "a"], "missing are 'key'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            next(score_batches(iter([batch.rename_columns(names)]), lambda: bundle, "key"))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15)), min_size=1, max_size=4),
+    st.integers(1, 12),
+    st.integers(1, 20),
+)
+def test_parts_hold_every_row_once_and_in_order(tmp_path_factory, files, parts, batch):
+    box, n = tmp_path_factory.mktemp("parts"), 0
+    for i, (rows, group) in enumerate(files):
+        pq.write_table(
+            pa.table({"n": pa.array(range(n, n + rows), pa.int64())}),
+            box / f"{i}.parquet",
+            row_group_size=group,
+        )
+        n += rows
+    plan = plan_parts(sorted(box.iterdir()), parts)
+    got = [
+        [v for b in read_rows(part, ["n"], batch=batch) for v in b.column(0).to_pylist()]
+        for part in plan
+    ]
+    assert (
+        sum(got, []) == list(range(n))
+        and 1 <= len(plan) <= parts
+        and max(map(len, got)) <= -(-n // parts)
+    )
+    assert all(b.num_rows <= batch for part in plan for b in read_rows(part, ["n"], batch=batch))
+
+
+def test_a_file_that_cannot_be_read_is_named(spark, models, tmp_path):
+    file = tmp_path / "in.parquet"
+    table(5000).assign(id=range(5000)).to_parquet(file, index=False)
+    data = bytearray(file.read_bytes())
+    data[1000:30_000] = b"\xff" * 29_000
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="'in.parquet' cannot be read on a worker") as e:
+        batch_predict(models / "one", file, tmp_path / "out", spark=spark)
+    assert len(str(e.value)) < 300 and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="'gone.parquet' cannot be read"):
+        list(read_rows([(str(tmp_path / "gone.parquet"), 0, 0, 1)], ["id"]))
+
+
+def test_what_is_not_the_inputs_fault_is_said_in_one_line(
+    spark, models, rows, tmp_path, monkeypatch
+):
+    def fails(batches):
+        raise OSError(28, "No space left on device")
+        yield
+
+    with (
+        pytest.raises(RuntimeError, match="^spark: OSError: .*No space left on device$"),
+        batch._plain_errors(),
+    ):
+        spark.range(2).mapInArrow(fails, "id long").collect()
+    with pytest.raises(RuntimeError, match="^spark: "), batch._plain_errors():
+        spark.range(2).select("z").collect()
+
+
+def test_a_stopped_session_is_refused_before_the_work(models, rows, tmp_path):
+    class Stopped:
+        class sparkContext: _jsc = None
+
+    with pytest.raises(ValueError, match="spark: this session was stopped"):
+        batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=Stopped())
+    assert not (tmp_path / "out").exists()
 
 
 def test_columns_may_be_ignored_by_name(spark, models, tmp_path):
@@ -262,14 +645,47 @@ def remove_the_manifest(part, manifest): manifest.unlink()
 def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
 def cut_the_manifest(part, manifest): manifest.write_text(manifest.read_text()[:50])
 def name_another_field(part, manifest): manifest.write_text(manifest.read_text().replace('"rows"', '"row"'))
+def set_field(**fields):
+    return lambda part, manifest: manifest.write_text(
+        json.dumps({**json.loads(manifest.read_text()), **fields})
+    )
+
+
+NO_FIELD = [
+    ("model", None),
+    ("model", "0" * 63),
+    ("model", "Z" * 64),
+    ("model", 7),
+    ("input", ""),
+    ("rows", "20"),
+    ("rows", -1),
+    ("rows", True),
+    ("version", "1"),
+    ("name", 1),
+    ("id", None),
+    ("created", 0),
+    ("files", []),
+    ("files", {"x.parquet": None}),
+    ("files", {"../x.parquet": "0" * 64}),
+]
 
 
 def test_damaged_predictions_are_noticed_and_computed_anew(spark, models, rows, tmp_path):
     out = tmp_path / "out"
     run = lambda: batch_predict(models / "one", tmp_path / "named.parquet", out, spark=spark)
     good = run()
-    for damage in (change_a_file, remove_a_file, add_a_file, remove_the_manifest, change_the_format, cut_the_manifest, name_another_field):
-        copy = tmp_path / damage.__name__
+    damages = [
+        change_a_file,
+        remove_a_file,
+        add_a_file,
+        remove_the_manifest,
+        change_the_format,
+        cut_the_manifest,
+        name_another_field,
+        *(set_field(**{k: v}) for k, v in NO_FIELD),
+    ]
+    for i, damage in enumerate(damages):
+        copy = tmp_path / f"copy {i}"
         shutil.copytree(out.resolve(), copy)
         assert read_manifest(copy) == good
         damage(next(copy.glob("*.parquet")), copy / "_manifest.json")
@@ -299,6 +715,11 @@ def test_the_model_travels_by_content(models, tmp_path):
     assert np.array_equal(shipped_bundle(sha256, files).predict(x), load_bundle(models / "two").predict(x))
     assert shipped_bundle(sha256, files) is shipped_bundle(sha256, {})
     with pytest.raises(ValueError, match="was changed"): shipped_bundle("0" * 64, files)
+    for no_digest in (None, "", "0"*63, "g"*64, 0, sha256.upper()):
+        with pytest.raises(ValueError, match="64 hexadecimal digits"):
+            shipped_bundle(no_digest, files)
+    with pytest.raises(ValueError, match="no plain name"):
+        shipped_bundle("1" * 64, {**files, "../x": b""})
     with pytest.raises(ValueError, match="was changed"): shipped_bundle(load_bundle(models / "one").sha256, {**files, "model.onnx": b"?"})
 
 

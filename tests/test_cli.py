@@ -49,6 +49,10 @@ def test_score_writes_what_the_bundle_says(tmp_path, model, X, capsys):
     assert main(["score", str(tmp_path / "bundle"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]) == 0 and "300 predictions" in capsys.readouterr().out
     out = pd.read_parquet(tmp_path / "out").sort_values("id")
     assert np.allclose(out.prediction, load_bundle(tmp_path / "bundle").predict(X.to_numpy()))
+    X.assign(id=range(300), t=pd.Timestamp(0), u="x").to_parquet(tmp_path / "more.parquet")
+    words = ["score", *(str(tmp_path / name) for name in ("bundle", "more.parquet", "out"))]
+    assert main(words) == 1 and "unknown are 't', 'u' (name in `ignore`" in capsys.readouterr().err
+    assert main([*words, "--ignore", "t", "--ignore", "u"]) == 0
 
 
 def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,30 @@ def test_a_consistent_forgery_is_refused_and_mlflow_alone_serves_it(registry, mo
 def test_a_version_without_a_digest_is_refused(registry, at):
     registry._ledger._client.create_model_version("late", str(at))
     with pytest.raises(ValueError, match="no digest"): registry.load("late", 4)
+
+
+@pytest.mark.parametrize("sha256", ["", "null", "None", "0"*63, "0"*65, "G"*64, "A"*64])
+def test_a_digest_that_is_none_is_refused_before_it_is_used(registry, sha256, tmp_path):
+    registry.promote("late", 1)
+    registry._ledger._client.set_model_version_tag("late", "1", "sha256", sha256)
+    for refused in (
+        lambda: registry.load("late", 1),
+        lambda: registry.deploy("late"),
+        lambda: registry.export("late", 1, tmp_path / "out"),
+        lambda: registry.rollback("late"),
+    ):
+        with pytest.raises(ValueError, match="no digest of 64|nothing to go back"): refused()
+    assert not registry._shelf.folder.exists()
+    with pytest.raises(ValueError, match="no digest of 64"):
+        registry._ledger.add("late", 4, "x", sha256)
+    for digest in (sha256, None):
+        with pytest.raises(ValueError, match="no digest of 64"):
+            Version("late", 1, tmp_path, digest, {}, {})
+
+
+def test_files_of_others_are_no_unfinished_registration(registry):
+    (registry.artifacts/"late"/"notes.txt").write_text("mine")
+    assert registry.reconcile() == [] and (registry.artifacts/"late"/"notes.txt").exists()
 
 
 def test_a_damaged_bundle_on_the_shelf_is_replaced(registry):
@@ -353,15 +378,88 @@ def test_bad_aliases_are_refused_before_anything_is_written(registry, alias):
     assert len(registry.history("late")) == before
 
 
-@pytest.mark.parametrize("version", [0, 4, -1, 1.5, None, "champion", np.nan])
+@pytest.mark.parametrize(
+    "version", [0, 4, -1, 1.5, None, "champion", np.nan, True, np.True_, [1], 10**400]
+)
 def test_unknown_versions_are_refused(registry, version):
     with pytest.raises(ValueError, match="late has"): registry.promote("late", version)
     with pytest.raises(ValueError, match="late has"): registry.load("late", version)
 
 
-@pytest.mark.parametrize("name", ["", "../late", "a/b", ".hidden", "a'b", "late\n", None, 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "../late",
+        "a/b",
+        ".hidden",
+        "a'b",
+        "late\n",
+        None,
+        3,
+        "a" * 201,
+        "a" * 300,
+        "ü",
+        "a b",
+        "a%20b",
+        "a?b",
+        "a:b",
+        "registry.lock",
+        "LATE",
+        "Late",
+    ],
+)
 def test_bad_names_are_refused(registry, models, example, name):
-    with pytest.raises(ValueError, match="name="): registry.register(models[0], name=name, example=example, lineage={}, metrics={})
+    with pytest.raises(ValueError, match="name=") as e:
+        registry.register(models[0], name=name, example=example, lineage={}, metrics={})
+    assert (
+        len(str(e.value)) < 300
+        and registry._ledger.names() == ["late"]
+        and sorted(f.name for f in registry.artifacts.iterdir()) == ["late", "registry.lock"]
+    )
+
+
+@pytest.mark.parametrize("name", ["a"*200, "late.2", "1", "a-b_c.d"])
+def test_a_name_may_be_long_and_hold_dots(registry, models, example, name):
+    registry.register(models[0], name=name, example=example, lineage={}, metrics={})
+    registry.promote(name, 1)
+    assert (
+        registry.deploy(name).parent.name == name
+        and registry.load(name, "production").name == name
+        and registry.reconcile() == []
+    )
+
+
+def test_a_model_does_not_take_the_name_of_a_file(at, models, example):
+    registry = Registry(f"sqlite:///{at/'mlflow.db'}", bundles=at/"bundles", artifacts=at)
+    for name in ("mlflow.db", "mlflow.db-journal", "registry.lock"):
+        with pytest.raises(ValueError, match="needs a file of this name"):
+            registry.register(models[0], name=name, example=example, lineage={}, metrics={})
+    with pytest.raises(ValueError, match="a folder each"):
+        Registry(f"sqlite:///{at / 'mlflow.db'}", bundles=at, artifacts=at)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lineage": None},
+        {"lineage": [("a", 1)]},
+        {"metrics": None},
+        {"metrics": "auc"},
+        {"metrics": {"auc": np.nan}},
+        {"metrics": {"auc": "0.7"}},
+        {"metrics": {"auc": None}},
+        {"metrics": {"auc": np.inf}},
+        {"metrics": {"auc": [0.7]}},
+        {"metrics": {"auc": {"mean": 0.7}}},
+    ],
+)
+def test_what_a_gate_could_not_compare_is_not_registered(registry, models, example, given):
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: ") as e:
+        registry.register(
+            models[0], name="late", example=example, **{"lineage": {}, "metrics": {}, **given}
+        )
+    assert len(str(e.value)) < 300 and list(registry._ledger.versions("late")) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("call", ["version", "load", "promote", "rollback", "deploy", "history", "export"])
@@ -374,9 +472,96 @@ def test_nothing_to_deploy(registry):
     with pytest.raises(ValueError, match="no aliases"): registry.deploy("late")
 
 
-@pytest.mark.parametrize("uri", ["http://localhost:5000", "sqlite://", "sqlite:///", "mlflow.db", "postgresql://x/y"])
-def test_databases_it_cannot_lock_are_refused(tmp_path, uri):
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://localhost:5000",
+        "sqlite://",
+        "sqlite:///",
+        "mlflow.db",
+        "postgresql://x/y",
+        "sqlite:///:memory:",
+        "sqlite:///mlflow.db?timeout=30",
+        "sqlite:///file:x.db?uri=true",
+        "sqlite:///x/mlflow.db?",
+        "sqlite:///x/",
+        "sqlite:///.",
+        "sqlite:///no.db",
+        3,
+        Path("mlflow.db"),
+    ],
+)
+def test_databases_it_cannot_lock_are_refused(tmp_path, uri, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"no.db").write_text("not a database, but long enough to look like one")
     with pytest.raises(ValueError, match="uri="): Registry(uri, bundles=tmp_path, artifacts=tmp_path)
+    assert os.listdir(tmp_path) == ["no.db"]
+
+
+ODD = [
+    "a?b",
+    "a%20b",
+    "a#b",
+    "a b",
+    "ü",
+    "a%3Fb",
+    "a%(x)sb",
+    "%",
+    "a:b",
+    "file:x",
+    ":memory:",
+    "a@b",
+    "a&b=c",
+    "{a}",
+    "[a]",
+    "a'b",
+    "a\nb",
+    "a\\b",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_database_is_made_where_it_was_asked_for(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path/"home"/name
+    uris = [f"sqlite:///{folder}/mlflow.db", f"sqlite:///home/{name}/mlflow.db"]
+    for uri in uris: Registry(uri, bundles=folder/"bundles")
+    assert [f.name for f in tmp_path.iterdir()] == ["home"] and [
+        f.name for f in folder.parent.iterdir()
+    ] == [name]
+    assert sorted(f.name for f in folder.iterdir()) == ["artifacts", "mlflow.db"]
+
+
+@pytest.mark.parametrize("name", ["a?b %20#", "ü:{}[]*"])
+def test_all_that_a_registry_does_works_in_any_folder(tmp_path, name, at, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path/name))
+    shutil.copytree(
+        at, tmp_path / name / "state" / "registry"
+    )  # a registry that others made is found there too
+    registry = Registry()
+    for version in (1, 2): registry.promote("late", version)
+    registry.deploy("late")
+    assert (
+        agreed(registry) == 2
+        and registry.rollback("late").version == 1
+        and registry.reconcile() == []
+    )
+    assert load_bundle(registry.export("late", 2, tmp_path / name / name)).version == 2 and {
+        f.name for f in tmp_path.iterdir()
+    } == {name, "state"}
+
+
+def test_a_relative_address_stays_where_it_was_meant(tmp_path, at, monkeypatch, models, example):
+    monkeypatch.chdir(at.parent)
+    registry = Registry("sqlite:///state/mlflow.db", bundles="shelf", artifacts="state/artifacts")
+    elsewhere = tmp_path/"elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    registry.promote("late", 1)
+    assert registry.deploy("late").is_relative_to(at.parent/"shelf") and os.listdir(elsewhere) == []
+    assert (
+        Registry("sqlite:///state/mlflow.db", bundles="shelf")._ledger.names() == []
+    )  # another folder, another registry
 
 
 def test_numpy_versions_are_versions(registry):
