@@ -15,7 +15,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/000b_arguments.ipynb #19b0449f
+# %% ../nbs/000b_arguments.ipynb #66b9a9c6
 def _are_records(table: Any) -> bool:
     return isinstance(table, (list, tuple)) and len(table) > 0 and isinstance(table[0], Mapping)
 
@@ -39,13 +39,15 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
     TypeError, ValueError
         If the table holds no rows yet (a lazy one), or a name is there twice.
     """
-    if hasattr(table, "collect"): raise TypeError(f"{what}: a {type(table).__name__} holds no rows yet; collect them first")
+    kind = type(table)   # not the table: it may have a column of such a name
+    if hasattr(kind, "collect"): raise TypeError(f"{what}: a {type(table).__name__} holds no rows yet; collect them first")
     if isinstance(table, Mapping): names = list(table)
     elif _are_records(table): names = list(table[0])
-    elif hasattr(table, "column_names"): names = list(table.column_names)   # Arrow
-    elif hasattr(table, "columns"): names = list(table.columns)             # pandas and Polars
+    elif hasattr(kind, "column_names"): names = list(table.column_names)   # Arrow
+    elif hasattr(kind, "columns"): names = list(table.columns)             # pandas and Polars
     else: names = list(getattr(getattr(table, "dtype", None), "names", None) or [])
-    if not names or names == list(range(len(names))): return None
+    numbered = all(isinstance(name, numbers.Integral) and not isinstance(name, bool) for name in names)
+    if numbered and names == list(range(len(names))): return None
     texts = [str(name) for name in names]
     twice = sorted({name for name in texts if texts.count(name) > 1})
     if twice: raise ValueError(f"{what}: columns {_some(twice)} are there twice; column names must be unique")
@@ -55,7 +57,7 @@ def _some(names: Sequence[str]) -> str:
     "A few names for an error, cut short."
     return ", ".join(repr(name)[:30] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-# %% ../nbs/000b_arguments.ipynb #f36ac863
+# %% ../nbs/000b_arguments.ipynb #2d7d6a30
 def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values", *, more: bool = False) -> None:
     """Refuse a table that lacks a column or has one that nobody asked for.
 
@@ -95,13 +97,19 @@ def _columns(table: Any, wanted: Sequence[str], what: str, more: bool) -> list:
     check_names(names, wanted, what, more=more)
     if _are_records(table): table = _of_records(table, names, what)
     place = {name: i for i, name in enumerate(names)}
-    if hasattr(table, "iloc"): columns = [table.iloc[:, place[name]] for name in wanted]
-    elif hasattr(table, "column_names"): columns = [table.column(place[name]) for name in wanted]
+    if hasattr(type(table), "iloc"): columns = [table.iloc[:, place[name]] for name in wanted]
+    elif hasattr(type(table), "column_names"): columns = [table.column(place[name]) for name in wanted]
     elif isinstance(table, Mapping): columns = [table[list(table)[place[name]]] for name in wanted]
     else: columns = [table[name] for name in wanted]
     return columns
 
+def _with_masks(table: Any) -> Any:
+    "A list of masked rows as one masked array; anything else as it is."
+    masked = isinstance(table, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in table)
+    return np.ma.stack([np.ma.asarray(row) for row in table]) if masked else table
+
 def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
+    table = _with_masks(table)
     masked = isinstance(table, np.ma.MaskedArray)
     try: rows = table if masked else np.asarray(table)
     except ValueError: raise ValueError(f"{what}: rows of different lengths; give each {len(wanted)} values") from None
@@ -110,7 +118,7 @@ def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
         raise ValueError(f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of {len(wanted)} values, {wanted[0]!r} first")
     return [rows[:, j] for j in range(len(wanted))]
 
-# %% ../nbs/000b_arguments.ipynb #abae2b2b
+# %% ../nbs/000b_arguments.ipynb #daf86e01
 def _is_missing(x: Any) -> bool: return x is None or x is np.ma.masked or type(x).__name__ == "NAType"
 
 def _is_number(x: Any) -> bool:
@@ -140,6 +148,8 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     mask = np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else None
     try: values = np.asarray(column)
     except ValueError: values = np.empty(0, object)   # a list among numbers
+    except Exception as e:
+        raise ValueError(f"{what}, column {name!r}: {type(column).__name__} cannot be read ({str(e)[:80]}); give floats") from e
     if values.dtype.kind in "USO": values = np.asarray(column, dtype=object)   # numpy makes text of a number beside text
     if values.ndim != 1: raise ValueError(f"{what}, column {name!r}: shape {values.shape}, expected one value a row")
     if values.dtype.kind not in "fiubO":
@@ -180,14 +190,21 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *, mo
     """
     if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "fiub" and not isinstance(table, np.ma.MaskedArray):
         _columns_by_position(table, columns, what)
-        return table.astype(float)
+        return np.array(table, dtype=float, subok=False)
     found = _columns(table, columns, what, more)
     found = [column_of_floats(column, name, what) for column, name in zip(found, columns)]
     lengths = {len(x) for x in found}
     if len(lengths) > 1: raise ValueError(f"{what}: columns of different lengths {sorted(lengths)}; give each column a value a row")
     return np.column_stack(found) if found else np.empty((0, 0))
 
-# %% ../nbs/000b_arguments.ipynb #d4f1890b
+# %% ../nbs/000b_arguments.ipynb #04c2259d
+def _bare(table: Any) -> np.ndarray:
+    "A table without names as an array that keeps masks, and numbers beside text."
+    table = _with_masks(table)
+    if isinstance(table, np.ma.MaskedArray): return np.ma.atleast_1d(table)
+    array = np.atleast_1d(np.asarray(table))
+    return np.atleast_1d(np.asarray(table, dtype=object)) if array.dtype.kind in "US" else array
+
 def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     """Any table as a DataFrame of pandas with unique names.
 
@@ -211,13 +228,14 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     import pandas as pd
     names = column_names(table, what)
     if isinstance(table, pd.DataFrame): frame = table.copy(deep=False)
-    elif hasattr(table, "to_pandas"):
-        with needs("data"): frame = table.to_pandas()
+    elif hasattr(type(table), "to_pandas"):
+        arrow = hasattr(type(table), "column_names")   # its metadata may hide columns in an index
+        with needs("data"): frame = table.to_pandas(**({"ignore_metadata": True} if arrow else {}))
         if isinstance(frame, pd.Series): frame = frame.to_frame(name="x0")   # a Series of Polars
     else:
         if _are_records(table): table = _of_records(table, names, what)
         try:
-            if names is None: table = np.ma.atleast_1d(table) if isinstance(table, np.ma.MaskedArray) else np.atleast_1d(np.asarray(table))
+            if names is None: table = _bare(table)
             frame = pd.DataFrame(table)
         except (TypeError, ValueError) as e: raise ValueError(f"{what}: a table, or rows of equal length ({str(e)[:100]})") from None
     frame.columns = [f"x{i}" for i in range(frame.shape[1])] if names is None else names

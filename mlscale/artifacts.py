@@ -106,7 +106,7 @@ def to_onnx(model: Any, output: str, rows: np.ndarray) -> bytes:
     names = [o.name for o in onx.graph.output]
     return select_model_inputs_outputs(onx, names[1 if output == "probability" else 0]).SerializeToString()
 
-# %% ../nbs/03_artifacts.ipynb #e9cc088a
+# %% ../nbs/03_artifacts.ipynb #723d1e84
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 def sklearn_scorer(model: Any, output: str, columns: tuple[str, ...]) -> Scorer:
@@ -128,8 +128,15 @@ def sklearn_scorer(model: Any, output: str, columns: tuple[str, ...]) -> Scorer:
     """
     def score(rows: np.ndarray) -> np.ndarray:
         table = _as_trained(model, rows, columns)
-        return np.asarray(model.predict_proba(table)[:, 1] if output == "probability" else model.predict(table), float).reshape(-1)
+        out = np.asarray(model.predict_proba(table) if output == "probability" else model.predict(table), float)
+        return _one_a_row(out, len(rows), output)
     return score
+
+def _one_a_row(out: np.ndarray, n: int, output: str) -> np.ndarray:
+    "The predictions among what a model gives for n rows."
+    allowed = [(n, 2)] if output == "probability" else [(n,), (n, 1)]
+    if out.shape not in allowed: raise ValueError(f"the model gives {out.shape} values for {n} rows, not one for each row")
+    return out[:, 1] if output == "probability" else out.reshape(-1)
 
 def _as_trained(model: Any, rows: np.ndarray, columns: Sequence[str]) -> "np.ndarray | pd.DataFrame":
     "Rows with the names of their columns, if the model was trained with names."
@@ -171,9 +178,7 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
     def score(rows: np.ndarray) -> np.ndarray:
         try: out = np.asarray(session.run(None, {name: rows.astype(np.float32)})[0])
         except Exception as e: raise ValueError(_reason(e)) from e
-        allowed = [(len(rows), 2)] if output == "probability" else [(len(rows),), (len(rows), 1)]
-        if out.shape not in allowed: raise ValueError(f"the model gives {out.shape} values for {len(rows)} rows, not one for each row")
-        return (out[:, 1] if output == "probability" else out.reshape(-1)).astype(float)
+        return _one_a_row(out, len(rows), output).astype(float)
     return score
 
 def _reason(e: Exception) -> str:
@@ -387,14 +392,14 @@ class Signature:
             for i, j in np.argwhere(wrong)[:1]: raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {rows[i, j]!s} is {why}")
         return rows
 
-# %% ../nbs/03_artifacts.ipynb #f2b747af
+# %% ../nbs/03_artifacts.ipynb #3099e8f3
 FORMAT = 1
 _FILES = ("model.onnx", "model.skops")
 _OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _CARD = {   # the keys a reader needs, and whether a value fits
-    "columns": lambda x: isinstance(x, list) and x and all(isinstance(c, str) for c in x),
+    "columns": lambda x: isinstance(x, list) and x and all(isinstance(c, str) and c for c in x) and len(set(x)) == len(x),
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
-    "kind": lambda x: x in _OUTPUTS, "output": lambda x: x in sum(_OUTPUTS.values(), ()), "engine": lambda x: f"model.{x}" in _FILES,
+    "kind": lambda x: x in list(_OUTPUTS), "output": lambda x: x in sum(_OUTPUTS.values(), ()), "engine": lambda x: f"model.{x}" in _FILES,
     "files": lambda x: isinstance(x, dict) and set(x) <= set(_FILES) and all(map(is_digest, x.values())),
     "reference": lambda x: x is None or isinstance(x, dict) and all(isinstance(x.get(k), list) for k in ("values", "predictions")),   # None: an older bundle
     "lineage": lambda x: isinstance(x, dict), "metrics": lambda x: isinstance(x, dict)}
@@ -469,7 +474,8 @@ class Bundle:
         Returns
         -------
         ndarray of float64, shape (n,)
-            Finite: probabilities of the positive class, labels or values, as `card["output"]` says.
+            Finite: probabilities of the positive class, labels or values, as `card["output"]` says. Where ONNX computes
+            them, they are those of the rows rounded to 32 bits.
 
         Raises
         ------
@@ -483,7 +489,7 @@ class Bundle:
         except MemoryError: raise
         except Exception as e: raise ValueError(f"values[{_first_refused(self._score, rows)}]: the model refuses this row ({_reason(e)})") from e
         for i in np.flatnonzero(~np.isfinite(predictions))[:1]:
-            j = int(np.nanargmax(np.abs(rows[i])))
+            j = int(np.argmax(np.nan_to_num(np.abs(rows[i]))))
             raise ValueError(f"values[{i}]: the prediction is {predictions[i]}; the row is too far from what the model knows, its largest value is {rows[i, j]:g} in {self.columns[j]!r}")
         return predictions
 
@@ -499,7 +505,7 @@ def _first_refused(score: Scorer, rows: np.ndarray) -> int:
         low, high = (low, middle) if _attempt(score, rows[:middle]) is None else (middle, high)
     return low
 
-# %% ../nbs/03_artifacts.ipynb #dcf0498c
+# %% ../nbs/03_artifacts.ipynb #3fb0a150
 def _verified(path: Path, sha256: str | None) -> bytes:
     "The bytes of a file: the same ones whose digest was checked."
     if sha256 is not None and not is_digest(sha256): raise ValueError(f"sha256={str(sha256)[:70]!r} for {path.parent.name}/{path.name}: 64 hexadecimal digits")
@@ -531,11 +537,12 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """
     path = Path(path)
     try: card = json.loads(_verified(path/"card.json", sha256))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         if "card.json" in str(e): raise
         raise ValueError(f"{path.name}/card.json is damaged ({e}); restore the bundle") from e
-    if not isinstance(card, dict) or card.get("format") != FORMAT: raise ValueError(f"{path.name}/card.json is not of format {FORMAT}; this mlscale cannot read it")
+    if not isinstance(card, dict) or type(card.get("format")) is not int or card["format"] != FORMAT: raise ValueError(f"{path.name}/card.json is not of format {FORMAT}; this mlscale cannot read it")
     unfit = [key for key, fits in _CARD.items() if not fits(card.get(key))]
+    if not unfit and card["output"] not in _OUTPUTS[card["kind"]]: unfit = ["output"]
     if unfit or len(card["columns"]) != len(card["allow_missing"]): raise ValueError(f"{path.name}/card.json is damaged ({', '.join(unfit) or 'columns'}); restore the bundle")
     return card
 

@@ -74,7 +74,7 @@ def read_rows(values: Any, k: int) -> np.ndarray:
     if np.isnan(out).sum() > sum(row.count(None) for row in rows): raise ValueError("values: NaN is not JSON; give null where a value is unknown")
     return out
 
-# %% ../nbs/06_serving.ipynb #c45f96e0
+# %% ../nbs/06_serving.ipynb #45f7b3e8
 class ConflictError(ValueError):
     "A request id that is known with another prediction."
 
@@ -96,7 +96,7 @@ def iso_utc(at: str | datetime) -> str:
     ValueError
         If it is no time, or has no time zone.
     """
-    try: time = datetime.fromisoformat(at) if isinstance(at, str) else at
+    try: time = datetime.fromisoformat(at.replace("\0", "NUL")) if isinstance(at, str) else at
     except ValueError: raise ValueError(f"at: {at[:40]!r} is no ISO 8601 time; give one like 2013-01-31T12:00:00Z") from None
     if time.tzinfo is None: raise ValueError(f"at: {at!s} has no time zone; add +00:00 or Z")
     try: return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
@@ -185,7 +185,7 @@ class PredictionLog:
         "Close the file."
         with self._lock: self._db.close()
 
-# %% ../nbs/06_serving.ipynb #4fc954dc
+# %% ../nbs/06_serving.ipynb #d7d84656
 @dataclass(frozen=True, eq=False)
 class Deployed:
     """A bundle that a pointer names.
@@ -225,7 +225,8 @@ def load_pointer(path: Path, text: bytes) -> Deployed:
     """
     try:
         pointer = json.loads(text)
-        name, version, folder, sha256 = pointer["name"], int(pointer["version"]), path.parent/pointer["path"], str(pointer["sha256"])
+        name, version, folder, sha256 = pointer["name"], pointer["version"], path.parent/pointer["path"], str(pointer["sha256"])
+        if type(version) is not int or not 0 < version < 2**63: raise ValueError(f"version {version!r}")
     except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path.name} is damaged ({e!r}); deploy again") from e
     if name != path.parent.name: raise ValueError(f"{path.name} names the model {name!r} and lies in the folder of {path.parent.name!r}; deploy again")
     if not folder.resolve().is_relative_to(path.parent.resolve()): raise ValueError(f"{path.name} leads out of the model's folder; deploy again")
@@ -318,7 +319,7 @@ class LiveModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06_serving.ipynb #993802d4
+# %% ../nbs/06_serving.ipynb #10554786
 class UnavailableError(RuntimeError):
     "Nothing to answer with."
 
@@ -375,7 +376,9 @@ class Service:
         prediction = np.empty(len(rows))
         for deployed in set(by):
             chosen = np.flatnonzero([d is deployed for d in by])
-            try: prediction[chosen] = deployed.bundle.predict(rows[chosen])
+            asked = rows[chosen]
+            if deployed.bundle.columns != production.bundle.columns: asked = dict(zip(production.bundle.columns, asked.T))   # by name
+            try: prediction[chosen] = deployed.bundle.predict(asked)
             except ValueError as e: raise ValueError(re.sub(r"^values\[(\d+)\]", lambda m: f"values[{chosen[int(m[1])]}]", str(e))) from e
         if self._log: self._log.append(zip(ids, repeat(at), repeat(production.name), (d.version for d in by), prediction, rows.tolist()))
         routed = {} if self._route is None else {"versions": [d.version for d in by]}
@@ -403,13 +406,13 @@ class ServiceMetrics:
         from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
-# %% ../nbs/06_serving.ipynb #82de49d3
+# %% ../nbs/06_serving.ipynb #42bdd9ba
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer questions
 
 def _refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse":
     from fastapi.responses import JSONResponse
     metrics.requests.labels(status).inc()
-    return JSONResponse({"detail": str(why).encode(errors="backslashreplace").decode()}, status)
+    return JSONResponse({"detail": str(why)[:290].encode(errors="backslashreplace").decode()}, status)
 
 def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter":
     "POST /predict. All work on a question, reading its JSON included, is done in a thread of a small pool."
@@ -424,9 +427,13 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
         ids: list[StrictStr] | None = Field(None, description="A request id a row; what is sent again with the same ids is recorded once")
         at: StrictStr | None = Field(None, description="The time of the prediction, ISO 8601 with a time zone; default now")
 
+    def each_once(pairs: list[tuple]) -> dict:
+        if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice in an object")
+        return dict(pairs)
+
     def understood(body: bytes) -> Question:
         if not body: raise ValueError("body: Field required")
-        try: return Question.model_validate(json.loads(body))
+        try: return Question.model_validate(json.loads(body, object_pairs_hook=each_once))
         except ValidationError as e: raise ValueError("; ".join(f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3])) from None
         except RecursionError: raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
         except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
@@ -473,7 +480,7 @@ def _operation_routes(live: LiveModel, metrics: ServiceMetrics) -> "APIRouter":
     async def numbers(): return Response(metrics.text(), media_type="text/plain; version=0.0.4")
     return router
 
-# %% ../nbs/06_serving.ipynb #68782854
+# %% ../nbs/06_serving.ipynb #94ac6cc8
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 
@@ -506,6 +513,7 @@ class Limits:
         try:
             async with asyncio.timeout(self._patience): body = await self._read(scope, receive)
         except TimeoutError: return await self._refuse(408, f"the body did not arrive within {self._patience:g} s; send it in one go", scope, receive, send)
+        except ConnectionError: return   # the client has gone, and its question is not whole
         if body is None: return await self._refuse(413, f"the body is larger than {self._max_bytes:,} bytes; send fewer rows, or score them in a batch", scope, receive, send)
         whole = iter([{"type": "http.request", "body": body, "more_body": False}])
         async def replay(): return next(whole, None) or await receive()
@@ -514,12 +522,13 @@ class Limits:
     async def _read(self, scope: dict, receive: Callable) -> bytes | None:
         "The body, or None if it is too large."
         headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        large = declared.isdigit() and int(declared) > self._max_bytes
+        declared = headers.get(b"content-length", b"").lstrip(b"0")
+        large = declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_bytes)
         if large and b"expect" in headers: return None   # the client asks before it sends
         body, more = bytearray(), True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect": raise ConnectionError
             more = message.get("more_body", False)
             body += message.get("body", b"")
             if large := large or len(body) > self._max_bytes: body.clear()   # read on: who is still sending does not hear an answer

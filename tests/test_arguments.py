@@ -143,3 +143,35 @@ def test_settings_out_of_arrays_become_plain():
                     "in": {"name": "x", "list": [[1.5]]}, "zero-dim": 7}
     assert json.loads(json.dumps(made)) == made
     assert [type(made[k]) for k in ("n", "zero-dim")] == [int, int] and type(made["1"][1]) is bool
+
+
+def test_a_column_may_have_the_name_of_a_method():
+    for name in ("columns", "column_names", "collect", "to_pandas", "iloc"):
+        frame = pd.DataFrame({name: [1., 2.], "b": [3., 4.]})
+        tables = [frame, frame.to_records(index=False), *(HELD[held](frame) for held in HELD)]
+        for table in tables: np.testing.assert_array_equal(numeric_rows(table, ["b", name]), [[3, 1], [4, 2]])
+        for table in tables[:1] + tables[2:]: assert list(data_frame(table)) == [name, "b"]
+
+
+def test_labels_that_only_look_like_places_are_names():
+    for labels in ([False, True], [0., 1.]): assert column_names(pd.DataFrame([[1, 2]], columns=labels)) == [str(label) for label in labels]
+
+
+def test_masked_rows_in_a_list_keep_their_masks():
+    rows = [np.ma.array([1., 2.], mask=[False, True]), np.ma.array([3., 4.])]
+    for got in (numeric_rows(rows, ["a", "b"]), data_frame(rows).to_numpy(float)): np.testing.assert_array_equal(got, [[1, np.nan], [3, 4]])
+
+
+def test_a_matrix_is_an_array_and_a_number_beside_text_stays_a_number():
+    assert type(numeric_rows(np.matrix([[1., 2.]]), ["a", "b"])) is np.ndarray
+    assert data_frame([[1, "x"], [2.5, "y"]]).x0.tolist() == [1, 2.5]
+
+
+def test_an_index_of_pandas_inside_an_arrow_table_hides_no_column():
+    table = pa.Table.from_pandas(pd.DataFrame({"a": [1.], "b": [2.]}).set_index("b"))
+    assert sorted(data_frame(table)) == ["a", "b"]
+
+
+def test_what_a_library_cannot_convert_is_our_error():
+    union = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
+    refused(lambda table: numeric_rows(table, ["a"]), pa.table({"a": union}), "'a'")

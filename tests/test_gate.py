@@ -262,3 +262,24 @@ def test_a_row_that_the_model_refuses_is_named_in_any_batch(tmp_path):
         rows = X[:n].copy()
         rows[at, 0] = 77
         with pytest.raises(ValueError, match=rf"values\[{at}\]: the model refuses this row"): bundle.predict(rows)
+
+
+# --- cards that agree with themselves and make no sense
+
+@pytest.mark.parametrize("change", [{"columns": ["a", "a"]}, {"columns": ["a", ""]}, {"kind": []}, {"kind": {}}, {"kind": "regressor"}, {"output": "value"}, {"format": True}, {"format": 1.0}])
+def test_a_card_that_contradicts_itself_is_refused(classification, change):
+    with pytest.raises(ValueError, match="card.json"): load_bundle(forge(classification, **change))
+
+
+def test_a_card_nested_without_end_is_refused(classification):
+    (classification.path/"card.json").write_text("["*200_000)
+    with pytest.raises(ValueError, match="card.json is damaged"): load_bundle(classification.path)
+
+
+def test_an_exact_model_that_gives_several_values_a_row_is_refused_too(tmp_path):
+    import skops.io
+    bundle = save(PoissonRegressor().fit(X, COUNTS), tmp_path/"b", example=X)
+    assert bundle.engine == "skops"
+    (bundle.path/"model.skops").write_bytes(skops.io.dumps(LinearRegression().fit(X, TARGETS)))
+    with pytest.raises(ValueError, match="not one for each row"): load_bundle(forge(bundle))
+    with pytest.raises(ValueError, match="not one for each row"): load_bundle(forge(bundle, reference=None)).predict(X[:2])

@@ -467,8 +467,8 @@ def test_a_model_for_which_zeros_are_no_valid_row_is_served(tmp_path):
 
 
 def test_a_row_is_named_by_its_place_in_the_request_whoever_answers_it(bundles, tmp_path):
-    x = np.random.default_rng(0).normal(size=(300, 3))
-    save(PoissonRegressor().fit(x, np.exp(x[:, 0])), bundles / "late" / "4", example=x)
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=["a", "b", "c"])
+    save(PoissonRegressor().fit(x, np.exp(x.a)), bundles / "late" / "4", example=x)
     point(bundles, 4, alias="canary")
     with TestClient(create_app(bundles, log=tmp_path / "log.db", route=lambda id: "canary" if id.startswith("c") else "production")) as client:
         response = client.post("/predict", json={"values": [[1, 2, 3], [1, 2, 3], [1e5, 2, 3]], "ids": ["p", "c1", "c2"]})
@@ -483,6 +483,48 @@ def test_ids_that_cannot_be_stored_are_refused_also_by_the_log(tmp_path, id):
     with pytest.raises(TypeError, match="is no text"): log.append([(5, "2013-07-01T00:00:00Z", "late", 1, .5, [1.])])
     assert logged(tmp_path / "log.db") == []
     log.close()
+
+
+def test_a_canary_with_its_columns_in_another_order_is_asked_by_name(bundles, tmp_path):
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=["c", "b", "a"])
+    other = save(LogisticRegression().fit(x, x.a > 0), bundles / "late" / "4", example=x)
+    save(LogisticRegression().fit(x.rename(columns={"b": "z"}), x.a > 0), bundles / "late" / "5", example=x.rename(columns={"b": "z"}))
+    asked = {"values": [[1, 2, 3], [1, 2, 3]], "ids": ["p", "c"]}
+    with TestClient(create_app(bundles, route=lambda id: "canary" if id == "c" else "production")) as client:
+        point(bundles, 4, alias="canary")
+        assert client.post("/predict", json=asked).json()["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
+    with TestClient(create_app(bundles, route=lambda id: "canary" if id == "c" else "production")) as client:
+        point(bundles, 5, alias="canary")
+        response = client.post("/predict", json=asked)
+        assert response.status_code == 422 and "'z'" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("body", [b'{"values": [0, 2, 3]}', b'{"values": [0, 2, 3]'])
+def test_a_question_whose_client_has_gone_is_not_answered_and_not_recorded(bundles, tmp_path, body):
+    with serving_process(bundles, log=tmp_path / "log.db") as url:
+        with raw(url) as connection: connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + body)
+        assert httpx.post(f"{url}/predict", json={"values": ROWS[2], "ids": ["whole"]}).status_code == 200
+    assert [r[0] for r in logged(tmp_path / "log.db", "request_id")] == ["whole"]
+
+
+def test_a_length_with_five_thousand_zeros_is_a_length(impatient):
+    with raw(impatient) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: " + b"0" * 5000 + b"21\r\n\r\n" + b'{"values": [0, 2, 3]}')
+        assert b" 500 " not in b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("version", [10**30, 0, 1.5, True, "1", None])
+def test_a_pointer_names_a_version_that_can_be(bundles, version):
+    point(bundles, 1, version=version)
+    with TestClient(create_app(bundles)) as client: assert client.get("/health/ready").status_code == 503
+
+
+def test_errors_stay_short_whatever_is_sent(client):
+    for question in ({"values": [ROWS[2]] * 2, "ids": ["x" * 100_000] * 2}, {"values": ROWS[2], **{c * 300: 1 for c in "abc"}}):
+        response = client.post("/predict", json=question)
+        assert response.status_code == 422 and len(response.json()["detail"]) < 300
+    assert "there twice" in client.post("/predict", content=b'{"values": [1, 2, 3], "values": [9, 9, 9]}').json()["detail"]
+    assert "ISO 8601" in client.post("/predict", json={"values": ROWS[2], "at": "2020-01-01T00:00:00+00:00\0"}).json()["detail"]
 
 
 def test_three_hundred_rows_with_ids_take_less_than_50_ms_of_work(tmp_path):
