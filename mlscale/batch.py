@@ -167,14 +167,16 @@ def input_digest(path: str | os.PathLike) -> str:
     named = [[str(f.relative_to(path)) if path.is_dir() else "", digest(f)] for f in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-# %% ../nbs/05_batch.ipynb #5190f796
+# %% ../nbs/05_batch.ipynb #af834647
 def _footer(file: Path) -> "pq.FileMetaData":
     "What a Parquet file says of itself at its end."
     with needs("spark"):
         import pyarrow as pa
         import pyarrow.parquet as pq
     try:
-        with open(file, "rb") as f: return pq.read_metadata(f)
+        with open(file, "rb") as f: footer = pq.read_metadata(f)
+        footer.schema.to_arrow_schema()   # which knows not every type of Parquet's
+        return footer
     except (pa.ArrowException, OSError) as e:
         why = _one_line(e, 120)
         raise ValueError(f"input_path: {file.name[:60]!r} is not a readable Parquet file ({why}); "
