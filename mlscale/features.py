@@ -7,7 +7,7 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'driver_repository', 'flight_facts', 'flight_features', 'load_features', 'OnlineFlights', 'flight_stream',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #a2836be2
+# %% ../nbs/01_features.ipynb #2a32d8a5
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from .data import HORIZON, SOURCES, cached_frame, drivers, load_airlines, load_airports, load_flights, load_planes, load_weather
-from .point_in_time import View, as_frame, check_columns, check_keys, key_names, point_in_time_join, positive_timedelta, some_names
+from .point_in_time import (View, as_frame, check_columns, check_keys, key_names,
+                                   point_in_time_join, positive_timedelta, some_names)
 from .rolling import LookupState, Rolling, RollingState, rolling_features
 from .storage import needs, replacing
 
@@ -298,8 +299,9 @@ def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, t
     return {"feature": name, "rows": len(seen), "differ": differ.mean(), "only_logged": left.mean(), "only_recomputed": only.mean(),
             "median": size[unequal].dropna().median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
 
-# %% ../nbs/01_features.ipynb #5da68cbe
-def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str], time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
+# %% ../nbs/01_features.ipynb #a4db2ced
+def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
+                time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
     """Compare the features that a service saw with what their definition says.
 
     Parameters
@@ -326,8 +328,9 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str], time: 
     Raises
     ------
     TypeError, ValueError
-        If columns are missing, a prediction stands there twice, has no id or one that may be rounded (see
-        `exact_key`), or was not recomputed, nothing is left to compare, or the tolerance is negative.
+        If columns are missing, a prediction stands there twice, has no id or one that may be
+        rounded (see `exact_key`), or was not recomputed, nothing is left to compare, or the
+        tolerance is negative.
     """
     by = key_names(by, "by")
     if not 0 <= tolerance < np.inf: raise ValueError(f"tolerance={tolerance!r}: a finite number, 0 or above")
@@ -336,9 +339,13 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str], time: 
         check_columns(frame.columns, columns, what)
         if n := frame.duplicated(list(by)).sum(): raise ValueError(f"{what}: {n} predictions stand there twice by {', '.join(by)}; name the columns that tell them apart")
     for c in by: check_keys(logged[c], recomputed[c], ("logged", "recomputed"))
-    if n := logged[list(by)].isna().any(axis=1).sum(): raise ValueError(f"logged: {n} predictions have no {', '.join(by)}; nothing says which they are")
+    if n := logged[list(by)].isna().any(axis=1).sum():
+        raise ValueError(f"logged: {n} predictions have no {', '.join(by)}; "
+                         "nothing says which they are")
     features = [c for c in logged if c in recomputed and c not in (*by, time)]
-    if not features or logged.empty: raise ValueError(f"logged: no row or no feature that recomputed has too; there are {some_names(list(logged))}")
+    if not features or logged.empty:
+        raise ValueError(f"logged: no row or no feature that recomputed has too; "
+                         f"there are {some_names(list(logged))}")
     both = logged[[*by]].merge(recomputed, on=list(by), how="left")
     if n := len(logged) - len(logged[[*by]].merge(recomputed[[*by]], on=list(by))): raise ValueError(f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the features of the same predictions")
     return pd.DataFrame([_difference(c, logged[c], both[c], logged[time], tolerance) for c in features]).set_index("feature").sort_values("differ", ascending=False, kind="stable")

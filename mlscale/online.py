@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'repository', 'rolling_facts', 'flight_views', 'flight_repository', 'read', 'write', 'materialize', 'frame',
            'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01b_online.ipynb #142941e9
+# %% ../nbs/01b_online.ipynb #aaed338d
 import fcntl, filecmp, hashlib, heapq, json, logging, math, os, sqlite3, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from .data import load_flights, load_weather
 from .features import RATES, WEATHER, flight_facts
-from .point_in_time import View, as_frame, check_columns, exact_frame, exact_key, exact_keys, some_names
+from .point_in_time import (View, as_frame, check_columns, exact_frame, exact_key, exact_keys,
+                                   some_names)
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
 
 _log = logging.getLogger(__name__)
 
-# %% ../nbs/01b_online.ipynb #197040de
+# %% ../nbs/01b_online.ipynb #750f3d1b
 _CONFIGURATION = {"project": "mlscale", "provider": "local", "registry": "registry.db", "offline_store": {"type": "duckdb"}, "entity_key_serialization_version": 3}
 _EVENT, _CREATED = "event_us", "created_us"   # both clocks in microseconds since 1970, kept as features
 _CLOCKS = {"event_timestamp": _EVENT, "created_timestamp": _CREATED}
@@ -40,8 +41,10 @@ def _feast_type(x: pd.Series, what: str) -> str:
     if pd.api.types.is_integer_dtype(x): return "INT64"
     if pd.api.types.is_float_dtype(x): return "DOUBLE"
     if pd.api.types.infer_dtype(x, skipna=True) in ("string", "empty"): return "STRING"
-    raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; turn times into a number such as an age in minutes")
+    raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; "
+                     "turn times into a number such as an age in minutes")
 
+# %% ../nbs/01b_online.ipynb #e4503464
 def _from_arrow(x: pd.Series) -> pd.Series:
     import pyarrow as pa
     return exact_frame(pa.table({"x": x.array.__arrow_array__()}))["x"].set_axis(x.index)
@@ -51,15 +54,17 @@ def _plain_column(x: pd.Series) -> pd.Series:
     if isinstance(x.dtype, pd.CategoricalDtype): x = x.astype(object)
     if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
     if x.dtype != object: return x
-    kind = pd.api.types.infer_dtype(x, skipna=True)
-    return x.astype({"integer": "Int64", "floating": float, "mixed-integer-float": float, "boolean": "boolean"}.get(kind, object))
+    types = {"integer": "Int64", "boolean": "boolean",
+             "floating": float, "mixed-integer-float": float}
+    return x.astype(types.get(pd.api.types.infer_dtype(x, skipna=True), object))
 
 def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
     "Facts that have a key, with their clocks in UTC and once more as whole numbers."
     facts = facts.assign(**{c: _plain_column(facts[c]) for c in facts if c not in _CLOCKS})
     for key in by:
         exact_keys(facts[key], f"{what}, key {key!r}")
-        if pd.api.types.is_float_dtype(facts[key]): facts = facts.assign(**{key: facts[key].replace([np.inf, -np.inf], np.nan)})
+        if pd.api.types.is_float_dtype(facts[key]):   # an infinite number is no key
+            facts = facts.assign(**{key: facts[key].replace([np.inf, -np.inf], np.nan)})
     facts = facts.dropna(subset=list(by))
     for key in by:   # a missing one made whole numbers floats
         if pd.api.types.is_float_dtype(facts[key]) and (facts[key] % 1 == 0).all(): facts = facts.astype({key: np.int64})
@@ -72,15 +77,20 @@ def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
     for clock, name in _CLOCKS.items():
         x = facts[clock]
         if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
-        if not isinstance(x.dtype, pd.DatetimeTZDtype): raise TypeError(f"{what}: {clock} holds {str(x.dtype)[:60]}, not times with a time zone; convert with pd.to_datetime(..., utc=True)")
-        if n := x.isna().sum(): raise ValueError(f"{what}: {clock} is missing in {n} of {len(x)} rows; drop them: nothing says what they are about")
-        if x.dt.unit == "ns" and x.dt.nanosecond.any(): raise ValueError(f"{what}: {clock} holds parts of a microsecond, which are not kept; round up with .dt.ceil('us')")
+        if not isinstance(x.dtype, pd.DatetimeTZDtype):
+            raise TypeError(f"{what}: {clock} holds {str(x.dtype)[:60]}, not times with a time "
+                            "zone; convert with pd.to_datetime(..., utc=True)")
+        if n := x.isna().sum():
+            raise ValueError(f"{what}: {clock} is missing in {n} of {len(x)} rows; drop them: "
+                             "nothing says what they are about")
+        if x.dt.unit == "ns" and x.dt.nanosecond.any():
+            raise ValueError(f"{what}: {clock} holds parts of a microsecond, which are not kept; "
+                             "round up with .dt.ceil('us')")
         utc = x.dt.tz_convert("UTC").dt.as_unit("us")
         out |= {clock: utc, name: utc.astype(np.int64)}
     return out
 
-
-# %% ../nbs/01b_online.ipynb #ea4e717e
+# %% ../nbs/01b_online.ipynb #553dcc84
 def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.FeatureView", pd.DataFrame]:
     "A view in Feast's words, and its facts in the order in which they became known; adds its keys to the entities."
     with needs("features"): import pyarrow as pa
@@ -88,7 +98,8 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     from feast.types import from_value_type
     source, features = view.open(), [f for f in view.features if f not in _CLOCKS]
     wanted = [c for c in (*view.by, *_CLOCKS, *features) if c in source.schema.names]
-    facts = exact_frame(source.select(wanted) if isinstance(source, pa.Table) else source.to_table(wanted))
+    facts = source.select(wanted) if isinstance(source, pa.Table) else source.to_table(wanted)
+    facts = exact_frame(facts)
     if "created_timestamp" not in wanted: facts["created_timestamp"] = facts.event_timestamp
     facts = _prepared(facts, view.by, f"view {view.name!r}")
     types = {c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in [*view.by, *features]}
@@ -99,26 +110,36 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     source = FileSource(name=f"{view.name}_facts", path=str(folder/f"{view.name}.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
     schema = [Field(name=c, dtype=from_value_type(ValueType[t])) for c, t in {**types, _EVENT: "INT64", _CREATED: "INT64"}.items()]
     ttl = None if view.ttl is None else view.ttl.to_pytimedelta()
-    if ttl is not None and pd.Timedelta(ttl) != view.ttl: raise ValueError(f"view {view.name!r}: ttl={view.ttl!r} holds parts of a microsecond, which are not kept; round it")
+    if ttl is not None and pd.Timedelta(ttl) != view.ttl:
+        raise ValueError(f"view {view.name!r}: ttl={view.ttl!r} holds parts of a microsecond, "
+                         "which are not kept; round it")
     made = FeatureView(name=view.name, entities=[entities[k] for k in view.by], ttl=ttl, schema=schema, online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
-# %% ../nbs/01b_online.ipynb #9e774837
+# %% ../nbs/01b_online.ipynb #80fe3e31
+def _is_ours(view: "feast.FeatureView") -> bool:
+    return {_EVENT, _CREATED} <= {f.name for f in view.features}
+
 def _forget_others(store: "feast.FeatureStore", views: Sequence["feast.FeatureView"]) -> list:
-    "What an earlier call made here for views that are no longer wanted: files are deleted, Feast's objects given back to be deleted."
-    wanted, keys = {v.name for v in views}, {k for v in views for k in v.join_keys}
-    gone = [v for v in store.list_feature_views() if v.name not in wanted and {_EVENT, _CREATED} <= {f.name for f in v.features}]
-    for v in gone:
-        for ending in ("parquet", "until"): (Path(store.repo_path)/f"{v.name}.{ending}").unlink(missing_ok=True)
-    unused = {k for v in gone for k in v.join_keys} - keys - {k for v in store.list_feature_views() if v not in gone for k in v.join_keys}
-    return [*gone, *(e for e in store.list_entities() if e.name in unused), *(s for v in gone for s in (v.stream_source, v.batch_source) if s is not None)]
+    "Delete the files of our views that are not wanted any more; what Feast has of them comes back."
+    wanted, stored = {v.name for v in views}, store.list_feature_views()
+    gone = [v for v in stored if v.name not in wanted and _is_ours(v)]
+    for name in (f"{v.name}.{ending}" for v in gone for ending in ("parquet", "until")):
+        (Path(store.repo_path)/name).unlink(missing_ok=True)
+    needed = {k for v in (*views, *stored) if v not in gone for k in v.join_keys}
+    unused = {k for v in gone for k in v.join_keys} - needed
+    sources = [s for v in gone for s in (v.stream_source, v.batch_source) if s is not None]
+    return [*gone, *sources, *(e for e in store.list_entities() if e.name in unused)]
 
 def _write_facts(facts: pd.DataFrame, path: Path) -> None:
-    "As Parquet; the same facts as before keep the time of the file, by which `materialize` knows them."
+    "As Parquet; the same facts as before keep the file's time, by which `materialize` knows them."
     with replacing(path) as new:
         facts.to_parquet(new, index=False, coerce_timestamps="us", row_group_size=100_000)
-        if path.exists() and filecmp.cmp(new, path, shallow=False): os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+        if path.exists() and filecmp.cmp(new, path, shallow=False):
+            before = path.stat()
+            os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
+# %% ../nbs/01b_online.ipynb #d2e7c5eb
 def repository(path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite") -> "feast.FeatureStore":
     """Set up a Feast repository for views that the point-in-time join also takes: one definition for both sides.
 
@@ -138,22 +159,23 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
     -------
     feast.FeatureStore
         With an entity for each key column, and for each view a feature view and a push source `<name>_push`.
-        Each view also carries its clocks as `event_us` and `created_us`. Views of an earlier call that are left
-        out now are gone. Nothing new is materialized yet.
+        Each view also carries its clocks as `event_us` and `created_us`. Views of an earlier call
+        that are left out now are gone. Nothing new is materialized yet.
 
     Raises
     ------
     ImportError
         If Feast is missing.
     TypeError, ValueError
-        If a view holds times without a zone or columns of a type that has no place online, two views share a
-        name, a key column has two types or holds a float of 2**53 or more (see `exact_key`), or `online` is none
-        of these.
+        If a view holds times without a zone or columns of a type that has no place online, two
+        views share a name, a key column has two types or holds a float of 2**53 or more (see
+        `exact_key`), or `online` is none of these.
     """
     os.environ.setdefault("FEAST_USAGE", "False")
     with needs("features"): from feast import FeatureStore
-    views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
-    if not all(isinstance(v, View) for v in views): raise TypeError("views: a View, or a list with at least one")
+    if isinstance(views, View): views = [views]
+    if not isinstance(views, Sequence) or not all(isinstance(v, View) for v in views):
+        raise TypeError("views: a View, or a list with at least one")
     if not views or len({v.name for v in views}) < len(views): raise ValueError(f"views: at least one, with different names, got {[v.name for v in views]}")
     path, configuration, entities, made = Path(path).resolve(), {**_CONFIGURATION, "online_store": _online_store(online)}, {}, []
     for view in views:
@@ -254,11 +276,14 @@ def flight_repository(path: str | os.PathLike, flights: pd.DataFrame | None = No
     flights, weather = load_flights() if flights is None else flights, load_weather() if weather is None else weather
     return repository(path, flight_views(flights, weather), online=online)
 
-# %% ../nbs/01b_online.ipynb #2c987749
+# %% ../nbs/01b_online.ipynb #78e4059d
 def _feature_view(store: "feast.FeatureStore", view: str) -> "feast.FeatureView":
     known = {v.name: v for v in store.list_feature_views(allow_cache=True)}
-    if view not in known: raise ValueError(f"view={view!r}: the store has {some_names(list(known))}")
-    if not {_EVENT, _CREATED} <= {f.name for f in known[view].features}: raise ValueError(f"view={view!r} does not carry its clocks: set the store up with `repository`")
+    if view not in known:
+        raise ValueError(f"view={view!r}: the store has {some_names(list(known))}")
+    if not _is_ours(known[view]):
+        raise ValueError(f"view={view!r} does not carry its clocks: "
+                         "set the store up with `repository`")
     return known[view]
 
 def _key_column(x: pd.Series, stored: object, what: str) -> list:
@@ -266,21 +291,24 @@ def _key_column(x: pd.Series, stored: object, what: str) -> list:
     from feast.types import String
     exact_keys(x, what)
     text = stored == String
-    out = [None if gone or (isinstance(v, float) and math.isinf(v)) else v for v, gone in zip(x.tolist(), x.isna())]
+    endless = lambda v: isinstance(v, float) and math.isinf(v)
+    out = [None if gone or endless(v) else v for v, gone in zip(x.tolist(), x.isna())]
     for i, v in enumerate(out):   # a missing one made whole numbers floats
         if v is None or (text and isinstance(v, str)): continue
-        whole = not text and isinstance(v, (int, float, np.number)) and not isinstance(v, bool) and v == int(v)
-        if not whole or not -2**63 <= v < 2**63: raise ValueError(f"{what} is {stored}, got {repr(v)[:60]}; convert it")
+        number = isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+        if text or not number or v != int(v) or not -2**63 <= v < 2**63:
+            raise ValueError(f"{what} is {stored}, got {repr(v)[:60]}; convert it")
         out[i] = int(v)
     return out
 
 def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     "The key of each row, None where a part is missing."
-    columns = [_key_column(keys[e.name], e.dtype, f"view {view.name!r}, key {e.name!r}") for e in view.entity_columns]
+    columns = [_key_column(keys[e.name], e.dtype, f"view {view.name!r}, key {e.name!r}")
+               for e in view.entity_columns]
     return [None if None in key else key for key in zip(*columns)]
 
 
-# %% ../nbs/01b_online.ipynb #349b7671
+# %% ../nbs/01b_online.ipynb #80928a3c
 def _stored(store: "feast.FeatureStore", view: "feast.FeatureView", keys: Sequence[tuple | None], features: Sequence[str]) -> dict[str, list]:
     "What the online store holds for these keys, feature by feature; None where it holds nothing."
     wanted, found = list(dict.fromkeys(k for k in keys if k is not None)), {f: [] for f in features}
@@ -299,16 +327,20 @@ def _instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
 
 def _nanoseconds(at: pd.Timestamp) -> int:
     "Since 1970, also in years that nanoseconds of 64 bits do not reach."
-    return int(at.tz_localize(None).asm8.view(np.int64))*{"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}[at.unit]
+    unit = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}[at.unit]
+    return int(at.tz_localize(None).asm8.view(np.int64))*unit
 
-def _holding(values: list, numbers: bool, whole: bool) -> Any:
+def _holding(values: list, type_: object) -> Any:
     "Values of a feature, numbers as floats where one is missing, unless these would round them."
-    if not numbers or None not in values: return values
-    if whole and any(v is not None and abs(v) >= 2**53 for v in values): return pd.array(values, "Int64")
+    from feast.types import Float64, Int64
+    if type_ not in (Float64, Int64) or None not in values: return values
+    if type_ == Int64 and any(v is not None and abs(v) >= 2**53 for v in values):
+        return pd.array(values, "Int64")
     return np.array(values, float)
 
-# %% ../nbs/01b_online.ipynb #a5f99ecd
-def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any, at: pd.Timestamp) -> pd.DataFrame:
+# %% ../nbs/01b_online.ipynb #396eadc6
+def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
+         at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
 
     Parameters
@@ -333,8 +365,8 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any, at:
     Raises
     ------
     TypeError, ValueError
-        If a view is unknown, key columns are missing or of another type or hold a float of 2**53 or more (see
-        `exact_key`), a column would stand twice, or `at` has no time zone.
+        If a view is unknown, key columns are missing or of another type or hold a float of 2**53
+        or more (see `exact_key`), a column would stand twice, or `at` has no time zone.
 
     Notes
     -----
@@ -342,8 +374,8 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any, at:
     not know what it knew. If it has been given all facts known at `at` and none after, the answer is that of
     `point_in_time_join`.
     """
-    from feast.types import Float64, Int64
-    keys, (now, rest), columns = as_frame(keys, "keys"), divmod(_nanoseconds(_instant(at)), 1000), {}
+    keys, columns = as_frame(keys, "keys"), {}
+    now, rest = divmod(_nanoseconds(_instant(at)), 1000)
     for name in dict.fromkeys([views] if isinstance(views, str) else views):
         view = _feature_view(store, name)
         check_columns(keys.columns, view.join_keys, "keys")
@@ -353,7 +385,8 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any, at:
         for f in view.features:
             values = [v if u else None for v, u in zip(stored[f.name], usable)]
             if f.name == _EVENT: columns[f"{name}__event_timestamp"] = pd.DatetimeIndex(np.array([pd.NaT.value if v is None else v for v in values], np.int64).view("M8[us]"), tz="UTC")
-            elif f.name != _CREATED: columns[f"{name}__{f.name}"] = _holding(values, f.dtype in (Float64, Int64), f.dtype == Int64)
+            elif f.name != _CREATED:
+                columns[f"{name}__{f.name}"] = _holding(values, f.dtype)
     check_columns([*keys.columns, *columns], [], "the result")
     return pd.concat([keys, pd.DataFrame(columns, index=keys.index)], axis=1)
 
@@ -367,45 +400,64 @@ def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{what}: {len(twice)} facts have the same key and both times equal, but different values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later created_timestamp")
     return facts.sort_values([_EVENT, _CREATED]).drop_duplicates(list(by), keep="last").reset_index(drop=True)
 
-# %% ../nbs/01b_online.ipynb #d47f5e8f
+# %% ../nbs/01b_online.ipynb #35f7a9ea
 def _as_stored(x: pd.Series, wanted: str, what: str) -> pd.Series:
     "A feature in the type in which its view is stored."
     if not x.notna().any(): return pd.Series(None, x.index, dtype=object)
     kind = _feast_type(x, what)
     if kind == "DOUBLE" and wanted == "INT64" and (x.dropna() % 1 == 0).all(): exact_keys(x, what)
     elif kind == "INT64" and wanted == "DOUBLE" and (x.dropna().abs() < 2**53).all(): pass
-    elif kind != wanted: raise ValueError(f"{what} holds {str(x.dtype)[:60]}, the view is stored as {wanted}; convert it, or set the view up anew with `repository`")
+    elif kind != wanted:
+        raise ValueError(f"{what} holds {str(x.dtype)[:60]}, the view is stored as {wanted}; "
+                         "convert it, or set the view up anew with `repository`")
     if wanted == "DOUBLE": return pd.Series(x.to_numpy(float, na_value=np.nan), x.index)
     return x.astype({"INT64": "Int64", "BOOL": "boolean", "STRING": object}[wanted])
 
 def _to_feast(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> None:
-    "Feast makes floats of whole numbers beside missing ones: where these would round, rows that lack the same are written together."
-    whole = [c for c in facts if facts[c].dtype == "Int64" and facts[c].isna().any() and (facts[c].abs() >= 2**53).any()]
-    for _, some in facts.groupby([facts[c].isna() for c in whole]) if whole else [(None, facts)]:
+    "Beside missing ones Feast makes floats of whole numbers: where these round, they go alone."
+    rounds = lambda x: x.dtype == "Int64" and x.isna().any() and (x.abs() >= 2**53).any()
+    split = [facts[c].isna() for c in facts if rounds(facts[c])]
+    for _, some in facts.groupby(split) if split else [(None, facts)]:
         gone = [c for c in some if not some[c].notna().any()]
-        store.write_to_online_store(view, some.assign(**{c: pd.Series(None, some.index, dtype=object) for c in gone}))
+        some = some.assign(**{c: pd.Series(None, some.index, dtype=object) for c in gone})
+        store.write_to_online_store(view, some)
 
+# %% ../nbs/01b_online.ipynb #65d8c785
 def _checked_facts(view: "feast.FeatureView", facts: Any) -> pd.DataFrame:
     "The columns of a view, features in its types."
-    facts, features = as_frame(facts, "facts"), {f.name: f.dtype.to_value_type().name for f in view.features if f.name not in (_EVENT, _CREATED)}
+    facts, features = as_frame(facts, "facts"), _own_features(view)
     needed = [*view.join_keys, *_CLOCKS, *features]
     check_columns(facts.columns, needed, "facts")
-    return facts[needed].assign(**{f: _as_stored(_plain_column(facts[f]), wanted, f"facts, column {f!r}") for f, wanted in features.items()})
+    stored = {f: _as_stored(_plain_column(facts[f]), wanted, f"facts, column {f!r}")
+              for f, wanted in features.items()}
+    return facts[needed].assign(**stored)
 
-def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool], keys: Sequence[tuple]) -> None:
+def _own_features(view: "feast.FeatureView") -> dict[str, str]:
+    "The features without the clocks, and the types in which they are stored."
+    clocks = (_EVENT, _CREATED)
+    return {f.name: f.dtype.to_value_type().name for f in view.features if f.name not in clocks}
+
+def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool],
+                           keys: Sequence[tuple]) -> None:
     "A fact whose clocks are those of the stored one must say the same."
-    for a, b, s, key in zip(new.astype(object).where(new.notna(), None).tolist(), old, same, keys):
-        if s and a != b: raise ValueError(f"facts: {new.name}={repr(a)[:40]} for {str(key)[:60]}, stored is {repr(b)[:40]} with both times equal; a correction needs a later created_timestamp")
+    values = new.astype(object).where(new.notna(), None).tolist()
+    for a, b, s, key in zip(values, old, same, keys):
+        if not s or a == b: continue
+        raise ValueError(f"facts: {new.name}={repr(a)[:40]} for {str(key)[:60]}, stored is "
+                         f"{repr(b)[:40]} with both times equal; "
+                         "a correction needs a later created_timestamp")
 
-def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame, added: Sequence[str] = ()) -> int:
-    "As `write`; features that the view did not have before are `added` to facts that are stored already."
+# %% ../nbs/01b_online.ipynb #5788a6b5
+def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame,
+           added: Sequence[str] = ()) -> int:
+    "As `write`; features that the view did not have before are `added` to facts that are stored."
     target = _feature_view(store, view)
     new = _newest(_checked_facts(target, facts), target.join_keys, "facts")
-    features, keys = [f.name for f in target.features if f.name not in (_EVENT, _CREATED)], _keys(target, new)
+    features, keys = _own_features(target), _keys(target, new)
     with locked(Path(store.repo_path)/f"{view}.lock"):
         old = _stored(store, target, keys, [_EVENT, _CREATED, *features])
-        clocks, before = list(zip(new[_EVENT], new[_CREATED])), list(zip(old[_EVENT], old[_CREATED]))
-        newer, same = [None in b or a > b for a, b in zip(clocks, before)], [a == b for a, b in zip(clocks, before)]
+        pairs = list(zip(zip(new[_EVENT], new[_CREATED]), zip(old[_EVENT], old[_CREATED])))
+        newer, same = [None in b or a > b for a, b in pairs], [a == b for a, b in pairs]
         for f in features:
             if f not in added: _refuse_contradictions(new[f], old[f], same, keys)
         if added: newer = [n or s for n, s in zip(newer, same)]
@@ -433,9 +485,9 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     Raises
     ------
     TypeError, ValueError
-        If the view is unknown, columns or times are missing, a column is of another type than the view's, a key
-        is a float of 2**53 or more (see `exact_key`), or two facts have the same key and both times equal, but
-        different values. Nothing is written then.
+        If the view is unknown, columns or times are missing, a column is of another type than the
+        view's, a key is a float of 2**53 or more (see `exact_key`), or two facts have the same key
+        and both times equal, but different values. Nothing is written then.
 
     Notes
     -----
@@ -444,36 +496,42 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     """
     return _write(store, view, facts)
 
-
-# %% ../nbs/01b_online.ipynb #68d9b7cc
+# %% ../nbs/01b_online.ipynb #9fa016e5
 def _mark(store: "feast.FeatureStore", view: str) -> dict:
     "What the last run has recorded; nothing where there was none, or one of an older version."
     try: found = json.loads((Path(store.repo_path)/f"{view}.until").read_text())
     except (FileNotFoundError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
-def _nothing_else_is_new(store: "feast.FeatureStore", view: "feast.FeatureView", mark: Mapping, file: list) -> bool:
-    "Whether the facts are those of the last run and the online store still has what that run wrote."
+def _as_the_last_run_left_it(store: "feast.FeatureStore", view: "feast.FeatureView", mark: Mapping,
+                             file: list) -> bool:
+    "Whether the facts are the same file, and the online store still has a key that was there then."
     if mark.get("file") != file: return False
-    return mark["key"] is None or _stored(store, view, [tuple(mark["key"])], [_EVENT])[_EVENT][0] is not None
+    if mark["key"] is None: return True
+    return _stored(store, view, [tuple(mark["key"])], [_EVENT])[_EVENT][0] is not None
 
-def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: int, since: int | None) -> int:
+def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: int,
+                 since: int | None) -> int:
     "One view, times in microseconds."
     with needs("features"): import pyarrow.dataset as ds
     path, mark = Path(view.batch_source.path), _mark(store, view.name)
     file = [path.stat().st_mtime_ns, path.stat().st_size]
-    same = _nothing_else_is_new(store, view, mark, file)
+    same = _as_the_last_run_left_it(store, view, mark, file)
     last = since if since is not None else mark["until"] if same else None
     known = (ds.field(_EVENT) <= until) & (ds.field(_CREATED) <= until)
     if last is not None: known &= (ds.field(_EVENT) > last) | (ds.field(_CREATED) > last)
-    facts, features = exact_frame(ds.dataset(path).to_table(filter=known)), [f.name for f in view.features]
-    taken = _write(store, view.name, facts, [f for f in features if f not in mark.get("features", features)]) if len(facts) else 0
-    if since is None or (same and since <= mark["until"]):   # else something before `since` may be new
+    facts = exact_frame(ds.dataset(path).to_table(filter=known))
+    features = list(_own_features(view))
+    added = [f for f in features if f not in mark.get("features", features)]
+    taken = _write(store, view.name, facts, added) if len(facts) else 0
+    if since is None or (same and since <= mark["until"]):   # else not everything was looked at
         key = _keys(view, facts.tail(1))[0] if len(facts) else mark["key"] if same else None
-        new_mark = {"until": max(until, mark["until"]) if same else until, "file": file, "features": features, "key": key}
-        with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(json.dumps(new_mark))
+        end = max(until, mark["until"]) if same else until
+        content = json.dumps({"until": end, "file": file, "features": features, "key": key})
+        with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
+# %% ../nbs/01b_online.ipynb #724512dc
 def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str | Sequence[str] | None = None, since: pd.Timestamp | None = None) -> dict[str, int]:
     """Bring the newest facts known by a moment from the history to the online store.
 
@@ -486,9 +544,9 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
     views : str or sequence of str, optional
         Names of views; all if not given.
     since : Timestamp, optional
-        Only facts that could not be seen before. If not given, the run decides: the end of the last one (of this
-        function) while the facts are the same file, and everything where they are new, since a fact may come
-        late with early times, or where the online store was emptied.
+        Only facts that could not be seen before. If not given, the run decides: the end of the last
+        one (of this function) while the facts are the same file, and everything where they are new,
+        since a fact may come late with early times, or where the online store was emptied.
 
     Returns
     -------
@@ -498,21 +556,23 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
     Raises
     ------
     TypeError, ValueError
-        If a view is unknown, a time has no zone, or a fact contradicts the stored one of the same times.
+        If a view is unknown, a time has no zone, or a fact contradicts the stored one of the same
+        times.
 
     Notes
     -----
     What decides is when a fact became known, not the moment it is about, so late facts are not lost. Each
     view is written by `write`; the end of the run is recorded after that, in a file `<view>.until` that is
-    replaced in one step, so a run that dies is repeated. Feast's registry is left alone. A fact that was
-    *deleted* from the history stays online: what is stored never becomes older. Take it back by a fact with a
-    later `created_timestamp`.
+    replaced in one step, so a run that dies is repeated. Feast's registry is left alone. A fact
+    that was *deleted* from the history stays online: what is stored never becomes older. Take it
+    back by a fact with a later `created_timestamp`.
     """
-    moments = [None if t is None else _nanoseconds(_instant(t, what))//1000 for t, what in ((until, "until"), (since, "since"))]
+    micros = lambda t, what: None if t is None else _nanoseconds(_instant(t, what))//1000
+    moments = micros(_instant(until, "until"), "until"), micros(since, "since")
     names = [v.name for v in store.list_feature_views(allow_cache=True)] if views is None else [views] if isinstance(views, str) else views
     return {name: _materialize(store, _feature_view(store, name), *moments) for name in names}
 
-# %% ../nbs/01b_online.ipynb #bdeb451b
+# %% ../nbs/01b_online.ipynb #f300aa9c
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -553,7 +613,8 @@ def _plain(x: object) -> object:
     x = x.item() if isinstance(x, np.generic) else x
     if x is None or x is pd.NA or x is pd.NaT or x != x: return None
     if isinstance(x, float) and x.is_integer() and abs(x) < 2**53 or isinstance(x, bool): return int(x)
-    if not isinstance(x, (str, int, float)): raise TypeError(f"event: {repr(x)[:60]} is a {type(x).__name__}; numbers and text only")
+    if not isinstance(x, (str, int, float)):
+        raise TypeError(f"event: {repr(x)[:60]} is a {type(x).__name__}; numbers and text only")
     return x
 
 def _plain_key(key: object) -> tuple:
@@ -803,7 +864,7 @@ def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence
     if created is pd.NaT or created.tzinfo is None: raise ValueError(f"event: created_timestamp={created!r}; a time with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01b_online.ipynb #f302af7f
+# %% ../nbs/01b_online.ipynb #e2bc4e12
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is acknowledged.
 
@@ -887,7 +948,8 @@ class DurableState:
             If the disk fails. Open the folder again and send the events again.
         """
         new, checks = {}, [r.online() for r in self.rollings]
-        for event in (_checked_event(e, self.id, self.columns, self.rollings[0].by) for e in ([events] if isinstance(events, Mapping) else events)):
+        events, by = [events] if isinstance(events, Mapping) else events, self.rollings[0].by
+        for event in (_checked_event(e, self.id, self.columns, by) for e in events):
             if event[self.id] in self._seen or event[self.id] in new: self.duplicates += 1
             elif self._seen.past(event["created_timestamp"].value): self.expired += 1
             else:
@@ -942,7 +1004,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01b_online.ipynb #51906ee9
+# %% ../nbs/01b_online.ipynb #6ac589c4
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -959,7 +1021,8 @@ def partition(key: object, n: int) -> int:
         0 to n - 1.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
-    return int.from_bytes(hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest(), "big") % n
+    digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % n
 
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those of one.

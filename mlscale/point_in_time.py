@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from .storage import needs, replacing
 
-# %% ../nbs/00b_point_in_time.ipynb #cabbf3c0
+# %% ../nbs/00b_point_in_time.ipynb #c97b9ff5
 _CLOCKS = ["event_timestamp", "created_timestamp"]
 
 def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
@@ -112,30 +112,39 @@ def check_columns(there: Sequence[str], wanted: Sequence[str], what: str) -> Non
         twice = sorted({str(c) for c in there if there.count(c) > 1})
         raise ValueError(f"{what}: columns {some_names(twice)} stand there twice; rename one")
     if missing := [c for c in wanted if c not in there]:
-        raise ValueError(f"{what}: columns {some_names(missing)} are missing; there are {some_names(there)}")
+        raise ValueError(f"{what}: columns {some_names(missing)} are missing; "
+                         f"there are {some_names(there)}")
 
-# %% ../nbs/00b_point_in_time.ipynb #fedccec5
+# %% ../nbs/00b_point_in_time.ipynb #6f8c574b
 def _without_views(table: "pa.Table") -> "pa.Table":
-    "Text and bytes that Arrow holds as views, from which it cannot take rows yet, in their older types."
+    "Text and bytes that Arrow holds as views, from which it takes no rows, in their older types."
     import pyarrow as pa
     older = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    return table.cast(pa.schema([f.with_type(older.get(f.type, f.type)) for f in table.schema], metadata=table.schema.metadata))
+    fields = [f.with_type(older.get(f.type, f.type)) for f in table.schema]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
-_TABLE, _TABLE_OR_PATH = "a DataFrame (pandas, Polars) or an Arrow table", "a DataFrame or the path of a Parquet file (or an Arrow table)"
+_TABLE = "a DataFrame (pandas, Polars) or an Arrow table"
+_TABLE_OR_PATH = "a DataFrame or the path of a Parquet file (or an Arrow table)"
 
 def _arrow_table(table: Any, what: str, taken: str = _TABLE) -> "pa.Table":
     "A table of Polars or Arrow as an Arrow table."
     package = type(table).__module__.partition(".")[0]
-    if package not in ("polars", "pyarrow") or hasattr(table, "collect") or not hasattr(table, "columns"):
-        way_out = "collect it first" if hasattr(table, "collect") else "read it first" if isinstance(table, (str, os.PathLike)) else "convert it"
+    lazy = hasattr(table, "collect")
+    if package not in ("polars", "pyarrow") or lazy or not hasattr(table, "columns"):
+        way_out = "read it first" if isinstance(table, (str, os.PathLike)) else "convert it"
+        if lazy: way_out = "collect it first"
         raise TypeError(f"{what}: {taken} is taken, got {type(table).__name__}; {way_out}")
     with needs("data"): import pyarrow as pa
-    if package == "pyarrow": return _without_views(table if isinstance(table, pa.Table) else pa.Table.from_batches([table]))
+    if isinstance(table, pa.RecordBatch): table = pa.Table.from_batches([table])
+    if package == "pyarrow": return _without_views(table)
     import polars as pl
     for name, type_ in table.schema.items():
-        if type_ in (pl.Object, pl.Int128): raise TypeError(f"{what}, column {name!r} holds {type_}, which Arrow does not know; convert it to text or numbers")
+        if type_ not in (pl.Object, pl.Int128): continue
+        raise TypeError(f"{what}, column {name!r} holds {type_}, which Arrow does not know; "
+                        "convert it to text or numbers")
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
 
+# %% ../nbs/00b_point_in_time.ipynb #678e48d0
 def _unheld(table: "pa.Table") -> list[str]:
     "The columns that pandas cannot hold."
     import pyarrow as pa
@@ -156,19 +165,23 @@ def exact_frame(table: "pa.Table") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `to_pandas` gives it, but whole numbers beside missing ones are Int64 where floats, exact to 2**53,
-        would round them.
+        As `to_pandas` gives it, but whole numbers beside missing ones are Int64 where floats, exact
+        to 2**53, would round them.
     """
     import pyarrow as pa, pyarrow.compute as pc
     whole = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
     try: out = table.to_pandas()
-    except pa.ArrowInvalid as e: raise ValueError(f"columns {some_names(_unheld(table))} do not fit into pandas ({str(e)[:90]}); convert them, for example to microseconds") from e
+    except pa.ArrowInvalid as e:
+        raise ValueError(f"columns {some_names(_unheld(table))} do not fit into pandas "
+                         f"({str(e)[:90]}); convert them, for example to microseconds") from e
     for name, column in zip(table.column_names, table.columns):
         if column.type not in whole or not column.null_count or name not in out: continue
         low, high = pc.min_max(column).as_py().values()
-        if low is not None and max(-low, high) >= 2**53: out[name] = column.to_pandas(types_mapper=whole.get).array
+        if low is not None and max(-low, high) >= 2**53:
+            out[name] = column.to_pandas(types_mapper=whole.get).array
     return out
 
+# %% ../nbs/00b_point_in_time.ipynb #e2158bc5
 def as_frame(table: Any, what: str, taken: str = _TABLE) -> pd.DataFrame:
     """A table, whoever holds it, as a DataFrame of pandas with the same values.
 
@@ -194,19 +207,28 @@ def as_frame(table: Any, what: str, taken: str = _TABLE) -> pd.DataFrame:
     check_columns(table.column_names, [], what)
     return exact_frame(table)
 
-# %% ../nbs/00b_point_in_time.ipynb #64342f55
+# %% ../nbs/00b_point_in_time.ipynb #36a475fe
 def _column(x: pd.Series, name: str, what: str) -> "pa.Array":
     "A column of pandas in Arrow, or an error that names it."
     import pyarrow as pa
     try: out = pa.array(x, from_pandas=True)
     except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as e:
-        raise TypeError(f"{what}, column {name!r} holds values of several kinds, or of one that Arrow does not know ({str(e)[:90]}); convert it to one") from None
-    kind = pd.api.types.infer_dtype(x, skipna=True) if x.dtype == object else ""
-    naive = {v.tzinfo is None for v in x.dropna()} if pa.types.is_timestamp(out.type) and kind == "datetime" else ()
-    if pa.types.is_date(out.type) and len({type(v) for v in x.dropna()}) > 1 or kind.startswith("mixed") and not pa.types.is_nested(out.type) and not pa.types.is_floating(out.type) or len(naive) > 1:
+        raise TypeError(f"{what}, column {name!r} holds values of several kinds, or of one that "
+                        f"Arrow does not know ({str(e)[:90]}); convert it to one") from None
+    if x.dtype == object and _made_one(x, out.type):
         raise TypeError(f"{what}, column {name!r} holds values of several kinds; convert it to one")
     return out
 
+def _made_one(x: pd.Series, type_: "pa.DataType") -> bool:
+    "Whether Arrow made one kind of several: a date of a time, an instant of a time without a zone."
+    import pyarrow as pa
+    kind, t = pd.api.types.infer_dtype(x, skipna=True), pa.types
+    if t.is_date(type_): return len({type(v) for v in x.dropna()}) > 1
+    if t.is_timestamp(type_) and kind == "datetime":
+        return len({v.tzinfo is None for v in x.dropna()}) > 1
+    return kind.startswith("mixed") and not t.is_nested(type_) and not t.is_floating(type_)
+
+# %% ../nbs/00b_point_in_time.ipynb #d33e92e9
 def _from_pandas(frame: pd.DataFrame, keys: Sequence[str], what: str) -> "pa.Table":
     "An Arrow table of a DataFrame."
     import pyarrow as pa
@@ -216,27 +238,36 @@ def _from_pandas(frame: pd.DataFrame, keys: Sequence[str], what: str) -> "pa.Tab
         for c in frame: _column(frame[c], c, what)
         raise
     for i, c in enumerate(out.column_names):
-        if c in keys and pa.types.is_floating(out[c].type) and out[c].null_count == len(out): out = out.set_column(i, c, pa.nulls(len(out)))   # a key that is always missing is of no type
-        elif c in objects and not pa.types.is_string(out[c].type): _column(frame[c], c, what)   # see there
+        empty = pa.types.is_floating(out[c].type) and out[c].null_count == len(out)
+        if c in keys and empty: out = out.set_column(i, c, pa.nulls(len(out)))   # it is of no type
+        elif c in objects and not pa.types.is_string(out[c].type): _column(frame[c], c, what)
     return out
 
+# %% ../nbs/00b_point_in_time.ipynb #4fedafdf
 def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
     "A file or a folder as a dataset that is not read yet; times of 96 bits are in UTC."
     with needs("data"): import pyarrow as pa, pyarrow.dataset as ds
-    if not Path(path).exists(): raise FileNotFoundError(f"{what}: there is no file {Path(path).name}")
+    name = Path(path).name
+    if not Path(path).exists(): raise FileNotFoundError(f"{what}: there is no file {name}")
+    form = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")   # nanoseconds end in 2262
+    utc = pa.timestamp("us", "UTC")
     try:
-        form = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")   # in nanoseconds, Arrow's default, the year 9999 would be another
         source = ds.dataset(path, format=form)
         bare = [f for f in source.schema if pa.types.is_timestamp(f.type) and f.type.tz is None]
-        columns = next(source.get_fragments()).metadata.schema if bare else ()
-        old = {columns.column(i).path for i in range(len(columns)) if columns.column(i).physical_type == "INT96"}
+        stored = next(source.get_fragments()).metadata.schema if bare else ()
+        stored = [stored.column(i) for i in range(len(stored))]
+        old = {column.path for column in stored if column.physical_type == "INT96"}
         if not old: return source
-        utc = [f.with_type(pa.timestamp("us", "UTC")) if f in bare and f.name in old else f for f in source.schema]
-        return ds.dataset(path, format=form, schema=pa.schema(utc, metadata=source.schema.metadata))
-    except (pa.ArrowException, OSError) as e: raise ValueError(f"{what}: {Path(path).name} is not a readable Parquet file; write it anew") from e
+        fields = [f.with_type(utc) if f in bare and f.name in old else f for f in source.schema]
+        schema = pa.schema(fields, metadata=source.schema.metadata)
+        return ds.dataset(path, format=form, schema=schema)
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{what}: {name} is not a readable Parquet file; write it anew") from e
 
-def _open(table: Any, keys: Sequence[str], others: Sequence[str], what: str) -> "pa.Table | ds.Dataset":
-    "These columns of a table in Arrow, or Parquet (a file or a folder) as a dataset that is not read yet."
+# %% ../nbs/00b_point_in_time.ipynb #827cb769
+def _open(table: Any, keys: Sequence[str], others: Sequence[str],
+          what: str) -> "pa.Table | ds.Dataset":
+    "These columns of a table in Arrow, or Parquet as a dataset that is not read yet."
     columns = list(dict.fromkeys([*keys, *others]))
     needed = [c for c in columns if c != "created_timestamp"]
     if isinstance(table, (str, os.PathLike)):
@@ -248,9 +279,10 @@ def _open(table: Any, keys: Sequence[str], others: Sequence[str], what: str) -> 
     there = list(table.columns) if isinstance(table, pd.DataFrame) else table.column_names
     check_columns(there, needed, what)
     columns = [c for c in columns if c in there]
-    return _from_pandas(table[columns], keys, what) if isinstance(table, pd.DataFrame) else table.select(columns)
+    if not isinstance(table, pd.DataFrame): return table.select(columns)
+    return _from_pandas(table[columns], keys, what)
 
-# %% ../nbs/00b_point_in_time.ipynb #89c5a94b
+# %% ../nbs/00b_point_in_time.ipynb #1698581a
 @dataclass(frozen=True, eq=False)
 class View:
     """Facts about something, each with two times: a feature view.
@@ -260,8 +292,9 @@ class View:
     name : str
         Begins the names of the columns that a join brings: `name__feature`.
     source : DataFrame, pyarrow.Table or path
-        A table of pandas, Polars or Arrow, or a Parquet file or folder, with `event_timestamp` (what moment a row is about),
-        `created_timestamp` (when it became known; without it: at the event), the key columns and the features.
+        A table of pandas, Polars or Arrow, or a Parquet file or folder, with `event_timestamp`
+        (what moment a row is about), `created_timestamp` (when it became known; without it: at the
+        event), the key columns and the features.
     by : str or sequence of str
         The key: one column or several.
     ttl : Timedelta or None
@@ -300,40 +333,52 @@ class View:
         """
         return _open(self.source, self.by, [*_CLOCKS, *self.features], f"view {self.name!r}")
 
-# %% ../nbs/00b_point_in_time.ipynb #5f1a184a
-_KINDS = {"text": "is_string is_large_string is_string_view", "bytes": "is_binary is_large_binary is_fixed_size_binary is_binary_view",
-          "decimal": "is_decimal", "number": "is_integer is_floating", "date": "is_date", "time of day": "is_time", "duration": "is_duration"}
+# %% ../nbs/00b_point_in_time.ipynb #a2f3b87e
+_KINDS = {"text": "is_string is_large_string is_string_view",
+          "bytes": "is_binary is_large_binary is_fixed_size_binary is_binary_view",
+          "decimal": "is_decimal", "number": "is_integer is_floating", "date": "is_date",
+          "time of day": "is_time", "duration": "is_duration"}
 
 def _kind(x: "pa.DataType") -> str:
     "What a value is, however it is held: values of two kinds are never equal."
     import pyarrow as pa
     x = x.value_type if pa.types.is_dictionary(x) else x
     if pa.types.is_timestamp(x): return f"time {'without' if x.tz is None else 'with'} a zone"
-    return next((kind for kind, tests in _KINDS.items() if any(getattr(pa.types, test)(x) for test in tests.split())), str(x)[:60])
+    for kind, tests in _KINDS.items():
+        if any(getattr(pa.types, test)(x) for test in tests.split()): return kind
+    return str(x)[:60]
 
 def _check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None:
     import pyarrow as pa
     times = {"entities.event_timestamp": entities.field("event_timestamp").type, **{f"{view.name}.{c}": facts.field(c).type for c in _CLOCKS if c in facts.names}}
     for name, x in times.items():
-        if not pa.types.is_timestamp(x): raise TypeError(f"{name} holds {_kind(x)}, not times; convert with pd.to_datetime(..., utc=True)")
+        if not pa.types.is_timestamp(x):
+            raise TypeError(f"{name} holds {_kind(x)}, not times; "
+                            "convert with pd.to_datetime(..., utc=True)")
     zoned, without = ([n for n, x in times.items() if (x.tz is not None) == wanted] for wanted in (True, False))
     if zoned and without: raise ValueError(f"times with a time zone ({', '.join(zoned)}) and without ({', '.join(without)}): convert all with pd.to_datetime(..., utc=True)")
     for c in view.by:
-        kinds = sorted({_kind(s.field(c).type) for s in (entities, facts)} - {"null"})
-        if len(kinds) > 1: raise ValueError(f"key {c!r}: {_kind(facts.field(c).type)} in the facts, {_kind(entities.field(c).type)} in the entities; {' never equals '.join(kinds)}, convert one of them")
-        if kinds and kinds[0] not in (*_KINDS, "bool") and not kinds[0].startswith("time "): raise TypeError(f"key {c!r} holds {kinds[0]}; give text, numbers, times or truth values")
+        theirs, ours = (_kind(s.field(c).type) for s in (facts, entities))
+        kinds = sorted({theirs, ours} - {"null"})
+        if len(kinds) > 1:
+            raise ValueError(f"key {c!r}: {theirs} in the facts, {ours} in the entities; "
+                             f"{' never equals '.join(kinds)}, convert one of them")
+        if kinds and kinds[0] not in (*_KINDS, "bool") and not kinds[0].startswith("time "):
+            raise TypeError(f"key {c!r} holds {kinds[0]}; give text, numbers or times")
     for c in view.features: _carrier(facts.field(c).type, f"view {view.name!r}, column {c!r}")
 
-# %% ../nbs/00b_point_in_time.ipynb #1437ba34
+# %% ../nbs/00b_point_in_time.ipynb #2fa19a94
 def _carrier(x: "pa.DataType", what: str) -> "pa.DataType":
     "The type in which every engine can carry a column without changing a value."
     import pyarrow as pa
     t = pa.types
     inner = lambda y: _carrier(y, what)
     if t.is_dictionary(x): return inner(x.value_type)
-    if t.is_unsigned_integer(x): return {8: pa.int16(), 16: pa.int32(), 32: pa.int64(), 64: pa.decimal128(20, 0)}[x.bit_width]
+    signed = {8: pa.int16(), 16: pa.int32(), 32: pa.int64(), 64: pa.decimal128(20, 0)}
+    if t.is_unsigned_integer(x): return signed[x.bit_width]
     if t.is_float16(x): return pa.float32()
-    if t.is_duration(x) or t.is_time64(x) or (t.is_timestamp(x) and x.unit == "ns"): return pa.int64()
+    nanoseconds = t.is_timestamp(x) and x.unit == "ns"
+    if t.is_duration(x) or t.is_time64(x) or nanoseconds: return pa.int64()
     if t.is_time32(x) or t.is_null(x): return pa.int32()
     if t.is_timestamp(x): return pa.timestamp("us", x.tz and "UTC")
     if t.is_date(x): return pa.date32()
@@ -341,9 +386,13 @@ def _carrier(x: "pa.DataType", what: str) -> "pa.DataType":
     if _kind(x) == "text": return pa.large_string()
     if _kind(x) == "bytes": return pa.large_binary()
     if t.is_boolean(x) or t.is_integer(x) or t.is_floating(x): return x
-    if t.is_list(x) or t.is_large_list(x) or t.is_fixed_size_list(x): return pa.list_(inner(x.value_type))
-    if t.is_struct(x) and x.num_fields: return pa.struct([pa.field(x.field(i).name, inner(x.field(i).type)) for i in range(x.num_fields)])
-    raise TypeError(f"{what} holds {str(x)[:60]}, which not every engine can carry; convert it to numbers or text")
+    if t.is_list(x) or t.is_large_list(x) or t.is_fixed_size_list(x):
+        return pa.list_(inner(x.value_type))
+    if t.is_struct(x) and x.num_fields:
+        fields = [x.field(i) for i in range(x.num_fields)]
+        return pa.struct([f.with_type(inner(f.type)) for f in fields])
+    raise TypeError(f"{what} holds {str(x)[:60]}, which not every engine can carry; "
+                    "convert it to numbers or text")
 
 def _carried(x: "pa.ChunkedArray") -> "pa.ChunkedArray":
     "A column in the type of its carrier."
@@ -352,11 +401,13 @@ def _carried(x: "pa.ChunkedArray") -> "pa.ChunkedArray":
     if pa.types.is_dictionary(x.type): x = x.cast(x.type.value_type)
     return x if x.type == to else x.cast(to)
 
-def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset", name: str) -> "pa.ChunkedArray":
-    "A column in the type that a source declares; categories are those of the source, in their order, where it lies in memory."
+def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset",
+              name: str) -> "pa.ChunkedArray":
+    "A column in the type that a source declares; categories of a table keep their order."
     import pyarrow as pa, pyarrow.compute as pc
     to = source.schema.field(name).type
-    if pa.types.is_null(to.value_type if pa.types.is_dictionary(to) else to): return pa.chunked_array([pa.nulls(len(column), to)])
+    if pa.types.is_null(to.value_type if pa.types.is_dictionary(to) else to):
+        return pa.chunked_array([pa.nulls(len(column), to)])
     if not pa.types.is_dictionary(to): return column.cast(to)
     column = column.cast(to.value_type)
     if not isinstance(source, pa.Table) or not len(source): return column.dictionary_encode()
@@ -367,12 +418,14 @@ def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset", name: 
 def _as_declared(table: "pa.Table", source: "pa.Table | ds.Dataset") -> "pa.Table":
     "Columns in the types and with the metadata of a source, from those of their carriers."
     import pyarrow as pa
-    return pa.table({c: _declared(table[c], source, c) for c in table.column_names}).replace_schema_metadata(source.schema.metadata)
+    out = pa.table({c: _declared(table[c], source, c) for c in table.column_names})
+    return out.replace_schema_metadata(source.schema.metadata)
 
-# %% ../nbs/00b_point_in_time.ipynb #a96c337a
+# %% ../nbs/00b_point_in_time.ipynb #a3df3cdb
 def _rounded(x: object, bits: int, what: str) -> ValueError:
-    return ValueError(f"{what}: {x!r} is a float, and from 2**{bits} on several whole numbers share one; give integers, Int64 or text "
-                      "(one missing id makes whole numbers floats in pandas)")
+    return ValueError(f"{what}: {x!r} is a float, and from 2**{bits} on several whole numbers "
+                      "share one; give integers, Int64 or text (one missing id makes whole numbers "
+                      "floats in pandas)")
 
 def exact_key(x: object, what: str = "key") -> None:
     """Refuse a key that may be a rounded id.
@@ -387,7 +440,8 @@ def exact_key(x: object, what: str = "key") -> None:
     Raises
     ------
     ValueError
-        If it is a float of 2**53 or more (2**24 for a float of 32 bits, 2**11 of 16): several whole numbers share it.
+        If it is a float of 2**53 or more (2**24 for a float of 32 bits, 2**11 of 16): several whole
+        numbers share it.
     """
     if not isinstance(x, (float, np.floating)): return
     bits = {2: 11, 4: 24}.get(getattr(x, "itemsize", 8), 53)
@@ -410,21 +464,29 @@ def exact_keys(column: pd.Series, what: str) -> None:
     """
     if isinstance(column.dtype, pd.CategoricalDtype): column = pd.Series(column.cat.categories)
     if pd.api.types.is_float_dtype(column.dtype):
-        bits, size = {2: 11, 4: 24}.get(column.dtype.itemsize, 53), column.to_numpy(float, na_value=np.nan)
+        bits = {2: 11, 4: 24}.get(column.dtype.itemsize, 53)
+        size = column.to_numpy(float, na_value=np.nan)
         big = np.flatnonzero((np.abs(size) >= 2**bits) & np.isfinite(size))
         if len(big): raise _rounded(float(size[big[0]]), bits, what)
     elif column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
         for x in column: exact_key(x, what)
 
+# %% ../nbs/00b_point_in_time.ipynb #45926eaf
 def _pandas_kind(x: pd.Series, what: str) -> str | None:
     "What the keys of a column are, as `_kind` names it; None where all are missing."
     if not x.notna().any(): return None
-    kind = pd.api.types.infer_dtype(x.cat.categories if isinstance(x.dtype, pd.CategoricalDtype) else x, skipna=True)
-    if kind in ("datetime64", "datetime"): return f"time {'without' if next(iter(x.dropna())).tzinfo is None else 'with'} a zone"
-    if kind in ("mixed", "mixed-integer") and len({next((t for t in (str, bytes, Number) if isinstance(v, t)), type(v)) for v in x.dropna()}) > 1:
-        raise TypeError(f"{what}, key {x.name!r} holds values of several kinds; text never equals a number, convert it to one")
-    return {"string": "text", "bytes": "bytes", "date": "date", "time": "time of day", "timedelta64": "duration", "timedelta": "duration",
-            "boolean": "truth value", "period": "period", "interval": "interval"}.get(kind, "number")
+    some = x.cat.categories.to_series() if isinstance(x.dtype, pd.CategoricalDtype) else x.dropna()
+    kind = pd.api.types.infer_dtype(some, skipna=True)
+    if kind in ("datetime64", "datetime"):
+        return f"time {'without' if next(iter(some)).tzinfo is None else 'with'} a zone"
+    if kind in ("mixed", "mixed-integer"):
+        of = lambda v: next((t for t in (str, bytes, Number) if isinstance(v, t)), type(v))
+        if len({of(v) for v in some}) > 1:
+            raise TypeError(f"{what}, key {x.name!r} holds values of several kinds; "
+                            "text never equals a number, convert it to one")
+    return {"string": "text", "bytes": "bytes", "date": "date", "time": "time of day",
+            "timedelta64": "duration", "timedelta": "duration", "boolean": "truth value",
+            "period": "period", "interval": "interval"}.get(kind, "number")
 
 def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> None:
     """Refuse keys of two tables that can never be equal, or that may have been rounded.
@@ -444,32 +506,37 @@ def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> Non
     for x, what in zip((left, right), whats): exact_keys(x, f"{what}, key {left.name!r}")
     a, b = kinds = [_pandas_kind(x, what) for x, what in zip((left, right), whats)]
     if a == b or None in kinds: return
-    raise ValueError(f"key {left.name!r}: {a} in the {whats[0]}, {b} in the {whats[1]}; {' never equals a '.join(sorted(kinds, reverse=True))}, convert one of them")
+    never = " never equals a ".join(sorted(kinds, reverse=True))
+    raise ValueError(f"key {left.name!r}: {a} in the {whats[0]}, {b} in the {whats[1]}; {never}, "
+                     "convert one of them")
 
-
-# %% ../nbs/00b_point_in_time.ipynb #9667489c
+# %% ../nbs/00b_point_in_time.ipynb #4140f9b0
 def _key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> list["pa.DataType"]:
     "The types in which keys are compared: as whole numbers if one side holds such, since a single missing key makes whole numbers floats."
     import pyarrow as pa
     t, out = pa.types, []
     for c in by:
         both = [s.field(c).type for s in (facts, entities)]
-        both = [x for x in (x.value_type if t.is_dictionary(x) else x for x in both) if not t.is_null(x)] or [pa.int64()]
-        kind, unit = _kind(both[0]), max((getattr(x, "unit", "us") for x in both), key=["s", "ms", "us", "ns"].index) if not t.is_date(both[0]) else "us"
-        unit = "us" if unit in ("s", "ms") else unit
+        both = [x.value_type if t.is_dictionary(x) else x for x in both]
+        both = [x for x in both if not t.is_null(x)] or [pa.int64()]
+        unit = "ns" if any(getattr(x, "unit", "us") == "ns" for x in both) else "us"
         whole = pa.uint64() if all(map(t.is_unsigned_integer, both)) else pa.int64()
-        forms = {"text": pa.large_string(), "bytes": pa.large_binary(), "decimal": pa.decimal128(38, max(getattr(x, "scale", 0) for x in both)),
-                 "number": whole if any(map(t.is_integer, both)) else pa.float64(), "date": pa.date32(), "time of day": pa.time64(unit), "duration": pa.duration(unit)}
-        out.append(forms.get(kind, pa.timestamp(unit, "UTC" if kind == "time with a zone" else None) if kind.startswith("time ") else both[0]))
+        forms = {"text": pa.large_string(), "bytes": pa.large_binary(), "date": pa.date32(),
+                 "decimal": pa.decimal128(38, max(getattr(x, "scale", 0) for x in both)),
+                 "number": whole if any(map(t.is_integer, both)) else pa.float64(),
+                 "time of day": pa.time64(unit), "duration": pa.duration(unit),
+                 "time with a zone": pa.timestamp(unit, "UTC"),
+                 "time without a zone": pa.timestamp(unit)}
+        out.append(forms.get(_kind(both[0]), both[0]))
     return out
 
 def _same_bits(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    "Numbers of 64 bits without a sign as the same bits with one, which all engines know; equal stays equal."
+    "Numbers without a sign as the same bits with one, which all engines know; equal stays equal."
     import pyarrow as pa
     return pa.chunked_array([chunk.view(pa.int64()) for chunk in column.chunks], pa.int64())
 
 def _key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "pa.ChunkedArray":
-    "A key in the type in which it is compared; missing and infinite numbers, and fractions among whole numbers, are none."
+    "A key in its type for comparing; infinite numbers and fractions among whole ones are no keys."
     import pyarrow as pa, pyarrow.compute as pc
     if pa.types.is_dictionary(column.type): column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
@@ -477,16 +544,23 @@ def _key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "pa.Chunked
         finite = pc.is_finite(column)
         big = column.filter(pc.and_(finite, pc.greater_equal(pc.abs(column), 2.**bits)))
         if len(big): raise _rounded(big[0].as_py(), bits, what)
-        usable = finite if pa.types.is_floating(to) else pc.and_(finite, pc.equal(column, pc.floor(column)))
+        whole = pc.equal(column, pc.floor(column))
+        usable = finite if pa.types.is_floating(to) else pc.and_(finite, whole)
         column = pc.if_else(usable, column, pa.scalar(None, column.type))
     try: column = column.cast(to)
-    except pa.ArrowInvalid as e: raise ValueError(f"{what} cannot be compared as {to} ({str(e)[:90]}); make it text in both tables") from e
-    return _same_bits(column) if to == pa.uint64() else column.cast(pa.int64()) if pa.types.is_temporal(to) and not pa.types.is_date(to) else column
+    except pa.ArrowInvalid as e:
+        raise ValueError(f"{what} cannot be compared as {to} ({str(e)[:90]}); "
+                         "make it text in both tables") from e
+    if to == pa.uint64(): return _same_bits(column)
+    as_number = pa.types.is_temporal(to) and not pa.types.is_date(to)
+    return column.cast(pa.int64()) if as_number else column
 
+# %% ../nbs/00b_point_in_time.ipynb #a98a11f3
 def _normal(table: "pa.Table", by: Sequence[str], types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str, what: str) -> "pa.Table":
     "Keys as `k0`, `k1`, ... in the types in which they are compared; times as whole numbers of the unit."
     import pyarrow as pa
-    out = {f"k{i}": _key(table[c], to, f"{what}, key {c!r}") for i, (c, to) in enumerate(zip(by, types))}
+    keys = enumerate(zip(by, types))
+    out = {f"k{i}": _key(table[c], to, f"{what}, key {c!r}") for i, (c, to) in keys}
     for new, c in clocks.items():
         if n := table[c].null_count: raise ValueError(f"{what}.{c} is missing in {n} of {len(table)} rows; drop them: nothing says what was known then")
         try: out[new] = table[c].cast(pa.timestamp(unit, table[c].type.tz)).cast(pa.int64())
@@ -524,26 +598,29 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/00b_point_in_time.ipynb #3f500de5
+# %% ../nbs/00b_point_in_time.ipynb #f98f2021
 def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
-    return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but different values, for example {str(example)[:120]}; keep one")
+    return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but "
+                      f"different values, for example {str(example)[:120]}; keep one")
 
 def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
     with needs("features"): import polars as pl
     same = pl.from_arrow(normal).with_row_index("row")
     same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)   # few are left, and what differs after all is sorted out below
     if same.is_empty(): return
-    rows, identity = exact_frame(facts.take(same["row"].to_arrow())), [*view.by, *_clocks(facts.schema).values()]
+    rows = exact_frame(facts.take(same["row"].to_arrow()))
+    identity = [*view.by, *_clocks(facts.schema).values()]
     rows = rows[~rows.map(repr).duplicated()]   # lists and the like have no hash
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/00b_point_in_time.ipynb #52774988
+# %% ../nbs/00b_point_in_time.ipynb #06c84dbc
 def _in_memory(engine: Callable, view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in memory: what brings a view's features to a table of entities."
     import pyarrow as pa
     types, keys, clocks = _key_types(entities, source.schema, view.by), [f"k{i}" for i in range(len(view.by))], _clocks(source.schema)
-    facts = source if isinstance(source, pa.Table) else _without_views(source.to_table(list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))))
+    columns = list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))
+    facts = source if isinstance(source, pa.Table) else _without_views(source.to_table(columns))
     normal = _normal(facts, view.by, types, clocks, unit, view.name)
     _refuse_ambiguous(view, facts, normal, keys)
     find = engine(normal, keys, np.inf if view.ttl is None else view.ttl//pd.Timedelta(1, unit))
@@ -553,15 +630,17 @@ def _in_memory(engine: Callable, view: View, source: "pa.Table | ds.Dataset", en
         return features.take(pa.array(rows, mask=rows < 0))
     return bring
 
-# %% ../nbs/00b_point_in_time.ipynb #649498bb
-def _carried_facts(table: "pa.Table", view: View, types: Sequence["pa.DataType"], unit: str) -> "pa.Table":
-    "Keys and times as in `_normal`, and the features as `f0`, `f1`, ... in types that every engine carries."
+# %% ../nbs/00b_point_in_time.ipynb #6a141011
+def _carried_facts(table: "pa.Table", view: View, types: Sequence["pa.DataType"],
+                   unit: str) -> "pa.Table":
+    "Keys and times as in `_normal`, and the features as `f0`, `f1`, ... in types of carriers."
     out = _normal(table, view.by, types, _clocks(table.schema), unit, view.name)
     for i, c in enumerate(view.features): out = out.append_column(f"f{i}", _carried(table[c]))
     return out
 
-def _to_duckdb(con: "duckdb.DuckDBPyConnection", view: View, source: "pa.Table | ds.Dataset", types: Sequence["pa.DataType"], unit: str) -> None:
-    "Facts that have a key as `known`: a table as it lies in memory, a dataset piece by piece, so that DuckDB can spill it."
+def _to_duckdb(con: "duckdb.DuckDBPyConnection", view: View, source: "pa.Table | ds.Dataset",
+               types: Sequence["pa.DataType"], unit: str) -> None:
+    "Facts with a key as `known`: a table as it lies in memory, a dataset in pieces, to be spilled."
     import pyarrow as pa
     normal = lambda piece: _carried_facts(piece, view, types, unit)
     if isinstance(source, pa.Table): con.register("facts", normal(source))
@@ -573,13 +652,16 @@ def _to_duckdb(con: "duckdb.DuckDBPyConnection", view: View, source: "pa.Table |
             con.register("piece", normal(piece))
             con.execute("INSERT INTO facts SELECT * FROM piece")
         con.unregister("piece")
-    con.execute(f"CREATE TEMP VIEW known AS SELECT * FROM facts WHERE {' AND '.join(f'k{i} IS NOT NULL' for i in range(len(view.by)))}")
+    there = " AND ".join(f"k{i} IS NOT NULL" for i in range(len(view.by)))
+    con.execute(f"CREATE TEMP VIEW known AS SELECT * FROM facts WHERE {there}")
 
+# %% ../nbs/00b_point_in_time.ipynb #9a1ec326
 def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
     "Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to a table of entities."
     with needs("features"): import duckdb
     import pyarrow as pa
-    types, keys = _key_types(entities, source.schema, view.by), [f"k{i}" for i in range(len(view.by))]
+    types = _key_types(entities, source.schema, view.by)
+    keys = [f"k{i}" for i in range(len(view.by))]
     spill = tempfile.TemporaryDirectory()
     con = session.cursor() if session is not None else duckdb.connect(config={"temp_directory": spill.name})
     _to_duckdb(con, view, source, types, unit)
@@ -593,14 +675,16 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
     def bring(asked, spill=spill):
         questions = _normal(asked, view.by, types, {"t": "event_timestamp"}, unit, "entities").append_column("i", pa.array(np.arange(len(asked))))
         con.register("questions", questions)
-        found = con.sql(f"""SELECT {", ".join(f"CASE WHEN {fresh} THEN {f} END AS {f}" for f in features)}
+        values = ", ".join(f"CASE WHEN {fresh} THEN {f} END AS {f}" for f in features)
+        found = con.sql(f"""SELECT {values}
             FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY questions.i""").to_arrow_table()
         return _as_declared(found.rename_columns(list(view.features)), source)
     return bring
 
-# %% ../nbs/00b_point_in_time.ipynb #615c4205
-_SPARK = {"spark.sql.execution.arrow.localRelationThreshold": "0",   # rows stay Arrow on the executors, the planner does not copy them around
-          "spark.sql.legacy.parquet.nanosAsLong": "true", "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+# %% ../nbs/00b_point_in_time.ipynb #25b2fe83
+_SPARK = {"spark.sql.execution.arrow.localRelationThreshold": "0",   # the planner copies no rows
+          "spark.sql.legacy.parquet.nanosAsLong": "true",
+          "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
           "spark.sql.session.timeZone": "UTC"}
 
 @contextmanager
@@ -611,25 +695,33 @@ def _spark_settings(session: "SparkSession") -> Iterator[None]:
         for name, value in _SPARK.items(): session.conf.set(name, value)
         yield
     finally:
-        for name, value in before.items(): session.conf.unset(name) if value is None else session.conf.set(name, value)
+        for name, value in before.items():
+            if value is None: session.conf.unset(name)
+            else: session.conf.set(name, value)
 
-def _refuse_on_spark(sources: Mapping[str, "pa.Table | ds.Dataset"], written: Mapping[str, "pa.DataType"]) -> None:
+def _refuse_on_spark(sources: Mapping[str, "pa.Table | ds.Dataset"],
+                     written: Mapping[str, "pa.DataType"]) -> None:
     "The few types that Spark does not read from Parquet, and those that it does not write."
     import pyarrow as pa
     for what, source in sources.items():
         for f in () if isinstance(source, pa.Table) else source.schema:
             if pa.types.is_float16(f.type) or pa.types.is_time(f.type):
-                raise TypeError(f"{what}, column {f.name!r} holds {f.type}, which Spark does not read from Parquet; write text or a number there, or take engine='duckdb'")
+                raise TypeError(f"{what}, column {f.name!r} holds {f.type}, which Spark does not "
+                                "read from Parquet; write text or a number there, or take "
+                                "engine='duckdb'")
     for what, x in written.items():
-        inside = pa.types.is_nested(x) and any(word in str(x) for word in ("[ns", "duration", "time32", "time64"))
+        words = ("[ns", "duration", "time32", "time64")
+        inside = pa.types.is_nested(x) and any(word in str(x) for word in words)
         if inside or _kind(x) in ("duration", "time of day"):
-            raise TypeError(f"{what} holds {str(x)[:60]}, which Spark does not write to Parquet; make it a number, such as minutes, or take engine='duckdb'")
+            raise TypeError(f"{what} holds {str(x)[:60]}, which Spark does not write to Parquet; "
+                            "make it a number, such as minutes, or take engine='duckdb'")
 
-# %% ../nbs/00b_point_in_time.ipynb #42eb1d68
+# %% ../nbs/00b_point_in_time.ipynb #136d09d9
+_PARTS = "no whole number of microseconds"
 _quoted = lambda c: "`" + c.replace("`", "``") + "`"
 
 def _instant_sql(x: str, of: "pa.DataType", unit: str) -> str:
-    "A time in Parquet as a whole number of the unit; Spark reads nanoseconds as numbers, and has no others."
+    "A time in Parquet as a whole number of the unit; nanoseconds are read as such numbers already."
     if of.unit == "ns": return x
     micros = f"unix_micros(CAST({x} AS TIMESTAMP))"
     return f"try_multiply({micros}, 1000L)" if unit == "ns" else micros
@@ -642,92 +734,131 @@ def _key_sql(x: str, of: "pa.DataType", to: "pa.DataType") -> str:
     if t.is_duration(to): return f"try_multiply({x}, {nanoseconds[of.unit]//nanoseconds[to.unit]}L)"
     if t.is_timestamp(to): return _instant_sql(x, of, to.unit)
     if t.is_decimal(to): return f"CAST({x} AS DECIMAL(38, {to.scale}))"
-    if to == pa.uint64(): return f"CAST(CASE WHEN {x} >= {2**63} THEN {x} - {2**64} ELSE {x} END AS BIGINT)"
+    if to == pa.uint64():
+        return f"CAST(CASE WHEN {x} >= {2**63} THEN {x} - {2**64} ELSE {x} END AS BIGINT)"
     if _kind(to) != "number": return x
     usable = f"{x} = floor({x})" if to == pa.int64() else f"abs({x}) < 1.7976931348623157e308"
     plain = f"CAST({x} AS {'BIGINT' if to == pa.int64() else 'DOUBLE'})"
-    return f"CASE WHEN abs({x}) < 9e18 AND {usable} THEN {plain} END" if t.is_floating(of) else plain
+    if not t.is_floating(of): return plain
+    return f"CASE WHEN abs({x}) < 9e18 AND {usable} THEN {plain} END"
 
-def _spark_normal(session: "SparkSession", source: "ds.Dataset", by: Sequence[str], types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str, what: str) -> list[str]:
-    "Expressions for the keys and times of Parquet, as `_normal`; keys that it would refuse are refused here."
+def _doubtful(x: "pa.DataType", to: "pa.DataType") -> bool:
+    "Whether keys of a type may hold values that `_key` refuses."
     import pyarrow as pa
-    doubtful = {c: to for c, to in zip(by, types) if pa.types.is_floating(x := source.schema.field(c).type) or pa.types.is_decimal(x) or x == pa.uint64() != to}
+    return pa.types.is_floating(x) or pa.types.is_decimal(x) or x == pa.uint64() != to
+
+def _spark_normal(session: "SparkSession", source: "ds.Dataset", by: Sequence[str],
+                  types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str,
+                  what: str) -> list[str]:
+    "Expressions for the keys and times of Parquet, as `_normal`; what that refuses is refused."
+    keys = dict(zip(by, types))
+    doubtful = {c: to for c, to in keys.items() if _doubtful(source.schema.field(c).type, to)}
     for piece in _pieces(source, list(doubtful)) if doubtful else ():
         for c, to in doubtful.items(): _key(piece[c], to, f"{what}, key {c!r}")
     field = lambda c: (_quoted(c), source.schema.field(c).type)
     times = {new: _instant_sql(*field(c), unit) for new, c in clocks.items()}
     for new, c in clocks.items():
         if session.read.parquet(*source.files).filter(f"{times[new]} IS NULL").take(1):
-            raise ValueError(f"{what}.{c} is missing in a row, or beyond what nanoseconds express; drop such rows: nothing says what was known then")
-    return [*(f"{_key_sql(*field(c), to)} AS k{i}" for i, (c, to) in enumerate(zip(by, types))), *(f"{x} AS {new}" for new, x in times.items())]
+            raise ValueError(f"{what}.{c} is missing in a row, or beyond what nanoseconds express; "
+                             "drop such rows: nothing says what was known then")
+    normal = [f"{_key_sql(*field(c), to)} AS k{i}" for i, (c, to) in enumerate(keys.items())]
+    return normal + [f"{x} AS {new}" for new, x in times.items()]
 
-# %% ../nbs/00b_point_in_time.ipynb #5cc3ec49
-def _spark_facts(session: "SparkSession", view: View, source: "pa.Table | ds.Dataset", types: Sequence["pa.DataType"], unit: str) -> "DataFrame":
+# %% ../nbs/00b_point_in_time.ipynb #c8ef4c74
+def _spark_facts(session: "SparkSession", view: View, source: "pa.Table | ds.Dataset",
+                 types: Sequence["pa.DataType"], unit: str) -> "DataFrame":
     "Facts that have a key on Spark: `k0`, ..., both clocks, and the features together as `fact`."
     import pyarrow as pa
     from pyspark.sql import functions as F
-    if isinstance(source, pa.Table): known = session.createDataFrame(_carried_facts(source, view, types, unit))
-    else:
-        normal = _spark_normal(session, source, view.by, types, _clocks(source.schema), unit, view.name)
-        known = session.read.parquet(*source.files).selectExpr(*normal, *(f"{_quoted(c)} AS f{i}" for i, c in enumerate(view.features)))
-    known = known.dropna(subset=[f"k{i}" for i in range(len(view.by))])
-    return known.select(*(c for c in known.columns if not c.startswith("f")), F.struct(*(c for c in known.columns if c.startswith("f"))).alias("fact"))
-
-def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View], types: Sequence[Sequence["pa.DataType"]], unit: str) -> "DataFrame":
-    "Entities on Spark: `t`, the place of each row, the keys of each view as `v0`, `v1`, ..., and from Parquet the row itself."
-    import pyarrow as pa
-    clock, struct = {"t": "event_timestamp"}, lambda i, keys: f"struct({', '.join(keys)}) AS v{i}"
+    keys = [f"k{i}" for i in range(len(view.by))]
+    features = [f"f{i}" for i in range(len(view.features))]
     if isinstance(source, pa.Table):
-        tables = [_normal(source, v.by, some, clock, unit, "entities") for v, some in zip(views, types)]
-        columns = {f"v{i}k{j}": table[f"k{j}"] for i, (v, table) in enumerate(zip(views, tables)) for j in range(len(v.by))}
-        frame = session.createDataFrame(pa.table({**columns, "t": tables[0]["t"], "place": np.arange(len(source))}))
-        return frame.selectExpr("t", "place", *(struct(i, [f"v{i}k{j} AS k{j}" for j in range(len(v.by))]) for i, v in enumerate(views)))
-    normal = [_spark_normal(session, source, v.by, some, clock, unit, "entities") for v, some in zip(views, types)]
-    return session.read.parquet(*source.files).selectExpr("struct(*) AS row", "struct(_metadata.file_path, _metadata.row_index) AS place", normal[0][-1],
-                                                          *(struct(i, some[:-1]) for i, some in enumerate(normal)))
+        known = session.createDataFrame(_carried_facts(source, view, types, unit))
+    else:
+        clocks = _clocks(source.schema)
+        normal = _spark_normal(session, source, view.by, types, clocks, unit, view.name)
+        values = [f"{_quoted(c)} AS {f}" for c, f in zip(view.features, features)]
+        known = session.read.parquet(*source.files).selectExpr(*normal, *values)
+    fact = F.struct(*features).alias("fact")
+    return known.dropna(subset=keys).select(*keys, "event", "created", fact)
 
-def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], unit: str) -> "DataFrame":
-    "The join on a cluster: for each key one pass over facts and questions in the order of time, with the newest fact so far as `found0`, ..."
+def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset",
+                     views: Sequence[View], types: Sequence[Sequence["pa.DataType"]],
+                     unit: str) -> "DataFrame":
+    "Entities on Spark: `t`, their `place`, the keys of each view as `v0`, ..., of files the `row`."
+    import pyarrow as pa
+    clock, file = {"t": "event_timestamp"}, not isinstance(source, pa.Table)
+    if file:
+        normal = [_spark_normal(session, source, v.by, some, clock, unit, "entities")
+                  for v, some in zip(views, types)]
+        t, normal = normal[0][-1], [some[:-1] for some in normal]
+        place = "struct(_metadata.file_path, _metadata.row_index) AS place"
+        frame, others = session.read.parquet(*source.files), ["struct(*) AS row", t, place]
+    else:
+        tables = [_normal(source, v.by, some, clock, unit, "entities")
+                  for v, some in zip(views, types)]
+        normal = [[f"v{i}k{j} AS k{j}" for j in range(len(v.by))] for i, v in enumerate(views)]
+        keys = {f"v{i}{k}": x for i, table in enumerate(tables)
+                for k, x in zip(table.column_names, table.columns) if k != "t"}
+        columns = {**keys, "t": tables[0]["t"], "place": np.arange(len(source))}
+        frame, others = session.createDataFrame(pa.table(columns)), ["t", "place"]
+    structs = [f"struct({', '.join(some)}) AS v{i}" for i, some in enumerate(normal)]
+    return frame.selectExpr(*others, *structs)
+
+# %% ../nbs/00b_point_in_time.ipynb #9bd6bae5
+def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View],
+              facts: Sequence["pa.Table | ds.Dataset"], unit: str) -> "DataFrame":
+    "The join on a cluster: for each key one pass in the order of time with the newest fact so far."
     from pyspark.sql import Window, functions as F
     types = [_key_types(source.schema, f.schema, v.by) for v, f in zip(views, facts)]
     out = _spark_questions(session, source, views, types, unit)
     for i, (view, f) in enumerate(zip(views, facts)):
-        known, keys = _spark_facts(session, view, f, types[i], unit), [f"k{j}" for j in range(len(view.by))]
+        known = _spark_facts(session, view, f, types[i], unit)
+        keys = [f"k{j}" for j in range(len(view.by))]
         if twice := known.distinct().groupBy(*keys, "event", "created").count().filter("count > 1").take(1):
             raise _contradiction(view, "rows", dict(zip(view.by, twice[0])))
         asked = out.select(f"v{i}.*", "t", F.struct("*").alias("asked"))
-        stream = known.withColumn("t", F.greatest("event", "created")).unionByName(asked, allowMissingColumns=True)
-        so_far = Window.partitionBy(*keys).orderBy("t", F.col("asked").isNotNull()).rowsBetween(Window.unboundedPreceding, Window.currentRow)
-        newest = stream.withColumn("newest", F.max_by(F.struct("event", "fact"), F.struct("event", "created")).over(so_far)).filter("asked IS NOT NULL")
-        fresh = F.lit(True) if view.ttl is None else F.expr(f"t - newest.event <= {view.ttl//pd.Timedelta(1, unit)}")
+        seen = known.withColumn("t", F.greatest("event", "created"))
+        stream = seen.unionByName(asked, allowMissingColumns=True)
+        in_time = Window.partitionBy(*keys).orderBy("t", F.col("asked").isNotNull())
+        so_far = in_time.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+        best = F.max_by(F.struct("event", "fact"), F.struct("event", "created"))
+        newest = stream.withColumn("newest", best.over(so_far)).filter("asked IS NOT NULL")
+        ttl = None if view.ttl is None else view.ttl//pd.Timedelta(1, unit)
+        fresh = F.expr("TRUE" if ttl is None else f"t - newest.event <= {ttl}")
         out = newest.select("asked.*", F.when(fresh, F.col("newest.fact")).alias(f"found{i}"))
     return out.orderBy("place")
 
-def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], to: Path) -> None:
-    "The rows of Parquet and what was found for them; nanoseconds become microseconds, if they are whole ones."
+# %% ../nbs/00b_point_in_time.ipynb #7f3aa09b
+def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[View],
+                      facts: Sequence["pa.Table | ds.Dataset"], to: Path) -> None:
+    "The rows of Parquet and what was found for them; nanoseconds become whole microseconds."
     def named(x, name, type_):
         if _kind(type_).startswith("time ") and type_.unit == "ns":
-            x = f"IF({x} % 1000 <> 0, raise_error('no whole microseconds'), timestamp_micros({x} div 1000))"
+            x = f"IF({x} % 1000 <> 0, raise_error('{_PARTS}'), timestamp_micros({x} div 1000))"
             x = x if type_.tz else f"CAST({x} AS TIMESTAMP_NTZ)"
         return f"{x} AS {_quoted(name)}"
     rows = [named(f"row.{_quoted(f.name)}", f.name, f.type) for f in source.schema]
-    found = [named(f"found{i}.f{j}", f"{v.name}__{c}", f.schema.field(c).type) for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
+    found = [named(f"found{i}.f{j}", f"{v.name}__{c}", f.schema.field(c).type)
+             for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
     out.selectExpr(*rows, *found).write.parquet(str(to))
 
-# %% ../nbs/00b_point_in_time.ipynb #199c98df
+# %% ../nbs/00b_point_in_time.ipynb #cf768d10
 _ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
 _ROWS = 250_000   # entities that are joined at a time where they come from a file
 
 def _pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
     import pyarrow as pa
     batches, rows, given = [], 0, False
-    for batch in source.to_batches(columns=columns, batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
+    memory = {"batch_size": _ROWS, "batch_readahead": 1, "fragment_readahead": 1}
+    for batch in source.to_batches(columns=columns, **memory):
         batches, rows = [*batches, batch], rows + len(batch)
         if rows >= _ROWS:
             yield pa.Table.from_batches(batches)
             batches, rows, given = [], 0, True
     if batches or not given:
-        schema = source.schema if columns is None else pa.schema([source.schema.field(c) for c in columns])
+        schema = source.schema
+        if columns is not None: schema = pa.schema([schema.field(c) for c in columns])
         yield pa.Table.from_batches(batches, schema)
 
 def _beside(entities: "pa.Table", views: Sequence[View], brought: Sequence["pa.Table"]) -> "pa.Table":
@@ -737,57 +868,76 @@ def _beside(entities: "pa.Table", views: Sequence[View], brought: Sequence["pa.T
 
 def _unit(schemas: Sequence["pa.Schema"]) -> str:
     "Nanoseconds if a table has such, else microseconds."
-    return "ns" if any(s.field(c).type.unit == "ns" for s in schemas for c in _CLOCKS if c in s.names) else "us"
+    units = {s.field(c).type.unit for s in schemas for c in _CLOCKS if c in s.names}
+    return "ns" if "ns" in units else "us"
 
 def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], session: object) -> Callable:
     "What brings the features of all views to a table of entities: one table a view."
     unit = _unit([entities, *(f.schema for f in facts)])
     if engine == "spark":
         def bring(asked):
+            names = [[f"found{i}.f{j}" for j in range(len(v.features))]
+                     for i, v in enumerate(views)]
             out = _on_spark(session, asked, views, facts, unit)
-            table = out.selectExpr(*(f"found{i}.f{j} AS `{i} {j}`" for i, v in enumerate(views) for j in range(len(v.features)))).toArrow()
-            return [_as_declared(table.select([f"{i} {j}" for j in range(len(v.features))]).rename_columns(list(v.features)), f) for i, (v, f) in enumerate(zip(views, facts))]
+            table = out.selectExpr(*(f"{n} AS `{n}`" for some in names for n in some)).toArrow()
+            return [_as_declared(table.select(some).rename_columns(list(v.features)), f)
+                    for some, v, f in zip(names, views, facts)]
         return bring
     each = [_ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/00b_point_in_time.ipynb #37fa90f2
+# %% ../nbs/00b_point_in_time.ipynb #981dde10
 def _delivered(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
     "The joined rows, or the path of the file that holds them."
     import pyarrow as pa, pyarrow.parquet as pq
     if engine == "spark" and to is not None and not isinstance(source, pa.Table):
-        with replacing(to) as new: _written_by_spark(_on_spark(session, source, views, facts, _unit([source.schema, *(f.schema for f in facts)])), source, views, facts, new)
+        unit = _unit([source.schema, *(f.schema for f in facts)])
+        out = _on_spark(session, source, views, facts, unit)
+        with replacing(to) as new: _written_by_spark(out, source, views, facts, new)
         return Path(to)
     bring = _bringing(engine, source.schema, views, facts, session)
     if isinstance(entities, pd.DataFrame):
-        out = pd.concat([entities, *(exact_frame(b).set_axis(entities.index).add_prefix(f"{v.name}__") for v, b in zip(views, bring(source)))], axis=1)
+        brought = [exact_frame(b).set_axis(entities.index).add_prefix(f"{v.name}__")
+                   for v, b in zip(views, bring(source))]
+        out = pd.concat([entities, *brought], axis=1)
         if to is None: return out
         with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
-    elif to is None: return exact_frame(pa.concat_tables(_beside(piece, views, bring(piece)) for piece in _pieces(source)))
-    else:
-        pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
-        first = next(pieces)
-        with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
-            for piece in chain([first], pieces): out.write_table(piece)
+        return Path(to)
+    pieces = (_beside(piece, views, bring(piece)) for piece in _pieces(source))
+    if to is None: return exact_frame(pa.concat_tables(pieces))
+    first = next(pieces)
+    with replacing(to) as new, pq.ParquetWriter(new, first.schema, coerce_timestamps="us") as out:
+        for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-def _joined(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
-    "As `_delivered`; on Spark with the settings and the words that a join needs there."
+# %% ../nbs/00b_point_in_time.ipynb #08b9a828
+def _joined_on_spark(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset",
+                     views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"],
+                     to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
+    "As `_delivered`, with the settings and the words of errors that a join needs there."
     import pyarrow as pa
-    if engine != "spark": return _delivered(entities, source, views, facts, engine, to, session)
     from pyspark.errors import AnalysisException, PySparkException
-    written = {} if to is None or isinstance(source, pa.Table) else {f"entities, column {f.name!r}": f.type for f in source.schema}
-    if written: written |= {f"view {v.name!r}, column {c!r}": f.schema.field(c).type for v, f in zip(views, facts) for c in v.features}
-    _refuse_on_spark({"entities": source, **{f"view {v.name!r}": f for v, f in zip(views, facts)}}, written)
+    named, written = {f"view {v.name!r}": f for v, f in zip(views, facts)}, {}
+    if to is not None and not isinstance(source, pa.Table):
+        written = {f"entities, column {f.name!r}": f.type for f in source.schema}
+        written |= {f"view {v.name!r}, column {c!r}": f.schema.field(c).type
+                    for v, f in zip(views, facts) for c in v.features}
+    _refuse_on_spark({"entities": source, **named}, written)
     try:
-        with _spark_settings(session): return _delivered(entities, source, views, facts, engine, to, session)
+        with _spark_settings(session):
+            return _delivered(entities, source, views, facts, "spark", to, session)
     except PySparkException as e:
-        if "no whole microseconds" in str(e): raise ValueError(f"to={Path(to).name!r}: a time is no whole number of microseconds; round it with .dt.floor('us')") from e
-        if isinstance(e, AnalysisException): raise ValueError(f"Spark cannot read a table ({str(e).splitlines()[0][:120]}); give each column one type in all files") from e
-        raise
+        if _PARTS in str(e):
+            raise ValueError(f"to={Path(to).name!r}: a time is {_PARTS}; "
+                             "round it with .dt.floor('us')") from e
+        if not isinstance(e, AnalysisException): raise
+        raise ValueError(f"Spark cannot read a table ({str(e).splitlines()[0][:120]}); "
+                         "give each column one type in all files") from e
 
-# %% ../nbs/00b_point_in_time.ipynb #dc42d093
-def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars", to: str | os.PathLike | None = None, session: object = None) -> pd.DataFrame | Path:
+# %% ../nbs/00b_point_in_time.ipynb #32f6e322
+def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
+                       to: str | os.PathLike | None = None,
+                       session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
     Of the facts of the same key with `event_timestamp <= t`, `created_timestamp <= t` and
@@ -797,8 +947,8 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     Parameters
     ----------
     entities : DataFrame, pyarrow.Table or path
-        A table of pandas, Polars or Arrow, or a Parquet file or folder, with `event_timestamp`, the time t of
-        each row, and the key columns.
+        A table of pandas, Polars or Arrow, or a Parquet file or folder, with `event_timestamp`, the
+        time t of each row, and the key columns.
     views : View or sequence of View
         What to bring.
     engine : str
@@ -820,23 +970,26 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     ------
     FileNotFoundError, TypeError, ValueError
         If the engine is unknown, columns are missing or would stand twice, times are missing or mix such with
-        and without a time zone, a key is text in one table and a number in the other or a float of 2**53 or
-        more (see `exact_key`), a column is of a type that not every engine can carry, or a view holds rows equal
-        in key and both times with different values. What stood at `to` is then as it was.
+        and without a time zone, a key is text in one table and a number in the other or a float of
+        2**53 or more (see `exact_key`), a column is of a type that not every engine can carry, or a
+        view holds rows equal in key and both times with different values. What stood at `to` is
+        then as it was.
 
     Notes
     -----
-    As everywhere in pandas, whole numbers among which one is missing come back as floats; where these would
-    round them, from 2**53 on, as Int64. In the file that `to` names they stay whole numbers, except where
-    `entities` is a DataFrame. Times that Parquet holds in 96 bits (INT96: Spark, Hive, Impala), which have no
-    zone, are read as the UTC instants that these programs write, to the microsecond.
+    As everywhere in pandas, whole numbers among which one is missing come back as floats; where
+    these would round them, from 2**53 on, as Int64. In the file that `to` names they stay whole
+    numbers, except where `entities` is a DataFrame. Times that Parquet holds in 96 bits (INT96:
+    Spark, Hive, Impala), which have no zone, are read as the UTC instants that these programs
+    write, to the microsecond.
     """
     with needs("data"): import pyarrow as pa
     if engine not in (*_ENGINES, "spark"): raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
     if engine == "spark" and session is None: raise ValueError("session=None: engine='spark' needs the SparkSession to run in, such as mlscale.batch.spark_session()")
     views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
     if not views or not all(isinstance(v, View) for v in views): raise TypeError("views: a View, or a list with at least one")
-    if not isinstance(entities, (str, os.PathLike)): entities = as_frame(entities, "entities", _TABLE_OR_PATH)
+    if not isinstance(entities, (str, os.PathLike)):
+        entities = as_frame(entities, "entities", _TABLE_OR_PATH)
     source = _open(entities, [c for v in views for c in v.by], ["event_timestamp"], "entities")
     there = list(entities.columns) if isinstance(entities, pd.DataFrame) else source.schema.names
     check_columns([*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result")
@@ -844,7 +997,14 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     for v, f in zip(views, facts): _check_schemas(source.schema, f.schema, v)
     if engine in ("duckdb", "spark"):
         for names in (source.schema.names, *(f.schema.names for f in facts)):
-            if len({c.lower() for c in names}) < len(names): raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only in case; rename one of {some_names(names)}, or use engine='polars'")
-    try: return _joined(entities, source, views, facts, engine, to, session)
-    except pa.ArrowException as e: raise ValueError(f"a column cannot be read or written ({str(e)[:120]}); give it one type in all files, and whole microseconds to times that `to` shall hold") from e
+            if len({c.lower() for c in names}) == len(names): continue
+            alike = [c for c in names if [x.lower() for x in names].count(c.lower()) > 1]
+            raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only "
+                             f"in case; rename one of {some_names(alike)}, or use engine='polars'")
+    try:
+        if engine == "spark": return _joined_on_spark(entities, source, views, facts, to, session)
+        return _delivered(entities, source, views, facts, engine, to, session)
+    except pa.ArrowException as e:
+        raise ValueError(f"a column cannot be read or written ({str(e)[:120]}); give it one type "
+                         "in all files, and whole microseconds to times that `to` holds") from e
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/00c_rolling.ipynb #952feb31
+# %% ../nbs/00c_rolling.ipynb #ca5575ac
 import math
 from bisect import insort
 from collections import deque
@@ -20,9 +20,10 @@ from operator import itemgetter
 from typing import Any
 import numpy as np
 import pandas as pd
-from .point_in_time import View, as_frame, check_columns, check_keys, exact_key, key_names, positive_timedelta
+from .point_in_time import (View, as_frame, check_columns, check_keys, exact_key, key_names,
+                                   positive_timedelta)
 
-# %% ../nbs/00c_rolling.ipynb #e828857b
+# %% ../nbs/00c_rolling.ipynb #82274191
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Rolling:
         The column to aggregate: finite numbers or missing; 0 to 1 for "rate"; anything for "distinct". None to
         "count" events. Numbers are floats: a whole number that no float holds is refused.
     by : str or sequence of str
-        The key: one column or several. Text and numbers; an infinite number is no key, as a missing one;
-        a float of 2**53 or more is refused, since several whole numbers share it.
+        The key: one column or several. Text and numbers; an infinite number is no key, as a missing
+        one; a float of 2**53 or more is refused, since several whole numbers share it.
     window : Timedelta or None
         The length of the window; None: everything since the beginning.
     agg : str
@@ -99,8 +100,8 @@ class Rolling:
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, a time is missing or none, a value has no place in the aggregate, or a key
-            is a float of 2**53 or more, which may stand for several ids.
+            If columns are missing, a time is missing or none, a value has no place in the
+            aggregate, or a key is a float of 2**53 or more, which may stand for several ids.
         """
         return rolling_features([self], events, entities)[self.name]
 
@@ -166,19 +167,24 @@ def _replaced(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray:
     out[order[:-1][same]] = enters[order[1:][same]]
     return out
 
-# %% ../nbs/00c_rolling.ipynb #499ba612
+# %% ../nbs/00c_rolling.ipynb #fbc75fd2
 def _endless(values: Any) -> np.ndarray:
     "The places of infinite numbers, which are no keys."
-    if pd.api.types.is_float_dtype(values.dtype): return np.flatnonzero(np.isinf(np.asarray(values, float)))
+    if pd.api.types.is_float_dtype(values.dtype):
+        return np.flatnonzero(np.isinf(np.asarray(values, float)))
     mixed = values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype)
-    return np.array([i for i, v in enumerate(values) if isinstance(v, (float, np.floating)) and math.isinf(v)] if mixed else [], int)
+    endless = lambda v: isinstance(v, (float, np.floating)) and math.isinf(v)
+    return np.array([i for i, v in enumerate(values) if endless(v)] if mixed else [], int)
 
 def _codes(events: pd.Series, entities: pd.Series) -> tuple[np.ndarray, np.ndarray, int]:
     "A whole number for each value, the same in both tables, -1 where it is missing; and how many there are."
     check_keys(events, entities, ("events", "entities"))
     parts = [events, entities] if events.dtype == entities.dtype else [events.astype(object), entities.astype(object)]   # Python compares whole numbers and floats exactly
-    try: code, values = pd.factorize(pd.concat([x for x in parts if len(x)] or parts, ignore_index=True))
-    except TypeError: raise TypeError(f"key {events.name!r} holds lists or the like, which are not compared; give text or numbers") from None
+    both = pd.concat([x for x in parts if len(x)] or parts, ignore_index=True)
+    try: code, values = pd.factorize(both)
+    except TypeError:
+        raise TypeError(f"key {events.name!r} holds lists or the like, which are not compared; "
+                        "give text or numbers") from None
     endless = _endless(values)
     code = np.where(np.isin(code, endless), -1, code) if len(endless) else code
     return code[:len(events)], code[len(events):], len(values)
@@ -193,16 +199,20 @@ def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np
         if code.max(initial=0) >= 2**31: code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
     return code[:n], code[n:]
 
-# %% ../nbs/00c_rolling.ipynb #e5869bab
-_SINCE_1678 = "lies beyond what nanoseconds express, the years 1678 to 2261; drop it, or write what it stands for in another column"
+# %% ../nbs/00c_rolling.ipynb #2ed0e832
+_SINCE_1678 = ("lies beyond what nanoseconds express, the years 1678 to 2261; drop it, "
+               "or write what it stands for in another column")
 
 def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     x = frame[column]
     if isinstance(x.dtype, pd.ArrowDtype): x = x.array.__arrow_array__().to_pandas()
-    if not pd.api.types.is_datetime64_any_dtype(x): raise TypeError(f"{what}.{column} holds {str(x.dtype)[:60]}, not times; convert with pd.to_datetime(..., utc=True)")
+    if not pd.api.types.is_datetime64_any_dtype(x):
+        raise TypeError(f"{what}.{column} holds {str(x.dtype)[:60]}, not times; "
+                        "convert with pd.to_datetime(..., utc=True)")
     if n := x.isna().sum(): raise ValueError(f"{what}.{column} is missing in {n} of {len(x)} rows; drop them: nothing says what was known then")
     try: return pd.DatetimeIndex(x).as_unit("ns").asi8
-    except pd.errors.OutOfBoundsDatetime: raise ValueError(f"{what}.{column}: a time {_SINCE_1678}") from None
+    except pd.errors.OutOfBoundsDatetime:
+        raise ValueError(f"{what}.{column}: a time {_SINCE_1678}") from None
 
 _LARGEST = 1e150   # beyond it squares and sums are no floats any more
 
@@ -211,22 +221,25 @@ def _refuse_value(rolling: Rolling, x: object) -> None:
     raise ValueError(f"{rolling.name}: {rolling.value}={repr(x)[:60]}; {allowed}")
 
 def _as_float(rolling: Rolling, x: object) -> float:
-    "A number as a float; whole numbers that no float holds are refused, since another one would come back."
+    "A number as a float; whole numbers that no float holds are refused: another would come back."
     try: out = float(x)
     except (TypeError, ArithmeticError, ValueError): _refuse_value(rolling, x)
     if isinstance(x, (int, np.integer)) and abs(out) >= 2**53 and int(out) != x:
-        raise ValueError(f"{rolling.name}: {rolling.value}={x!r} is rounded by a float, as are many whole numbers above 2**53; convert to floats if that does no harm")
+        raise ValueError(f"{rolling.name}: {rolling.value}={repr(x)[:60]} is rounded by a float, "
+                         "as are many whole numbers above 2**53; convert to floats if it may be")
     return out
 
 def _numbers(group: Sequence[Rolling], column: pd.Series) -> np.ndarray:
     "The values of a column as floats, if they have a place in the aggregates."
     if not len(column): return np.empty(0)
-    if isinstance(column.dtype, pd.CategoricalDtype): column = column.astype(column.cat.categories.dtype)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind not in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
         _refuse_value(group[0], next((v for v in column if not isinstance(v, (Number, Decimal))), column.iloc[0]))
     try: x = column.to_numpy(float, na_value=np.nan)
-    except (ArithmeticError, TypeError, ValueError): x = np.array([np.nan if _missing(v) else _as_float(group[0], v) for v in column])
+    except (ArithmeticError, TypeError, ValueError):
+        x = np.array([np.nan if _missing(v) else _as_float(group[0], v) for v in column])
     if kind in ("integer", "mixed-integer-float"):
         for i in np.flatnonzero(np.abs(x) >= 2**53): _as_float(group[0], column.iloc[i])
     for r in group:
@@ -261,7 +274,7 @@ def _of_key(group: Sequence[Rolling], column: pd.Series | None, of_event: np.nda
         else: out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
         yield out
 
-# %% ../nbs/00c_rolling.ipynb #b4373749
+# %% ../nbs/00c_rolling.ipynb #9813ef90
 def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -285,7 +298,8 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
     if not isinstance(rollings, Sequence) or not rollings or not all(isinstance(r, Rolling) for r in rollings): raise TypeError("rollings: a list with at least one Rolling")
     keys = list(dict.fromkeys(c for r in rollings for c in r.by))
     events, entities = as_frame(events, "events"), as_frame(entities, "entities")
-    check_columns(events.columns, list(dict.fromkeys(["created_timestamp", *keys, *(r.value for r in rollings if r.value)])), "events")
+    values = dict.fromkeys(r.value for r in rollings if r.value)
+    check_columns(events.columns, ["created_timestamp", *keys, *values], "events")
     check_columns(entities.columns, ["event_timestamp", *keys], "entities")
     check_columns([r.name for r in rollings], [], "rollings")
     created, t = _times(events, "created_timestamp", "events"), _times(entities, "event_timestamp", "entities")
@@ -307,7 +321,7 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
             out[r.name][of_question] = x
     return pd.DataFrame({r.name: out[r.name] for r in rollings}, index=entities.index)
 
-# %% ../nbs/00c_rolling.ipynb #3563ab01
+# %% ../nbs/00c_rolling.ipynb #7201aebe
 class _Forward:
     "A state that goes forward in time: it answers for the newest time it has seen, or later."
     def __init__(self) -> None:
@@ -343,7 +357,8 @@ def _asked_key(key: object, by: Sequence[str]) -> object:
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) != len(by): raise ValueError(f"key={key!r}: one value each for {', '.join(by)}")
     try: hash(parts)
-    except TypeError: raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
+    except TypeError:
+        raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
     for part in parts:
         if type(part) is not str and type(part) is not int: exact_key(part)
     return parts if len(by) > 1 else parts[0]
@@ -351,7 +366,8 @@ def _asked_key(key: object, by: Sequence[str]) -> object:
 def _no_key(key: object) -> bool:
     "Whether a part of a key is missing or infinite; one that may be rounded is refused."
     try: hash(key)
-    except TypeError: raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
+    except TypeError:
+        raise ValueError(f"key={str(key)[:60]}: text or a number in each part") from None
     none = False
     for k in key if isinstance(key, tuple) else (key,):
         if type(k) is str or type(k) is int: continue
@@ -489,7 +505,7 @@ class _Distinct(_Extreme):
 
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
-# %% ../nbs/00c_rolling.ipynb #4e127d69
+# %% ../nbs/00c_rolling.ipynb #3e1d5ad0
 _FORMAT = 1
 
 def _plain(x: object) -> object:
@@ -533,8 +549,8 @@ class RollingState(_Forward):
         Raises
         ------
         ValueError
-            If something is missing, the value has no place in the aggregate, or the key is a float of 2**53 or
-            more; nothing is changed then.
+            If something is missing, the value has no place in the aggregate, or the key is a float
+            of 2**53 or more; nothing is changed then.
         """
         rolling = self.rolling
         try: created, key, x = event["created_timestamp"], self._key(event), 1. if rolling.value is None else event[rolling.value]

@@ -148,8 +148,10 @@ def test_whole_numbers_match_whether_or_not_one_is_missing(join):
     big = 2**53
     source = facts([0, 0], [0, 0], key=[big, big + 1])
     assert values(join, asked(1, 1, key=[big + 1, big]), source) == [1, 0]
-    assert values(join, asked(1, 1, key=[float(big - 1), np.nan]), facts([0, 0], [0, 0], key=[big - 1, big - 2]))[0] == 0
-    with pytest.raises(ValueError, match=r"key 'key'.* is a float, and from 2\*\*53 on"): values(join, asked(1, 1, key=[float(big), np.nan]), source)   # which of the two?
+    below = facts([0, 0], [0, 0], key=[big - 1, big - 2])
+    assert values(join, asked(1, 1, key=[float(big - 1), np.nan]), below)[0] == 0
+    with pytest.raises(ValueError, match=r"key 'key'.* is a float, and from 2\*\*53 on"):   # which of the two?
+        values(join, asked(1, 1, key=[float(big), np.nan]), source)
 
 def test_categories_match_as_the_values_they_stand_for(join):
     assert values(join, asked(1, 1, key=pd.Categorical(["b", "a"])), facts([0, 0], [0, 0], key=["a", "b"])) == [1, 0]
@@ -299,60 +301,88 @@ BIG = 2**53
 
 def rounded(type_, bits):
     "A column in which an id of this size became a float of this type."
-    return pd.Series([2.**bits, np.nan]).astype(type_)
+    return pd.Series([2.0**bits, np.nan]).astype(type_)
 
 ROUNDED = {
-    "float64": rounded("float64", 53), "negative": -rounded("float64", 53), "beyond": rounded("float64", 60),
-    "float32": rounded("float32", 24), "float16": rounded("float16", 11), "Float64": rounded("Float64", 53),
-    "Float32": rounded("Float32", 24), "pyarrow": rounded("double[pyarrow]", 53),
-    "category": rounded("category", 53), "objects": rounded(object, 53),
+    "float64": rounded("float64", 53),
+    "negative": -rounded("float64", 53),
+    "beyond": rounded("float64", 60),
+    "float32": rounded("float32", 24),
+    "float16": rounded("float16", 11),
+    "Float64": rounded("Float64", 53),
+    "Float32": rounded("Float32", 24),
+    "pyarrow": rounded("double[pyarrow]", 53),
+    "category": rounded("category", 53),
+    "objects": rounded(object, 53),
 }
 
-def two(key): return facts([0, 0], [0, 0], key=key, value=[1., 2.])
+def two(key):
+    return facts([0, 0], [0, 0], key=key, value=[1.0, 2.0])
 
 @pytest.mark.parametrize("engine", LOCAL)
 @pytest.mark.parametrize("column", ROUNDED)
 def test_a_float_that_may_be_two_ids_is_refused_on_either_side(engine, column, tmp_path):
     ids = ROUNDED[column]
-    for source, entities in ((two([1, 2]), asked(1, 1, key=ids)), (two(ids), asked(1, 1, key=[1, 2])),
-                             (two(ids), asked(1, 1, key=ids))):
+    for source, entities in (
+        (two([1, 2]), asked(1, 1, key=ids)),
+        (two(ids), asked(1, 1, key=[1, 2])),
+        (two(ids), asked(1, 1, key=ids)),
+    ):
         with pytest.raises(ValueError, match=r"key 'key'.*2\*\*(53|24|11).*Int64 or text") as e:
             point_in_time_join(entities, View("v", source, "key", None, "value"), engine=engine)
         assert len(str(e.value)) < 300
-    if column in ("float16", "objects", "category", "Float32"): return
+    if column in ("float16", "objects", "category", "Float32"):
+        return
     two(ids).to_parquet(tmp_path / "facts.parquet")
     with pytest.raises(ValueError, match=r"2\*\*"):
-        point_in_time_join(asked(1, key=1), View("v", tmp_path / "facts.parquet", "key", None, "value"), engine=engine)
+        point_in_time_join(
+            asked(1, key=1),
+            View("v", tmp_path / "facts.parquet", "key", None, "value"),
+            engine=engine,
+        )
 
 @pytest.mark.parametrize("engine", LOCAL)
 @pytest.mark.parametrize(("type_", "bits"), [("float64", 53), ("float32", 24), ("float16", 11)])
 def test_below_that_a_float_is_a_whole_number_like_any_other(engine, type_, bits):
     ids = pd.Series([2**bits - 1, 2**bits - 2])
     view = View("v", two(ids), "key", None, "value")
-    out = point_in_time_join(asked(1, 1, 1, key=[*ids.astype(type_), np.nan]), view, engine=engine)["v__value"]
+    out = point_in_time_join(asked(1, 1, 1, key=[*ids.astype(type_), np.nan]), view, engine=engine)[
+        "v__value"
+    ]
     np.testing.assert_array_equal(out, [1, 2, np.nan])
 
 @pytest.mark.parametrize("engine", LOCAL)
 def test_one_part_of_a_key_that_was_rounded_is_enough(engine):
-    source, entities = two(["a", "b"]).assign(n=[BIG, BIG + 1]), asked(1, key="b").assign(n=float(BIG))
+    source, entities = (
+        two(["a", "b"]).assign(n=[BIG, BIG + 1]),
+        asked(1, key="b").assign(n=float(BIG)),
+    )
     with pytest.raises(ValueError, match="entities, key 'n'"):
         point_in_time_join(entities, View("v", source, ["key", "n"], None, "value"), engine=engine)
 
 @pytest.mark.parametrize("engine", LOCAL)
 def test_whole_numbers_are_kept_where_one_is_missing(engine, tmp_path):
-    source = facts([0, 0], [0, 0], key=[BIG, BIG + 1]).assign(value=pd.array([BIG + 1, None], "Int64"))
+    source = facts([0, 0], [0, 0], key=[BIG, BIG + 1]).assign(
+        value=pd.array([BIG + 1, None], "Int64")
+    )
     entities = asked(1, 1, 1, key=pd.array([BIG, BIG + 1, None], "Int64"))
     out = point_in_time_join(entities, View("v", source, "key", None, "value"), engine=engine)
     assert out.v__value[0] == BIG + 1 and out.v__value[1:].isna().all()
     entities.to_parquet(tmp_path / "entities.parquet")
-    pq.write_table(pa.Table.from_pandas(entities).replace_schema_metadata(None), tmp_path / "plain.parquet")
+    pq.write_table(
+        pa.Table.from_pandas(entities).replace_schema_metadata(None), tmp_path / "plain.parquet"
+    )
     for name in ("entities", "plain"):
-        out = point_in_time_join(tmp_path / f"{name}.parquet", View("v", source, "key", None, "value"), engine=engine)
+        out = point_in_time_join(
+            tmp_path / f"{name}.parquet", View("v", source, "key", None, "value"), engine=engine
+        )
         assert out.key[:2].tolist() == [BIG, BIG + 1] and out.v__value[0] == BIG + 1
 
 @pytest.mark.parametrize("engine", LOCAL)
 def test_facts_that_differ_only_beyond_a_float_contradict_each_other(engine):
-    source = facts([0, 0, 0], [0, 0, 0], key=["a", "a", None]).assign(value=pd.array([BIG, BIG + 1, None], "Int64"))
+    source = facts([0, 0, 0], [0, 0, 0], key=["a", "a", None]).assign(
+        value=pd.array([BIG, BIG + 1, None], "Int64")
+    )
     with pytest.raises(ValueError, match="keep one"):
         point_in_time_join(asked(1), View("v", source, "key", None, "value"), engine=engine)
 
@@ -362,157 +392,328 @@ def test_numbers_beyond_those_with_a_sign_are_keys_too(engine):
     view = View("v", facts([0, 0, 0], [0, 0, 0], key=ids), "key", None, "value")
     out = point_in_time_join(asked(1, 1, 1, key=ids[[2, 0, 1]]), view, engine=engine)["v__value"]
     assert list(out) == [2, 0, 1]
-    assert list(point_in_time_join(asked(1, key=np.uint32(1)), view, engine=engine)["v__value"]) == [2]
+    assert list(
+        point_in_time_join(asked(1, key=np.uint32(1)), view, engine=engine)["v__value"]
+    ) == [2]
 
 @pytest.mark.parametrize("engine", ["polars", "duckdb"])
 def test_a_nanosecond_counts_where_a_table_has_such(engine):
     first, later = START.as_unit("ns"), START.as_unit("ns") + pd.Timedelta(1, "ns")
-    source = pd.DataFrame({"key": "a", "event_timestamp": [first, later], "value": [1, 2], "when": [first, later]})
-    out = point_in_time_join(pd.DataFrame({"key": "a", "event_timestamp": [first, later]}),
-                             View("v", source, "key", None, ["value", "when"]), engine=engine)
+    source = pd.DataFrame(
+        {"key": "a", "event_timestamp": [first, later], "value": [1, 2], "when": [first, later]}
+    )
+    out = point_in_time_join(
+        pd.DataFrame({"key": "a", "event_timestamp": [first, later]}),
+        View("v", source, "key", None, ["value", "when"]),
+        engine=engine,
+    )
     assert list(out.v__value) == [1, 2] and list(out.v__when) == [first, later]
 
 @pytest.mark.parametrize("engine", ["polars", "duckdb"])
 def test_keys_of_one_kind_match_however_they_are_held(engine):
     day, T = pd.Timestamp("2024-01-02"), START
-    pairs = [([T.as_unit("ns")], [T.as_unit("us")]), ([pd.Timedelta(1, "h")], [pd.Timedelta(1, "h").as_unit("s")]),
-             ([b"a"], pd.array([b"a"], pd.ArrowDtype(pa.large_binary()))), ([day.date()], pd.array([day.date()], pd.ArrowDtype(pa.date64()))),
-             ([day.time()], pd.array([day.time()], pd.ArrowDtype(pa.time32("s"))))]
+    pairs = [
+        ([T.as_unit("ns")], [T.as_unit("us")]),
+        ([pd.Timedelta(1, "h")], [pd.Timedelta(1, "h").as_unit("s")]),
+        ([b"a"], pd.array([b"a"], pd.ArrowDtype(pa.large_binary()))),
+        ([day.date()], pd.array([day.date()], pd.ArrowDtype(pa.date64()))),
+        ([day.time()], pd.array([day.time()], pd.ArrowDtype(pa.time32("s")))),
+    ]
     for left, right in pairs:
         view = View("v", facts([0], [0], key=left), "key", None, "value")
-        assert list(point_in_time_join(asked(1, key=right), view, engine=engine)["v__value"]) == [0], (left, right)
+        assert list(point_in_time_join(asked(1, key=right), view, engine=engine)["v__value"]) == [
+            0
+        ], (left, right)
 
 def shaped_values():
     "Two values of every type that a feature may have; what Arrow makes of them is what comes back."
     u, ns = pa.uint64(), pa.timestamp("ns", "UTC")
     return {
-        "u8": pa.array([1, 255], pa.uint8()), "u16": pa.array([1, 2**16 - 1], pa.uint16()), "u32": pa.array([1, 2**32 - 1], pa.uint32()),
-        "u64": pa.array([1, 2**64 - 1], u), "f16": pa.array(np.array([1, 2], np.float16)), "f32": pa.array([.1, 2.], pa.float32()),
-        "duration": pa.array([1, 2], pa.duration("ns")), "days": pa.array([1, 2], pa.duration("s")), "ns": pa.array([1, 2], ns),
-        "naive ns": pa.array([1, 2], pa.timestamp("ns")), "Tokyo": pa.array([1, 2], pa.timestamp("us", "Asia/Tokyo")), "s": pa.array([1, 2], pa.timestamp("s")),
-        "time": pa.array([1000, 2000], pa.time64("ns")), "time32": pa.array([1, 2], pa.time32("ms")), "date64": pa.array([dt.date(2020, 1, 1), None], pa.date64()),
-        "decimal": pa.array([Decimal("1.5"), None]), "text": pa.array(["a", "b"], pa.string_view()), "bytes": pa.array([b"ab", b"cd"], pa.binary(2)),
-        "null": pa.nulls(2), "words": pa.array(["b", "a"]).dictionary_encode(), "digits": pa.array([7, 5]).dictionary_encode(),
-        "list": pa.array([[1, 2], None], pa.list_(u)), "pair": pa.array([[1, 2], [3, 4]], pa.list_(pa.duration("us"), 2)), "struct": pa.array([{"a": 1}, None], pa.struct([("a", ns)])),
+        "u8": pa.array([1, 255], pa.uint8()),
+        "u16": pa.array([1, 2**16 - 1], pa.uint16()),
+        "u32": pa.array([1, 2**32 - 1], pa.uint32()),
+        "u64": pa.array([1, 2**64 - 1], u),
+        "f16": pa.array(np.array([1, 2], np.float16)),
+        "f32": pa.array([0.1, 2.0], pa.float32()),
+        "duration": pa.array([1, 2], pa.duration("ns")),
+        "days": pa.array([1, 2], pa.duration("s")),
+        "ns": pa.array([1, 2], ns),
+        "naive ns": pa.array([1, 2], pa.timestamp("ns")),
+        "Tokyo": pa.array([1, 2], pa.timestamp("us", "Asia/Tokyo")),
+        "s": pa.array([1, 2], pa.timestamp("s")),
+        "time": pa.array([1000, 2000], pa.time64("ns")),
+        "time32": pa.array([1, 2], pa.time32("ms")),
+        "date64": pa.array([dt.date(2020, 1, 1), None], pa.date64()),
+        "decimal": pa.array([Decimal("1.5"), None]),
+        "text": pa.array(["a", "b"], pa.string_view()),
+        "bytes": pa.array([b"ab", b"cd"], pa.binary(2)),
+        "null": pa.nulls(2),
+        "words": pa.array(["b", "a"]).dictionary_encode(),
+        "digits": pa.array([7, 5]).dictionary_encode(),
+        "list": pa.array([[1, 2], None], pa.list_(u)),
+        "pair": pa.array([[1, 2], [3, 4]], pa.list_(pa.duration("us"), 2)),
+        "struct": pa.array([{"a": 1}, None], pa.struct([("a", ns)])),
     }
 
 def test_features_of_every_type_come_back_from_every_engine(join):
     values = shaped_values()
     source = pa.table({"key": ["a", "b"], "event_timestamp": pa.array(at(0, 0)), **values})
     out = join(asked(1, 1, key=["b", "a"]), View("v", source, "key", None, list(values)))
-    expected = point_in_time_join(asked(1, 1, key=["b", "a"]), View("v", source, "key", None, list(values)), engine="pandas")
+    expected = point_in_time_join(
+        asked(1, 1, key=["b", "a"]), View("v", source, "key", None, list(values)), engine="pandas"
+    )
     pd.testing.assert_frame_equal(out, expected)
     for name, x in values.items():
-        assert repr(out[f"v__{name}"].tolist()) == repr(pd.Series(x.to_pandas())[::-1].tolist()), name
+        assert repr(out[f"v__{name}"].tolist()) == repr(pd.Series(x.to_pandas())[::-1].tolist()), (
+            name
+        )
 
 def test_categories_keep_their_order_in_every_engine(join):
     sizes = pd.Categorical(["small", "large"], ["small", "medium", "large"], ordered=True)
-    out = values(join, asked(1, 1, key=["b", "a"]), facts([0, 0], [0, 0], key=["a", "b"], value=sizes))
-    frame = join(asked(1, 1, key=["b", "a"]), View("v", facts([0, 0], [0, 0], key=["a", "b"], value=sizes), "key", None, "value"))
-    assert out == ["large", "small"] and frame.v__value.max() == "large" and list(frame.v__value.cat.categories) == list(sizes.categories)
+    out = values(
+        join, asked(1, 1, key=["b", "a"]), facts([0, 0], [0, 0], key=["a", "b"], value=sizes)
+    )
+    frame = join(
+        asked(1, 1, key=["b", "a"]),
+        View("v", facts([0, 0], [0, 0], key=["a", "b"], value=sizes), "key", None, "value"),
+    )
+    assert (
+        out == ["large", "small"]
+        and frame.v__value.max() == "large"
+        and list(frame.v__value.cat.categories) == list(sizes.categories)
+    )
 
 @pytest.mark.parametrize("engine", LOCAL)
-@pytest.mark.parametrize("value", [pd.period_range("2020", periods=1), pd.interval_range(0, 1), [1j], [object()], [2**70],
-                                   pd.arrays.SparseArray([1.])])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pd.period_range("2020", periods=1),
+        pd.interval_range(0, 1),
+        [1j],
+        [object()],
+        [2**70],
+        pd.arrays.SparseArray([1.0]),
+    ],
+)
 def test_what_not_every_engine_can_carry_is_refused_by_all(engine, value):
     with pytest.raises(TypeError, match="'v', column 'value'") as e:
-        point_in_time_join(asked(1), View("v", facts([0], [0]).assign(value=value), "key", None, "value"), engine=engine)
+        point_in_time_join(
+            asked(1),
+            View("v", facts([0], [0]).assign(value=value), "key", None, "value"),
+            engine=engine,
+        )
     assert len(str(e.value)) < 300
 
-@pytest.mark.parametrize("mixed", [
-    [pd.Timestamp("2020-01-01").date(), pd.Timestamp("2020-01-02 05:00")], ["a", b"b"], [START, START.tz_localize(None)], ["a", 1], [True, 1]])
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        [pd.Timestamp("2020-01-01").date(), pd.Timestamp("2020-01-02 05:00")],
+        ["a", b"b"],
+        [START, START.tz_localize(None)],
+        ["a", 1],
+        [True, 1],
+    ],
+)
 def test_a_column_of_several_kinds_is_refused_and_not_made_one(mixed):
     for column in ("key", "value"):
-        source = facts([0, 0], [0, 0], key=["a", "b"]).assign(**{column: pd.Series(mixed, dtype=object)})
+        source = facts([0, 0], [0, 0], key=["a", "b"]).assign(
+            **{column: pd.Series(mixed, dtype=object)}
+        )
         with pytest.raises(TypeError, match=f"column '{column}' holds values of several kinds"):
             point_in_time_join(asked(1), View("v", source, "key", None, "value"))
 
 @pytest.mark.parametrize("key", [[[1]], [{"a": 1}]])
 def test_lists_are_no_keys(key):
     with pytest.raises(TypeError, match="key 'key' holds"):
-        point_in_time_join(asked(1).assign(key=key), View("v", facts([0], [0]).assign(key=key), "key", None, "value"))
+        point_in_time_join(
+            asked(1).assign(key=key),
+            View("v", facts([0], [0]).assign(key=key), "key", None, "value"),
+        )
 
 
 # Times in Parquet
 
 @pytest.mark.parametrize("engine", LOCAL)
 def test_times_of_96_bits_are_in_utc_also_in_far_years(engine, tmp_path):
-    source = facts([0, 1], [0, 9]).assign(until=pd.Series(np.array(["9999-12-31", "2013-03-01"], "M8[us]")).dt.tz_localize("UTC"))
-    pq.write_table(pa.Table.from_pandas(source), tmp_path / "old.parquet", use_deprecated_int96_timestamps=True)
+    source = facts([0, 1], [0, 9]).assign(
+        until=pd.Series(np.array(["9999-12-31", "2013-03-01"], "M8[us]")).dt.tz_localize("UTC")
+    )
+    pq.write_table(
+        pa.Table.from_pandas(source), tmp_path / "old.parquet", use_deprecated_int96_timestamps=True
+    )
     view = View("v", tmp_path / "old.parquet", "key", None, ["value", "until"])
     out = point_in_time_join(asked(5, 9), view, engine=engine)
     assert list(out.v__value) == [0, 1] and list(out.v__until) == list(source.until)
     asked(5, 9).to_parquet(tmp_path / "asked.parquet")
-    pq.write_table(pa.Table.from_pandas(asked(5, 9)), tmp_path / "asked96.parquet", use_deprecated_int96_timestamps=True)
+    pq.write_table(
+        pa.Table.from_pandas(asked(5, 9)),
+        tmp_path / "asked96.parquet",
+        use_deprecated_int96_timestamps=True,
+    )
     for name in ("asked", "asked96"):
-        again = point_in_time_join(tmp_path / f"{name}.parquet", view, engine=engine, to=tmp_path / "out.parquet")
+        again = point_in_time_join(
+            tmp_path / f"{name}.parquet", view, engine=engine, to=tmp_path / "out.parquet"
+        )
         pd.testing.assert_frame_equal(pd.read_parquet(again), out)
 
 def spark_join(spark, entities, source, features="value", **options):
-    return point_in_time_join(entities, View("v", source, "key", None, features), engine="spark", session=spark, **options)
+    return point_in_time_join(
+        entities, View("v", source, "key", None, features), engine="spark", session=spark, **options
+    )
 
 def test_what_spark_writes_is_read_by_all_and_is_what_others_write(spark, tmp_path):
     source, entities = facts([0, 1, 2], [0, 3, 9]).assign(key=7), asked(2, 4, 10).assign(key=7)
-    spark.createDataFrame(source).coalesce(1).write.parquet(str(tmp_path / "spark"))   # INT96
+    spark.createDataFrame(source).coalesce(1).write.parquet(str(tmp_path / "spark"))  # INT96
     entities.to_parquet(tmp_path / "asked.parquet")
-    before = dict(spark.sparkContext.getConf().getAll()), spark.conf.get("spark.sql.session.timeZone")
+    before = (
+        dict(spark.sparkContext.getConf().getAll()),
+        spark.conf.get("spark.sql.session.timeZone"),
+    )
     written = [spark_join(spark, tmp_path / "asked.parquet", tmp_path / "spark", to=tmp_path / "1")]
-    written.append(point_in_time_join(tmp_path / "asked.parquet", View("v", tmp_path / "spark", "key", None, "value"), to=tmp_path / "2"))
+    written.append(
+        point_in_time_join(
+            tmp_path / "asked.parquet",
+            View("v", tmp_path / "spark", "key", None, "value"),
+            to=tmp_path / "2",
+        )
+    )
     a, b = map(pd.read_parquet, written)
     pd.testing.assert_frame_equal(a, b)
     assert str(a.event_timestamp.dtype) == "datetime64[us, UTC]" and list(a.v__value) == [0, 1, 2]
-    assert before == (dict(spark.sparkContext.getConf().getAll()), spark.conf.get("spark.sql.session.timeZone"))
+    assert before == (
+        dict(spark.sparkContext.getConf().getAll()),
+        spark.conf.get("spark.sql.session.timeZone"),
+    )
     second = spark_join(spark, written[0], source.rename(columns={"value": "other"}), "other")
     assert list(second.v__other) == [0, 1, 2]
 
 def test_spark_reads_nanoseconds_as_they_are_and_writes_whole_microseconds_only(spark, tmp_path):
     fine = lambda f: f.assign(**{c: f[c].dt.as_unit("ns") for c in f if c.endswith("timestamp")})
-    source, entities = fine(facts([0, 1], [0, 1])).assign(when=at(0, 1).as_unit("ns")), fine(asked(1, 1))
+    source, entities = (
+        fine(facts([0, 1], [0, 1])).assign(when=at(0, 1).as_unit("ns")),
+        fine(asked(1, 1)),
+    )
     entities.loc[0, "event_timestamp"] -= pd.Timedelta(1, "ns")
-    for name, f in (("facts", source), ("asked", entities)): f.to_parquet(tmp_path / f"{name}.parquet")
+    for name, f in (("facts", source), ("asked", entities)):
+        f.to_parquet(tmp_path / f"{name}.parquet")
     for e in (entities, tmp_path / "asked.parquet"):
         for s in (source, tmp_path / "facts.parquet"):
             out = spark_join(spark, e, s, ["value", "when"])
             assert list(out.v__value) == [0, 1] and list(out.v__when) == list(source.when)
     with pytest.raises(ValueError, match="no whole number of microseconds"):
-        spark_join(spark, tmp_path / "asked.parquet", tmp_path / "facts.parquet", to=tmp_path / "out")
+        spark_join(
+            spark, tmp_path / "asked.parquet", tmp_path / "facts.parquet", to=tmp_path / "out"
+        )
     fine(asked(1, 1)).to_parquet(tmp_path / "asked.parquet")
-    to = spark_join(spark, tmp_path / "asked.parquet", tmp_path / "facts.parquet", ["value", "when"], to=tmp_path / "out")
+    to = spark_join(
+        spark,
+        tmp_path / "asked.parquet",
+        tmp_path / "facts.parquet",
+        ["value", "when"],
+        to=tmp_path / "out",
+    )
     out = pd.read_parquet(to)
     assert list(out.v__when) == list(at(1, 1)) and list(out.event_timestamp) == list(at(1, 1))
 
 def test_keys_in_parquet_are_those_of_a_table_on_spark(spark, tmp_path):
     big, day = np.array([2**63 + 1, 2**63 + 2], np.uint64), pd.Timestamp("2024-01-02")
-    pairs = {"uint64": big, "uint8": np.array([1, 2], np.uint8), "decimal": [Decimal("1.1"), Decimal("2.2")], "bytes": [b"a", b"b"],
-             "float": [1., 2.], "date": [day.date(), (day + 24*HOUR).date()], "duration": pd.to_timedelta([1, 2], "h"),
-             "time": at(0, 1).as_unit("ns"), "naive": at(0, 1).tz_localize(None), "category": pd.Categorical(["a", "b"])}
+    pairs = {
+        "uint64": big,
+        "uint8": np.array([1, 2], np.uint8),
+        "decimal": [Decimal("1.1"), Decimal("2.2")],
+        "bytes": [b"a", b"b"],
+        "float": [1.0, 2.0],
+        "date": [day.date(), (day + 24 * HOUR).date()],
+        "duration": pd.to_timedelta([1, 2], "h"),
+        "time": at(0, 1).as_unit("ns"),
+        "naive": at(0, 1).tz_localize(None),
+        "category": pd.Categorical(["a", "b"]),
+    }
     for name, key in pairs.items():
         facts([0, 0], [0, 0], key=key).to_parquet(tmp_path / "facts.parquet")
         entities = asked(1, 1, key=key).iloc[::-1].reset_index(drop=True)
         entities.to_parquet(tmp_path / "asked.parquet")
-        assert list(spark_join(spark, entities, tmp_path / "facts.parquet").v__value) == [1, 0], name
-        if name != "duration":   # which Spark does not write
-            to = spark_join(spark, tmp_path / "asked.parquet", tmp_path / "facts.parquet", to=tmp_path / f"{name} out")
+        assert list(spark_join(spark, entities, tmp_path / "facts.parquet").v__value) == [1, 0], (
+            name
+        )
+        if name != "duration":  # which Spark does not write
+            to = spark_join(
+                spark,
+                tmp_path / "asked.parquet",
+                tmp_path / "facts.parquet",
+                to=tmp_path / f"{name} out",
+            )
             assert list(pd.read_parquet(to).v__value) == [1, 0], name
 
 def test_what_spark_cannot_take_from_files_or_bring_to_them_is_named(spark, tmp_path):
     def stored(frame, name):
         frame.to_parquet(tmp_path / name)
         return tmp_path / name
-    day, plain, questions = pd.Timestamp("2024-01-02"), facts([0], [0]), stored(asked(1), "asked.parquet")
+
+    day, plain, questions = (
+        pd.Timestamp("2024-01-02"),
+        facts([0], [0]),
+        stored(asked(1), "asked.parquet"),
+    )
     refused = [
-        (asked(1, key=float(BIG)), stored(plain.assign(key=BIG), "a.parquet"), {}, ValueError, r"entities, key 'key'.*2\*\*53"),
-        (asked(1, key=BIG), stored(plain.assign(key=float(BIG)), "b.parquet"), {}, ValueError, r"v, key 'key'.*2\*\*53"),
-        (asked(1), stored(plain.assign(other=[day.time()]), "c.parquet"), {}, TypeError, "column 'other' holds time64"),
-        (asked(1), stored(plain.assign(other=np.float16(1)), "d.parquet"), {}, TypeError, "column 'other' holds halffloat"),
-        (questions, plain.assign(value=pd.Timedelta(1, "h")), {"to": tmp_path / "out"}, TypeError, "column 'value' holds duration"),
-        (asked(1, key=np.uint64(2**63 + 1)), stored(plain.assign(key=5), "e.parquet"), {}, ValueError, "cannot be compared"),
-        (asked(1, key=5), stored(plain.assign(key=np.uint64(2**63 + 1)), "f.parquet"), {}, ValueError, "cannot be compared"),
+        (
+            asked(1, key=float(BIG)),
+            stored(plain.assign(key=BIG), "a.parquet"),
+            {},
+            ValueError,
+            r"entities, key 'key'.*2\*\*53",
+        ),
+        (
+            asked(1, key=BIG),
+            stored(plain.assign(key=float(BIG)), "b.parquet"),
+            {},
+            ValueError,
+            r"v, key 'key'.*2\*\*53",
+        ),
+        (
+            asked(1),
+            stored(plain.assign(other=[day.time()]), "c.parquet"),
+            {},
+            TypeError,
+            "column 'other' holds time64",
+        ),
+        (
+            asked(1),
+            stored(plain.assign(other=np.float16(1)), "d.parquet"),
+            {},
+            TypeError,
+            "column 'other' holds halffloat",
+        ),
+        (
+            questions,
+            plain.assign(value=pd.Timedelta(1, "h")),
+            {"to": tmp_path / "out"},
+            TypeError,
+            "column 'value' holds duration",
+        ),
+        (
+            asked(1, key=np.uint64(2**63 + 1)),
+            stored(plain.assign(key=5), "e.parquet"),
+            {},
+            ValueError,
+            "cannot be compared",
+        ),
+        (
+            asked(1, key=5),
+            stored(plain.assign(key=np.uint64(2**63 + 1)), "f.parquet"),
+            {},
+            ValueError,
+            "cannot be compared",
+        ),
     ]
     for entities, source, options, kind, words in refused:
-        with pytest.raises(kind, match=words) as e: spark_join(spark, entities, source, **options)
+        with pytest.raises(kind, match=words) as e:
+            spark_join(spark, entities, source, **options)
         assert len(str(e.value)) < 300
-    pq.write_table(pa.table({"key": ["a"], "event_timestamp": pa.array([None], pa.timestamp("us", "UTC"))}), tmp_path / "gap.parquet")
+    pq.write_table(
+        pa.table({"key": ["a"], "event_timestamp": pa.array([None], pa.timestamp("us", "UTC"))}),
+        tmp_path / "gap.parquet",
+    )
     with pytest.raises(ValueError, match="entities.event_timestamp is missing"):
         spark_join(spark, tmp_path / "gap.parquet", plain, to=tmp_path / "out")
 
@@ -522,32 +723,63 @@ def test_what_spark_cannot_take_from_files_or_bring_to_them_is_named(spark, tmp_
 @pytest.mark.parametrize("engine", LOCAL)
 def test_tables_of_polars_and_arrow_are_taken_without_rounding(engine, tmp_path):
     import polars as pl
+
     source = facts([0, 0], [0, 0], key=[BIG, BIG + 1])
     entities = asked(1, 1, 1, key=pd.array([BIG + 1, None, BIG], "Int64"))
-    for hold in (pl.from_pandas, lambda f: pa.Table.from_pandas(f, preserve_index=False), lambda f: pa.RecordBatch.from_pandas(f, preserve_index=False)):
-        out = point_in_time_join(hold(entities), View("v", hold(source), "key", None, "value"), engine=engine)
+    for hold in (
+        pl.from_pandas,
+        lambda f: pa.Table.from_pandas(f, preserve_index=False),
+        lambda f: pa.RecordBatch.from_pandas(f, preserve_index=False),
+    ):
+        out = point_in_time_join(
+            hold(entities), View("v", hold(source), "key", None, "value"), engine=engine
+        )
         assert out.v__value.tolist()[::2] == [1, 0] and np.isnan(out.v__value[1])
         assert out.key[0] == BIG + 1 and out.key[2] == BIG and out.key.isna()[1]
-        to = point_in_time_join(hold(entities), View("v", hold(source), "key", None, "value"), engine=engine, to=tmp_path / "out.parquet")
+        to = point_in_time_join(
+            hold(entities),
+            View("v", hold(source), "key", None, "value"),
+            engine=engine,
+            to=tmp_path / "out.parquet",
+        )
         assert pd.read_parquet(to).key[0] == BIG + 1
 
 def test_tables_that_hold_no_rows_or_no_columns_that_arrow_knows_are_refused():
     import polars as pl
+
     good = pl.from_pandas(asked(1))
     view = lambda source: View("v", source, "key", None, "value")
     known = pl.from_pandas(facts([0], [0]))
     odd = known.with_columns(value=pl.Series([object()], dtype=pl.Object))
-    for wrong, words in ((good.lazy(), "collect it first"), ({"key": ["a"]}, "got dict"), (good["key"], "got Series"), (pa.array([1]), "Array"), (5, "got int")):
-        with pytest.raises(TypeError, match=f"entities.*{words}"): point_in_time_join(wrong, view(known))
-        with pytest.raises(TypeError, match=f"'v'.*{words}"): point_in_time_join(good, view(wrong))
-    with pytest.raises(TypeError, match="column 'value' holds Object"): point_in_time_join(good, view(odd))
+    for wrong, words in (
+        (good.lazy(), "collect it first"),
+        ({"key": ["a"]}, "got dict"),
+        (good["key"], "got Series"),
+        (pa.array([1]), "Array"),
+        (5, "got int"),
+    ):
+        with pytest.raises(TypeError, match=f"entities.*{words}"):
+            point_in_time_join(wrong, view(known))
+        with pytest.raises(TypeError, match=f"'v'.*{words}"):
+            point_in_time_join(good, view(wrong))
+    with pytest.raises(TypeError, match="column 'value' holds Object"):
+        point_in_time_join(good, view(odd))
     twice = pa.table([known.to_arrow()["key"]] * 2, names=["key", "key"])
-    with pytest.raises(ValueError, match=r"entities: columns \['key'\] stand there twice"): point_in_time_join(twice, view(known))
+    with pytest.raises(ValueError, match=r"entities: columns \['key'\] stand there twice"):
+        point_in_time_join(twice, view(known))
 
 def test_errors_of_wide_tables_stay_short():
-    wide = pd.concat([asked(1), pd.DataFrame(1, [0], [f"a column with a long name {i}" for i in range(500)])], axis=1)
-    for change in (wide.drop(columns="key"), pd.concat([wide, wide], axis=1), wide.rename(columns={"key": "k" * 400})):
-        with pytest.raises(ValueError) as e: point_in_time_join(change, View("v", facts([0], [0]), "key", None, "value"))
+    wide = pd.concat(
+        [asked(1), pd.DataFrame(1, [0], [f"a column with a long name {i}" for i in range(500)])],
+        axis=1,
+    )
+    for change in (
+        wide.drop(columns="key"),
+        pd.concat([wide, wide], axis=1),
+        wide.rename(columns={"key": "k" * 400}),
+    ):
+        with pytest.raises(ValueError) as e:
+            point_in_time_join(change, View("v", facts([0], [0]), "key", None, "value"))
         assert len(str(e.value)) < 300
 
 

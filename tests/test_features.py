@@ -225,14 +225,25 @@ def test_logs_that_cannot_be_compared_are_refused(change, error, message):
 
 def test_predictions_are_told_apart_by_exact_ids_whoever_holds_the_logs():
     import polars as pl
+
     ids = [2**53, 2**53 + 1]
-    logged = pd.DataFrame({"id": ids, "event_timestamp": pd.date_range("2013-01-01", periods=2, tz="UTC"), "a": [1., 2.]})
+    logged = pd.DataFrame(
+        {
+            "id": ids,
+            "event_timestamp": pd.date_range("2013-01-01", periods=2, tz="UTC"),
+            "a": [1.0, 2.0],
+        }
+    )
     truth = logged.drop(columns="event_timestamp").iloc[::-1]
     for hold in (lambda f: f, pl.from_pandas, lambda f: pl.from_pandas(f).to_arrow()):
         assert skew_report(hold(logged), hold(truth), by="id").loc["a"].differ == 0
-    for broken, words in ((logged.assign(id=[float(2**53), 1.]), r"logged, key 'id'.*2\*\*53"), (logged.assign(id=["a", "b"]), "text never equals a number"),
-                          (logged.assign(id=pd.array([1, None], "Int64")), "1 predictions have no id")):
-        with pytest.raises(ValueError, match=words) as e: skew_report(broken, truth, by="id")
+    for broken, words in (
+        (logged.assign(id=[float(2**53), 1.0]), r"logged, key 'id'.*2\*\*53"),
+        (logged.assign(id=["a", "b"]), "text never equals a number"),
+        (logged.assign(id=pd.array([1, None], "Int64")), "1 predictions have no id"),
+    ):
+        with pytest.raises(ValueError, match=words) as e:
+            skew_report(broken, truth, by="id")
         assert len(str(e.value)) < 300
 
 # Feast

@@ -175,56 +175,141 @@ def test_keys_of_several_columns_and_whole_numbers(stores):
     assert list(answer["pair__value"].fillna(-1)) == [2, 0, 1, -1, -1] and list(answer["single__value"].fillna(-1)) == [0, 0, 1, 1, -1]
 
 def test_ids_keep_all_their_digits_and_a_float_that_may_be_two_is_refused(tmp_path):
-    big, missing = 2**53, facts([0, 0, 0], key=pd.array([2**53, 2**53 + 1, None], "Int64")).assign(order=pd.array([2**60 + 1, None, 3], "Int64"))
+    big, missing = (
+        2**53,
+        facts([0, 0, 0], key=pd.array([2**53, 2**53 + 1, None], "Int64")).assign(
+            order=pd.array([2**60 + 1, None, 3], "Int64")
+        ),
+    )
     missing.to_parquet(tmp_path / "facts.parquet")
     for source in (missing, tmp_path / "facts.parquet"):
         store = repository(tmp_path / "store", View("v", source, "key", None, ["value", "order"]))
         assert materialize(store, START) == {"v": 2} or source is not missing
         out = read(store, "v", keys(big + 1, big), START)
-        assert out["v__value"].tolist() == [1, 0] and out["v__order"][1] == 2**60 + 1 and out["v__order"].isna()[0]
+        assert (
+            out["v__value"].tolist() == [1, 0]
+            and out["v__order"][1] == 2**60 + 1
+            and out["v__order"].isna()[0]
+        )
     ids = pd.Series([float(big), np.nan])
-    refused = [lambda: read(store, "v", pd.DataFrame({"key": ids}), START), lambda: write(store, "v", missing.head(2).assign(key=ids)),
-               lambda: write(store, "v", missing.head(2).assign(key=ids.astype("category"))), lambda: read(store, "v", keys(np.float32(2**24)), START),
-               lambda: repository(tmp_path / "other", View("v", missing.head(2).assign(key=ids), "key", None, "value")), lambda: partition(float(big), 4)]
+    refused = [
+        lambda: read(store, "v", pd.DataFrame({"key": ids}), START),
+        lambda: write(store, "v", missing.head(2).assign(key=ids)),
+        lambda: write(store, "v", missing.head(2).assign(key=ids.astype("category"))),
+        lambda: read(store, "v", keys(np.float32(2**24)), START),
+        lambda: repository(
+            tmp_path / "other", View("v", missing.head(2).assign(key=ids), "key", None, "value")
+        ),
+        lambda: partition(float(big), 4),
+    ]
     refused += [lambda: rolling_facts(COUNT, missing.head(2).assign(key=ids), at(1))]
     for f in refused:
-        with pytest.raises(ValueError, match=r"2\*\*(53|24) on several whole numbers share one") as e: f()
+        with pytest.raises(
+            ValueError, match=r"2\*\*(53|24) on several whole numbers share one"
+        ) as e:
+            f()
         assert len(str(e.value)) < 300
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda f: f.assign(value="much"), "column 'value' holds object, the view is stored as DOUBLE"), (lambda f: f.assign(value=True), "'value'"),
-    (lambda f: f.assign(n=1.5), "column 'n'"), (lambda f: f.assign(n=float(2**53)), "column 'n'"), (lambda f: f.assign(value=2**53 + 1), "column 'value'"),
-    (lambda f: f.assign(event_timestamp=f.event_timestamp.dt.as_unit("ns") + pd.Timedelta(1, "ns")), "event_timestamp holds parts of a microsecond"),
-    (lambda f: pd.concat([f, f[["value"]]], axis=1), r"\['value'\] stand there twice"), (lambda f: f.to_dict("list"), "facts: a DataFrame"),
-    (lambda f: f.assign(key=START), "key"), (lambda f: f.assign(key=b"a"), "key")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda f: f.assign(value="much"),
+            "column 'value' holds object, the view is stored as DOUBLE",
+        ),
+        (lambda f: f.assign(value=True), "'value'"),
+        (lambda f: f.assign(n=1.5), "column 'n'"),
+        (lambda f: f.assign(n=float(2**53)), "column 'n'"),
+        (lambda f: f.assign(value=2**53 + 1), "column 'value'"),
+        (
+            lambda f: f.assign(
+                event_timestamp=f.event_timestamp.dt.as_unit("ns") + pd.Timedelta(1, "ns")
+            ),
+            "event_timestamp holds parts of a microsecond",
+        ),
+        (lambda f: pd.concat([f, f[["value"]]], axis=1), r"\['value'\] stand there twice"),
+        (lambda f: f.to_dict("list"), "facts: a DataFrame"),
+        (lambda f: f.assign(key=START), "key"),
+        (lambda f: f.assign(key=b"a"), "key"),
+    ],
+)
 def test_facts_that_the_view_would_store_otherwise_are_refused(tmp_path_factory, change, words):
-    store = repository(tmp_path_factory.mktemp("typed"), View("v", facts([0]).assign(n=1), "key", None, ["value", "n"]))
-    with pytest.raises((TypeError, ValueError), match=words) as e: write(store, "v", change(facts([0]).assign(n=1)))
+    store = repository(
+        tmp_path_factory.mktemp("typed"),
+        View("v", facts([0]).assign(n=1), "key", None, ["value", "n"]),
+    )
+    with pytest.raises((TypeError, ValueError), match=words) as e:
+        write(store, "v", change(facts([0]).assign(n=1)))
     assert len(str(e.value)) < 300 and np.isnan(value(store, "a", 1))
 
 def test_whole_numbers_of_any_width_are_stored_as_the_view_declares_them(stores):
-    served = stores(View("widths", facts([0], key="widths").assign(n=1, flag=True, word="a"), "key", None, ["value", "n", "flag", "word"]))
-    for i, type_ in enumerate((np.int8, np.uint64, np.float32, "Int64", "Float64", "category", "int64[pyarrow]", object)):
-        assert write(served, "widths", facts([i], key="widths").assign(n=pd.Series([i]).astype(type_), value=pd.Series([i]).astype(type_), flag=i > 3, word=str(i))) == 1
-        row = read(served, "widths", keys("widths"), START + 20*HOUR).iloc[0]
-        assert (row["widths__n"], row["widths__value"], row["widths__flag"], row["widths__word"]) == (i, i, i > 3, str(i))
-    some = facts([30, 30, 31], key=["x", "y", "widths"]).assign(n=pd.array([1, None, None], "Int64"), flag=pd.array([True, None, None], "boolean"), word=["a", None, None])
+    served = stores(
+        View(
+            "widths",
+            facts([0], key="widths").assign(n=1, flag=True, word="a"),
+            "key",
+            None,
+            ["value", "n", "flag", "word"],
+        )
+    )
+    for i, type_ in enumerate(
+        (np.int8, np.uint64, np.float32, "Int64", "Float64", "category", "int64[pyarrow]", object)
+    ):
+        assert (
+            write(
+                served,
+                "widths",
+                facts([i], key="widths").assign(
+                    n=pd.Series([i]).astype(type_),
+                    value=pd.Series([i]).astype(type_),
+                    flag=i > 3,
+                    word=str(i),
+                ),
+            )
+            == 1
+        )
+        row = read(served, "widths", keys("widths"), START + 20 * HOUR).iloc[0]
+        assert (
+            row["widths__n"],
+            row["widths__value"],
+            row["widths__flag"],
+            row["widths__word"],
+        ) == (i, i, i > 3, str(i))
+    some = facts([30, 30, 31], key=["x", "y", "widths"]).assign(
+        n=pd.array([1, None, None], "Int64"),
+        flag=pd.array([True, None, None], "boolean"),
+        word=["a", None, None],
+    )
     assert write(served, "widths", some) == 3
-    rows = read(served, "widths", keys("x", "y", "widths"), START + 40*HOUR)
-    assert rows["widths__n"].fillna(-1).tolist() == [1, -1, -1] and rows["widths__flag"].tolist() == [True, None, None] and rows["widths__word"].tolist() == ["a", None, None]
+    rows = read(served, "widths", keys("x", "y", "widths"), START + 40 * HOUR)
+    assert (
+        rows["widths__n"].fillna(-1).tolist() == [1, -1, -1]
+        and rows["widths__flag"].tolist() == [True, None, None]
+        and rows["widths__word"].tolist() == ["a", None, None]
+    )
 
 def test_a_read_is_exact_to_the_nanosecond_and_in_far_years(stores):
     served = stores(View("edge", facts([0], key="edge"), "key", HOUR, "value"))
     materialize(served, START)
     ns = pd.Timedelta(1, "ns")
-    seen = [read(served, "edge", keys("edge"), t)["edge__value"].notna().item() for t in (START.as_unit("ns") - ns, START, START + HOUR, (START + HOUR).as_unit("ns") + ns)]
+    seen = [
+        read(served, "edge", keys("edge"), t)["edge__value"].notna().item()
+        for t in (START.as_unit("ns") - ns, START, START + HOUR, (START + HOUR).as_unit("ns") + ns)
+    ]
     assert seen == [False, True, True, False]
-    assert read(served, "edge", keys("edge"), pd.Timestamp("9999-12-31", tz="UTC"))["edge__value"].isna().all()
-    with pytest.raises(ValueError, match="ttl.*parts of a microsecond"): stores(View("edge", facts([0]), "key", pd.Timedelta(500, "ns"), "value"))
+    assert (
+        read(served, "edge", keys("edge"), pd.Timestamp("9999-12-31", tz="UTC"))["edge__value"]
+        .isna()
+        .all()
+    )
+    with pytest.raises(ValueError, match="ttl.*parts of a microsecond"):
+        stores(View("edge", facts([0]), "key", pd.Timedelta(500, "ns"), "value"))
 
 def test_a_column_of_the_keys_is_not_hidden_by_an_answer(store):
-    with pytest.raises(ValueError, match="v__value"): read(store, "v", keys("a").assign(v__value=1), START)
-    with pytest.raises(ValueError, match=r"keys: columns \['key'\] stand there twice"): read(store, "v", pd.concat([keys("a"), keys("b")], axis=1), START)
+    with pytest.raises(ValueError, match="v__value"):
+        read(store, "v", keys("a").assign(v__value=1), START)
+    with pytest.raises(ValueError, match=r"keys: columns \['key'\] stand there twice"):
+        read(store, "v", pd.concat([keys("a"), keys("b")], axis=1), START)
 
 # The write
 
@@ -321,82 +406,114 @@ def test_runs_may_be_repeated_and_go_back(stores):
 
 def agrees(store, view, hours, *some):
     "The store's answers are those of the join over the view's facts."
-    moment = START + hours*HOUR
+    moment = START + hours * HOUR
     asked = keys(*some)
     online = read(store, view.name, asked, moment)[f"{view.name}__value"].astype(float)
-    offline = point_in_time_join(asked.assign(event_timestamp=pd.DatetimeIndex([moment]*len(asked)).as_unit("us")), view)[f"{view.name}__value"].astype(float)
+    offline = point_in_time_join(
+        asked.assign(event_timestamp=pd.DatetimeIndex([moment] * len(asked)).as_unit("us")), view
+    )[f"{view.name}__value"].astype(float)
     np.testing.assert_array_equal(online, offline)
 
 def history_of(*rows, created=False, name="v"):
-    table = facts([e for _, e, *_ in rows], [c for *_, c in rows] if created else None, key=[k for k, *_ in rows], value=[10.*e for _, e, *_ in rows])
-    return View(name, table if created else table.drop(columns="created_timestamp"), "key", None, "value")
+    table = facts(
+        [e for _, e, *_ in rows],
+        [c for *_, c in rows] if created else None,
+        key=[k for k, *_ in rows],
+        value=[10.0 * e for _, e, *_ in rows],
+    )
+    return View(
+        name, table if created else table.drop(columns="created_timestamp"), "key", None, "value"
+    )
 
 def test_a_row_that_comes_late_without_saying_so_reaches_the_store(tmp_path):
     first, second = history_of(("a", 1), ("b", 1)), history_of(("a", 1), ("b", 1), ("c", 1.5))
-    assert materialize(repository(tmp_path, first), START + 2*HOUR) == {"v": 2}
+    assert materialize(repository(tmp_path, first), START + 2 * HOUR) == {"v": 2}
     store = repository(tmp_path, second)
-    assert materialize(store, START + 3*HOUR) == {"v": 1} and materialize(store, START + 3*HOUR) == {"v": 0}
+    assert materialize(store, START + 3 * HOUR) == {"v": 1} and materialize(
+        store, START + 3 * HOUR
+    ) == {"v": 0}
     agrees(store, second, 3, "a", "b", "c")
 
 def test_so_does_one_whose_created_time_was_stamped_before_the_last_run(tmp_path):
-    first, second = history_of(("a", 1, 1), created=True), history_of(("a", 1, 1), ("b", 1, 1.5), created=True)
-    materialize(repository(tmp_path, first), START + 2*HOUR)
+    first, second = (
+        history_of(("a", 1, 1), created=True),
+        history_of(("a", 1, 1), ("b", 1, 1.5), created=True),
+    )
+    materialize(repository(tmp_path, first), START + 2 * HOUR)
     store = repository(tmp_path, second)
-    materialize(store, START + 3*HOUR)
+    materialize(store, START + 3 * HOUR)
     agrees(store, second, 3, "a", "b")
 
 def test_a_run_far_ahead_hides_nothing_that_comes_later(tmp_path):
     materialize(repository(tmp_path, history_of(("a", 1))), pd.Timestamp("9999-12-31", tz="UTC"))
-    for rows in ((("a", 1), ("a", 5), ("b", 5), ("c", 7)), (("a", 1), ("a", 5), ("b", 5), ("c", 7), ("d", 2))):
+    for rows in (
+        (("a", 1), ("a", 5), ("b", 5), ("c", 7)),
+        (("a", 1), ("a", 5), ("b", 5), ("c", 7), ("d", 2)),
+    ):
         store = repository(tmp_path, view := history_of(*rows))
-        for hours in (6, 8):   # the second run goes by the end of the first, not of the one far ahead
-            materialize(store, START + hours*HOUR)
+        for hours in (
+            6,
+            8,
+        ):  # the second run goes by the end of the first, not of the one far ahead
+            materialize(store, START + hours * HOUR)
             agrees(store, view, hours, "a", "b", "c", "d")
 
 def test_the_same_history_set_up_again_is_not_read_again(tmp_path, monkeypatch):
     view = history_of(("a", 1), ("b", 5))
-    materialize(repository(tmp_path, view), START + 2*HOUR)
+    materialize(repository(tmp_path, view), START + 2 * HOUR)
     store, seen, before = repository(tmp_path, view), [], _write
-    monkeypatch.setattr("mlscale.online._write", lambda store, view, facts, added: seen.append(len(facts)) or before(store, view, facts, added))
-    materialize(store, START + 6*HOUR)
-    materialize(store, START + 7*HOUR)
+    monkeypatch.setattr(
+        "mlscale.online._write",
+        lambda store, view, facts, added: (
+            seen.append(len(facts)) or before(store, view, facts, added)
+        ),
+    )
+    materialize(store, START + 6 * HOUR)
+    materialize(store, START + 7 * HOUR)
     assert seen == [1]
 
 def test_a_run_over_a_part_does_not_pass_for_one_over_everything(tmp_path):
-    materialize(repository(tmp_path, history_of(("a", 1))), START + 2*HOUR)
+    materialize(repository(tmp_path, history_of(("a", 1))), START + 2 * HOUR)
     store = repository(tmp_path, view := history_of(("a", 1), ("b", 1), ("c", 5)))
-    assert materialize(store, START + 6*HOUR, since=START + 4*HOUR) == {"v": 1}
-    assert materialize(store, START + 6*HOUR) == {"v": 1}
+    assert materialize(store, START + 6 * HOUR, since=START + 4 * HOUR) == {"v": 1}
+    assert materialize(store, START + 6 * HOUR) == {"v": 1}
     agrees(store, view, 6, "a", "b", "c")
 
 def test_an_emptied_store_is_filled_again(tmp_path):
     view = history_of(("a", 1), ("b", 1))
-    materialize(repository(tmp_path, view), START + 2*HOUR)
-    for f in tmp_path.glob("online.db*"): f.unlink()
+    materialize(repository(tmp_path, view), START + 2 * HOUR)
+    for f in tmp_path.glob("online.db*"):
+        f.unlink()
     store = repository(tmp_path, view)
-    assert materialize(store, START + 3*HOUR) == {"v": 2}
+    assert materialize(store, START + 3 * HOUR) == {"v": 2}
     agrees(store, view, 3, "a", "b")
 
 def test_a_feature_that_is_added_to_a_view_is_filled_in_for_facts_that_are_stored(tmp_path):
     view = history_of(("a", 1), ("b", 1))
-    materialize(repository(tmp_path, view), START + 2*HOUR)
+    materialize(repository(tmp_path, view), START + 2 * HOUR)
     more = View("v", view.source.assign(other=[7, 8]), "key", None, ["value", "other"])
     store = repository(tmp_path, more)
-    assert materialize(store, START + 3*HOUR) == {"v": 2}
-    assert read(store, "v", keys("a", "b"), START + 3*HOUR)["v__other"].tolist() == [7, 8]
+    assert materialize(store, START + 3 * HOUR) == {"v": 2}
+    assert read(store, "v", keys("a", "b"), START + 3 * HOUR)["v__other"].tolist() == [7, 8]
 
 def test_a_value_that_was_changed_in_place_is_refused_and_named(tmp_path):
     view = history_of(("a", 1))
-    materialize(repository(tmp_path, view), START + 2*HOUR)
-    store = repository(tmp_path, View("v", view.source.assign(value=99.), "key", None, "value"))
-    with pytest.raises(ValueError, match="value=99.0.*later created_timestamp"): materialize(store, START + 3*HOUR)
+    materialize(repository(tmp_path, view), START + 2 * HOUR)
+    store = repository(tmp_path, View("v", view.source.assign(value=99.0), "key", None, "value"))
+    with pytest.raises(ValueError, match="value=99.0.*later created_timestamp"):
+        materialize(store, START + 3 * HOUR)
 
 def test_views_that_are_left_out_are_gone_and_begin_anew_when_they_come_back(tmp_path):
     v, w = history_of(("a", 1)), history_of(("a", 2), name="w")
-    materialize(repository(tmp_path, [v, w]), START + 3*HOUR)
-    assert [x.name for x in repository(tmp_path, v).list_feature_views()] == ["v"] and not list(tmp_path.glob("w.*t*"))
+    materialize(repository(tmp_path, [v, w]), START + 3 * HOUR)
+    assert [x.name for x in repository(tmp_path, v).list_feature_views()] == ["v"] and not list(
+        tmp_path.glob("w.*t*")
+    )
     store = repository(tmp_path, [v, w])
-    assert np.isnan(value(store, "a", 4, "w")) and materialize(store, START + 4*HOUR) == {"v": 0, "w": 1}
+    assert np.isnan(value(store, "a", 4, "w")) and materialize(store, START + 4 * HOUR) == {
+        "v": 0,
+        "w": 1,
+    }
     agrees(store, w, 4, "a")
 
 def test_the_views_of_the_flights_serve_what_the_training_set_has(stores):
@@ -932,17 +1049,29 @@ def test_the_year_has_a_repository(tmp_path):
 
 GOOD = {"event_id": 1, "key": "a", "created_timestamp": START, "late": 1.}
 
-@pytest.mark.parametrize("change", [{"key": float(2**53)}, {"key": np.float32(2**24)}, {"event_id": np.float32(2**24)}, {"event_id": float(2**60)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": float(2**53)},
+        {"key": np.float32(2**24)},
+        {"event_id": np.float32(2**24)},
+        {"event_id": float(2**60)},
+    ],
+)
 def test_events_whose_key_or_id_may_be_two_are_refused(tmp_path, change):
     words = r"2\*\*(53|24) on several whole numbers share one"
     with PartitionedState(tmp_path, [RATE, COUNT], 2) as state:
-        with pytest.raises(ValueError, match=words): state.update({**GOOD, **change})
+        with pytest.raises(ValueError, match=words):
+            state.update({**GOOD, **change})
         for part in state.parts:
-            with pytest.raises(ValueError, match=words): part.update([{**GOOD, "event_id": 7}, {**GOOD, **change}])
+            with pytest.raises(ValueError, match=words):
+                part.update([{**GOOD, "event_id": 7}, {**GOOD, **change}])
             assert list(part.events()) == []
         if "key" in change:
-            with pytest.raises(ValueError, match=words): state.get(change["key"], START)
-            with pytest.raises(ValueError, match=words): state.parts[0].get(change["key"], START)
+            with pytest.raises(ValueError, match=words):
+                state.get(change["key"], START)
+            with pytest.raises(ValueError, match=words):
+                state.parts[0].get(change["key"], START)
 
 @pytest.mark.parametrize(("event", "kind", "words"), [
     ({k: v for k, v in GOOD.items() if k != "event_id"}, ValueError, r"\['event_id'\] missing"),

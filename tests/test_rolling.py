@@ -118,59 +118,102 @@ def test_numbers_are_compared_exactly_as_keys(keys, questions, expected):
     known, entities = events(0, 0).assign(key=keys), asked(1, 1).assign(key=questions)
     assert list(rolling("count").offline(known, entities)) == list(replay(rolling("count"), known, entities)) == expected
 
-ROUNDED = [(float(2**53), 53), (-float(2**60), 53), (np.float64(2**53), 53), (np.float32(2**24), 24), (np.float16(2**11), 11)]
+ROUNDED = [
+    (float(2**53), 53),
+    (-float(2**60), 53),
+    (np.float64(2**53), 53),
+    (np.float32(2**24), 24),
+    (np.float16(2**11), 11),
+]
 
 @pytest.mark.parametrize(("key", "bits"), ROUNDED)
 def test_a_float_that_may_be_two_ids_is_refused_everywhere(key, bits):
-    words, column = rf"2\*\*{bits} on several whole numbers share one", pd.Series([key, np.nan]).astype(type(key))
+    words, column = (
+        rf"2\*\*{bits} on several whole numbers share one",
+        pd.Series([key, np.nan]).astype(type(key)),
+    )
     pairs = [(column, [1, 2]), ([1, 2], column)]
-    if bits == 53: pairs.append((column.astype(object), [1, 2]))   # Python's own floats
-    if bits > 11: pairs.append(([1, 2], column.astype("category")))   # pandas has none of 16 bits
+    if bits == 53:
+        pairs.append((column.astype(object), [1, 2]))  # Python's own floats
+    if bits > 11:
+        pairs.append(([1, 2], column.astype("category")))  # pandas has none of 16 bits
     for known, entities in ((events(0, 0, key=a), asked(1, 1, key=b)) for a, b in pairs):
-        with pytest.raises(ValueError, match=f"key 'key'.*{words}") as e: rolling().offline(known, entities)
+        with pytest.raises(ValueError, match=f"key 'key'.*{words}") as e:
+            rolling().offline(known, entities)
         assert len(str(e.value)) < 300
     state, lookup = rolling().online(), LookupState(View("v", pd.DataFrame(), "key", None, "value"))
-    event = {"key": key, "created_timestamp": START, "event_timestamp": START, "value": 1.}
-    for refuses in (lambda: state.update(event), lambda: lookup.update(event), lambda: state.get(key, START), lambda: lookup.get(key, START)):
-        with pytest.raises(ValueError, match=words): refuses()
+    event = {"key": key, "created_timestamp": START, "event_timestamp": START, "value": 1.0}
+    for refuses in (
+        lambda: state.update(event),
+        lambda: lookup.update(event),
+        lambda: state.get(key, START),
+        lambda: lookup.get(key, START),
+    ):
+        with pytest.raises(ValueError, match=words):
+            refuses()
     assert state.now is lookup.now is None
     several = rolling(by=["key", "n"]).online()
-    with pytest.raises(ValueError, match=words): several.update({**event, "n": None})
-    with pytest.raises(ValueError, match=words): several.get((1, key), START)
+    with pytest.raises(ValueError, match=words):
+        several.update({**event, "n": None})
+    with pytest.raises(ValueError, match=words):
+        several.get((1, key), START)
 
 @pytest.mark.parametrize("type_", [np.float32, "Float32", "Float64", "category", object])
 def test_an_infinite_number_of_any_width_is_no_key(type_):
-    keys = pd.Series([np.inf, 1.]).astype(type_)
+    keys = pd.Series([np.inf, 1.0]).astype(type_)
     assert list(rolling("count").offline(events(0, 0, key=keys), asked(1, 1, key=keys))) == [0, 1]
     state = rolling("count").online()
-    state.update({"key": np.float32(np.inf), "created_timestamp": START, "value": 1.})
+    state.update({"key": np.float32(np.inf), "created_timestamp": START, "value": 1.0})
     assert state.get(np.float32(np.inf), START) == 0
 
-@pytest.mark.parametrize(("known", "asked_for", "words"), [
-    ([START], [START.tz_localize(None)], "time without a zone never equals a time with a zone"), ([b"a"], ["a"], "text never equals a bytes"),
-    ([START.date()], [1], "number never equals a date"), ([pd.Period("2020")], [1], "period"), ([True], [1], "truth value"),
-    (["a", 1], [1, 1], "several kinds"), ([[1]], [[1]], "lists")])
+@pytest.mark.parametrize(
+    ("known", "asked_for", "words"),
+    [
+        ([START], [START.tz_localize(None)], "time without a zone never equals a time with a zone"),
+        ([b"a"], ["a"], "text never equals a bytes"),
+        ([START.date()], [1], "number never equals a date"),
+        ([pd.Period("2020")], [1], "period"),
+        ([True], [1], "truth value"),
+        (["a", 1], [1, 1], "several kinds"),
+        ([[1]], [[1]], "lists"),
+    ],
+)
 def test_keys_that_can_never_be_equal_are_refused_by_name(known, asked_for, words):
     n = len(known)
     with pytest.raises((TypeError, ValueError), match=f"key '?key'?.*{words}|{words}.*key"):
-        rolling("count").offline(events(*[0]*n).assign(key=pd.Series(known, dtype=object)), asked(*[1]*n).assign(key=pd.Series(asked_for, dtype=object)))
+        rolling("count").offline(
+            events(*[0] * n).assign(key=pd.Series(known, dtype=object)),
+            asked(*[1] * n).assign(key=pd.Series(asked_for, dtype=object)),
+        )
 
-@pytest.mark.parametrize("value", [2**53 + 1, np.int64(-2**60 - 1), 10**400, 1j])
+@pytest.mark.parametrize("value", [2**53 + 1, np.int64(-(2**60) - 1), 10**400, 1j])
 def test_a_whole_number_that_no_float_holds_is_no_value_but_can_be_counted(value):
     for agg in ("sum", "last", "min", "mean"):
-        with pytest.raises(ValueError, match="value="): rolling(agg).offline(events(0, value=pd.Series([value], dtype=object)), asked(1))
-        with pytest.raises(ValueError, match="value="): rolling(agg).online().update({"key": "a", "created_timestamp": START, "value": value})
-    if isinstance(value, complex): return
+        with pytest.raises(ValueError, match="value="):
+            rolling(agg).offline(events(0, value=pd.Series([value], dtype=object)), asked(1))
+        with pytest.raises(ValueError, match="value="):
+            rolling(agg).online().update({"key": "a", "created_timestamp": START, "value": value})
+    if isinstance(value, complex):
+        return
     assert rolling("sum").offline(events(0, value=2**60), asked(1)).item() == 2**60
-    assert rolling("distinct").offline(events(0, 0, value=pd.Series([value, value + 1], dtype=object)), asked(1)).item() == 2
+    assert (
+        rolling("distinct")
+        .offline(events(0, 0, value=pd.Series([value, value + 1], dtype=object)), asked(1))
+        .item()
+        == 2
+    )
 
 def test_times_beyond_nanoseconds_are_named():
     far = pd.Timestamp("9999-12-31", tz="UTC")
-    late = pd.Series([far]*1).astype("datetime64[s, UTC]")
-    with pytest.raises(ValueError, match="events.created_timestamp: a time lies beyond"): rolling().offline(events(0).assign(created_timestamp=late), asked(1))
-    with pytest.raises(ValueError, match="created_timestamp=9999.* lies beyond"): rolling().online().update({"key": "a", "created_timestamp": far, "value": 1.})
-    with pytest.raises(ValueError, match="at=9999.* lies beyond"): rolling().online().get("a", far)
-    with pytest.raises(ValueError, match="a time is needed"): rolling().online().get("a", np.int64(5))
+    late = pd.Series([far] * 1).astype("datetime64[s, UTC]")
+    with pytest.raises(ValueError, match="events.created_timestamp: a time lies beyond"):
+        rolling().offline(events(0).assign(created_timestamp=late), asked(1))
+    with pytest.raises(ValueError, match="created_timestamp=9999.* lies beyond"):
+        rolling().online().update({"key": "a", "created_timestamp": far, "value": 1.0})
+    with pytest.raises(ValueError, match="at=9999.* lies beyond"):
+        rolling().online().get("a", far)
+    with pytest.raises(ValueError, match="a time is needed"):
+        rolling().online().get("a", np.int64(5))
 
 def test_times_and_text_are_no_numbers_on_either_side():
     for value in (START, "1", pd.Timedelta(hours=1)):
