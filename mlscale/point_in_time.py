@@ -115,11 +115,12 @@ def check_columns(there: Sequence[str], wanted: Sequence[str], what: str) -> Non
         raise ValueError(f"{what}: columns {some_names(missing)} are missing; "
                          f"there are {some_names(there)}")
 
-# %% ../nbs/00b_point_in_time.ipynb #6f8c574b
+# %% ../nbs/00b_point_in_time.ipynb #70a60071
 def _without_views(table: "pa.Table") -> "pa.Table":
     "Text and bytes that Arrow holds as views, from which it takes no rows, in their older types."
     import pyarrow as pa
     older = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if not any(t in older for t in table.schema.types): return table
     fields = [f.with_type(older.get(f.type, f.type)) for f in table.schema]
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
