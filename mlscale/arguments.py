@@ -18,7 +18,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/000b_arguments.ipynb #66b9a9c6
+# %% ../nbs/000b_arguments.ipynb #ff86bd04
 def _are_records(table: Any) -> bool:
     return isinstance(table, (list, tuple)) and len(table) > 0 and isinstance(table[0], Mapping)
 
@@ -27,7 +27,8 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested list
+    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
+    list
         DataFrames of pandas or Polars.
     what : str
         What the table is called in an error.
@@ -35,7 +36,8 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
     Returns
     -------
     list of str or None
-        None where there are none: arrays, lists, and a DataFrame whose columns are numbered 0, 1, 2, ...
+        None where there are none: arrays, lists, and a DataFrame whose columns are numbered 0, 1,
+        2, ...
 
     Raises
     ------
@@ -43,25 +45,35 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
         If the table holds no rows yet (a lazy one), or a name is there twice.
     """
     kind = type(table)   # not the table: it may have a column of such a name
-    if hasattr(kind, "collect"): raise TypeError(f"{what}: a {type(table).__name__} holds no rows yet; collect them first")
-    if isinstance(table, Mapping): names = list(table)
-    elif _are_records(table): names = list(table[0])
-    elif hasattr(kind, "column_names"): names = list(table.column_names)   # Arrow
-    elif hasattr(kind, "columns"): names = list(table.columns)             # pandas and Polars
+    if hasattr(kind, "collect"):
+        raise TypeError(f"{what}: a {type(table).__name__} holds no rows yet; collect them first")
+    if isinstance(table, Mapping):names = list(table)
+    elif _are_records(table):names = list(table[0])
+    elif hasattr(kind, "column_names"):names = list(table.column_names)   # Arrow
+    elif hasattr(kind, "columns"):names = list(table.columns)             # pandas and Polars
     else: names = list(getattr(getattr(table, "dtype", None), "names", None) or [])
-    numbered = all(isinstance(name, numbers.Integral) and not isinstance(name, bool) for name in names)
+    numbered = all(
+        isinstance(name, numbers.Integral) and not isinstance(name, bool) for name in names
+    )
     if numbered and names == list(range(len(names))): return None
     texts = [str(name) for name in names]
     twice = sorted({name for name in texts if texts.count(name) > 1})
-    if twice: raise ValueError(f"{what}: columns {_some(twice)} are there twice; column names must be unique")
+    if twice:
+        raise ValueError(
+            f"{what}: columns {_some(twice)} are there twice; column names must be unique"
+        )
     return texts
 
 def _some(names: Sequence[str]) -> str:
     "A few names for an error, cut short."
-    return ", ".join(repr(name)[:30] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(repr(name)[:30] for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
-# %% ../nbs/000b_arguments.ipynb #2d7d6a30
-def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values", *, more: bool = False) -> None:
+# %% ../nbs/000b_arguments.ipynb #ac0a9fa0
+def check_names(
+    there: Sequence[str], wanted: Sequence[str], what: str = "values", *, more: bool = False
+) -> None:
     """Refuse a table that lacks a column or has one that nobody asked for.
 
     Parameters
@@ -81,8 +93,13 @@ def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values
     missing = [name for name in wanted if name not in set(there)]
     unknown = [] if more else [name for name in there if name not in set(wanted)]
     if not missing and not unknown: return
-    faults = [f"{word} are {_some(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
+    faults = [
+        f"{word} are {_some(names)}"
+        for word, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
     raise ValueError(f"{what}: columns go by name, and {'; '.join(faults)}")
+
 
 def _of_records(rows: Sequence[Mapping], names: Sequence[str], what: str) -> dict[str, list]:
     "Records as columns; each must have the names of the first."
@@ -101,28 +118,39 @@ def _columns(table: Any, wanted: Sequence[str], what: str, more: bool) -> list:
     if _are_records(table): table = _of_records(table, names, what)
     place = {name: i for i, name in enumerate(names)}
     if hasattr(type(table), "iloc"): columns = [table.iloc[:, place[name]] for name in wanted]
-    elif hasattr(type(table), "column_names"): columns = [table.column(place[name]) for name in wanted]
+    elif hasattr(type(table), "column_names"):
+        columns = [table.column(place[name]) for name in wanted]
     elif isinstance(table, Mapping): columns = [table[list(table)[place[name]]] for name in wanted]
     else: columns = [table[name] for name in wanted]
     return columns
 
 def _with_masks(table: Any) -> Any:
     "A list of masked rows as one masked array; anything else as it is."
-    masked = isinstance(table, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in table)
+    masked = isinstance(table, (list, tuple)) and any(
+        isinstance(row, np.ma.MaskedArray) for row in table
+    )
     return np.ma.stack([np.ma.asarray(row) for row in table]) if masked else table
 
 def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
     table = _with_masks(table)
     masked = isinstance(table, np.ma.MaskedArray)
-    try: rows = table if masked else np.asarray(table)
-    except ValueError: raise ValueError(f"{what}: rows of different lengths; give each {len(wanted)} values") from None
+    try:
+        rows = table if masked else np.asarray(table)
+    except ValueError:
+        raise ValueError(
+            f"{what}: rows of different lengths; give each {len(wanted)} values"
+        ) from None
     if rows.dtype.kind in "US": rows = np.asarray(table, dtype=object)   # see column_of_floats
     if rows.ndim != 2 or rows.shape[1] != len(wanted):
-        raise ValueError(f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of {len(wanted)} values, {wanted[0]!r} first")
+        raise ValueError(
+            f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of {len(wanted)}"
+            f" values, {wanted[0]!r} first"
+        )
     return [rows[:, j] for j in range(len(wanted))]
 
-# %% ../nbs/000b_arguments.ipynb #daf86e01
-def _is_missing(x: Any) -> bool: return x is None or x is np.ma.masked or type(x).__name__ == "NAType"
+# %% ../nbs/000b_arguments.ipynb #2ea17c4b
+def _is_missing(x: Any) -> bool:
+    return x is None or x is np.ma.masked or type(x).__name__ == "NAType"
 
 def _is_number(x: Any) -> bool:
     # to Python a timedelta64 is a whole number, whatever its unit
@@ -134,7 +162,8 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     Parameters
     ----------
     column : array, list, Series, or Arrow array, shape (n,)
-        Numbers of any width, truth values, `Decimal`; missing ones as NaN, None, `pd.NA`, null or masked.
+        Numbers of any width, truth values, `Decimal`; missing ones as NaN, None, `pd.NA`, null or
+        masked.
     name, what : str
         What the column and its table are called in an error.
 
@@ -153,8 +182,10 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     except ValueError: values = np.empty(0, object)   # a list among numbers
     except Exception as e:
         raise ValueError(f"{what}, column {name!r}: {type(column).__name__} cannot be read ({str(e)[:80]}); give floats") from e
-    if values.dtype.kind in "USO": values = np.asarray(column, dtype=object)   # numpy makes text of a number beside text
-    if values.ndim != 1: raise ValueError(f"{what}, column {name!r}: shape {values.shape}, expected one value a row")
+    # numpy makes text of a number beside text
+    if values.dtype.kind in "USO": values = np.asarray(column, dtype=object)
+    if values.ndim != 1:
+        raise ValueError(f"{what}, column {name!r}: shape {values.shape}, expected one value a row")
     if values.dtype.kind not in "fiubO":
         raise ValueError(f"{what}, column {name!r}: {values.dtype} is not a number; give floats, or None where missing")
     if values.dtype.kind == "O":
@@ -172,7 +203,8 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *, mo
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested list
+    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
+    list
         n rows. DataFrames of pandas or Polars.
     columns : sequence of str
         The k columns that are wanted, in this order.
@@ -191,16 +223,25 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *, mo
     ValueError
         If a column is missing, unknown or there twice, or a value is no number. It is named.
     """
-    if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "fiub" and not isinstance(table, np.ma.MaskedArray):
+    if (
+        isinstance(table, np.ndarray)
+        and table.ndim == 2
+        and table.dtype.kind in "fiub"
+        and not isinstance(table, np.ma.MaskedArray)
+    ):
         _columns_by_position(table, columns, what)
         return np.array(table, dtype=float, subok=False)
     found = _columns(table, columns, what, more)
     found = [column_of_floats(column, name, what) for column, name in zip(found, columns)]
     lengths = {len(x) for x in found}
-    if len(lengths) > 1: raise ValueError(f"{what}: columns of different lengths {sorted(lengths)}; give each column a value a row")
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{what}: columns of different lengths {sorted(lengths)}; give each column a value"
+            " a row"
+        )
     return np.column_stack(found) if found else np.empty((0, 0))
 
-# %% ../nbs/000b_arguments.ipynb #04c2259d
+# %% ../nbs/000b_arguments.ipynb #70aad083
 def _bare(table: Any) -> np.ndarray:
     "A table without names as an array that keeps masks, and numbers beside text."
     table = _with_masks(table)
@@ -213,7 +254,8 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested list
+    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
+    list
         DataFrames of pandas or Polars. An array of one dimension is one column.
     what : str
         What the table is called in an error.
@@ -240,7 +282,8 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
         try:
             if names is None: table = _bare(table)
             frame = pd.DataFrame(table)
-        except (TypeError, ValueError) as e: raise ValueError(f"{what}: a table, or rows of equal length ({str(e)[:100]})") from None
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"{what}: a table, or rows of equal length ({str(e)[:100]})") from None
     frame.columns = [f"x{i}" for i in range(frame.shape[1])] if names is None else names
     return frame
 
@@ -389,15 +432,20 @@ def one_of(x: Any, name: str, known: Sequence[str]) -> str:
     if isinstance(x, str) and x in known: return str(x)
     raise ValueError(f"{name}={_shown(x)}: known are {', '.join(known)}")
 
-# %% ../nbs/000b_arguments.ipynb #867ba534
+# %% ../nbs/000b_arguments.ipynb #962da56c
 def _bare_numbers(x: Any, name: str) -> np.ndarray:
     "An array of ints or floats, not masked."
     x = _with_masks(x)
     if np.ma.is_masked(x):
         hidden = int(np.ma.getmaskarray(x).sum())
-        raise ValueError(f"{name}: a masked array, {hidden:,} values are masked; leave them out with .compressed()")
-    try: array = np.asarray(x)
-    except ValueError: raise ValueError(f"{name}={_shown(x)}: its rows differ in length") from None
+        raise ValueError(
+            f"{name}: a masked array, {hidden:,} values are masked; leave them out with"
+            " .compressed()"
+        )
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name}={_shown(x)}: its rows differ in length") from None
     if array.dtype.kind not in "iuf":
         kind = f" of {array.dtype}" if array.ndim else ""
         raise ValueError(f"{name}={_shown(x)}: numbers, not {type(x).__name__}{kind}")
@@ -434,14 +482,20 @@ def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float =
     """
     array = _bare_numbers(x, name)
     if ndim is not None and (array.ndim != ndim or not array.size):
-        wanted = {0: "one number", 1: "one value a row", 2: "rows and columns"}.get(ndim, f"{ndim} dimensions")
+        wanted = {0: "one number", 1: "one value a row", 2: "rows and columns"}.get(
+            ndim, f"{ndim} dimensions"
+        )
         raise ValueError(f"{name}: shape {array.shape}; {wanted}, and at least one")
-    right = np.isfinite(array) & (array >= low) & (array <= high) & (array > above) & (array < below)
+    right = (
+        np.isfinite(array) & (array >= low) & (array <= high) & (array > above) & (array < below)
+    )
     wrong = ~(right | np.isnan(array)) if missing else ~right
     if not wrong.any(): return array
     limits = f"numbers{_limits(low, above, high, below, 'g')}".rstrip()
-    raise ValueError(f"{name}: finite {limits}{', or NaN' if missing else ', none missing'}; "
-                     f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}")
+    raise ValueError(
+        f"{name}: finite {limits}{', or NaN' if missing else ', none missing'}; "
+        f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}"
+    )
 
 def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     """Whole numbers from 0, of any shape, as floats.
@@ -467,5 +521,7 @@ def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     array = _bare_numbers(x, name)
     wrong = ~(np.isfinite(array) & (array >= 0) & (array <= most) & (array == np.floor(array)))
     if not wrong.any(): return array
-    raise ValueError(f"{name}={_shown(x)}: counts, whole numbers from 0 to {most:.6g}, none missing; "
-                     f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}")
+    raise ValueError(
+        f"{name}={_shown(x)}: counts, whole numbers from 0 to {most:.6g}, none missing; "
+        f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}"
+    )

@@ -21,15 +21,17 @@ from .storage import digest, needs, replacing
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/03_artifacts.ipynb #67e02046
+# %% ../nbs/03_artifacts.ipynb #dfdcf26f
 ALLOWED = frozenset({
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "functools.partial", "sklearn.utils.validation.check_array",   # the encoder inside HistGradientBoosting(categorical_features=...)
+    # the encoder inside HistGradientBoosting(categorical_features=...)
+    "functools.partial", "sklearn.utils.validation.check_array",
 })
 
 def read_skops(data: bytes) -> Any:
-    """Read a scikit-learn model from skops bytes; types that are not on the allow-list are refused before anything is built.
+    """Read a scikit-learn model from skops bytes; types that are not on the allow-list are refused
+    before anything is built.
 
     Parameters
     ----------
@@ -47,12 +49,23 @@ def read_skops(data: bytes) -> Any:
         If the file is no skops file, or holds types that neither skops trusts nor `ALLOWED` lists.
     """
     with needs("artifacts"): import skops.io
-    try: unknown = set(skops.io.get_untrusted_types(data=data)) - ALLOWED
-    except Exception as e: raise ValueError(f"not a readable skops file ({type(e).__name__}): save the model anew") from e
+    try:
+        unknown = set(skops.io.get_untrusted_types(data=data)) - ALLOWED
+    except Exception as e:
+        raise ValueError(
+            f"not a readable skops file ({type(e).__name__}): save the model anew"
+        ) from e
     if unknown:
         names = ", ".join(sorted(unknown))[:150]
-        way_out = "a model made of other parts" if all(t.startswith("sklearn.") for t in unknown) else "scikit-learn's own parts"
-        raise ValueError(f"the skops file holds types that are not allowed: {names}; use {way_out}, or review the type and add it to ALLOWED")
+        way_out = (
+            "a model made of other parts"
+            if all(t.startswith("sklearn.") for t in unknown)
+            else "scikit-learn's own parts"
+        )
+        raise ValueError(
+            f"the skops file holds types that are not allowed: {names}; use {way_out}, or review"
+            " the type and add it to ALLOWED"
+        )
     return skops.io.loads(data, trusted=sorted(ALLOWED))
 
 # %% ../nbs/03_artifacts.ipynb #555b87e1
@@ -80,7 +93,7 @@ def _with_float32_thresholds(model: Any) -> Any:
         for tree in trees: tree.nodes["num_threshold"] = round_down(tree.nodes["num_threshold"])
     return model
 
-# %% ../nbs/03_artifacts.ipynb #15442962
+# %% ../nbs/03_artifacts.ipynb #27e11bae
 def to_onnx(model: Any, output: str, rows: np.ndarray) -> bytes:
     """Convert a scikit-learn model to ONNX with float32 inputs and nothing but the wanted output.
 
@@ -91,7 +104,8 @@ def to_onnx(model: Any, output: str, rows: np.ndarray) -> bytes:
     output : str
         "probability", "label" or "value".
     rows : array of float64, shape (n, k)
-        Reference rows. Where float32 holds all of them exactly, thresholds of trees are rounded down.
+        Reference rows. Where float32 holds all of them exactly, thresholds of trees are rounded
+        down.
 
     Returns
     -------
@@ -101,12 +115,19 @@ def to_onnx(model: Any, output: str, rows: np.ndarray) -> bytes:
     with needs("artifacts"):
         import skl2onnx
         from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
-    if np.array_equal(rows, rows.astype(np.float32), equal_nan=True): model = _with_float32_thresholds(model)
-    onx = skl2onnx.to_onnx(model, np.zeros((1, rows.shape[1]), np.float32), options=None if output == "value" else {"zipmap": False})
+    if np.array_equal(rows, rows.astype(np.float32), equal_nan=True):
+        model = _with_float32_thresholds(model)
+    onx = skl2onnx.to_onnx(
+        model,
+        np.zeros((1, rows.shape[1]), np.float32),
+        options=None if output == "value" else {"zipmap": False},
+    )
     names = [o.name for o in onx.graph.output]
-    return select_model_inputs_outputs(onx, names[1 if output == "probability" else 0]).SerializeToString()
+    return select_model_inputs_outputs(
+        onx, names[1 if output == "probability" else 0]
+    ).SerializeToString()
 
-# %% ../nbs/03_artifacts.ipynb #723d1e84
+# %% ../nbs/03_artifacts.ipynb #1c2b2655
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 def sklearn_scorer(model: Any, output: str, columns: tuple[str, ...]) -> Scorer:
@@ -128,21 +149,28 @@ def sklearn_scorer(model: Any, output: str, columns: tuple[str, ...]) -> Scorer:
     """
     def score(rows: np.ndarray) -> np.ndarray:
         table = _as_trained(model, rows, columns)
-        out = np.asarray(model.predict_proba(table) if output == "probability" else model.predict(table), float)
+        out = np.asarray(
+            model.predict_proba(table) if output == "probability" else model.predict(table), float
+        )
         return _one_a_row(out, len(rows), output)
     return score
 
 def _one_a_row(out: np.ndarray, n: int, output: str) -> np.ndarray:
     "The predictions among what a model gives for n rows."
     allowed = [(n, 2)] if output == "probability" else [(n,), (n, 1)]
-    if out.shape not in allowed: raise ValueError(f"the model gives {out.shape} values for {n} rows, not one for each row")
+    if out.shape not in allowed:
+        raise ValueError(f"the model gives {out.shape} values for {n} rows, not one for each row")
     return out[:, 1] if output == "probability" else out.reshape(-1)
 
-def _as_trained(model: Any, rows: np.ndarray, columns: Sequence[str]) -> "np.ndarray | pd.DataFrame":
+
+def _as_trained(
+    model: Any, rows: np.ndarray, columns: Sequence[str]
+) -> "np.ndarray | pd.DataFrame":
     "Rows with the names of their columns, if the model was trained with names."
     if not hasattr(model, "feature_names_in_"): return rows
     import pandas as pd
     return pd.DataFrame(rows, columns=list(columns))
+
 
 def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -> Scorer:
     """A function from checked rows to predictions, by ONNX Runtime.
@@ -150,7 +178,8 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
     Parameters
     ----------
     data : bytes
-        An ONNX model with one input (float32) and one output: two columns of probabilities, or one of values.
+        An ONNX model with one input (float32) and one output: two columns of probabilities, or one
+        of values.
     output : str
         "probability", "label" or "value".
     threads : int
@@ -164,8 +193,9 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
     Raises
     ------
     ValueError
-        If ONNX Runtime cannot read the model, or the model keeps some of its numbers in another file. The callable
-        raises it if the runtime refuses the rows, or the model gives anything but one prediction a row.
+        If ONNX Runtime cannot read the model, or the model keeps some of its numbers in another
+        file. The callable raises it if the runtime refuses the rows, or the model gives anything
+        but one prediction a row.
     """
     with needs("artifacts"): import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -173,7 +203,8 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
     # numbers in another file would be looked up in the working directory: look where no file can be
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try: session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as e: raise ValueError(f"not an ONNX model that can be used ({_reason(e)}); restore it") from e
+    except Exception as e:
+        raise ValueError(f"not an ONNX model that can be used ({_reason(e)}); restore it") from e
     name = session.get_inputs()[0].name
     def score(rows: np.ndarray) -> np.ndarray:
         try: out = np.asarray(session.run(None, {name: rows.astype(np.float32)})[0])
@@ -186,7 +217,7 @@ def _reason(e: Exception) -> str:
     lines = str(e).removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03_artifacts.ipynb #41702f1f
+# %% ../nbs/03_artifacts.ipynb #0f4172a4
 PARITY = 1e-5
 
 def parity(expected: np.ndarray, got: np.ndarray) -> dict:
@@ -200,12 +231,17 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
     Returns
     -------
     dict
-        `rows`, `max_abs_difference`, and `faithful`: whether that is at most `PARITY`. Never, and without a difference, if a prediction is NaN or there are more of one than of the other.
+        `rows`, `max_abs_difference`, and `faithful`: whether that is at most `PARITY`. Never, and
+        without a difference, if a prediction is NaN or there are more of one than of the other.
     """
     worst = float(np.max(np.abs(expected - got))) if len(expected) == len(got) else np.nan
-    return {"rows": len(expected), "max_abs_difference": worst if np.isfinite(worst) else None, "faithful": bool(worst <= PARITY)}
+    return {
+        "rows": len(expected),
+        "max_abs_difference": worst if np.isfinite(worst) else None,
+        "faithful": bool(worst <= PARITY),
+    }
 
-# %% ../nbs/03_artifacts.ipynb #755bbcde
+# %% ../nbs/03_artifacts.ipynb #667fc324
 EXTREMES = (1e3, 1e6, 1e10, 1e20)
 
 def spread(predictions: np.ndarray, n: int = 4) -> np.ndarray:
@@ -239,19 +275,28 @@ def adversarial_rows(rows: np.ndarray, bases: np.ndarray) -> Iterator[np.ndarray
     Yields
     ------
     ndarray, shape (m times values, k)
-        For each column: its known values (at most 32), halfway to the next whole number, one above the largest, one
-        below the smallest, 0, -1, and `EXTREMES` with both signs; NaN if the column is ever missing.
+        For each column: its known values (at most 32), halfway to the next whole number, one above
+        the largest, one below the smallest, 0, -1, and `EXTREMES` with both signs; NaN if the
+        column is ever missing.
     """
     for j in range(rows.shape[1]):
         known = np.unique(rows[~np.isnan(rows[:, j]), j])
         some = known[np.linspace(0, len(known) - 1, min(32, len(known))).astype(int)]
-        values = [some, some + .5, some[-1:] + 1, some[:1] - 1, [0, -1], EXTREMES, np.negative(EXTREMES)]
+        values = [
+            some,
+            some + 0.5,
+            some[-1:] + 1,
+            some[:1] - 1,
+            [0, -1],
+            EXTREMES,
+            np.negative(EXTREMES),
+        ]
         values = np.concatenate([*values, [np.nan]*bool(np.isnan(rows[:, j]).any())])
         changed = np.repeat(bases, len(values), axis=0)
         changed[:, j] = np.tile(values, len(bases))
         yield changed
 
-# %% ../nbs/03_artifacts.ipynb #36928ad6
+# %% ../nbs/03_artifacts.ipynb #5aee4acc
 def disagreement(slow: Scorer, fast: Scorer, rows: np.ndarray) -> str | None:
     """Whether two models differ on some row: in their answers, or in whether they answer.
 
@@ -271,8 +316,13 @@ def disagreement(slow: Scorer, fast: Scorer, rows: np.ndarray) -> str | None:
     if (a is None or b is None) and len(rows) > 1:
         middle = len(rows)//2
         return disagreement(slow, fast, rows[:middle]) or disagreement(slow, fast, rows[middle:])
-    a, b = (np.full(len(rows), np.nan) if x is None else np.where(np.isfinite(x), x, np.nan) for x in (a, b))
-    apart = np.flatnonzero(~((np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= PARITY*np.maximum(1, np.abs(a)))))
+    a, b = (
+        np.full(len(rows), np.nan) if x is None else np.where(np.isfinite(x), x, np.nan)
+        for x in (a, b)
+    )
+    apart = np.flatnonzero(
+        ~((np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= PARITY * np.maximum(1, np.abs(a))))
+    )
     says = lambda x: "gives no answer" if np.isnan(x) else f"answers {x:.4g}"
     return f"scikit-learn {says(a[apart[0]])}, ONNX {says(b[apart[0]])}" if len(apart) else None
 
@@ -282,8 +332,10 @@ def _attempt(score: Scorer, rows: np.ndarray) -> np.ndarray | None:
         try: return score(rows)
         except Exception: return None
 
-# %% ../nbs/03_artifacts.ipynb #684d1c46
-def faithful_onnx(model: Any, output: str, rows: np.ndarray, expected: np.ndarray) -> tuple[bytes | None, dict]:
+# %% ../nbs/03_artifacts.ipynb #84e3370d
+def faithful_onnx(
+    model: Any, output: str, rows: np.ndarray, expected: np.ndarray
+) -> tuple[bytes | None, dict]:
     """Convert a model and let the gate decide.
 
     Parameters
@@ -300,24 +352,44 @@ def faithful_onnx(model: Any, output: str, rows: np.ndarray, expected: np.ndarra
     Returns
     -------
     (bytes or None, dict)
-        The ONNX file, None if there is no faithful one; and what `parity` found, with a `reason` if it is None.
+        The ONNX file, None if there is no faithful one; and what `parity` found, with a `reason` if
+        it is None.
     """
-    columns = tuple(map(str, getattr(model, "feature_names_in_", [f"x{j}" for j in range(rows.shape[1])])))
+    columns = tuple(
+        map(str, getattr(model, "feature_names_in_", [f"x{j}" for j in range(rows.shape[1])]))
+    )
     try:
         onnx = to_onnx(model, output, rows)
         fast = onnx_scorer(onnx, output)
         agreement = parity(expected, fast(rows))
-    except Exception as e: return None, {"rows": len(rows), "max_abs_difference": None, "faithful": False, "reason": f"the conversion failed: {_reason(e)}"}
+    except Exception as e:
+        return None, {
+            "rows": len(rows),
+            "max_abs_difference": None,
+            "faithful": False,
+            "reason": f"the conversion failed: {_reason(e)}",
+        }
     if not agreement["faithful"]:
         worst = agreement["max_abs_difference"]
-        return None, {**agreement, "reason": f"predictions differ by up to {worst:.2g}" if worst else "predictions are not finite"}
+        return None, {
+            **agreement,
+            "reason": (
+                f"predictions differ by up to {worst:.2g}"
+                if worst
+                else "predictions are not finite"
+            ),
+        }
     slow = sklearn_scorer(model, output, columns)
     for column, tried in zip(columns, adversarial_rows(rows, rows[spread(expected)])):
         if difference := disagreement(slow, fast, tried):
-            return None, {**agreement, "faithful": False, "reason": f"with a value of {column!r} that never occurred {difference}"}
+            return None, {
+                **agreement,
+                "faithful": False,
+                "reason": f"with a value of {column!r} that never occurred {difference}",
+            }
     return onnx, agreement
 
-# %% ../nbs/03_artifacts.ipynb #c15c2dbf
+# %% ../nbs/03_artifacts.ipynb #9c34ac9f
 @dataclass(frozen=True)
 class Signature:
     """What a model takes.
@@ -339,7 +411,8 @@ class Signature:
         Parameters
         ----------
         example : table or array, shape (n, k)
-            At least one row; see `numeric_rows`. A column may be missing later if it is missing in one of these rows.
+            At least one row; see `numeric_rows`. A column may be missing later if it is missing in
+            one of these rows.
         columns : sequence of str, optional
             The columns and their order. Default: those of the table.
 
@@ -357,10 +430,16 @@ class Signature:
         if names is None:
             try: shape = np.shape(example)
             except ValueError: shape = ()
-            if len(shape) != 2 or 0 in shape: raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
+            if len(shape) != 2 or 0 in shape:
+                raise ValueError(
+                    f"example: a table of at least one row and one column, got shape {shape}"
+                )
             names = [f"x{i}" for i in range(shape[1])]
         rows = cls(tuple(names), (True,)*len(names)).check(example, "example")
-        if not rows.size: raise ValueError(f"example: a table of at least one row and one column, got shape {rows.shape}")
+        if not rows.size:
+            raise ValueError(
+                f"example: a table of at least one row and one column, got shape {rows.shape}"
+            )
         return cls(tuple(names), tuple(np.isnan(rows).any(0).tolist()))
 
     def check(self, values: Any, what: str = "values") -> np.ndarray:
@@ -369,7 +448,8 @@ class Signature:
         Parameters
         ----------
         values : table or array, shape (n, k)
-            Numbers; NaN or None where missing. Columns go by name where the table has names, see `numeric_rows`.
+            Numbers; NaN or None where missing. Columns go by name where the table has names, see
+            `numeric_rows`.
         what : str
             What the table is called in an error.
 
@@ -381,28 +461,50 @@ class Signature:
         Raises
         ------
         ValueError
-            If columns are missing or unknown, a value is no number, is infinite (also: too large for float32), or is
-            missing where the signature does not allow it. Row, column and value are named.
+            If columns are missing or unknown, a value is no number, is infinite (also: too large
+            for float32), or is missing where the signature does not allow it. Row, column and value
+            are named.
         """
         rows = numeric_rows(values, self.columns, what)
         with np.errstate(over="ignore"): infinite = np.isinf(rows.astype(np.float32))
         missing = np.isnan(rows) & ~np.array(self.allow_missing)
-        for wrong, why in ((infinite, "infinite, or too large for float32; give None where it is unknown"),
-                           (missing, "missing, but it never was in the reference rows; supply it")):
-            for i, j in np.argwhere(wrong)[:1]: raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {rows[i, j]!s} is {why}")
+        for wrong, why in (
+            (infinite, "infinite, or too large for float32; give None where it is unknown"),
+            (missing, "missing, but it never was in the reference rows; supply it"),
+        ):
+            for i, j in np.argwhere(wrong)[:1]:
+                raise ValueError(
+                    f"{what}[{i}], column {self.columns[j]!r}: {rows[i, j]!s} is {why}"
+                )
         return rows
 
-# %% ../nbs/03_artifacts.ipynb #3099e8f3
+# %% ../nbs/03_artifacts.ipynb #96439499
 FORMAT = 1
 _FILES = ("model.onnx", "model.skops")
 _OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
-_CARD = {   # the keys a reader needs, and whether a value fits
-    "columns": lambda x: isinstance(x, list) and x and all(isinstance(c, str) and c for c in x) and len(set(x)) == len(x),
+_CARD = {  # the keys a reader needs, and whether a value fits
+    "columns": (
+        lambda x: isinstance(x, list)
+        and x
+        and all(isinstance(c, str) and c for c in x)
+        and len(set(x)) == len(x)
+    ),
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
-    "kind": lambda x: x in list(_OUTPUTS), "output": lambda x: x in sum(_OUTPUTS.values(), ()), "engine": lambda x: f"model.{x}" in _FILES,
-    "files": lambda x: isinstance(x, dict) and set(x) <= set(_FILES) and all(map(is_digest, x.values())),
-    "reference": lambda x: x is None or isinstance(x, dict) and all(isinstance(x.get(k), list) for k in ("values", "predictions")),   # None: an older bundle
-    "lineage": lambda x: isinstance(x, dict), "metrics": lambda x: isinstance(x, dict)}
+    "kind": lambda x: x in list(_OUTPUTS),
+    "output": lambda x: x in sum(_OUTPUTS.values(), ()),
+    "engine": lambda x: f"model.{x}" in _FILES,
+    "files": (
+        lambda x: isinstance(x, dict) and set(x) <= set(_FILES) and all(map(is_digest, x.values()))
+    ),
+    # None: an older bundle
+    "reference": (
+        lambda x: x is None
+        or isinstance(x, dict)
+        and all(isinstance(x.get(k), list) for k in ("values", "predictions"))
+    ),
+    "lineage": lambda x: isinstance(x, dict),
+    "metrics": lambda x: isinstance(x, dict),
+}
 
 def is_digest(x: object) -> bool:
     """Whether a value is a SHA-256 digest: 64 hexadecimal digits.
@@ -421,7 +523,8 @@ def is_digest(x: object) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
-    """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from several threads.
+    """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from
+    several threads.
 
     Parameters
     ----------
@@ -430,7 +533,8 @@ class Bundle:
     card : dict
         The content of `card.json`.
     sha256 : str
-        The digest of `card.json`. As the card lists the digests of the model's files, it stands for all of it.
+        The digest of `card.json`. As the card lists the digests of the model's files, it stands for
+        all of it.
     """
     path: Path
     card: dict
@@ -468,26 +572,28 @@ class Bundle:
         Parameters
         ----------
         values : DataFrame, Arrow table, array or nested list, shape (n, k)
-            A column for each of `columns`: by name where the table has names, else in that order. NaN or None where
-            missing and allowed.
+            A column for each of `columns`: by name where the table has names, else in that order.
+            NaN or None where missing and allowed.
 
         Returns
         -------
         ndarray of float64, shape (n,)
-            Finite: probabilities of the positive class, labels or values, as `card["output"]` says. Where ONNX computes
-            them, they are those of the rows rounded to 32 bits.
+            Finite: probabilities of the positive class, labels or values, as `card["output"]` says.
+            Where ONNX computes them, they are those of the rows rounded to 32 bits.
 
         Raises
         ------
         ValueError
-            See `Signature.check`; or if the model refuses a row, or its prediction is not finite. The row is named.
+            See `Signature.check`; or if the model refuses a row, or its prediction is not finite.
+            The row is named.
         """
         rows = self.signature.check(values)
         if not len(rows): return np.empty(0)
         try:
             with np.errstate(over="ignore", invalid="ignore"): predictions = self._score(rows)
         except MemoryError: raise
-        except Exception as e: raise ValueError(f"values[{_first_refused(self._score, rows)}]: the model refuses this row ({_reason(e)})") from e
+        except Exception as e:
+            raise ValueError(f"values[{_first_refused(self._score, rows)}]: the model refuses this row ({_reason(e)})") from e
         for i in np.flatnonzero(~np.isfinite(predictions))[:1]:
             j = int(np.argmax(np.nan_to_num(np.abs(rows[i]))))
             raise ValueError(f"values[{i}]: the prediction is {predictions[i]}; the row is too far from what the model knows, its largest value is {rows[i, j]:g} in {self.columns[j]!r}")
@@ -505,14 +611,25 @@ def _first_refused(score: Scorer, rows: np.ndarray) -> int:
         low, high = (low, middle) if _attempt(score, rows[:middle]) is None else (middle, high)
     return low
 
-# %% ../nbs/03_artifacts.ipynb #3fb0a150
+# %% ../nbs/03_artifacts.ipynb #fca27c29
 def _verified(path: Path, sha256: str | None) -> bytes:
     "The bytes of a file: the same ones whose digest was checked."
-    if sha256 is not None and not is_digest(sha256): raise ValueError(f"sha256={str(sha256)[:70]!r} for {path.parent.name}/{path.name}: 64 hexadecimal digits")
-    try: data = path.read_bytes()
-    except OSError as e: raise ValueError(f"{path.parent.name}/{path.name} cannot be read ({e.strerror}); restore the bundle") from e
+    if sha256 is not None and not is_digest(sha256):
+        raise ValueError(
+            f"sha256={str(sha256)[:70]!r} for {path.parent.name}/{path.name}: 64 hexadecimal digits"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ValueError(
+            f"{path.parent.name}/{path.name} cannot be read ({e.strerror}); restore the bundle"
+        ) from e
     found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256: raise ValueError(f"{path.parent.name}/{path.name} was changed: its SHA-256 is {found[:12]}..., recorded is {str(sha256)[:12]}...; restore the bundle")
+    if sha256 is not None and found != sha256:
+        raise ValueError(
+            f"{path.parent.name}/{path.name} was changed: its SHA-256 is {found[:12]}..., recorded"
+            f" is {str(sha256)[:12]}...; restore the bundle"
+        )
     return data
 
 def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
@@ -540,10 +657,12 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     except (ValueError, RecursionError) as e:
         if "card.json" in str(e): raise
         raise ValueError(f"{path.name}/card.json is damaged ({e}); restore the bundle") from e
-    if not isinstance(card, dict) or type(card.get("format")) is not int or card["format"] != FORMAT: raise ValueError(f"{path.name}/card.json is not of format {FORMAT}; this mlscale cannot read it")
+    if not isinstance(card, dict) or type(card.get("format")) is not int or card["format"] != FORMAT:
+        raise ValueError(f"{path.name}/card.json is not of format {FORMAT}; this mlscale cannot read it")
     unfit = [key for key, fits in _CARD.items() if not fits(card.get(key))]
     if not unfit and card["output"] not in _OUTPUTS[card["kind"]]: unfit = ["output"]
-    if unfit or len(card["columns"]) != len(card["allow_missing"]): raise ValueError(f"{path.name}/card.json is damaged ({', '.join(unfit) or 'columns'}); restore the bundle")
+    if unfit or len(card["columns"]) != len(card["allow_missing"]):
+        raise ValueError(f"{path.name}/card.json is damaged ({', '.join(unfit) or 'columns'}); restore the bundle")
     return card
 
 def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle:
@@ -554,8 +673,8 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     path : path
         The folder that `save` wrote.
     sha256 : str, optional
-        The digest its `card.json` must have, 64 hexadecimal digits, from a place the folder's writer cannot reach.
-        Without it the bundle is only shown to agree with itself.
+        The digest its `card.json` must have, 64 hexadecimal digits, from a place the folder's
+        writer cannot reach. Without it the bundle is only shown to agree with itself.
 
     Returns
     -------
@@ -565,15 +684,24 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     Raises
     ------
     ValueError
-        If something is missing, was changed, or is of another format, if the skops file holds types that are not allowed,
-        or if the model does not answer its reference rows as it did when it was saved.
+        If something is missing, was changed, or is of another format, if the skops file holds types
+        that are not allowed, or if the model does not answer its reference rows as it did when it
+        was saved.
     """
     path = Path(path)
     card = read_card(path, sha256=sha256)
     data = {name: _verified(path/name, wanted) for name, wanted in card["files"].items()}
-    if f"model.{card['engine']}" not in data: raise ValueError(f"{path.name}/card.json asks for {card['engine']!r} and lists no such model; restore the bundle")
-    if card["engine"] == "onnx": score = onnx_scorer(data["model.onnx"], card["output"])
-    else: score = sklearn_scorer(read_skops(data["model.skops"]), card["output"], tuple(card["columns"]))
+    if f"model.{card['engine']}" not in data:
+        raise ValueError(
+            f"{path.name}/card.json asks for {card['engine']!r} and lists no such model; restore"
+            " the bundle"
+        )
+    if card["engine"] == "onnx":
+        score = onnx_scorer(data["model.onnx"], card["output"])
+    else:
+        score = sklearn_scorer(
+            read_skops(data["model.skops"]), card["output"], tuple(card["columns"])
+        )
     bundle = Bundle(path, card, sha256 or digest(path/"card.json"), score)
     _answer_reference_rows(bundle)
     return bundle
@@ -581,35 +709,74 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
 def _answer_reference_rows(bundle: Bundle) -> None:
     "Try the model once on rows that it answered when it was saved; this also warms it up."
     if (reference := bundle.card.get("reference")) is None: return
-    try: got, recorded = bundle.predict(reference["values"]), np.array(reference["predictions"], float)
-    except (TypeError, ValueError) as e: raise ValueError(f"{bundle.path.name}: the model does not answer its reference rows ({str(e)[:150]}); restore the bundle") from e
-    if got.shape != recorded.shape or not (np.abs(got - recorded) <= PARITY*np.maximum(1, np.abs(recorded))).all():
-        raise ValueError(f"{bundle.path.name}: the model answers {got[:4]} to its reference rows and answered {recorded[:4]} when it was saved; restore the bundle")
+    try:
+        got, recorded = bundle.predict(reference["values"]), np.array(
+            reference["predictions"], float
+        )
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f"{bundle.path.name}: the model does not answer its reference rows ({str(e)[:150]});"
+            " restore the bundle"
+        ) from e
+    if (
+        got.shape != recorded.shape
+        or not (np.abs(got - recorded) <= PARITY * np.maximum(1, np.abs(recorded))).all()
+    ):
+        raise ValueError(
+            f"{bundle.path.name}: the model answers {got[:4]} to its reference rows and answered"
+            f" {recorded[:4]} when it was saved; restore the bundle"
+        )
 
-# %% ../nbs/03_artifacts.ipynb #0aff24a2
+# %% ../nbs/03_artifacts.ipynb #8447b128
 def _check_model(model: Any) -> str:
     "Whether a model is a fitted classifier or regressor of scikit-learn, and which."
     with needs("artifacts"):
         from sklearn.base import BaseEstimator, is_classifier, is_regressor
         from sklearn.utils.validation import check_is_fitted
     if not (isinstance(model, BaseEstimator) and (is_classifier(model) or is_regressor(model))):
-        raise TypeError(f"model: a fitted scikit-learn classifier or regressor, got {type(model).__name__}")
+        raise TypeError(
+            f"model: a fitted scikit-learn classifier or regressor, got {type(model).__name__}"
+        )
     check_is_fitted(model)
     return "classifier" if is_classifier(model) else "regressor"
 
 def _check_output(model: Any, kind: str, output: str, values_a_row: int) -> None:
     "Refuse what a bundle cannot give: one number for each row."
-    if output not in _OUTPUTS[kind]: raise ValueError(f"output={output!r}: for a {kind} one of {', '.join(_OUTPUTS[kind])}")
-    if values_a_row != 1: raise ValueError(f"model: it gives {values_a_row} values for each row (several targets), a bundle one prediction a row; train and save a model for each target")
+    if output not in _OUTPUTS[kind]:
+        raise ValueError(f"output={output!r}: for a {kind} one of {', '.join(_OUTPUTS[kind])}")
+    if values_a_row != 1:
+        raise ValueError(
+            f"model: it gives {values_a_row} values for each row (several targets), a bundle one"
+            " prediction a row; train and save a model for each target"
+        )
     if kind == "regressor": return
     classes = np.asarray(model.classes_)
-    if output == "label" and classes.dtype.kind not in "fiub": raise ValueError(f"output='label' needs classes that are numbers, got {str(classes.tolist())[:80]}; encode the target")
-    if output == "probability" and len(classes) != 2: raise ValueError(f"output='probability' needs two classes, the model has {len(classes)}; ask for output='label'")
+    if output == "label" and classes.dtype.kind not in "fiub":
+        raise ValueError(
+            f"output='label' needs classes that are numbers, got {str(classes.tolist())[:80]};"
+            " encode the target"
+        )
+    if output == "probability" and len(classes) != 2:
+        raise ValueError(
+            f"output='probability' needs two classes, the model has {len(classes)}; ask for"
+            " output='label'"
+        )
     if output == "probability" and not hasattr(model, "predict_proba"):
-        raise ValueError(f"output='probability': {type(model).__name__} gives no probabilities; ask for output='label', or train it inside a CalibratedClassifierCV")
+        raise ValueError(
+            f"output='probability': {type(model).__name__} gives no probabilities; ask for"
+            " output='label', or train it inside a CalibratedClassifierCV"
+        )
 
-# %% ../nbs/03_artifacts.ipynb #0027b01c
-def save(model: Any, to: str | os.PathLike, *, example: Any, output: str | None = None, lineage: Mapping | None = None, metrics: Mapping | None = None) -> Bundle:
+# %% ../nbs/03_artifacts.ipynb #7f9f3d57
+def save(
+    model: Any,
+    to: str | os.PathLike,
+    *,
+    example: Any,
+    output: str | None = None,
+    lineage: Mapping | None = None,
+    metrics: Mapping | None = None,
+) -> Bundle:
     """Write a model as a bundle: `model.skops`, `model.onnx` if that is faithful, and `card.json`.
 
     Parameters
@@ -619,11 +786,13 @@ def save(model: Any, to: str | os.PathLike, *, example: Any, output: str | None 
     to : path
         A new folder. It appears complete or not at all; a bundle is never changed afterwards.
     example : DataFrame, Arrow table or array, shape (n, k)
-        Reference rows, with the columns that the model was trained on, by name where they have names. They give the
-        signature, and on them and on rows made from them (`adversarial_rows`) scikit-learn and ONNX must agree: take
-        some thousands, with the missing values and rare categories that will come. Up to four are stored in the card.
+        Reference rows, with the columns that the model was trained on, by name where they have
+        names. They give the signature, and on them and on rows made from them (`adversarial_rows`)
+        scikit-learn and ONNX must agree: take some thousands, with the missing values and rare
+        categories that will come. Up to four are stored in the card.
     output : str, optional
-        What a prediction is. For a classifier "probability" (of the second class, the default) or "label", for a regressor "value".
+        What a prediction is. For a classifier "probability" (of the second class, the default) or
+        "label", for a regressor "value".
     lineage, metrics : mapping, optional
         Where the model comes from and how good it is: values that JSON can hold.
 
@@ -635,35 +804,72 @@ def save(model: Any, to: str | os.PathLike, *, example: Any, output: str | None 
     Raises
     ------
     TypeError, ValueError
-        If the model is not one of these, the example is no table of finite numbers the model can take, the folder
-        exists, or `lineage` or `metrics` cannot be written as JSON.
+        If the model is not one of these, the example is no table of finite numbers the model can
+        take, the folder exists, or `lineage` or `metrics` cannot be written as JSON.
     """
     with needs("artifacts"): import skops.io
     to = Path(to)
-    if to.exists(): raise ValueError(f"to: {to.name!r} exists, and a bundle is never changed; save to a new folder")
+    if to.exists():
+        raise ValueError(
+            f"to: {to.name!r} exists, and a bundle is never changed; save to a new folder"
+        )
     kind = _check_model(model)
     output = output or _OUTPUTS[kind][0]
     signature = Signature.of(example, [str(c) for c in getattr(model, "feature_names_in_", [])])
     rows = signature.check(example, "example")
-    _check_output(model, kind, output, np.size(model.predict(_as_trained(model, rows[:1], signature.columns))))
+    _check_output(
+        model, kind, output, np.size(model.predict(_as_trained(model, rows[:1], signature.columns)))
+    )
     expected = sklearn_scorer(model, output, signature.columns)(rows)
-    if not np.isfinite(expected).all(): raise ValueError(f"example[{np.flatnonzero(~np.isfinite(expected))[0]}]: the model's own prediction is not finite; leave such rows out")
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            f"example[{np.flatnonzero(~np.isfinite(expected))[0]}]: the model's own prediction is"
+            " not finite; leave such rows out"
+        )
     files = {"model.skops": skops.io.dumps(model)}
-    if not np.array_equal(expected, sklearn_scorer(read_skops(files["model.skops"]), output, signature.columns)(rows)):
-        raise ValueError("model: read back from skops it predicts something else; its state is not all in its attributes")
+    if not np.array_equal(
+        expected, sklearn_scorer(read_skops(files["model.skops"]), output, signature.columns)(rows)
+    ):
+        raise ValueError(
+            "model: read back from skops it predicts something else; its state is not all in its"
+            " attributes"
+        )
     onnx, agreement = faithful_onnx(model, output, rows, expected)
-    if onnx: files["model.onnx"] = onnx
-    else: logging.getLogger(__name__).warning("%s has no faithful ONNX form (%s); the bundle is served through skops", type(model).__name__, agreement["reason"])
+    if onnx:
+        files["model.onnx"] = onnx
+    else:
+        logging.getLogger(__name__).warning(
+            "%s has no faithful ONNX form (%s); the bundle is served through skops",
+            type(model).__name__,
+            agreement["reason"],
+        )
     some = spread(expected)
-    reference = {"values": [[None if np.isnan(x) else x for x in row] for row in rows[some].tolist()], "predictions": expected[some].tolist()}
+    reference = {
+        "values": [[None if np.isnan(x) else x for x in row] for row in rows[some].tolist()],
+        "predictions": expected[some].tolist(),
+    }
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
-    card = {"format": FORMAT, "kind": kind, "output": output, "columns": list(signature.columns), "allow_missing": list(signature.allow_missing),
-            "engine": "onnx" if agreement["faithful"] else "skops", "parity": agreement, "reference": reference,
-            "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
-            "versions": {p: importlib.metadata.version(p) for p in packages}, "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
-            "created": datetime.now(timezone.utc).isoformat()}
-    try: text = json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
-    except (AttributeError, TypeError, ValueError) as e: raise ValueError(f"lineage, metrics: finite numbers, text, lists and dicts only ({e})") from None
+    card = {
+        "format": FORMAT,
+        "kind": kind,
+        "output": output,
+        "columns": list(signature.columns),
+        "allow_missing": list(signature.allow_missing),
+        "engine": "onnx" if agreement["faithful"] else "skops",
+        "parity": agreement,
+        "reference": reference,
+        "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "lineage": dict(lineage or {}),
+        "metrics": dict(metrics or {}),
+        "created": datetime.now(timezone.utc).isoformat(),
+    }
+    try:
+        text = json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
+    except (AttributeError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"lineage, metrics: finite numbers, text, lists and dicts only ({e})"
+        ) from None
     with replacing(to) as new:
         new.mkdir()
         for name, data in files.items(): (new/name).write_bytes(data)

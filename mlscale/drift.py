@@ -86,7 +86,7 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     return np.concatenate([[len(x) - len(known)], counts])
 
-# %% ../nbs/07_drift.ipynb #c68e60db
+# %% ../nbs/07_drift.ipynb #dcf3d7bb
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
     """How far counts are from reference counts, column by column.
 
@@ -107,7 +107,8 @@ def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -
     return np.where(category, np.abs(gap).sum(-1)/2, np.abs(gap.cumsum(-1)).max(-1))
 
 def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The population stability index, with half a row added to each bin so that empty bins do not make it infinite.
+    """The population stability index, with half a row added to each bin so that empty bins do not
+    make it infinite.
 
     Parameters
     ----------
@@ -125,8 +126,16 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07_drift.ipynb #790551bc
-def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *, block_days: int = 1, n: int = 2000, seed: int = 0) -> np.ndarray:
+# %% ../nbs/07_drift.ipynb #d5b42632
+def resampled_distances(
+    counts: np.ndarray,
+    category: np.ndarray,
+    window_days: int,
+    *,
+    block_days: int = 1,
+    n: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
 
     Parameters
@@ -154,7 +163,9 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
     def draw(size: int) -> np.ndarray:
         first = rng.integers(days, size=(n, -(-size//block_days), 1))
         chosen = ((first + np.arange(block_days))%days).reshape(n, -1)[:, :size]
-        times = np.bincount((chosen + np.arange(n)[:, None]*days).ravel(), minlength=n*days).reshape(n, days)
+        times = np.bincount(
+            (chosen + np.arange(n)[:, None] * days).ravel(), minlength=n * days
+        ).reshape(n, days)
         return (times @ flat).reshape(n, *counts.shape[1:])
     return distances(draw(window_days), draw(days), category)
 
@@ -256,7 +267,7 @@ def _category_counts(x: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     found = [next((place[t] for t in _spellings(v) if t in place), len(known) + 1) for v in values]
     return np.bincount(np.array([*found, 0])[codes], minlength=len(known) + 2)
 
-# %% ../nbs/07_drift.ipynb #aa6b32a6
+# %% ../nbs/07_drift.ipynb #55a1c35d
 FORMAT = 1
 
 def _table(X: object) -> pd.DataFrame:
@@ -298,14 +309,19 @@ def _whole(name: str, x: object) -> int:
 
 def _opened(d: Mapping, kind: str) -> Mapping:
     "Check what from_dict is given."
-    if not isinstance(d, Mapping) or d.get("kind") != kind: raise ValueError(f"d: not a {kind} written by to_dict")
-    if d.get("format") != FORMAT: raise ValueError(f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
+    if not isinstance(d, Mapping) or d.get("kind") != kind:
+        raise ValueError(f"d: not a {kind} written by to_dict")
+    if d.get("format") != FORMAT:
+        raise ValueError(
+            f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}"
+        )
     return d
 
-# %% ../nbs/07_drift.ipynb #9ab542bb
+# %% ../nbs/07_drift.ipynb #9a96eb31
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What normal days look like: bins for each column, and counts by day. Make it with `Reference.fit`.
+    """What normal days look like: bins for each column, and counts by day. Make it with
+    `Reference.fit`.
 
     Parameters
     ----------
@@ -354,7 +370,8 @@ class Reference:
             is a moment.
         """
         X, by_day = _table(X), days is not None
-        if not len(X) or not X.shape[1]: raise ValueError(f"X: {len(X)} rows and {X.shape[1]} columns; at least one of each")
+        if not len(X) or not X.shape[1]:
+            raise ValueError(f"X: {len(X)} rows and {X.shape[1]} columns; at least one of each")
         days, bins = _days(days, len(X)), _whole("bins", bins)
         category = tuple(_is_coded(X[c]) or _kind(X[c]) not in ("number", "duration") for c in X)
         edges = lambda x: tuple(quantile_edges(_floats(x), bins).tolist())
@@ -400,7 +417,12 @@ class Reference:
         "Short id of the content."
         return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
 
-    def __repr__(self) -> str: return f"Reference({self.total[0].sum():,} rows, {f'{len(self.counts)} days' if self.by_day else 'rows independent'}, columns: {', '.join(self.columns)})"
+    def __repr__(self) -> str:
+        return (
+            f"Reference({self.total[0].sum():,} rows,"
+            f" {f'{len(self.counts)} days' if self.by_day else 'rows independent'}, columns:"
+            f" {', '.join(self.columns)})"
+        )
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, with a format number.
@@ -428,9 +450,15 @@ class Reference:
             The same reference.
         """
         d = _opened(d, "Reference")
-        return cls(tuple(d["columns"]), tuple(map(tuple, d["cuts"])), tuple(d["category"]), np.array(d["counts"], int), d["by_day"])
+        return cls(
+            tuple(d["columns"]),
+            tuple(map(tuple, d["cuts"])),
+            tuple(d["category"]),
+            np.array(d["counts"], int),
+            d["by_day"],
+        )
 
-# %% ../nbs/07_drift.ipynb #81efcbcf
+# %% ../nbs/07_drift.ipynb #8549916c
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -439,14 +467,15 @@ class DriftMonitor:
     reference : Reference
         Normal days.
     false_alarms_per_year : float
-        Alarms a year to expect if all days are like the reference's; above 0, below `checks_per_year`.
+        Alarms a year to expect if all days are like the reference's; above 0, below
+        `checks_per_year`.
     checks_per_year : float
         Windows a year; a window is the time between two checks, in whole days.
     block_days : int
         Days drawn together in the calibration. Raise it where one day resembles the next.
     min_rows : int, optional
-        A window with fewer rows is not judged. Default: half of what the reference has in such a window,
-        or 30 where it has no days.
+        A window with fewer rows is not judged. Default: half of what the reference has in such a
+        window, or 30 where it has no days.
     n_resamples : int
         Draws in the calibration.
     seed : int
@@ -454,26 +483,69 @@ class DriftMonitor:
 
     Notes
     -----
-    `update` as often as you like; read `drift_detected` once, when the window is over; then `reset`.
-    Looking more often than `checks_per_year` says costs false alarms beyond the stated number.
+    `update` as often as you like; read `drift_detected` once, when the window is over; then
+    `reset`. Looking more often than `checks_per_year` says costs false alarms beyond the stated
+    number.
     """
-    def __init__(self, reference: Reference, *, false_alarms_per_year: float, checks_per_year: float = 52, block_days: int = 1,
-                 min_rows: int | None = None, n_resamples: int = 2000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        *,
+        false_alarms_per_year: float,
+        checks_per_year: float = 52,
+        block_days: int = 1,
+        min_rows: int | None = None,
+        n_resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
         checks_per_year = plain(checks_per_year)
         false_alarms_per_year = plain(false_alarms_per_year)
         block_days, seed = _whole("block_days", block_days), _whole("seed", seed)
         n_resamples = _whole("n_resamples", n_resamples)
         min_rows = None if min_rows is None else _whole("min_rows", min_rows)
-        if not 0 < checks_per_year <= 366: raise ValueError(f"checks_per_year={checks_per_year!r}: above 0, at most 366 (windows are whole days)")
-        if not 0 < false_alarms_per_year < checks_per_year: raise ValueError(f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below checks_per_year={checks_per_year}")
-        self.reference, self.alpha, self.window_days = reference, false_alarms_per_year/checks_per_year, max(1, round(365.25/checks_per_year))
-        if self.alpha*n_resamples < 5: raise ValueError(f"n_resamples={n_resamples!r}: too few to find a threshold passed in {self.alpha:.2g} of the checks; use {int(np.ceil(5/self.alpha))} or more")
+        if not 0 < checks_per_year <= 366:
+            raise ValueError(
+                f"checks_per_year={checks_per_year!r}: above 0, at most 366 (windows are whole"
+                " days)"
+            )
+        if not 0 < false_alarms_per_year < checks_per_year:
+            raise ValueError(
+                f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below"
+                f" checks_per_year={checks_per_year}"
+            )
+        self.reference, self.alpha, self.window_days = (
+            reference,
+            false_alarms_per_year / checks_per_year,
+            max(1, round(365.25 / checks_per_year)),
+        )
+        if self.alpha*n_resamples < 5:
+            raise ValueError(
+                f"n_resamples={n_resamples!r}: too few to find a threshold passed in"
+                f" {self.alpha:.2g} of the checks; use {int(np.ceil(5/self.alpha))} or more"
+            )
         days = len(reference.counts)
-        if reference.by_day and days < 2*self.window_days: raise ValueError(f"reference: {days} days for windows of {self.window_days}; at least {2*self.window_days}, better 60 or more")
-        if not 1 <= block_days <= days: raise ValueError(f"block_days={block_days!r}: 1 to the {days} days of the reference")
-        if min_rows is None: min_rows = int(reference.total[0].sum()/days*self.window_days/2) if reference.by_day else 30
+        if reference.by_day and days < 2*self.window_days:
+            raise ValueError(
+                f"reference: {days} days for windows of {self.window_days}; at least"
+                f" {2*self.window_days}, better 60 or more"
+            )
+        if not 1 <= block_days <= days:
+            raise ValueError(f"block_days={block_days!r}: 1 to the {days} days of the reference")
+        if min_rows is None:
+            min_rows = (
+                int(reference.total[0].sum() / days * self.window_days / 2)
+                if reference.by_day
+                else 30
+            )
         if min_rows < 1: raise ValueError(f"min_rows={min_rows!r}: at least 1")
-        self.settings = dict(false_alarms_per_year=false_alarms_per_year, checks_per_year=checks_per_year, block_days=block_days, min_rows=min_rows, n_resamples=n_resamples, seed=seed)
+        self.settings = dict(
+            false_alarms_per_year=false_alarms_per_year,
+            checks_per_year=checks_per_year,
+            block_days=block_days,
+            min_rows=min_rows,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
         self._thresholds: dict[int, np.ndarray] = {}
         self.reset()
 
@@ -517,7 +589,10 @@ class DriftMonitor:
         DriftMonitor
             Itself.
         """
-        if self.settings != other.settings or self.reference.digest != other.reference.digest: raise ValueError("other: only monitors of the same reference and settings can be merged")
+        if self.settings != other.settings or self.reference.digest != other.reference.digest:
+            raise ValueError(
+                "other: only monitors of the same reference and settings can be merged"
+            )
         self.counts = self.counts + other.counts
         return self
 
@@ -531,17 +606,32 @@ class DriftMonitor:
         "The distance above which each column rings; calibrated when first asked for."
         ref, s, n = self.reference, self.settings, 0 if self.reference.by_day else max(self.rows, 1)
         if n not in self._thresholds:
-            if ref.by_day: null = resampled_distances(ref.counts, np.array(ref.category), self.window_days, block_days=s["block_days"], n=s["n_resamples"], seed=s["seed"])
+            if ref.by_day:
+                null = resampled_distances(
+                    ref.counts,
+                    np.array(ref.category),
+                    self.window_days,
+                    block_days=s["block_days"],
+                    n=s["n_resamples"],
+                    seed=s["seed"],
+                )
             else:
-                rng, share, size = np.random.default_rng(s["seed"]), ref.total/ref.total.sum(1, keepdims=True), ref.total[0].sum()
-                draw = lambda rows: np.stack([rng.multinomial(rows, p, s["n_resamples"]) for p in share], 1)
+                rng, share, size = (
+                    np.random.default_rng(s["seed"]),
+                    ref.total / ref.total.sum(1, keepdims=True),
+                    ref.total[0].sum(),
+                )
+                draw = lambda rows: np.stack(
+                    [rng.multinomial(rows, p, s["n_resamples"]) for p in share], 1
+                )
                 null = distances(draw(n), draw(size), np.array(ref.category))
             self._thresholds[n] = thresholds(null, self.alpha)
         return self._thresholds[n]
 
     @property
     def drift_detected(self) -> bool:
-        "Whether some column of the window is further from the reference than its threshold; False with fewer than `min_rows` rows."
+        """Whether some column of the window is further from the reference than its threshold; False
+        with fewer than `min_rows` rows."""
         return bool(self.report().drifted.any())
 
     def report(self) -> pd.DataFrame:
@@ -550,16 +640,35 @@ class DriftMonitor:
         Returns
         -------
         DataFrame
-            Index: column. `rows`, `missing` and `missing_reference` (shares), `distance` and `threshold` (0 to 1),
-            `psi`, `drifted`. The furthest above its threshold first.
+            Index: column. `rows`, `missing` and `missing_reference` (shares), `distance` and
+            `threshold` (0 to 1), `psi`, `drifted`. The furthest above its threshold first.
         """
         ref, total = self.reference, self.reference.total
-        d, limit, rows = distances(self.counts, total, np.array(ref.category)), self.thresholds, self.rows
-        out = pd.DataFrame({"rows": rows, "missing": self.counts[:, 0]/max(rows, 1), "missing_reference": total[:, 0]/total[0].sum(), "distance": d, "threshold": limit,
-                            "psi": psi(self.counts, total), "drifted": (d > limit) & (rows >= self.settings["min_rows"])}, index=pd.Index(ref.columns, name="column"))
+        d, limit, rows = (
+            distances(self.counts, total, np.array(ref.category)),
+            self.thresholds,
+            self.rows,
+        )
+        out = pd.DataFrame(
+            {
+                "rows": rows,
+                "missing": self.counts[:, 0] / max(rows, 1),
+                "missing_reference": total[:, 0] / total[0].sum(),
+                "distance": d,
+                "threshold": limit,
+                "psi": psi(self.counts, total),
+                "drifted": (d > limit) & (rows >= self.settings["min_rows"]),
+            },
+            index=pd.Index(ref.columns, name="column"),
+        )
         return out.iloc[np.argsort(-d/limit, kind="stable")]
 
-    def __repr__(self) -> str: return f"DriftMonitor({self.rows:,} rows in the window, {self.settings['false_alarms_per_year']:g} false alarms a year over {self.settings['checks_per_year']:g} checks, {self.reference})"
+    def __repr__(self) -> str:
+        return (
+            f"DriftMonitor({self.rows:,} rows in the window,"
+            f" {self.settings['false_alarms_per_year']:g} false alarms a year over"
+            f" {self.settings['checks_per_year']:g} checks, {self.reference})"
+        )
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON: reference, settings, thresholds and the open window.
@@ -569,8 +678,14 @@ class DriftMonitor:
         dict
             For `from_dict`.
         """
-        return {"kind": "DriftMonitor", "format": FORMAT, "reference": self.reference.to_dict(), "settings": self.settings,
-                "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items()}, "counts": self.counts.tolist()}
+        return {
+            "kind": "DriftMonitor",
+            "format": FORMAT,
+            "reference": self.reference.to_dict(),
+            "settings": self.settings,
+            "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items()},
+            "counts": self.counts.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "DriftMonitor":
@@ -588,5 +703,7 @@ class DriftMonitor:
         """
         d = _opened(d, "DriftMonitor")
         out = cls(Reference.from_dict(d["reference"]), **d["settings"])
-        out.counts, out._thresholds = np.array(d["counts"], int), {int(n): np.array(t) for n, t in d["thresholds"].items()}
+        out.counts, out._thresholds = np.array(d["counts"], int), {
+            int(n): np.array(t) for n, t in d["thresholds"].items()
+        }
         return out

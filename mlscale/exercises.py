@@ -22,7 +22,7 @@ import pandas as pd
 from . import storage
 from .storage import home, locked, replacing
 
-# %% ../nbs/90_exercises.ipynb #3ed8de20
+# %% ../nbs/90_exercises.ipynb #efe21f11
 class Incomparable(TypeError):
     "An answer of a type that cannot be compared."
 
@@ -43,7 +43,8 @@ def _name(x: object) -> str:
     return str(_moment(x)) if isinstance(x, (dt.date, np.datetime64)) else str(x)
 
 def plain(x: object) -> object:
-    """Bring an answer to plain values, so that answers of different style can be compared and stored.
+    """Bring an answer to plain values, so that answers of different style can be compared and
+    stored.
 
     Parameters
     ----------
@@ -60,10 +61,12 @@ def plain(x: object) -> object:
     Raises
     ------
     Incomparable
-        If `x` is or holds something else, such as a function, a generator, or a number beyond the range of floats.
+        If `x` is or holds something else, such as a function, a generator, or a number beyond the
+        range of floats.
     """
     names = list(map(_name, x)) if isinstance(x, (pd.DataFrame, Mapping)) else []
-    if len(set(names)) < len(names): raise Incomparable("a table with a name that stands there twice: rename one")
+    if len(set(names)) < len(names):
+        raise Incomparable("a table with a name that stands there twice: rename one")
     if isinstance(x, pd.DataFrame): return {_name(name): plain(x[name]) for name in x}
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
     elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "mM":
@@ -78,7 +81,8 @@ def plain(x: object) -> object:
     if isinstance(x, pd.Period): return str(x)
     if isinstance(x, (numbers.Real, Decimal)):
         try: number = float(x)
-        except OverflowError: raise Incomparable(f"an answer of type {type(x).__name__} beyond 1e308: too large to be compared") from None
+        except OverflowError:
+            raise Incomparable(f"an answer of type {type(x).__name__} beyond 1e308: too large to be compared") from None
         return x if isinstance(x, int) else None if math.isnan(number) else number
     if isinstance(x, str): return x
     raise Incomparable(f"an answer of type {type(x).__name__}: numbers, words, times, or lists and tables of them can be compared" + ("; `list` makes a list of it" if isinstance(x, Iterator) else ""))
@@ -100,7 +104,8 @@ def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATO
     answer, truth : plain values
         From `plain`.
     rtol, atol : float
-        Numbers agree if they differ by at most `atol`, or by at most the share `rtol` of the larger; 0 or above.
+        Numbers agree if they differ by at most `atol`, or by at most the share `rtol` of the
+        larger; 0 or above.
 
     Returns
     -------
@@ -108,17 +113,32 @@ def same(answer: object, truth: object, *, rtol: float = RTOL, atol: float = ATO
         True if they have the same shape, the numbers agree, and all else is equal. Times with a
         zone are equal if they are the same moment; one without a zone never equals one with it.
     """
-    if isinstance(truth, list): return isinstance(answer, list) and len(answer) == len(truth) and all(same(a, t, rtol=rtol, atol=atol) for a, t in zip(answer, truth))
-    if isinstance(truth, dict): return isinstance(answer, dict) and answer.keys() == truth.keys() and all(same(answer[k], truth[k], rtol=rtol, atol=atol) for k in truth)
+    if isinstance(truth, list):
+        return (
+            isinstance(answer, list)
+            and len(answer) == len(truth)
+            and all(same(a, t, rtol=rtol, atol=atol) for a, t in zip(answer, truth))
+        )
+    if isinstance(truth, dict):
+        return (
+            isinstance(answer, dict)
+            and answer.keys() == truth.keys()
+            and all(same(answer[k], truth[k], rtol=rtol, atol=atol) for k in truth)
+        )
     if isinstance(truth, (int, float)) and isinstance(answer, (int, float)):
         try: return math.isclose(answer, truth, rel_tol=rtol, abs_tol=atol)
         except OverflowError: return False   # a whole number beyond the range of floats
     return answer == truth or _time(answer) == _time(truth) is not None
 
-# %% ../nbs/90_exercises.ipynb #73f896c2
+# %% ../nbs/90_exercises.ipynb #99ef8db7
 def _kind(x: object) -> str:
     if _time(x) is not None: return "a time"
-    for types, name in ((list, "a sequence"), (dict, "a table"), (str, "a word"), ((int, float), "a number")):
+    for types, name in (
+        (list, "a sequence"),
+        (dict, "a table"),
+        (str, "a word"),
+        ((int, float), "a number"),
+    ):
         if isinstance(x, types): return name
     return "nothing (None or NaN)"
 
@@ -137,10 +157,22 @@ def difference(answer: object, truth: object) -> str:
     """
     if same(answer, truth): return ""
     if _kind(answer) != _kind(truth): return f"it is {_kind(answer)}; expected is {_kind(truth)}"
-    if isinstance(truth, dict) and answer.keys() != truth.keys(): return f"it has the columns {', '.join(answer)}; expected are {', '.join(truth)}"
-    if isinstance(truth, dict): return next(f"{k}: {difference(answer[k], truth[k])}" for k in truth if not same(answer[k], truth[k]))
-    if isinstance(truth, list) and len(answer) != len(truth): return f"it has {len(answer)} values; expected are {len(truth)}"
-    if isinstance(truth, list): return next(f"value {i} of {len(truth)}: {difference(a, t)}" for i, (a, t) in enumerate(zip(answer, truth), 1) if not same(a, t))
+    if isinstance(truth, dict) and answer.keys() != truth.keys():
+        return f"it has the columns {', '.join(answer)}; expected are {', '.join(truth)}"
+    if isinstance(truth, dict):
+        return next(
+            f"{k}: {difference(answer[k], truth[k])}"
+            for k in truth
+            if not same(answer[k], truth[k])
+        )
+    if isinstance(truth, list) and len(answer) != len(truth):
+        return f"it has {len(answer)} values; expected are {len(truth)}"
+    if isinstance(truth, list):
+        return next(
+            f"value {i} of {len(truth)}: {difference(a, t)}"
+            for i, (a, t) in enumerate(zip(answer, truth), 1)
+            if not same(a, t)
+        )
     if (given := _time(answer)) is not None and (right := _time(truth)) is not None:
         if (given.tz is None) != (right.tz is None):
             had = ("no time zone", "one") if given.tz is None else ("a time zone", "none")
@@ -149,27 +181,41 @@ def difference(answer: object, truth: object) -> str:
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
 
-# %% ../nbs/90_exercises.ipynb #17755034
+# %% ../nbs/90_exercises.ipynb #4f33c4ee
 def _cut(text: str, most: int) -> str: return text if len(text) <= most else f"{text[:most]} ..."
 
 def _brief(x: object) -> str:
     "An input or answer in a line, or a table in a few."
-    if isinstance(x, pd.DataFrame): return "\n" + _cut(x.head(8).to_string(index=False), 2000) + (f"\n... {len(x)} rows in all" if len(x) > 8 else "")
+    if isinstance(x, pd.DataFrame):
+        return (
+            "\n"
+            + _cut(x.head(8).to_string(index=False), 2000)
+            + (f"\n... {len(x)} rows in all" if len(x) > 8 else "")
+        )
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
     if isinstance(x, (pd.Series, pd.Index, np.ndarray)): x = x.tolist()
-    if isinstance(x, (list, tuple, range)): return _cut(f"[{', '.join(map(_brief, x[:8]))}{f', ... {len(x)} in all' if len(x) > 8 else ''}]", 2000)
+    if isinstance(x, (list, tuple, range)):
+        return _cut(
+            f"[{', '.join(map(_brief, x[:8]))}{f', ... {len(x)} in all' if len(x) > 8 else ''}]",
+            2000,
+        )
     if isinstance(x, dt.datetime) and x is not pd.NaT:
         x = pd.Timestamp(x)
         return str(x.tz_localize(None)).removesuffix(":00") + (f"{x:%z}" if x.utcoffset() else "")
-    return f"{x:.6g}" if isinstance(x, float) else reprlib.repr(x) if isinstance(x, (str, dict)) else _cut(str(x), 200)
+    return (
+        f"{x:.6g}"
+        if isinstance(x, float)
+        else reprlib.repr(x) if isinstance(x, (str, dict)) else _cut(str(x), 200)
+    )
 
 def _count(n: int, word: str) -> str: return f"{n} {word}" + ("" if n == 1 else "s")
 
-# %% ../nbs/90_exercises.ipynb #9c3d1fe1
+# %% ../nbs/90_exercises.ipynb #fce8889c
 SECONDS = 10
 
 class OutOfTime(BaseException):
-    "Raised in code that runs longer than it may; not an `Exception`, so that no `except Exception` catches it."
+    """Raised in code that runs longer than it may; not an `Exception`, so that no `except
+    Exception` catches it."""
 
 @contextmanager
 def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> Iterator[None]:
@@ -189,18 +235,21 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
 
     Notes
     -----
-    Only in the main thread of a system with alarms (Linux, macOS); elsewhere there is no limit. A single call into
-    compiled code ends first. Code that catches the exception with a bare `except` is met, from the second alarm on, at
-    its next instructions as well, one by one: so a loop is left where it is not in its `try`. Several such loops inside
-    one another can still go on; then only a restart of the kernel helps.
+    Only in the main thread of a system with alarms (Linux, macOS); elsewhere there is no limit. A
+    single call into compiled code ends first. Code that catches the exception with a bare `except`
+    is met, from the second alarm on, at its next instructions as well, one by one: so a loop is
+    left where it is not in its `try`. Several such loops inside one another can still go on; then
+    only a restart of the kernel helps.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6: raise ValueError(f"seconds={seconds!r}: a number above 0 and below a million")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
+        raise ValueError(f"seconds={seconds!r}: a number above 0 and below a million")
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
     block, own, tracer, alarms, done = frame or sys._getframe(2), sys._getframe().f_code, sys.gettrace(), 0, False
     entered, traced = block.f_lineno, block.f_trace
-    def spared(f): return done or f.f_code is own or f.f_code.co_filename == contextlib.__file__ or f.f_lineno is None or (f is block and f.f_lineno <= entered)
+    def spared(f):
+        return done or f.f_code is own or f.f_code.co_filename == contextlib.__file__ or f.f_lineno is None or (f is block and f.f_lineno <= entered)
     def stop(_, f):
         nonlocal alarms
         if done or f.f_code is own or f.f_code.co_filename == contextlib.__file__: return
@@ -228,9 +277,10 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
         if sys.gettrace() is not tracer: sys.settrace(tracer)
         if alarms > 1: block.f_trace, block.f_trace_opcodes = traced, False
         if before is not None: signal.signal(signal.SIGALRM, before)
-        if left: signal.setitimer(signal.ITIMER_REAL, max(left - time.monotonic() + start, .001), every)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - time.monotonic() + start, .001), every)
 
-# %% ../nbs/90_exercises.ipynb #879cf27f
+# %% ../nbs/90_exercises.ipynb #f2c8e836
 @dataclass(frozen=True)
 class Outcome:
     """What a function made of one input.
@@ -276,7 +326,8 @@ def explain(error: BaseException, filename: str) -> str:
     Returns
     -------
     str
-        Such as "line 3, `return a/b`: ZeroDivisionError: division by zero"; long lines and messages are cut.
+        Such as "line 3, `return a/b`: ZeroDivisionError: division by zero"; long lines and messages
+        are cut.
     """
     try:
         with time_limit(1): said = str(error).encode("utf-8", "backslashreplace").decode()
@@ -308,17 +359,19 @@ def outcome(function: Callable, inputs: Mapping[str, object], *, seconds: float 
             try: return Outcome(plain(answer), detail=_brief(answer))
             except Incomparable as e: return Outcome(error="Incomparable", detail=str(e))
     except KeyboardInterrupt: raise
-    except BaseException as e: return Outcome(error=type(e).__name__, detail=explain(e, getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")))
+    except BaseException as e:
+        return Outcome(error=type(e).__name__, detail=explain(e, getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")))
 
-# %% ../nbs/90_exercises.ipynb #294e91e7
+# %% ../nbs/90_exercises.ipynb #76daa022
 def encode(x: object) -> object:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
     Parameters
     ----------
     x : object
-        None, a bool, int, float, str, Timestamp or Timedelta, a list of them, or a numpy array, Series or DataFrame.
-        Rows are numbered from 0 and columns have words as names; the name of a Series is not kept.
+        None, a bool, int, float, str, Timestamp or Timedelta, a list of them, or a numpy array,
+        Series or DataFrame. Rows are numbered from 0 and columns have words as names; the name of a
+        Series is not kept.
 
     Returns
     -------
@@ -333,20 +386,37 @@ def encode(x: object) -> object:
     if x is None or isinstance(x, (bool, int, str)): return x
     if isinstance(x, float): return float(x) if math.isfinite(x) else {"float": repr(float(x))}
     if isinstance(x, list): return [encode(v) for v in x]
-    if x is pd.NaT or isinstance(x, pd.Timestamp): out = {"Timestamp": None if x is pd.NaT else x.isoformat()}
-    elif isinstance(x, pd.Timedelta): out = {"Timedelta": x.isoformat()}
-    elif isinstance(x, (np.ndarray, pd.Series)): out = {type(x).__name__: encode(x.tolist()), "dtype": str(x.dtype)}
-    elif isinstance(x, pd.DataFrame) and all(isinstance(name, str) for name in x) and x.columns.is_unique: out = {"DataFrame": {name: encode(x[name]) for name in x}}
+    if x is pd.NaT or isinstance(x, pd.Timestamp):
+        out = {"Timestamp": None if x is pd.NaT else x.isoformat()}
+    elif isinstance(x, pd.Timedelta):
+        out = {"Timedelta": x.isoformat()}
+    elif isinstance(x, (np.ndarray, pd.Series)):
+        out = {type(x).__name__: encode(x.tolist()), "dtype": str(x.dtype)}
+    elif (
+        isinstance(x, pd.DataFrame)
+        and all(isinstance(name, str) for name in x)
+        and x.columns.is_unique
+    ):
+        out = {"DataFrame": {name: encode(x[name]) for name in x}}
     else:
         raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, "
                         "words, times of pandas, lists, arrays, Series or DataFrames with words as "
                         "column names")
-    if not _equal(decode(out), x): raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from 0 (`reset_index(drop=True)`), and use plain types and UTC")
+    if not _equal(decode(out), x):
+        raise TypeError(
+            f"this {type(x).__name__} would not come back as it was: number its rows from 0"
+            " (`reset_index(drop=True)`), and use plain types and UTC"
+        )
     return out
 
 def _equal(a: object, b: object) -> bool:
     "Whether a stored input came back as it was."
-    if isinstance(b, np.ndarray): return a.dtype == b.dtype and a.shape == b.shape and pd.Series(a.ravel()).equals(pd.Series(b.ravel()))
+    if isinstance(b, np.ndarray):
+        return (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and pd.Series(a.ravel()).equals(pd.Series(b.ravel()))
+        )
     if isinstance(b, (pd.Series, pd.DataFrame)): return a.equals(b)
     return a is b or (a == b and str(getattr(a, "tz", None)) == str(getattr(b, "tz", None)))
 
@@ -366,7 +436,8 @@ def decode(x: object) -> object:
     if isinstance(x, list): return [decode(v) for v in x]
     if not isinstance(x, dict): return x
     kind, value = next(iter(x.items()))
-    if kind == "DataFrame": return pd.DataFrame({name: decode(column) for name, column in value.items()})
+    if kind == "DataFrame":
+        return pd.DataFrame({name: decode(column) for name, column in value.items()})
     if kind == "Series": return pd.Series(decode(value), dtype=x["dtype"])
     if kind == "ndarray": return np.array(decode(value), dtype=x["dtype"])
     return {"float": float, "Timestamp": pd.Timestamp, "Timedelta": pd.Timedelta}[kind](value)
@@ -454,7 +525,7 @@ class Question:
     cases: tuple
     misconceptions: tuple
 
-# %% ../nbs/90_exercises.ipynb #21ebe5bc
+# %% ../nbs/90_exercises.ipynb #a5c273a4
 def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception | None:
     """The misconception that answers every input as the student's function does.
 
@@ -470,12 +541,25 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
     Misconception or None
         None as soon as a single answer is another.
     """
-    if not outcomes or (len(outcomes) < len(question.cases) and outcomes[-1].error != "OutOfTime"): return None
-    return next((m for m in question.misconceptions if all(o.agrees(w) for o, w in zip(outcomes, m.outcomes))), None)
+    if not outcomes or (len(outcomes) < len(question.cases) and outcomes[-1].error != "OutOfTime"):
+        return None
+    return next(
+        (
+            m
+            for m in question.misconceptions
+            if all(o.agrees(w) for o, w in zip(outcomes, m.outcomes))
+        ),
+        None,
+    )
 
-# %% ../nbs/90_exercises.ipynb #b989dfdb
+# %% ../nbs/90_exercises.ipynb #012a4a09
 def _shape(code: CodeType) -> tuple:
-    return code.co_code, code.co_names, code.co_varnames, tuple(_shape(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    return (
+        code.co_code,
+        code.co_names,
+        code.co_varnames,
+        tuple(_shape(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts),
+    )
 
 def untouched(function: Callable, stub: str) -> bool:
     """Whether a function is the one of the stub: comments, blanks and place do not count.
@@ -494,12 +578,29 @@ def untouched(function: Callable, stub: str) -> bool:
     """
     function = inspect.unwrap(function)
     if not re.search(rf"\bdef {re.escape(function.__name__)}\b", stub): return False
-    given = next(n for n in ast.walk(ast.parse(stub)) if isinstance(n, ast.FunctionDef) and n.name == function.__name__)
-    silent = ast.FunctionDef(**{**vars(given), "body": given.body[ast.get_docstring(given) is not None:] or [ast.Pass()]})
-    compiled = (compile(ast.fix_missing_locations(ast.Module([f], [])), "stub", "exec").co_consts for f in (given, silent))
-    return _shape(function.__code__) in [_shape(c) for consts in compiled for c in consts if isinstance(c, CodeType) and c.co_name == function.__name__]
+    given = next(
+        n
+        for n in ast.walk(ast.parse(stub))
+        if isinstance(n, ast.FunctionDef) and n.name == function.__name__
+    )
+    silent = ast.FunctionDef(
+        **{
+            **vars(given),
+            "body": given.body[ast.get_docstring(given) is not None :] or [ast.Pass()],
+        }
+    )
+    compiled = (
+        compile(ast.fix_missing_locations(ast.Module([f], [])), "stub", "exec").co_consts
+        for f in (given, silent)
+    )
+    return _shape(function.__code__) in [
+        _shape(c)
+        for consts in compiled
+        for c in consts
+        if isinstance(c, CodeType) and c.co_name == function.__name__
+    ]
 
-# %% ../nbs/90_exercises.ipynb #88eef6fa
+# %% ../nbs/90_exercises.ipynb #60ac9478
 @dataclass(frozen=True)
 class Verdict:
     """What the checker says of one try.
@@ -532,29 +633,47 @@ class Verdict:
     @property
     def passed(self) -> list[bool]:
         "Whether each case is right."
-        answers = [*self.outcomes, *[Outcome(error="not run")]*(len(self.question.cases) - len(self.outcomes))]
+        answers = [
+            *self.outcomes,
+            *[Outcome(error="not run")] * (len(self.question.cases) - len(self.outcomes)),
+        ]
         return [o.agrees(case.truth) for o, case in zip(answers, self.question.cases)]
 
     @property
     def points(self) -> int:
         "In proportion to the cases that are right, rounded down; none if nothing was attempted."
-        return self.question.points*sum(self.passed)//len(self.passed) if self.status in ("right", "wrong") else 0
+        return (
+            self.question.points * sum(self.passed) // len(self.passed)
+            if self.status in ("right", "wrong")
+            else 0
+        )
 
     @property
     def hints(self) -> list[str]:
-        "That of the recognised misconception, and from the second try on (or at once, if there is none) the general ones, one further at each try."
+        """That of the recognised misconception, and from the second try on (or at once, if there is
+        none) the general ones, one further at each try."""
         if self.status != "wrong": return []
         q, own = self.question, [self.misconception.hint] if self.misconception else []
-        return own + ([q.hints[min(self.tries, len(q.hints)) - 1]] if self.tries > 1 or not own else [])
+        return own + (
+            [q.hints[min(self.tries, len(q.hints)) - 1]] if self.tries > 1 or not own else []
+        )
 
     @property
     def headline(self) -> str:
         "The verdict in a sentence."
         n, points = len(self.passed), f"{self.points} of {_count(self.question.points, 'point')}"
-        return {"right": f"right. All {_count(n, 'input')}, {points}, {_count(self.tries, 'try').replace('trys', 'tries')}.",
-                "wrong": f"not yet. {sum(self.passed)} of {_count(n, 'input')} right, {points}, try {self.tries}.",
-                "not attempted": "not attempted. The code is as it was given.",
-                "stopped": f"the cell stopped. {self.detail}"}[self.status]
+        return {
+            "right": (
+                f"right. All {_count(n, 'input')}, {points},"
+                f" {_count(self.tries, 'try').replace('trys', 'tries')}."
+            ),
+            "wrong": (
+                f"not yet. {sum(self.passed)} of {_count(n, 'input')} right, {points}, try"
+                f" {self.tries}."
+            ),
+            "not attempted": "not attempted. The code is as it was given.",
+            "stopped": f"the cell stopped. {self.detail}",
+        }[self.status]
 
     @property
     def problem(self) -> list[tuple[str, str]]:
@@ -562,35 +681,95 @@ class Verdict:
         if self.status != "wrong": return []
         i = self.passed.index(False)
         case, got = self.question.cases[i], self.outcomes[i]
-        said = got.detail.removeprefix("an answer ") if got.error == "Incomparable" else f"it raised {got.detail}" if got.error else got.detail or _brief(got.value)
-        if said == "None" and case.truth.value is not None: said = "None: does the function end with a return?"
-        what = "" if got.error else f"an exception is expected: {case.truth.error}" if case.truth.error else difference(got.value, case.truth.value)
-        return [(f"input {i + 1}", case.name), *((f"  {k}", _brief(v)) for k, v in case.arguments().items()), ("your answer", said), *([("what is wrong", what)] if what else []),
-                ("what it tests", case.rule), *(("hint", h) for h in self.hints), ("to try it", f'{self.question.function}(**example("{self.question.name}", {i + 1}))')]
+        said = (
+            got.detail.removeprefix("an answer ")
+            if got.error == "Incomparable"
+            else f"it raised {got.detail}" if got.error else got.detail or _brief(got.value)
+        )
+        if said == "None" and case.truth.value is not None:
+            said = "None: does the function end with a return?"
+        what = (
+            ""
+            if got.error
+            else (
+                f"an exception is expected: {case.truth.error}"
+                if case.truth.error
+                else difference(got.value, case.truth.value)
+            )
+        )
+        return [
+            (f"input {i + 1}", case.name),
+            *((f"  {k}", _brief(v)) for k, v in case.arguments().items()),
+            ("your answer", said),
+            *([("what is wrong", what)] if what else []),
+            ("what it tests", case.rule),
+            *(("hint", h) for h in self.hints),
+            ("to try it", f'{self.question.function}(**example("{self.question.name}", {i + 1}))'),
+        ]
 
     def __repr__(self) -> str:
         marks = "".join("+" if p else "-" for p in self.passed) if self.problem else ""
-        return "\n".join([f"{self.question.name}: {self.headline} {marks}".rstrip(), *(f"  {k}: {v}" for k, v in self.problem), *self.notes])
+        return "\n".join(
+            [
+                f"{self.question.name}: {self.headline} {marks}".rstrip(),
+                *(f"  {k}: {v}" for k, v in self.problem),
+                *self.notes,
+            ]
+        )
 
     def _repr_html_(self) -> str:
-        colour = {"right": "#0072B2", "wrong": "#D55E00", "stopped": "#D55E00", "not attempted": "#888888"}[self.status]
-        mark = {"right": "&#10003;", "wrong": "&#10007;", "stopped": "&#10007;", "not attempted": "&#8230;"}[self.status]
-        cases = " &nbsp; ".join(f"<span style='white-space:nowrap'>{'&#10003;' if p else '&#10007;'} {html.escape(c.name)}</span>" for p, c in zip(self.passed, self.question.cases)) if self.problem else ""
+        colour = {
+            "right": "#0072B2",
+            "wrong": "#D55E00",
+            "stopped": "#D55E00",
+            "not attempted": "#888888",
+        }[self.status]
+        mark = {
+            "right": "&#10003;",
+            "wrong": "&#10007;",
+            "stopped": "&#10007;",
+            "not attempted": "&#8230;",
+        }[self.status]
+        cases = (
+            " &nbsp; ".join(
+                f"<span style='white-space:nowrap'>{'&#10003;' if p else '&#10007;'}"
+                f" {html.escape(c.name)}</span>"
+                for p, c in zip(self.passed, self.question.cases)
+            )
+            if self.problem
+            else ""
+        )
         data = lambda k: k.startswith("  ") or k in ("your answer", "to try it")
-        text = lambda k, v: html.escape(v.strip("\n")) if data(k) else re.sub("`(.+?)`", r"<code>\1</code>", html.escape(v))
-        row = lambda k, v: (f"<tr><td style='text-align:left;vertical-align:top;white-space:pre;opacity:.75'>{html.escape(k)}</td>"
-                            f"<td style='text-align:left;white-space:pre-wrap{';font-family:monospace' if data(k) else ''}'>{text(k, v)}</td></tr>")
-        return (f"<div style='border-left:4px solid {colour};padding:2px 12px'><b>{mark} {self.question.name}: {html.escape(self.headline)}</b>"
-                f"<div style='font-size:90%;margin:4px 0'>{cases}</div><table style='margin:0'>{''.join(row(k, v) for k, v in self.problem)}</table>"
-                f"<div style='font-size:85%;opacity:.75'>{'<br>'.join(map(html.escape, self.notes))}</div></div>")
+        text = lambda k, v: (
+            html.escape(v.strip("\n"))
+            if data(k)
+            else re.sub("`(.+?)`", r"<code>\1</code>", html.escape(v))
+        )
+        row = lambda k, v: (
+            "<tr><td"
+            f" style='text-align:left;vertical-align:top;white-space:pre;opacity:.75'>{html.escape(k)}</td>"
+            f"<td style='text-align:left;white-space:pre-wrap{';font-family:monospace' if data(k) else ''}'>{text(k, v)}</td></tr>"
+        )
+        return (
+            f"<div style='border-left:4px solid {colour};padding:2px 12px'><b>{mark}"
+            f" {self.question.name}: {html.escape(self.headline)}</b>"
+            f"<div style='font-size:90%;margin:4px 0'>{cases}</div><table"
+            f" style='margin:0'>{''.join(row(k, v) for k, v in self.problem)}</table>"
+            "<div"
+            f" style='font-size:85%;opacity:.75'>{'<br>'.join(map(html.escape, self.notes))}</div></div>"
+        )
 
-# %% ../nbs/90_exercises.ipynb #eb494039
+# %% ../nbs/90_exercises.ipynb #efa657b5
 def _written(x: object) -> bool:
-    "Whether something is a function written in Python, with or without a decorator such as `functools.cache`."
+    """Whether something is a function written in Python, with or without a decorator such as
+    `functools.cache`."""
     try: return callable(x) and inspect.isfunction(inspect.unwrap(x))
     except Exception: return False
 
-def judge(function: Callable, question: Question, *, tries: int = 1, seconds: float = SECONDS) -> Verdict:
+
+def judge(
+    function: Callable, question: Question, *, tries: int = 1, seconds: float = SECONDS
+) -> Verdict:
     """Compare a function with the stored outcomes, input by input.
 
     Parameters
@@ -609,28 +788,42 @@ def judge(function: Callable, question: Question, *, tries: int = 1, seconds: fl
     Verdict
         After an input that ran out of time no further ones are tried.
     """
-    if not _written(function): raise TypeError(f"function={function!r}: a function written in Python")
-    if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1: raise ValueError(f"tries={tries!r}: a whole number, 1 or above")
+    if not _written(function):
+        raise TypeError(f"function={function!r}: a function written in Python")
+    if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
+        raise ValueError(f"tries={tries!r}: a whole number, 1 or above")
     if untouched(function, question.stub): return Verdict(question, "not attempted", tries=0)
     outcomes = []
     for case in question.cases:
         outcomes.append(outcome(function, case.arguments(), seconds=seconds))
         if outcomes[-1].error == "OutOfTime": break
-    right = len(outcomes) == len(question.cases) and all(o.agrees(c.truth) for o, c in zip(outcomes, question.cases))
-    return Verdict(question, "right" if right else "wrong", tuple(outcomes), None if right else recognise(question, outcomes), tries)
+    right = len(outcomes) == len(question.cases) and all(
+        o.agrees(c.truth) for o, c in zip(outcomes, question.cases)
+    )
+    return Verdict(
+        question,
+        "right" if right else "wrong",
+        tuple(outcomes),
+        None if right else recognise(question, outcomes),
+        tries,
+    )
 
-# %% ../nbs/90_exercises.ipynb #06e616d0
+# %% ../nbs/90_exercises.ipynb #c780c4b9
 def _directives(source: str) -> tuple[list[tuple[str, str]], str]:
     "The lines `#| word: text` at the top of a cell, all of them, and the code below."
     lines = source.splitlines()
     n = next((i for i, line in enumerate(lines) if not re.match(r"#\s?\|", line)), len(lines))
     found = [re.match(r"#\s?\|\s*(\w+):?\s*(.*)", line) for line in lines[:n]]
-    return [(m[1], m[2].strip()) if m else ("", line) for m, line in zip(found, lines)], "\n".join(lines[n:]).strip("\n")
+    return [(m[1], m[2].strip()) if m else ("", line) for m, line in zip(found, lines)], "\n".join(
+        lines[n:]
+    ).strip("\n")
 
 def _defined(code: str, space: dict, name: str | None = None) -> Callable:
-    "Run code in a copy of a namespace; the function of that name, or the last that the code defines."
+    """Run code in a copy of a namespace; the function of that name, or the last that the code
+    defines."""
     names = [n.name for n in _tree(code).body if isinstance(n, ast.FunctionDef)]
-    if not names or (name and name not in names): raise ValueError(f"no function {name or ''} is defined in: {code[:80]!r}")
+    if not names or (name and name not in names):
+        raise ValueError(f"no function {name or ''} is defined in: {code[:80]!r}")
     space = dict(space)
     try: exec(compile(code, "solution", "exec"), space)
     except Exception as e: raise ValueError(f"{type(e).__name__}: {e} in: {code[:80]!r}") from e
@@ -638,15 +831,23 @@ def _defined(code: str, space: dict, name: str | None = None) -> Callable:
 
 def _tree(code: str) -> ast.Module:
     try: return ast.parse(code)
-    except SyntaxError as e: raise ValueError(f"{e.msg} in line {e.lineno} of: {code[:80]!r}") from e
+    except SyntaxError as e:
+        raise ValueError(f"{e.msg} in line {e.lineno} of: {code[:80]!r}") from e
 
 def _bodies(code: str) -> set[str]:
     "The lines of the functions in code, without signatures and docstrings."
     functions = [n for n in ast.walk(_tree(code)) if isinstance(n, ast.FunctionDef)]
-    return {line.strip() for f in functions for s in f.body[ast.get_docstring(f) is not None:] for line in ast.get_source_segment(code, s).splitlines()}
+    return {
+        line.strip()
+        for f in functions
+        for s in f.body[ast.get_docstring(f) is not None :]
+        for line in ast.get_source_segment(code, s).splitlines()
+    }
 
 _LEFT = re.compile(r"^[ \t]*#+[ \t]*(?:(?:BEGIN|END)\b|.*(?i:solution)).*$", re.M)
-_SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION[ \t]*\n(.*?)^[ \t]*### END SOLUTION[ \t]*$", re.M | re.S)
+_SOLUTION = re.compile(
+    r"^([ \t]*)### BEGIN SOLUTION[ \t]*\n(.*?)^[ \t]*### END SOLUTION[ \t]*$", re.M | re.S
+)
 
 @dataclass(frozen=True)
 class Draft:
@@ -663,7 +864,8 @@ class Draft:
     stub : str
         The student's cell.
     solution : tuple of str
-        The lines that no student may find in the exercise: of the reference and of the other right solutions.
+        The lines that no student may find in the exercise: of the reference and of the other right
+        solutions.
     hints : tuple of str
         From general to specific.
     cases : tuple of tuple
@@ -683,68 +885,125 @@ class Draft:
     also: tuple
     wrong: tuple
 
-# %% ../nbs/90_exercises.ipynb #84c153e2
-_BESIDE = {"exercise": {"hint"}, "cases": set(), "wrong": {"hint", "eval"}, "also": {"eval"}, "stub": {"eval"}, "author": {"eval"}}
+# %% ../nbs/90_exercises.ipynb #c08d2408
+_BESIDE = {
+    "exercise": {"hint"},
+    "cases": set(),
+    "wrong": {"hint", "eval"},
+    "also": {"eval"},
+    "stub": {"eval"},
+    "author": {"eval"},
+}
 
 def _cells(path: Path) -> list[tuple[str, list[tuple[str, str]], str, str]]:
-    "The cells of a notebook: the kind, the directives, the code below them, the whole source. Refuses what could be a misspelt directive."
-    try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e: raise ValueError(f"path={str(path)!r}: not a readable notebook ({type(e).__name__}: {e})") from e
+    """The cells of a notebook: the kind, the directives, the code below them, the whole source.
+    Refuses what could be a misspelt directive."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise ValueError(
+            f"path={str(path)!r}: not a readable notebook ({type(e).__name__}: {e})"
+        ) from e
     out = []
     for i, cell in enumerate(cells):
         source, where, kind = "".join(cell["source"]), f"{path.name}, cell {i}", cell["cell_type"]
         directives, code = _directives(source) if kind == "code" else ([], source)
         kinds = [word for word, _ in directives if word in _BESIDE]
-        if len(kinds) > 1: raise ValueError(f"{where}: {' and '.join(kinds)} in one cell; write two cells")
+        if len(kinds) > 1:
+            raise ValueError(f"{where}: {' and '.join(kinds)} in one cell; write two cells")
         if kind == "code":
             kind = kinds[0] if kinds else kind
-            if odd := [word for word, text in directives if not text and word != "author" or word not in {kind, *_BESIDE.get(kind, ())}]: raise ValueError(f"{where}: '#| {min(odd, key=lambda word: word in ('eval', 'hint'))}' is unknown, empty or out of place; a cell begins with {', '.join(_BESIDE)}, and hints stand below exercise and wrong")
-            if stray := re.search(r"^\s*#[#\s]*\|.*$", code, re.M): raise ValueError(f"{where}: {stray[0].strip()!r} is no directive: these are written '#| word: ...' and stand at the top of the cell")
+            if odd := [
+                word
+                for word, text in directives
+                if not text and word != "author" or word not in {kind, *_BESIDE.get(kind, ())}
+            ]:
+                raise ValueError(
+                    f"{where}: '#| {min(odd, key=lambda word: word in ('eval', 'hint'))}' is"
+                    f" unknown, empty or out of place; a cell begins with {', '.join(_BESIDE)}, and"
+                    " hints stand below exercise and wrong"
+                )
+            if stray := re.search(r"^\s*#[#\s]*\|.*$", code, re.M):
+                raise ValueError(
+                    f"{where}: {stray[0].strip()!r} is no directive: these are written '#| word:"
+                    " ...' and stand at the top of the cell"
+                )
         elif source.startswith("<!--"):
-            if not source.startswith("<!-- author -->"): raise ValueError(f"{where}: {source.splitlines()[0]!r} is unknown; '<!-- author -->' keeps a cell from students")
+            if not source.startswith("<!-- author -->"):
+                raise ValueError(
+                    f"{where}: {source.splitlines()[0]!r} is unknown; '<!-- author -->' keeps a"
+                    " cell from students"
+                )
             kind = "author"
-        if kind in ("wrong", "also", "stub") and ("eval", "false") not in directives: raise ValueError(f"{where}: {kind} needs '#| eval: false' above it, or the notebook runs it")
-        if kind in ("code", "stub") and (left := _LEFT.search(code)): raise ValueError(f"{where}: {left[0].strip()!r} outside of an exercise")
+        if kind in ("wrong", "also", "stub") and ("eval", "false") not in directives:
+            raise ValueError(
+                f"{where}: {kind} needs '#| eval: false' above it, or the notebook runs it"
+            )
+        if kind in ("code", "stub") and (left := _LEFT.search(code)):
+            raise ValueError(f"{where}: {left[0].strip()!r} outside of an exercise")
         out.append((kind, directives, code, source))
     return out
 
-# %% ../nbs/90_exercises.ipynb #151d8ef0
+# %% ../nbs/90_exercises.ipynb #01a930f6
 def _labelled(path: Path, cells: list, kind: str) -> Iterator[tuple[str, str, list[str], str]]:
     "Of the cells of a kind: the question, the words after it, the hints, the code."
     for k, directives, code, _ in cells:
         if k != kind: continue
         words = dict(directives)[kind]
         m = re.fullmatch(r"(q\d+)(?:\s+(.+))?", words)
-        if not m: raise ValueError(f"{path.name}: '#| {kind}: {words}' names no question, such as q1")
-        if not re.fullmatch({"exercise": ".*", "cases": "", "stub": ""}.get(kind, '"[^"]+"'), m[2] or ""): raise ValueError(f"{path.name}: '#| {kind}: {words}' should be {kind}: {m[1]}" + ("" if kind in ("cases", "stub") else ' "a few words"'))
-        yield m[1], (m[2] or "").strip('"'), [text for word, text in directives if word == "hint"], code
+        if not m:
+            raise ValueError(f"{path.name}: '#| {kind}: {words}' names no question, such as q1")
+        if not re.fullmatch(
+            {"exercise": ".*", "cases": "", "stub": ""}.get(kind, '"[^"]+"'), m[2] or ""
+        ):
+            raise ValueError(
+                f"{path.name}: '#| {kind}: {words}' should be {kind}: {m[1]}"
+                + ("" if kind in ("cases", "stub") else ' "a few words"')
+            )
+        yield (
+            m[1],
+            (m[2] or "").strip('"'),
+            [text for word, text in directives if word == "hint"],
+            code,
+        )
 
 def _unique(path: Path, cells: list) -> None:
     "Every cell belongs to an exercise, and there is one of each."
     asked, seen = [q for q, *_ in _labelled(path, cells, "exercise")], set()
-    if not asked: raise ValueError(f"{path.name}: no cell begins with '#| exercise: q1 points=4 minutes=10'")
+    if not asked:
+        raise ValueError(f"{path.name}: no cell begins with '#| exercise: q1 points=4 minutes=10'")
     for kind in ("exercise", "cases", "stub", "wrong", "also"):
         for q, words, *_ in _labelled(path, cells, kind):
-            if q not in asked: raise ValueError(f"{path.name}: '#| {kind}: {q}' belongs to no exercise; there are {', '.join(asked)}")
-            if (what := (kind, q, words if kind in ("wrong", "also") else "")) in seen: raise ValueError(f"{path.name}: '#| {' '.join(what).strip()}' stands there twice")
+            if q not in asked:
+                raise ValueError(
+                    f"{path.name}: '#| {kind}: {q}' belongs to no exercise; there are"
+                    f" {', '.join(asked)}"
+                )
+            if (what := (kind, q, words if kind in ("wrong", "also") else "")) in seen:
+                raise ValueError(f"{path.name}: '#| {' '.join(what).strip()}' stands there twice")
             seen.add(what)
 
 def _made_cases(where: str, code: str, space: dict, function: Callable) -> tuple:
     "The cases of a question, each with arguments that its function takes."
     made = dict(space)
     try: exec(code, made)
-    except Exception as e: raise ValueError(f"{where}: its cases raise {type(e).__name__}: {e}") from e
+    except Exception as e:
+        raise ValueError(f"{where}: its cases raise {type(e).__name__}: {e}") from e
     cases = made.get("cases")
-    if not isinstance(cases, list) or not cases or not all(isinstance(c, tuple) and [type(x) for x in c] == [str, dict, str] for c in cases): raise ValueError(f"{where}: 'cases' should be a list of (name, arguments by name, rule)")
-    if len({name for name, *_ in cases}) < len(cases): raise ValueError(f"{where}: two cases have the same name")
+    if not isinstance(cases, list) or not cases or not all(isinstance(c, tuple) and [type(x) for x in c] == [str, dict, str] for c in cases):
+        raise ValueError(f"{where}: 'cases' should be a list of (name, arguments by name, rule)")
+    if len({name for name, *_ in cases}) < len(cases):
+        raise ValueError(f"{where}: two cases have the same name")
     for name, arguments, _ in cases:
         try: inspect.signature(function).bind(**arguments)
-        except TypeError as e: raise ValueError(f"{where}: the case {name!r} does not fit the function: {e}") from e
+        except TypeError as e:
+            raise ValueError(f"{where}: the case {name!r} does not fit the function: {e}") from e
     return tuple(cases)
 
-# %% ../nbs/90_exercises.ipynb #4b9efcdf
+# %% ../nbs/90_exercises.ipynb #478b342e
 def read_solution(path: str | Path) -> list[Draft]:
-    """Read the questions of a solution notebook. Runs its imports, its solutions and its cases, and nothing else.
+    """Read the questions of a solution notebook. Runs its imports, its solutions and its cases, and
+    nothing else.
 
     Parameters
     ----------
@@ -759,38 +1018,95 @@ def read_solution(path: str | Path) -> list[Draft]:
     Raises
     ------
     ValueError
-        If something is missing, misspelt or there twice, or a cell for students defines the function of an exercise,
-        with the place.
+        If something is missing, misspelt or there twice, or a cell for students defines the
+        function of an exercise, with the place.
     """
     path = Path(path)
-    if not (m := re.fullmatch(r"(\d+[a-z]?)_\w+_solution\.ipynb", path.name)): raise ValueError(f"path={path.name!r}: a solution is named NN_topic_solution.ipynb, such as 00_data_solution.ipynb")
+    if not (m := re.fullmatch(r"(\d+[a-z]?)_\w+_solution\.ipynb", path.name)):
+        raise ValueError(
+            f"path={path.name!r}: a solution is named NN_topic_solution.ipynb, such as"
+            " 00_data_solution.ipynb"
+        )
     cells, space, drafts = _cells(path), {}, []
     _unique(path, cells)
     plainly = [_tree(code) for kind, _, code, _ in cells if kind == "code"]
     for tree in plainly:
-        if all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body): exec(compile(tree, path.name, "exec"), space)
-    cases, stubs = ({q: code for q, _, _, code in _labelled(path, cells, kind)} for kind in ("cases", "stub"))
-    titles = [(k == "exercise", re.findall(r"^#+ (.*)", code, re.M)) for k, _, code, _ in cells if k in ("exercise", "markdown")]
-    titles = [next((re.sub(r"^q\d+: ", "", t[-1]) for _, t in reversed(titles[:i]) if t), "") for i, (is_exercise, _) in enumerate(titles) if is_exercise]
+        if all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body):
+            exec(compile(tree, path.name, "exec"), space)
+    cases, stubs = (
+        {q: code for q, _, _, code in _labelled(path, cells, kind)} for kind in ("cases", "stub")
+    )
+    titles = [
+        (k == "exercise", re.findall(r"^#+ (.*)", code, re.M))
+        for k, _, code, _ in cells
+        if k in ("exercise", "markdown")
+    ]
+    titles = [
+        next((re.sub(r"^q\d+: ", "", t[-1]) for _, t in reversed(titles[:i]) if t), "")
+        for i, (is_exercise, _) in enumerate(titles)
+        if is_exercise
+    ]
     for title, (q, words, hints, code) in zip(titles, _labelled(path, cells, "exercise")):
         where, name = f"{path.name}, {q}", f"{m[1]}.{q}"
-        given = dict(word.split("=") for word in words.split() if re.fullmatch(r"(points|minutes)=[1-9]\d*", word))
-        if set(given) != {"points", "minutes"} or len(words.split()) != 2: raise ValueError(f"{where}: {words!r} should say points=... minutes=...")
-        if not (found := _SOLUTION.findall(code)): raise ValueError(f"{where}: no lines between '### BEGIN SOLUTION' and '### END SOLUTION'")
+        given = dict(
+            word.split("=")
+            for word in words.split()
+            if re.fullmatch(r"(points|minutes)=[1-9]\d*", word)
+        )
+        if set(given) != {"points", "minutes"} or len(words.split()) != 2:
+            raise ValueError(f"{where}: {words!r} should say points=... minutes=...")
+        if not (found := _SOLUTION.findall(code)):
+            raise ValueError(
+                f"{where}: no lines between '### BEGIN SOLUTION' and '### END SOLUTION'"
+            )
         if q not in cases: raise ValueError(f"{where}: no cell '#| cases: {q}'")
         function = _defined(code, space)
-        if any(function.__name__ in (getattr(n, "name", None), isinstance(getattr(n, "ctx", None), ast.Store) and getattr(n, "id", None)) for tree in plainly for n in ast.walk(tree)): raise ValueError(f"{where}: a cell for students defines {function.__name__!r}: does it lack its '#|' line?")
+        if any(
+            function.__name__ in (
+                getattr(n, "name", None),
+                isinstance(getattr(n, "ctx", None), ast.Store) and getattr(n, "id", None),
+            )
+            for tree in plainly
+            for n in ast.walk(tree)
+        ):
+            raise ValueError(
+                f"{where}: a cell for students defines {function.__name__!r}: does it lack its '#|'"
+                " line?"
+            )
         stub = _SOLUTION.sub(r"\1...  # your code", code)
-        if left := _LEFT.search(stub): raise ValueError(f"{where}: {left[0].strip()!r} is left in what students get")
-        stub = f'# {title}: {given["points"]} points, about {given["minutes"]} minutes\nwith check("{name}"):\n' + textwrap.indent(stubs.get(q) or stub, "    ")
-        others = lambda kind: [(label, c, h) for k, label, h, c in _labelled(path, cells, kind) if k == q]
-        lines = {line.strip() for _, text in found for line in text.splitlines()} | {line for _, c, _ in others("also") for line in _bodies(c) if len(line) >= 16}
-        drafts.append(Draft(name, title, int(given["points"]), int(given["minutes"]), function, stub, tuple(sorted(x for x in lines if len(x) >= 12 and x not in stub)),
-                            tuple(hints), _made_cases(where, cases[q], space, function), tuple((n, _defined(c, space, function.__name__)) for n, c, _ in others("also")),
-                            tuple((n, _defined(c, space, function.__name__), *h) for n, c, h in others("wrong"))))
+        if left := _LEFT.search(stub):
+            raise ValueError(f"{where}: {left[0].strip()!r} is left in what students get")
+        stub = (
+            f'# {title}: {given["points"]} points, about {given["minutes"]} minutes\nwith'
+            f' check("{name}"):\n'
+            + textwrap.indent(stubs.get(q) or stub, "    ")
+        )
+        others = lambda kind: [
+            (label, c, h) for k, label, h, c in _labelled(path, cells, kind) if k == q
+        ]
+        lines = {line.strip() for _, text in found for line in text.splitlines()} | {
+            line for _, c, _ in others("also") for line in _bodies(c) if len(line) >= 16
+        }
+        drafts.append(
+            Draft(
+                name,
+                title,
+                int(given["points"]),
+                int(given["minutes"]),
+                function,
+                stub,
+                tuple(sorted(x for x in lines if len(x) >= 12 and x not in stub)),
+                tuple(hints),
+                _made_cases(where, cases[q], space, function),
+                tuple((n, _defined(c, space, function.__name__)) for n, c, _ in others("also")),
+                tuple(
+                    (n, _defined(c, space, function.__name__), *h) for n, c, h in others("wrong")
+                ),
+            )
+        )
     return drafts
 
-# %% ../nbs/90_exercises.ipynb #fa71dcd8
+# %% ../nbs/90_exercises.ipynb #07151a29
 def _rounded(x: object) -> object:
     "Ten digits of every number, so that what is stored does not depend on the machine."
     if isinstance(x, list): return [_rounded(v) for v in x]
@@ -813,32 +1129,68 @@ def question(draft: Draft) -> Question:
     Raises
     ------
     ValueError
-        If another right solution is not accepted, a misconception or the stub is, two misconceptions cannot be told
-        apart, a misconception does not trigger its own hint, or a hint holds a line of the solution.
+        If another right solution is not accepted, a misconception or the stub is, two
+        misconceptions cannot be told apart, a misconception does not trigger its own hint, or a
+        hint holds a line of the solution.
     """
     inputs = [{k: encode(v) for k, v in arguments.items()} for _, arguments, _ in draft.cases]
-    run = lambda f: tuple(Outcome(_rounded(o.value), o.error) for o in (outcome(f, {k: decode(v) for k, v in i.items()}) for i in inputs))
-    cases = tuple(Case(name, i, rule, o) for (name, _, rule), i, o in zip(draft.cases, inputs, run(draft.function)))
-    if odd := [c for c in cases if c.truth.error in ("Incomparable", "OutOfTime")]: raise ValueError(f"{draft.name}: the solution has no answer to {odd[0].name!r}: {odd[0].truth.error}")
-    if bad := [label for label, _, *hint in draft.wrong if len(hint) != 1]: raise ValueError(f"{draft.name}: {bad[0]!r} needs one '#| hint:'")
+    run = lambda f: tuple(
+        Outcome(_rounded(o.value), o.error)
+        for o in (outcome(f, {k: decode(v) for k, v in i.items()}) for i in inputs)
+    )
+    cases = tuple(
+        Case(name, i, rule, o)
+        for (name, _, rule), i, o in zip(draft.cases, inputs, run(draft.function))
+    )
+    if odd := [c for c in cases if c.truth.error in ("Incomparable", "OutOfTime")]:
+        raise ValueError(
+            f"{draft.name}: the solution has no answer to {odd[0].name!r}: {odd[0].truth.error}"
+        )
+    if bad := [label for label, _, *hint in draft.wrong if len(hint) != 1]:
+        raise ValueError(f"{draft.name}: {bad[0]!r} needs one '#| hint:'")
     mistakes = tuple(Misconception(label, hint, run(f)) for label, f, hint in draft.wrong)
-    out = Question(draft.name, draft.title, draft.function.__name__, draft.points, draft.minutes, draft.stub, draft.hints, cases, mistakes)
-    if len(draft.hints) < 2: raise ValueError(f"{draft.name}: at least two hints, from general to specific")
-    if not (draft.wrong and draft.also): raise ValueError(f"{draft.name}: at least one 'wrong' and one 'also', to test the checker with")
+    out = Question(
+        draft.name,
+        draft.title,
+        draft.function.__name__,
+        draft.points,
+        draft.minutes,
+        draft.stub,
+        draft.hints,
+        cases,
+        mistakes,
+    )
+    if len(draft.hints) < 2:
+        raise ValueError(f"{draft.name}: at least two hints, from general to specific")
+    if not (draft.wrong and draft.also):
+        raise ValueError(
+            f"{draft.name}: at least one 'wrong' and one 'also', to test the checker with"
+        )
     given = _defined(textwrap.dedent(draft.stub.split("\n", 2)[2]), draft.function.__globals__)
     if all(o.agrees(c.truth) for o, c in zip(run(given), cases)):
         raise ValueError(f"{draft.name}: the stub answers every case rightly")
     for label, f in draft.also:
-        if (v := judge(f, out)).status != "right": raise ValueError(f"{draft.name}: the right solution {label!r} is not accepted: {v.problem}")
+        if (v := judge(f, out)).status != "right":
+            raise ValueError(
+                f"{draft.name}: the right solution {label!r} is not accepted: {v.problem}"
+            )
     for mistake, (label, f, _) in zip(mistakes, draft.wrong):
         v = judge(f, out)
-        if v.status == "right": raise ValueError(f"{draft.name}: no case catches {label!r}: add one")
-        if v.status == "wrong" and v.misconception is not mistake: raise ValueError(f"{draft.name}: the cases cannot tell {label!r} from {getattr(v.misconception, 'name', None)!r}: add one that does")
+        if v.status == "right":
+            raise ValueError(f"{draft.name}: no case catches {label!r}: add one")
+        if v.status == "wrong" and v.misconception is not mistake:
+            raise ValueError(
+                f"{draft.name}: the cases cannot tell {label!r} from"
+                f" {getattr(v.misconception, 'name', None)!r}: add one that does"
+            )
     for text in [*draft.hints, *(m.hint for m in mistakes), *(c.rule for c in cases)]:
-        if told := [line for line in draft.solution if line in text]: raise ValueError(f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}")
+        if told := [line for line in draft.solution if line in text]:
+            raise ValueError(
+                f"{draft.name}: the hint {text!r} holds a line of the solution: {told[0]!r}"
+            )
     return out
 
-# %% ../nbs/90_exercises.ipynb #41ec3bbc
+# %% ../nbs/90_exercises.ipynb #96ccdeb5
 HOW = """**How this works.** Write your code in the cell of each exercise, run it (Shift+Enter), read the verdict, try again: each try brings a more specific hint. Run the cells from the top, the one with the imports first. The cells below an exercise use your function: run them when it is right.
 
 Everything is checked in your own kernel, offline and for practice only. Nothing is graded; your progress is kept in a file on this machine. Solutions, in more than one style, lie in the folder `solutions`: worth reading when you have your own."""
@@ -848,12 +1200,27 @@ def _notebook(cells: list[tuple[str, str]]) -> dict:
     seen, out = {}, []
     for kind, source in cells:
         seen[kind + source] = n = seen.get(kind + source, 0) + 1
-        cell = {"cell_type": kind, "id": hashlib.sha256((kind + source + (str(n) if n > 1 else "")).encode()).hexdigest()[:8], "metadata": {}, "source": source.splitlines(keepends=True)}
+        cell = {
+            "cell_type": kind,
+            "id": (
+                hashlib.sha256((kind + source + (str(n) if n > 1 else "")).encode()).hexdigest()[:8]
+            ),
+            "metadata": {},
+            "source": source.splitlines(keepends=True),
+        }
         out.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
-    return {"cells": out, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    return {
+        "cells": out,
+        "metadata": {
+            "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
-    """Write the students' notebook of a solution notebook, and beside it the file that checking reads.
+    """Write the students' notebook of a solution notebook, and beside it the file that checking
+    reads.
 
     Parameters
     ----------
@@ -881,19 +1248,35 @@ def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
         cells.append(("code", next(stubs)) if kind == "exercise" else (kind, source))
     cells = [cells[0], ("markdown", HOW), *cells[1:], ("code", "progress()")]
     nb, facts = _notebook(cells), {"format": FORMAT, "questions": [asdict(q) for q in questions]}
-    texts = [json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + "\n", json.dumps(facts, indent=1, ensure_ascii=False) + "\n"]
+    texts = [
+        json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+        json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
+    ]
     for d in drafts:
-        if told := [line for line in d.solution if any(line in "".join(source) for _, source in cells) or json.dumps(line)[1:-1] in texts[1]]: raise ValueError(f"{d.name}: the exercise would hold a line of the solution: {told[0]!r}")
+        if told := [
+            line
+            for line in d.solution
+            if any(line in "".join(source) for _, source in cells)
+            or json.dumps(line)[1:-1] in texts[1]
+        ]:
+            raise ValueError(
+                f"{d.name}: the exercise would hold a line of the solution: {told[0]!r}"
+            )
     paths = [to/f"{solution.stem.removesuffix('_solution')}{end}" for end in (".ipynb", ".json")]
     for path, text in zip(paths, texts):
         with replacing(path) as new: new.write_text(text, encoding="utf-8")
     return tuple(paths)
 
-# %% ../nbs/90_exercises.ipynb #10807c75
+# %% ../nbs/90_exercises.ipynb #fa477ebb
 def _files() -> dict[str, Path]:
     "The files that checking reads, by chapter: beside the notebook, else those of the workbook."
     folders = (Path(storage.__file__).parent.parent/"nbs"/"exercises", Path())
-    return {path.name.split("_")[0]: path for folder in folders for path in sorted(folder.glob("[0-9]*_*.json")) if path.with_suffix(".ipynb").exists()}
+    return {
+        path.name.split("_")[0]: path
+        for folder in folders
+        for path in sorted(folder.glob("[0-9]*_*.json"))
+        if path.with_suffix(".ipynb").exists()
+    }
 
 def questions(path: str | Path) -> dict[str, Question]:
     """Read the file that `generate` put beside an exercise.
@@ -917,15 +1300,38 @@ def questions(path: str | Path) -> dict[str, Question]:
     as_outcome = lambda o: Outcome(**o)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT: raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
-        return {q["name"]: Question(**{**q, "hints": tuple(q["hints"]), "cases": tuple(Case(**{**c, "truth": as_outcome(c["truth"])}) for c in q["cases"]),
-                                       "misconceptions": tuple(Misconception(**{**m, "outcomes": tuple(map(as_outcome, m["outcomes"]))}) for m in q["misconceptions"])}) for q in facts["questions"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: raise ValueError(f"{path.name} is damaged ({e}): make it anew from its solution with generate, or git checkout") from e
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
+        return {
+            q["name"]: Question(
+                **{
+                    **q,
+                    "hints": tuple(q["hints"]),
+                    "cases": tuple(
+                        Case(**{**c, "truth": as_outcome(c["truth"])}) for c in q["cases"]
+                    ),
+                    "misconceptions": tuple(
+                        Misconception(**{**m, "outcomes": tuple(map(as_outcome, m["outcomes"]))})
+                        for m in q["misconceptions"]
+                    ),
+                }
+            )
+            for q in facts["questions"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(
+            f"{path.name} is damaged ({e}): make it anew from its solution with generate, or git"
+            " checkout"
+        ) from e
 
 def _question(name: str) -> Question:
     files = _files()
     known = questions(files[chapter]) if (chapter := str(name).split(".")[0]) in files else {}
-    if name not in known: raise ValueError(f"name={name!r}: there is {', '.join(known) or 'no such chapter; there are ' + ', '.join(sorted(files))}")
+    if name not in known:
+        raise ValueError(
+            f"name={name!r}: there is"
+            f" {', '.join(known) or 'no such chapter; there are ' + ', '.join(sorted(files))}"
+        )
     return known[name]
 
 def example(name: str, number: int) -> dict:
@@ -944,12 +1350,14 @@ def example(name: str, number: int) -> dict:
         The arguments by name: `f(**example("00.q1", 3))`.
     """
     cases = _question(name).cases
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(cases): raise ValueError(f"number={number!r}: 1 to {len(cases)}")
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(cases):
+        raise ValueError(f"number={number!r}: 1 to {len(cases)}")
     return cases[number - 1].arguments()
 
-# %% ../nbs/90_exercises.ipynb #3d1839ab
+# %% ../nbs/90_exercises.ipynb #3bfe5390
 def _read_progress(path: Path) -> tuple[dict, str]:
-    "What can be read of what is kept, by exercise, and what is wrong with the file: nothing, 'version' or 'damaged'."
+    """What can be read of what is kept, by exercise, and what is wrong with the file: nothing,
+    'version' or 'damaged'."""
     good = lambda q: isinstance(q, dict) and [type(q.get(k)) for k in ("tries", "points", "right")] == [int, int, bool] and min(q["tries"], q["points"]) >= 0
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -965,29 +1373,34 @@ def _reason(e: Exception) -> str: return getattr(e, "strerror", None) or str(e)
 
 def _copied(path: Path) -> Path:
     "A copy under a name that is free."
-    aside = next(p for i in range(1, 10**6) if not (p := path.with_suffix(f".damaged{i}.json")).exists())
+    aside = next(
+        p for i in range(1, 10**6) if not (p := path.with_suffix(f".damaged{i}.json")).exists()
+    )
     shutil.copyfile(path, aside)
     return aside
 
 def _answers(outcomes: Sequence[Outcome]) -> str:
     "A digest of what was answered or why it failed, wherever the lines stand."
     message = lambda o: re.sub(r"^line \d+, `.*?`: |0x[0-9a-f]+", "", o.detail) if o.error else ""
-    return hashlib.sha256(json.dumps([[o.error, message(o), _rounded(o.value)] for o in outcomes]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps([[o.error, message(o), _rounded(o.value)] for o in outcomes]).encode()
+    ).hexdigest()[:16]
 
-# %% ../nbs/90_exercises.ipynb #603a1115
+# %% ../nbs/90_exercises.ipynb #ab85c8e3
 def record(verdict: Verdict) -> Verdict:
     """Keep the progress of one try.
 
     Parameters
     ----------
     verdict : Verdict
-        From `judge`. Only one that is right or wrong changes anything; the answers of the try before are no new try.
+        From `judge`. Only one that is right or wrong changes anything; the answers of the try
+        before are no new try.
 
     Returns
     -------
     Verdict
-        The same with its number of tries, and a note where the progress could not be read or kept. A damaged file is
-        copied before it is replaced, one of another version is left alone.
+        The same with its number of tries, and a note where the progress could not be read or kept.
+        A damaged file is copied before it is replaced, one of another version is left alone.
     """
     q, note, answers = verdict.question, "", _answers(verdict.outcomes)
     try:
@@ -995,18 +1408,45 @@ def record(verdict: Verdict) -> Verdict:
         with locked(path.with_suffix(".lock")):
             kept, trouble = _read_progress(path)
             old = kept.get(q.name, {"tries": 0, "points": 0, "right": False})
-            if trouble == "version": note = f"{_VERSION} This try is not kept."
+            if trouble == "version":
+                note = f"{_VERSION} This try is not kept."
             elif verdict.status in ("right", "wrong"):
-                if trouble: note = f"The file of your progress was damaged: it is kept as {_copied(path).name}, and counting goes on with what could be read of it."
+                if trouble:
+                    note = (
+                        "The file of your progress was damaged: it is kept as"
+                        f" {_copied(path).name}, and counting goes on with what could be read"
+                        " of it."
+                    )
                 verdict = replace(verdict, tries=old["tries"] + (answers != old.get("last")))
-                kept[q.name] = {"tries": verdict.tries, "points": max(verdict.points, old["points"]), "right": verdict.status == "right" or old["right"], "last": answers}
-                with replacing(path) as new: new.write_text(json.dumps({"format": FORMAT, "exercises": kept}, indent=1))
+                kept[q.name] = {
+                    "tries": verdict.tries,
+                    "points": max(verdict.points, old["points"]),
+                    "right": verdict.status == "right" or old["right"],
+                    "last": answers,
+                }
+                with replacing(path) as new:
+                    new.write_text(json.dumps({"format": FORMAT, "exercises": kept}, indent=1))
         chapter = q.name.split(".")[0]
         try: here = list(questions(_files()[chapter]))
         except (KeyError, ValueError): here = [q.name]
-        solved = "" if trouble == "version" else f"Chapter {chapter}: {sum(kept.get(n, {}).get('right', False) for n in here)} of {len(here)} solved. "
-    except (OSError, RuntimeError) as e: note, solved = f"Your progress cannot be kept ({_reason(e)}).", ""
-    return replace(verdict, notes=(*verdict.notes, *([note] if note else []), f"{solved}For practice only: it counts for no grade."))
+        solved = (
+            ""
+            if trouble == "version"
+            else (
+                f"Chapter {chapter}: {sum(kept.get(n, {}).get('right', False) for n in here)} of"
+                f" {len(here)} solved. "
+            )
+        )
+    except (OSError, RuntimeError) as e:
+        note, solved = f"Your progress cannot be kept ({_reason(e)}).", ""
+    return replace(
+        verdict,
+        notes=(
+            *verdict.notes,
+            *([note] if note else []),
+            f"{solved}For practice only: it counts for no grade.",
+        ),
+    )
 
 def progress() -> pd.DataFrame:
     """What you have solved so far; it counts for no grade.
@@ -1014,24 +1454,50 @@ def progress() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: exercise. `title`, `minutes` (expected), `tries`, `points`, `of`, `solved`. What cannot be read is left
-        out, with a word; nothing is changed.
+        Index: exercise. `title`, `minutes` (expected), `tries`, `points`, `of`, `solved`. What
+        cannot be read is left out, with a word; nothing is changed.
     """
     try: kept, trouble = _read_progress(home()/"state"/"exercises.json")
     except (OSError, RuntimeError) as e: kept, trouble = {}, _reason(e)
-    if trouble: print({"version": _VERSION,
-                       "damaged": "The file of your progress is damaged: here is what can be read of it. Your next try keeps a copy before it goes on."}.get(trouble, f"Your progress cannot be read ({trouble})."))
+    if trouble:
+        print(
+            {
+                "version": _VERSION,
+                "damaged": (
+                    "The file of your progress is damaged: here is what can be read of it. Your"
+                    " next try keeps a copy before it goes on."
+                ),
+            }.get(trouble, f"Your progress cannot be read ({trouble}).")
+        )
     rows = {}
     for path in _files().values():
-        try: rows |= {q.name: {"title": q.title, "minutes": q.minutes, "tries": 0, "points": 0, "of": q.points, "solved": ""} for q in questions(path).values()}
-        except ValueError as e: print(e)
-    for name in rows.keys() & kept.keys(): rows[name].update(tries=kept[name]["tries"], points=kept[name]["points"], solved="yes" if kept[name]["right"] else "")
+        try:
+            rows |= {
+                q.name: {
+                    "title": q.title,
+                    "minutes": q.minutes,
+                    "tries": 0,
+                    "points": 0,
+                    "of": q.points,
+                    "solved": "",
+                }
+                for q in questions(path).values()
+            }
+        except ValueError as e:
+            print(e)
+    for name in rows.keys() & kept.keys():
+        rows[name].update(
+            tries=kept[name]["tries"],
+            points=kept[name]["points"],
+            solved="yes" if kept[name]["right"] else "",
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("exercise")
 
-# %% ../nbs/90_exercises.ipynb #7b03ef2b
+# %% ../nbs/90_exercises.ipynb #01ccd2b4
 def _show(verdict: Verdict) -> None:
     "Richly in a notebook, as text elsewhere."
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython(): sys.modules["IPython"].display.display(verdict)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        sys.modules["IPython"].display.display(verdict)
     else: print(verdict)
 
 @contextmanager
@@ -1046,12 +1512,13 @@ def check(name: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If there is no such exercise. What the student's code raises is caught and explained instead; an interruption
-        by the user is not.
+        If there is no such exercise. What the student's code raises is caught and explained
+        instead; an interruption by the user is not.
 
     Notes
     -----
-    Runs in the student's own kernel, offline. It is for practice: code that wants to deceive it can.
+    Runs in the student's own kernel, offline. It is for practice: code that wants to deceive it
+    can.
     """
     question = _question(name)
     frame = sys._getframe(2)   # the block's, above contextlib's
@@ -1059,7 +1526,8 @@ def check(name: str) -> Iterator[None]:
     try:
         with time_limit(frame=frame): yield
     except KeyboardInterrupt: raise
-    except BaseException as e: verdict = Verdict(question, "stopped", tries=0, detail=explain(e, frame.f_code.co_filename))
+    except BaseException as e:
+        verdict = Verdict(question, "stopped", tries=0, detail=explain(e, frame.f_code.co_filename))
     else:
         function = frame.f_locals.get(question.function)
         missing = (f"The block defines no function {question.function!r}: keep its name, and keep it inside the block." if function is before else

@@ -19,55 +19,91 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-# %% ../nbs/09_experiments.ipynb #9426d3e2
+# %% ../nbs/09_experiments.ipynb #2e7cea42
 def _number(x: object, name: str, low: float, high: float, closed: bool = False) -> float:
     "A number of a range as a float, or a ValueError that names it."
     try: value = float(x) if isinstance(x, Real) and not isinstance(x, bool) else math.nan
-    except OverflowError: raise ValueError(f"{name}: a whole number too large for a float") from None
+    except OverflowError:
+        raise ValueError(f"{name}: a whole number too large for a float") from None
     if low <= value <= high if closed else low < value < high: return value
     share = f" (a share: {value:g} % is {value/100:g})" if high == 1 < value <= 100 else ""
     raise ValueError(f"{name}={x!r:.60}: a number " + (f"from {low:g} to {high:g}" if closed else f"above {low:g}" + (f" and below {high:g}" if high < np.inf else ", finite")) + share)
 
-def _alpha(x: object) -> float: return _number(x, "alpha", 1e-12, 1)   # below, a level of 1 - alpha loses its digits
+# below, a level of 1 - alpha loses its digits
+def _alpha(x: object) -> float: return _number(x, "alpha", 1e-12, 1)
 
 def _array(x: object, name: str) -> np.ndarray:
     "An array, or a ValueError that names it."
-    if np.ma.is_masked(x): raise ValueError(f"{name}: {np.ma.getmaskarray(x).sum()} values are masked; leave them out")
-    try: return np.asarray(x)
-    except ValueError: raise ValueError(f"{name}={x!r:.60}: its rows differ in length; one number for each unit or table") from None
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name}: {np.ma.getmaskarray(x).sum()} values are masked; leave them out")
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(
+            f"{name}={x!r:.60}: its rows differ in length; one number for each unit or table"
+        ) from None
 
 def _counts(x: object, name: str) -> np.ndarray:
     "Whole numbers, 0 or above, as float64."
-    a = a.astype(float) if (a := _array(x, name)).dtype.kind == "f" else a   # 2**53 would overflow in half precision
-    if a.dtype.kind in "iuf" and a.size and (np.isfinite(a) & (a >= 0) & (a == np.floor(a)) & (a <= 2**53)).all(): return a.astype(float)
+    # 2**53 would overflow in half precision
+    a = a.astype(float) if (a := _array(x, name)).dtype.kind == "f" else a
+    if (
+        a.dtype.kind in "iuf"
+        and a.size
+        and (np.isfinite(a) & (a >= 0) & (a == np.floor(a)) & (a <= 2**53)).all()
+    ):
+        return a.astype(float)
     raise ValueError(f"{name}={x!r:.60}: counts, whole numbers, 0 or above, none missing")
 
-def _table(x_control: object, n_control: object, x_treatment: object, n_treatment: object,
-           names: Sequence[str] = ("x_control", "n_control", "x_treatment", "n_treatment")) -> tuple[np.ndarray, ...]:
+
+def _table(
+    x_control: object,
+    n_control: object,
+    x_treatment: object,
+    n_treatment: object,
+    names: Sequence[str] = ("x_control", "n_control", "x_treatment", "n_treatment"),
+) -> tuple[np.ndarray, ...]:
     "The counts of two arms as float64 of one shape, checked."
-    arrays = [_counts(a, name) for a, name in zip((x_control, n_control, x_treatment, n_treatment), names)]
-    try: xc, nc, xt, nt = np.broadcast_arrays(*arrays)
-    except ValueError: raise ValueError(f"{', '.join(f'{k} of shape {a.shape}' for k, a in zip(names, arrays))}: one shape for all, or single numbers") from None
+    arrays = [
+        _counts(a, name) for a, name in zip((x_control, n_control, x_treatment, n_treatment), names)
+    ]
+    try:
+        xc, nc, xt, nt = np.broadcast_arrays(*arrays)
+    except ValueError:
+        raise ValueError(
+            f"{', '.join(f'{k} of shape {a.shape}' for k, a in zip(names, arrays))}: one shape for"
+            " all, or single numbers"
+        ) from None
     for x, n, name_x, name_n in ((xc, nc, names[0], names[1]), (xt, nt, names[2], names[3])):
-        if (n < 1).any(): raise ValueError(f"{name_n}={n.min():g}: at least 1; an arm without units has no rate")
-        if (x > n).any(): raise ValueError(f"{name_x}={x[x > n].flat[0]:g}: above {name_n}={n[x > n].flat[0]:g}; count a unit once")
+        if (n < 1).any():
+            raise ValueError(f"{name_n}={n.min():g}: at least 1; an arm without units has no rate")
+        if (x > n).any():
+            raise ValueError(
+                f"{name_x}={x[x > n].flat[0]:g}: above {name_n}={n[x > n].flat[0]:g}; count a unit"
+                " once"
+            )
     return xc, nc, xt, nt
+
 
 def _plain(*arrays: np.ndarray) -> tuple:
     "Single numbers as Python floats, arrays as they are."
     return tuple(a.item() if np.ndim(a) == 0 else a for a in arrays)
 
-# %% ../nbs/09_experiments.ipynb #d79eb509
+# %% ../nbs/09_experiments.ipynb #bad352a6
 def _difference(xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray) -> np.ndarray:
-    "Rate of the treatment minus that of the control; from the failures where those are fewer, since rates next to 1 lose digits."
+    """Rate of the treatment minus that of the control; from the failures where those are fewer,
+    since rates next to 1 lose digits."""
     return np.where(2*(xc + xt) > nc + nt, (nc - xc)/nc - (nt - xt)/nt, xt/nt - xc/nc)
 
-def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray) -> tuple:
+
+def pooled_z_test(
+    x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray
+) -> tuple:
     """The test of equal rates with the pooled standard error.
 
-    It is an approximation: where the arms differ in size and the pooled rate lets the smaller one expect fewer than five
-    conversions or failures, it can reject several times as often as it says, the more so the smaller the level.
-    `exact_size` counts how often.
+    It is an approximation: where the arms differ in size and the pooled rate lets the smaller one
+    expect fewer than five conversions or failures, it can reject several times as often as it says,
+    the more so the smaller the level. `exact_size` counts how often.
 
     Parameters
     ----------
@@ -79,8 +115,9 @@ def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.
     Returns
     -------
     tuple of float, or of arrays where arrays were given
-        z (treatment minus control), the two-sided p-value, and its logarithm to base 10, which keeps its digits
-        where the p-value is too small for a float. Where no unit converted, or all did: 0, 1, 0.
+        z (treatment minus control), the two-sided p-value, and its logarithm to base 10, which
+        keeps its digits where the p-value is too small for a float. Where no unit converted, or all
+        did: 0, 1, 0.
 
     Raises
     ------
@@ -94,21 +131,30 @@ def pooled_z_test(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.
     log_p = np.minimum(math.log(2) + special.log_ndtr(-abs(z)), 0)
     return _plain(z, 2*special.ndtr(-abs(z)), log_p/math.log(10))
 
-_FEW = 5   # conversions or failures expected in an arm; below, the normal approximation is not relied on
+
+# conversions or failures expected in an arm; below, the normal approximation is not relied on
+_FEW = 5
 
 def _exact_if_few(xc: int, nc: int, xt: int, nt: int, alpha: float) -> float | None:
-    "Fisher's two-sided p-value where an arm expects fewer than `_FEW` conversions or failures at the pooled rate (more at an alpha below .05, by the squared critical value); else None."
+    """Fisher's two-sided p-value where an arm expects fewer than `_FEW` conversions or failures at
+    the pooled rate (more at an alpha below .05, by the squared critical value); else None."""
     n, x, (arm, seen) = nc + nt, xc + xt, min((nc, xc), (nt, xt))
     rare, seen = (x, seen) if 2*x <= n else (n - x, arm - seen)
     if arm*rare/n >= _FEW*max(1, (special.ndtri(alpha/2)/special.ndtri(.025))**2): return None
-    k = np.arange(min(rare, arm, 2000), dtype=float)   # with so few expected, more than 2,000 have no probability
+    # with so few expected, more than 2,000 have no probability
+    k = np.arange(min(rare, arm, 2000), dtype=float)
     if seen > len(k): return 0.
-    chance = np.append(0, np.cumsum(np.log((rare - k)/(k + 1)*((arm - k)/(n - rare - arm + k + 1)))))
-    return float(np.exp(special.logsumexp(chance[chance <= chance[seen] + 1e-7]) - special.logsumexp(chance)))
+    chance = np.append(
+        0, np.cumsum(np.log((rare - k) / (k + 1) * ((arm - k) / (n - rare - arm + k + 1))))
+    )
+    return float(
+        np.exp(special.logsumexp(chance[chance <= chance[seen] + 1e-7]) - special.logsumexp(chance))
+    )
 
-# %% ../nbs/09_experiments.ipynb #5e220e2f
+# %% ../nbs/09_experiments.ipynb #768250db
 def _solve(log_excess: Callable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    "The roots of increasing functions between positive bounds, all at once: Newton in the logarithm, halving where that does not pay."
+    """The roots of increasing functions between positive bounds, all at once: Newton in the
+    logarithm, halving where that does not pay."""
     x, before = low, np.inf
     for _ in range(200):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -125,11 +171,18 @@ def _constrained(x: np.ndarray, n: np.ndarray, pull: np.ndarray) -> tuple[np.nda
     "p (1 - p) for the rate p with x - n p = pull p (1 - p), and the root of the discriminant."
     root, rest = np.sqrt((n - pull)**2 + 4*pull*(n - x)), n - pull
     p = 2*x/(n + pull + root)
-    complement = np.where(rest > 0, 2*(n - x)/np.where(rest > 0, rest + root, 1), (root - rest)/(2*pull))   # 1 - p loses digits near p = 1
+    # 1 - p loses digits near p = 1
+    complement = np.where(
+        rest > 0, 2 * (n - x) / np.where(rest > 0, rest + root, 1), (root - rest) / (2 * pull)
+    )
     return p*complement, root
 
-def _score_reach(xt: np.ndarray, nt: np.ndarray, fc: np.ndarray, nc: np.ndarray, c: np.ndarray) -> np.ndarray:
-    "How far below the observed difference the squared score statistic reaches c; fc are the failures of the control."
+
+def _score_reach(
+    xt: np.ndarray, nt: np.ndarray, fc: np.ndarray, nc: np.ndarray, c: np.ndarray
+) -> np.ndarray:
+    """How far below the observed difference the squared score statistic reaches c; fc are the
+    failures of the control."""
     def log_excess(pull):
         (vt, dt), (vc, dc) = _constrained(xt, nt, pull), _constrained(fc, nc, pull)
         v = vt/nt + vc/nc
@@ -137,14 +190,19 @@ def _score_reach(xt: np.ndarray, nt: np.ndarray, fc: np.ndarray, nc: np.ndarray,
 
     room = xt/nt + fc/nc   # the observed difference is 1 below it
     low = np.sqrt(4*c*nt*nc/(nt + nc))
-    high = np.where(room > 0, np.maximum(np.maximum(nt, nc), (c + xt + fc)/np.where(room > 0, room, 1)), low)
+    high = np.where(
+        room > 0, np.maximum(np.maximum(nt, nc), (c + xt + fc) / np.where(room > 0, room, 1)), low
+    )
     pull = _solve(log_excess, low, high)
-    return np.where(room > 0, c/pull, 0)   # as pull**2 v = c, the reach pull v is c/pull, which keeps its digits where v does not
+    # as pull**2 v = c, the reach pull v is c/pull, which keeps its digits where v does not
+    return np.where(room > 0, c/pull, 0)
 
-# %% ../nbs/09_experiments.ipynb #3e69e853
+# %% ../nbs/09_experiments.ipynb #070dabd6
 def _score(xc, nc, xt, nt, z, factor):
     c, d = z**2*factor, _difference(xc, nc, xt, nt)
-    return np.maximum(d - _score_reach(xt, nt, nc - xc, nc, c), -1), np.minimum(d + _score_reach(xc, nc, nt - xt, nt, c), 1)
+    return np.maximum(d - _score_reach(xt, nt, nc - xc, nc, c), -1), np.minimum(
+        d + _score_reach(xc, nc, nt - xt, nt, c), 1
+    )
 
 def _wald(xc, nc, xt, nt, z):
     d, se = _difference(xc, nc, xt, nt), np.sqrt(xc/nc*((nc - xc)/nc)/nc + xt/nt*((nt - xt)/nt)/nt)
@@ -160,18 +218,30 @@ def _newcombe(xc, nc, xt, nt, z):
     return np.maximum(d - np.hypot(down_t, up_c), -1), np.minimum(d + np.hypot(up_t, down_c), 1)
 
 _DIFFERENCE = {
-    "miettinen-nurminen": lambda xc, nc, xt, nt, z: _score(xc, nc, xt, nt, z, (nc + nt)/(nc + nt - 1)),
+    "miettinen-nurminen": lambda xc, nc, xt, nt, z: _score(
+        xc, nc, xt, nt, z, (nc + nt) / (nc + nt - 1)
+    ),
     "mee": lambda xc, nc, xt, nt, z: _score(xc, nc, xt, nt, z, 1),
     "newcombe": _newcombe,
     "agresti-caffo": lambda xc, nc, xt, nt, z: _wald(xc + 1, nc + 2, xt + 1, nt + 2, z),
-    "wald": _wald}
+    "wald": _wald,
+}
 
 def _one_of(x: object, name: str, known: Sequence[str]) -> str:
-    if not isinstance(x, str) or x not in known: raise ValueError(f"{name}={x!r:.60}: one of {', '.join(known)}")
+    if not isinstance(x, str) or x not in known:
+        raise ValueError(f"{name}={x!r:.60}: one of {', '.join(known)}")
     return x
 
-def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray, *,
-                        level: float = .95, method: str = "miettinen-nurminen") -> tuple:
+
+def diff_proportions_ci(
+    x_control: np.ndarray,
+    n_control: np.ndarray,
+    x_treatment: np.ndarray,
+    n_treatment: np.ndarray,
+    *,
+    level: float = 0.95,
+    method: str = "miettinen-nurminen",
+) -> tuple:
     """Confidence interval for the difference of two rates, treatment minus control.
 
     Parameters
@@ -183,9 +253,11 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
     level : float
         Confidence level, between 0 and 1.
     method : str
-        "miettinen-nurminen": score interval with the factor N/(N - 1) on the variance; "mee": without it, excludes 0
-        exactly where the pooled z rejects; "newcombe": from two Wilson intervals; "agresti-caffo": one success and
-        one failure added to each arm; "wald": one standard error, at the observed rates, for comparison. The last two can reach beyond -1 and 1.
+        "miettinen-nurminen": score interval with the factor N/(N - 1) on the variance; "mee":
+        without it, excludes 0 exactly where the pooled z rejects; "newcombe": from two Wilson
+        intervals; "agresti-caffo": one success and one failure added to each arm; "wald": one
+        standard error, at the observed rates, for comparison. The last two can reach beyond -1 and
+        1.
 
     Returns
     -------
@@ -199,31 +271,50 @@ def diff_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatmen
 
     References
     ----------
-    Miettinen, Nurminen, Comparative analysis of two rates, Statistics in Medicine 4 (1985). Mee, Confidence bounds for
-    the difference between two probabilities, Biometrics 40 (1984). Newcombe, Interval estimation for the difference
-    between independent proportions, Statistics in Medicine 17 (1998). Agresti, Caffo, Simple and effective confidence
-    intervals for proportions, The American Statistician 54 (2000).
+    Miettinen, Nurminen, Comparative analysis of two rates, Statistics in Medicine 4 (1985). Mee,
+    Confidence bounds for the difference between two probabilities, Biometrics 40 (1984). Newcombe,
+    Interval estimation for the difference between independent proportions, Statistics in Medicine
+    17 (1998). Agresti, Caffo, Simple and effective confidence intervals for proportions, The
+    American Statistician 54 (2000).
     """
     z = -special.ndtri((1 - _number(level, "level", 0, 1))/2)
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_DIFFERENCE[_one_of(method, "method", _DIFFERENCE)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #2a5de71c
+# %% ../nbs/09_experiments.ipynb #a9fa656d
 def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, ...]:
     "All possible results of two arms: conversions down and across."
-    nc, nt = (_number(n, name, 1, 2**53, closed=True) for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment")))
-    if nc % 1 or nt % 1: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: whole numbers")
-    if nc*nt > 2e7: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: {nc*nt:.2g} tables are too many to enumerate (2e7 at most); simulate instead")
+    nc, nt = (
+        _number(n, name, 1, 2**53, closed=True)
+        for n, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))
+    )
+    if nc % 1 or nt % 1:
+        raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: whole numbers")
+    if nc*nt > 2e7:
+        raise ValueError(
+            f"n_control={n_control!r}, n_treatment={n_treatment!r}: {nc*nt:.2g} tables are too many"
+            " to enumerate (2e7 at most); simulate instead"
+        )
     return np.arange(nc + 1)[:, None], nc, np.arange(nt + 1)[None, :], nt
 
 def _chances(p: float, name: str, n: float) -> np.ndarray:
     return stats.binom.pmf(np.arange(n + 1), n, _number(p, name, 0, 1, closed=True))
 
-def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatment: float, *, level: float = .95,
-                   method: str | Callable = "miettinen-nurminen") -> float:
-    """How often an interval for the difference holds the truth, by enumeration of every possible result.
 
-    Conversions of an arm that are less likely than 1e-18 are left out; together they are less likely than 1e-11.
+def exact_coverage(
+    n_control: int,
+    n_treatment: int,
+    p_control: float,
+    p_treatment: float,
+    *,
+    level: float = 0.95,
+    method: str | Callable = "miettinen-nurminen",
+) -> float:
+    """How often an interval for the difference holds the truth, by enumeration of every possible
+    result.
+
+    Conversions of an arm that are less likely than 1e-18 are left out; together they are less
+    likely than 1e-11.
 
     Parameters
     ----------
@@ -234,8 +325,8 @@ def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatme
     level : float
         Nominal level, between 0 and 1.
     method : str or callable
-        A method of `diff_proportions_ci`, or a function of four arrays (conversions and units of the control,
-        those of the treatment) that returns lower and upper limits.
+        A method of `diff_proportions_ci`, or a function of four arrays (conversions and units of
+        the control, those of the treatment) that returns lower and upper limits.
 
     Returns
     -------
@@ -250,15 +341,31 @@ def exact_coverage(n_control: int, n_treatment: int, p_control: float, p_treatme
     xc, nc, xt, nt = _tables(n_control, n_treatment)
     chances = _chances(p_control, "p_control", nc), _chances(p_treatment, "p_treatment", nt)
     likely = [c > 1e-18 for c in chances]
-    table, chances = (xc[likely[0]], nc, xt[:, likely[1]], nt), [c[some] for c, some in zip(chances, likely)]
-    limits = method(*table) if callable(method) else diff_proportions_ci(*table, level=level, method=method)
-    try: low, high = (np.broadcast_to(np.asarray(limit, float), (len(chances[0]), len(chances[1]))) for limit in limits)
-    except (TypeError, ValueError): raise ValueError(f"method={method!r:.60}: must return lower and upper limits, one of each for every table") from None
+    table, chances = (xc[likely[0]], nc, xt[:, likely[1]], nt), [
+        c[some] for c, some in zip(chances, likely)
+    ]
+    limits = (
+        method(*table)
+        if callable(method)
+        else diff_proportions_ci(*table, level=level, method=method)
+    )
+    try:
+        low, high = (
+            np.broadcast_to(np.asarray(limit, float), (len(chances[0]), len(chances[1])))
+            for limit in limits
+        )
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"method={method!r:.60}: must return lower and upper limits, one of each for every"
+            " table"
+        ) from None
     held = (low <= p_treatment - p_control) & (p_treatment - p_control <= high)
     return float(chances[0] @ held @ chances[1])
 
+
 def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05) -> float:
-    """How often the pooled z test rejects although both rates are equal, by enumeration of every possible result.
+    """How often the pooled z test rejects although both rates are equal, by enumeration of every
+    possible result.
 
     Parameters
     ----------
@@ -283,7 +390,7 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
     rejected = abs(pooled_z_test(*table)[0]) > -special.ndtri(_alpha(alpha)/2)
     return float(_chances(p, "p", table[1]) @ rejected @ _chances(p, "p", table[3]))
 
-# %% ../nbs/09_experiments.ipynb #7f4d84c9
+# %% ../nbs/09_experiments.ipynb #05fae1f1
 def _ratio_low(xc, nc, xt, nt, c):
     "The ratio of the rates below the observed one at which the squared score statistic reaches c."
     a, b = (nt - xt)/nt, (nc - xc)/nc
@@ -294,7 +401,9 @@ def _ratio_low(xc, nc, xt, nt, c):
 
     with np.errstate(divide="ignore", invalid="ignore"):
         start = np.minimum(np.minimum(xt/2, c/(2*b)), np.sqrt(c*xt/(4*a)))
-        pull = _solve(log_excess, np.where((xt > 0) & (a > 0), start, 1), np.where((xt > 0) & (a > 0), xt, 1))
+        pull = _solve(
+            log_excess, np.where((xt > 0) & (a > 0), start, 1), np.where((xt > 0) & (a > 0), xt, 1)
+        )
         low = (xt - pull)/(nt - pull)*(nc + pull)/(xc + pull)
         # all of the treatment converted: its rate stays 1 until the pull reaches nt
         pull = np.minimum((c + np.sqrt(c**2 + 4*b*c*xc))/(2*b), nt)
@@ -310,14 +419,29 @@ def _katz(xc, nc, xt, nt, z):
 
 def _score_ratio(xc, nc, xt, nt, z, factor):
     c = z**2*factor*np.ones(xc.shape)
-    with np.errstate(divide="ignore"): return _ratio_low(xc, nc, xt, nt, c), 1/_ratio_low(xt, nt, xc, nc, c)
+    with np.errstate(divide="ignore"):
+        return _ratio_low(xc, nc, xt, nt, c), 1/_ratio_low(xt, nt, xc, nc, c)
 
-_RATIO = {"miettinen-nurminen": lambda xc, nc, xt, nt, z: _score_ratio(xc, nc, xt, nt, z, (nc + nt)/(nc + nt - 1)),
-          "koopman": lambda xc, nc, xt, nt, z: _score_ratio(xc, nc, xt, nt, z, 1), "katz": _katz}
+_RATIO = {
+    "miettinen-nurminen": lambda xc, nc, xt, nt, z: _score_ratio(
+        xc, nc, xt, nt, z, (nc + nt) / (nc + nt - 1)
+    ),
+    "koopman": lambda xc, nc, xt, nt, z: _score_ratio(xc, nc, xt, nt, z, 1),
+    "katz": _katz,
+}
 
-def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatment: np.ndarray, n_treatment: np.ndarray, *,
-                         level: float = .95, method: str = "koopman") -> tuple:
-    """Confidence interval for the ratio of two rates, treatment over control; minus 1 it is that of the relative lift.
+
+def ratio_proportions_ci(
+    x_control: np.ndarray,
+    n_control: np.ndarray,
+    x_treatment: np.ndarray,
+    n_treatment: np.ndarray,
+    *,
+    level: float = 0.95,
+    method: str = "koopman",
+) -> tuple:
+    """Confidence interval for the ratio of two rates, treatment over control; minus 1 it is that of
+    the relative lift.
 
     Parameters
     ----------
@@ -328,13 +452,15 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
     level : float
         Confidence level, between 0 and 1.
     method : str
-        "koopman": score interval, excludes 1 exactly where the pooled z rejects; "miettinen-nurminen": the same with
-        the factor N/(N - 1) on the variance; "katz": one standard error of the logarithm, for comparison.
+        "koopman": score interval, excludes 1 exactly where the pooled z rejects;
+        "miettinen-nurminen": the same with the factor N/(N - 1) on the variance; "katz": one
+        standard error of the logarithm, for comparison.
 
     Returns
     -------
     tuple of float, or of arrays where arrays were given
-        Lower limit (0 if the treatment has no conversions) and upper limit (infinite if the control has none).
+        Lower limit (0 if the treatment has no conversions) and upper limit (infinite if the control
+        has none).
 
     Raises
     ------
@@ -349,39 +475,78 @@ def ratio_proportions_ci(x_control: np.ndarray, n_control: np.ndarray, x_treatme
     table = _table(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_RATIO[_one_of(method, "method", _RATIO)](*table, z))
 
-# %% ../nbs/09_experiments.ipynb #67de782d
-def _two_rates(baseline: float, relative: float, names: tuple[str, str]) -> tuple[float, float, float]:
+# %% ../nbs/09_experiments.ipynb #fb9ede12
+def _two_rates(
+    baseline: float, relative: float, names: tuple[str, str]
+) -> tuple[float, float, float]:
     "The rates of the two arms, and their difference, which may be too small to see in them."
     p, lift = _number(baseline, names[0], 0, 1), _number(relative, names[1], -1, np.inf)
-    if p*lift == 0: raise ValueError(f"{names[1]}={lift:g}: an effect of nothing cannot be detected; above 0, or below for a decrease")
-    if p*(1 + lift) >= 1: raise ValueError(f"{names[1]}={relative!r}: with {names[0]}={baseline!r} the treatment's rate would be {p*(1 + lift):g}; below 1")
+    if p*lift == 0:
+        raise ValueError(
+            f"{names[1]}={lift:g}: an effect of nothing cannot be detected; above 0, or below for a"
+            " decrease"
+        )
+    if p*(1 + lift) >= 1:
+        raise ValueError(
+            f"{names[1]}={relative!r}: with {names[0]}={baseline!r} the treatment's rate would be"
+            f" {p*(1 + lift):g}; below 1"
+        )
     return p, p*(1 + lift), p*lift
+
 
 def _z_alpha_power(alpha: float, power: float) -> tuple[float, float]:
     alpha = _alpha(alpha)
     return float(-special.ndtri(alpha/2)), float(special.ndtri(_number(power, "power", alpha, 1)))
 
-def _needed(pc: float, pt: float, difference: float, z_alpha: float, z_power: float, ratio: float) -> float:
-    "Units of the control, not yet rounded: standard errors under the null (pooled) and under the effect."
+
+def _needed(
+    pc: float, pt: float, difference: float, z_alpha: float, z_power: float, ratio: float
+) -> float:
+    """Units of the control, not yet rounded: standard errors under the null (pooled) and under the
+    effect."""
     pooled = (pc + ratio*pt)/(1 + ratio)
-    null, effect = math.sqrt((1 + 1/ratio)*pooled*(1 - pooled)), math.sqrt(pc*(1 - pc) + pt*(1 - pt)/ratio)
+    null, effect = math.sqrt((1 + 1 / ratio) * pooled * (1 - pooled)), math.sqrt(
+        pc * (1 - pc) + pt * (1 - pt) / ratio
+    )
     per_root = (z_alpha*null + z_power*effect)/difference
     return per_root*per_root
+
 
 def _countable(units: float, name: str, value: float) -> float:
     "The units of a plan, if they can be counted."
     if units <= 2**53: return units
-    raise ValueError(f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53); plan for a larger effect, or for arms of more equal size")
+    raise ValueError(
+        f"{name}={value!r}: needs {units:.2g} units in an arm, more than can be counted (2**53);"
+        " plan for a larger effect, or for arms of more equal size"
+    )
 
-def _planned(baseline: float, relative: float, alpha: float, power: float, ratio: float, names: tuple[str, str]) -> tuple[int, int]:
-    "Units of both arms for a relative effect; the names are those by which the caller knows its arguments."
+
+def _planned(
+    baseline: float,
+    relative: float,
+    alpha: float,
+    power: float,
+    ratio: float,
+    names: tuple[str, str],
+) -> tuple[int, int]:
+    """Units of both arms for a relative effect; the names are those by which the caller knows its
+    arguments."""
     ratio = _number(ratio, "ratio", 0, np.inf)
     n = _needed(*_two_rates(baseline, relative, names), *_z_alpha_power(alpha, power), ratio)
     _countable(n*max(1, ratio), names[1], relative)
     return math.ceil(n), math.ceil(n*ratio)
 
-def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> tuple[int, int]:
-    """How many units a two-sided comparison of two rates needs, for a relative effect: a pair, one number for each arm.
+
+def sample_size_proportions(
+    baseline: float,
+    relative_mde: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    ratio: float = 1.0,
+) -> tuple[int, int]:
+    """How many units a two-sided comparison of two rates needs, for a relative effect: a pair, one
+    number for each arm.
 
     See also `sample_size_means`, which takes an absolute difference and returns one number.
 
@@ -390,7 +555,8 @@ def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: floa
     baseline : float
         Rate of the control, between 0 and 1.
     relative_mde : float
-        Smallest effect worth finding, relative: 0.02 is a rate of `baseline` * 1.02. Negative for a decrease.
+        Smallest effect worth finding, relative: 0.02 is a rate of `baseline` * 1.02. Negative for a
+        decrease.
     alpha : float
         Rate of false alarms, above 1e-12 and below 1.
     power : float
@@ -410,13 +576,20 @@ def sample_size_proportions(baseline: float, relative_mde: float, *, alpha: floa
 
     References
     ----------
-    Fleiss, Levin, Paik, Statistical Methods for Rates and Proportions, 3rd edition, 2003, section 4.2 (pooled variance
-    under the null, no continuity correction).
+    Fleiss, Levin, Paik, Statistical Methods for Rates and Proportions, 3rd edition, 2003, section
+    4.2 (pooled variance under the null, no continuity correction).
     """
     return _planned(baseline, relative_mde, alpha, power, ratio, ("baseline", "relative_mde"))
 
-# %% ../nbs/09_experiments.ipynb #d74cdaeb
-def power_proportions(p_control: float, p_treatment: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
+# %% ../nbs/09_experiments.ipynb #2203d298
+def power_proportions(
+    p_control: float,
+    p_treatment: float,
+    n_control: float,
+    n_treatment: float | None = None,
+    *,
+    alpha: float = 0.05,
+) -> float:
     """The probability that the pooled z test finds a difference of two rates.
 
     Parameters
@@ -448,7 +621,16 @@ def power_proportions(p_control: float, p_treatment: float, n_control: float, n_
     se = math.sqrt(pc*(1 - pc)/nc + pt*(1 - pt)/nt)
     return float(special.ndtr((pt - pc - far)/se) + special.ndtr((pc - pt - far)/se))
 
-def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0, direction: str = "increase") -> float:
+
+def minimum_detectable_effect(
+    baseline: float,
+    n: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    ratio: float = 1.0,
+    direction: str = "increase",
+) -> float:
     """The smallest relative effect on a rate that a number of units can find.
 
     Parameters
@@ -474,17 +656,32 @@ def minimum_detectable_effect(baseline: float, n: float, *, alpha: float = .05, 
     Raises
     ------
     ValueError
-        If an argument is out of range, or if not even a rate of 1 (0) could be told from the baseline.
+        If an argument is out of range, or if not even a rate of 1 (0) could be told from the
+        baseline.
     """
     p, n = _number(baseline, "baseline", 0, 1), _number(n, "n", 1, 2**53, closed=True)
     ratio, z = _number(ratio, "ratio", 0, np.inf), _z_alpha_power(alpha, power)
-    far = {"increase": 1 - p, "decrease": -p}[_one_of(direction, "direction", ("increase", "decrease"))]
-    excess = lambda x: math.log(_needed(p, p + far*math.exp(x), far*math.exp(x), *z, ratio)/n)   # of the logarithm of the effect, as a share of the farthest
-    if excess(0) >= 0: raise ValueError(f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with power={power!r}; more units")
+    far = {"increase": 1 - p, "decrease": -p}[
+        _one_of(direction, "direction", ("increase", "decrease"))
+    ]
+    # of the logarithm of the effect, as a share of the farthest
+    excess = lambda x: math.log(_needed(p, p + far*math.exp(x), far*math.exp(x), *z, ratio)/n)
+    if excess(0) >= 0:
+        raise ValueError(
+            f"n={n:g}: too few to detect any {direction} from baseline={baseline!r} with"
+            f" power={power!r}; more units"
+        )
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09_experiments.ipynb #6f9f5139
-def power_means(sd: float, delta: float, n_control: float, n_treatment: float | None = None, *, alpha: float = .05) -> float:
+# %% ../nbs/09_experiments.ipynb #9b16e282
+def power_means(
+    sd: float,
+    delta: float,
+    n_control: float,
+    n_treatment: float | None = None,
+    *,
+    alpha: float = 0.05,
+) -> float:
     """The probability that Welch's t test finds a difference of two means.
 
     Parameters
@@ -503,9 +700,9 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     Returns
     -------
     float
-        Probability of a rejection in either direction, by the noncentral t distribution, 0 to 1. Its degrees of freedom are
-        Welch's for equal spreads: 2 n - 2 for equal arms; for others close where the smaller arm has eight units or more,
-        and no more than a guess below that.
+        Probability of a rejection in either direction, by the noncentral t distribution, 0 to 1.
+        Its degrees of freedom are Welch's for equal spreads: 2 n - 2 for equal arms; for others
+        close where the smaller arm has eight units or more, and no more than a guess below that.
 
     Raises
     ------
@@ -515,13 +712,22 @@ def power_means(sd: float, delta: float, n_control: float, n_treatment: float | 
     sd, delta = _number(sd, "sd", 0, np.inf), abs(_number(delta, "delta", -np.inf, np.inf))
     nc = _number(n_control, "n_control", 2, 2**53, closed=True)
     nt = nc if n_treatment is None else _number(n_treatment, "n_treatment", 2, 2**53, closed=True)
-    shift, df = delta/sd/math.sqrt(1/nc + 1/nt), nc + nt - 2 if nc == nt else (1/nc + 1/nt)**2/(1/nc**2/(nc - 1) + 1/nt**2/(nt - 1))
+    shift, df = delta / sd / math.sqrt(1 / nc + 1 / nt), (
+        nc + nt - 2
+        if nc == nt
+        else (1 / nc + 1 / nt) ** 2 / (1 / nc**2 / (nc - 1) + 1 / nt**2 / (nt - 1))
+    )
     far = -special.stdtrit(df, _alpha(alpha)/2)
-    if shift > 1e4: return float(special.chdtr(df, df*(min(shift, 1e100)/far)**2))   # the estimate hardly varies beside it, its standard error may
+    # the estimate hardly varies beside it, its standard error may
+    if shift > 1e4: return float(special.chdtr(df, df*(min(shift, 1e100)/far)**2))
     return float(min(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift), 1.))
 
-def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> int:
-    """How many units a two-sided comparison of two means needs, for an absolute difference: one number, the control's.
+
+def sample_size_means(
+    sd: float, delta: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
+) -> int:
+    """How many units a two-sided comparison of two means needs, for an absolute difference: one
+    number, the control's.
 
     See also `sample_size_proportions`, which takes a relative effect and returns a pair.
 
@@ -541,15 +747,23 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
     Returns
     -------
     int
-        Units of the control, rounded up; that is each arm if `ratio` is 1, else the treatment needs `ratio` times as many.
+        Units of the control, rounded up; that is each arm if `ratio` is 1, else the treatment needs
+        `ratio` times as many.
 
     Raises
     ------
     ValueError
         If an argument is out of range.
     """
-    sd, delta, ratio = _number(sd, "sd", 0, np.inf), _number(delta, "delta", -np.inf, np.inf), _number(ratio, "ratio", 0, np.inf)
-    if delta == 0: raise ValueError("delta=0: a difference of nothing cannot be detected; above 0, or below for a decrease")
+    sd, delta, ratio = (
+        _number(sd, "sd", 0, np.inf),
+        _number(delta, "delta", -np.inf, np.inf),
+        _number(ratio, "ratio", 0, np.inf),
+    )
+    if delta == 0:
+        raise ValueError(
+            "delta=0: a difference of nothing cannot be detected; above 0, or below for a decrease"
+        )
     root, least = sum(_z_alpha_power(alpha, power))*(sd/delta), 2*max(1, 1/ratio)
     normal = (1 + 1/ratio)*root*root   # a t needs a little more
     _countable(least*max(1, ratio), "ratio", ratio)
@@ -563,8 +777,12 @@ def sample_size_means(sd: float, delta: float, *, alpha: float = .05, power: flo
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-def minimum_detectable_effect_means(sd: float, n: float, *, alpha: float = .05, power: float = .8, ratio: float = 1.0) -> float:
-    """The smallest difference of two means that a number of units can find: absolute, in the units of the metric.
+
+def minimum_detectable_effect_means(
+    sd: float, n: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
+) -> float:
+    """The smallest difference of two means that a number of units can find: absolute, in the units
+    of the metric.
 
     Parameters
     ----------
@@ -589,14 +807,21 @@ def minimum_detectable_effect_means(sd: float, n: float, *, alpha: float = .05, 
     ValueError
         If an argument is out of range.
     """
-    sd, n, ratio = _number(sd, "sd", 0, np.inf), _number(n, "n", 2, 2**53, closed=True), _number(ratio, "ratio", 0, np.inf)
-    if not 2 <= n*ratio <= 2**53: raise ValueError(f"ratio={ratio:g}: with n={n:g} the treatment would have {n*ratio:g} units; 2 to 2**53")
+    sd, n, ratio = (
+        _number(sd, "sd", 0, np.inf),
+        _number(n, "n", 2, 2**53, closed=True),
+        _number(ratio, "ratio", 0, np.inf),
+    )
+    if not 2 <= n*ratio <= 2**53:
+        raise ValueError(
+            f"ratio={ratio:g}: with n={n:g} the treatment would have {n*ratio:g} units; 2 to 2**53"
+        )
     normal = high = sum(_z_alpha_power(alpha, power))*math.sqrt(1/n + 1/(n*ratio))
     missing = lambda d: power_means(1, d, n, n*ratio, alpha=alpha) - power
     while missing(high) < 0: high *= 2
     return sd*optimize.brentq(missing, 0, high, xtol=1e-12*normal, rtol=1e-12)
 
-# %% ../nbs/09_experiments.ipynb #87f93caf
+# %% ../nbs/09_experiments.ipynb #7fb697a1
 def _percent(level: float) -> str:
     "A level with the digits that tell it from 100."
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
@@ -606,25 +831,35 @@ def _chance(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 def _figure(x: float, width: float, least: int = 2, sign: bool = False) -> str:
-    "A number with the digits that matter beside an interval of that width, at least `least` of them, without an exponent."
+    """A number with the digits that matter beside an interval of that width, at least `least` of
+    them, without an exponent."""
     place = lambda v: math.floor(math.log10(abs(v)))
     digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
-    return np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign) if 1e-7 < abs(x) < 1e15 or not x else f"{x:{'+' if sign else ''}.{digits}g}"
+    return (
+        np.format_float_positional(float(f"{x:.{min(digits, 17)}g}"), trim="-", sign=sign)
+        if 1e-7 < abs(x) < 1e15 or not x
+        else f"{x:{'+' if sign else ''}.{digits}g}"
+    )
 
 def _pair(a: float, b: float, width: float, least: int) -> tuple[str, str]:
     "Two numbers beside an interval of that width, of one magnitude with as many decimals."
     shown = _figure(a, width, least), _figure(b, width, least)
     if "e" in "".join(shown) or not .1 < abs(a/(b or 1)) < 10: return shown
     decimals = [len(text.partition(".")[2]) for text in shown]
-    return tuple(text + ("." if not d and max(decimals) else "") + "0"*(max(decimals) - d) for text, d in zip(shown, decimals))
+    return tuple(
+        text + ("." if not d and max(decimals) else "") + "0" * (max(decimals) - d)
+        for text, d in zip(shown, decimals)
+    )
 
 def _rate(p: float, width: float, least: int = 3) -> str:
     "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
     p, width = 100*p, 100*width
     near = min(v for v in (p, 100 - p, width, 100.) if v > 0)
-    return np.format_float_positional(round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-")
+    return np.format_float_positional(
+        round(p, max(0, least - 1 - math.floor(math.log10(near)))), trim="-"
+    )
 
-# %% ../nbs/09_experiments.ipynb #aefd05f9
+# %% ../nbs/09_experiments.ipynb #28a03c3a
 def _verdict(low: float, high: float, p: float, alpha: float, exact: float | None = None) -> str:
     "What the test and the interval together allow to be said, in a few words."
     if (p < alpha) != (low > 0 or high < 0): return "a close call"
@@ -632,35 +867,84 @@ def _verdict(low: float, high: float, p: float, alpha: float, exact: float | Non
     if exact is not None and exact >= alpha: return "too few to tell"
     return "a difference" if alpha <= .1 else "a difference by the level chosen"
 
-def _sentence(found: str, what: str, difference: str, low: float, high: float, level: float, p: float, alpha: float, exact: float | None = None) -> str:
-    "One sentence: what was seen, what remains plausible, and no more."
-    fits = f"{found}; any true difference {difference} is compatible with these data ({_percent(level)} % interval, {_chance(p)}), so "
-    asked = f" (so few are expected in an arm that Fisher's exact test was asked too: {_chance(exact)})" if exact is not None else ""
-    return fits + {
-        "a close call": "this is a close call that the test and the interval decide differently.",
-        "no clear difference": f"they show neither that the treatment changes {what} nor that it does not.",
-        "too few to tell": f"luck remains a plausible explanation{asked}: with so few, p and interval are approximations that understate luck, and more units are needed.",
-        "a difference by the level chosen": f"by the level chosen (alpha {alpha:g}) they count as a difference{asked}, as would {100*alpha:g} % of experiments in which nothing happens.",
-        "a difference": f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'} value in the treatment{asked}, if the split was random and this was the one look that was planned."}[_verdict(low, high, p, alpha, exact)]
 
-def _plot_interval(estimate: float, low: float, high: float, ax: object, xlabel: str, title: str) -> object:
+def _sentence(
+    found: str,
+    what: str,
+    difference: str,
+    low: float,
+    high: float,
+    level: float,
+    p: float,
+    alpha: float,
+    exact: float | None = None,
+) -> str:
+    "One sentence: what was seen, what remains plausible, and no more."
+    fits = (
+        f"{found}; any true difference {difference} is compatible with these data"
+        f" ({_percent(level)} % interval, {_chance(p)}), so "
+    )
+    asked = (
+        f" (so few are expected in an arm that Fisher's exact test was asked too: {_chance(exact)})"
+        if exact is not None
+        else ""
+    )
+    return (
+        fits
+        + {
+            "a close call": (
+                "this is a close call that the test and the interval decide differently."
+            ),
+            "no clear difference": (
+                f"they show neither that the treatment changes {what} nor that it does not."
+            ),
+            "too few to tell": (
+                f"luck remains a plausible explanation{asked}: with so few, p and interval are"
+                " approximations that understate luck, and more units are needed."
+            ),
+            "a difference by the level chosen": (
+                f"by the level chosen (alpha {alpha:g}) they count as a difference{asked}, as would"
+                f" {100*alpha:g} % of experiments in which nothing happens."
+            ),
+            "a difference": (
+                f"luck alone is an unlikely explanation for the {'higher' if low > 0 else 'lower'}"
+                f" value in the treatment{asked}, if the split was random and this was the one look"
+                " that was planned."
+            ),
+        }[_verdict(low, high, p, alpha, exact)]
+    )
+
+
+def _plot_interval(
+    estimate: float, low: float, high: float, ax: object, xlabel: str, title: str
+) -> object:
     "A point with its interval, and the line of no difference."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
-    ax.errorbar(estimate, 0, xerr=[[max(estimate - low, 0)], [max(high - estimate, 0)]], fmt="o", capsize=4, lw=2)
+    ax.errorbar(
+        estimate,
+        0,
+        xerr=[[max(estimate - low, 0)], [max(high - estimate, 0)]],
+        fmt="o",
+        capsize=4,
+        lw=2,
+    )
     ax.axvline(0, color="0.5", ls="--", lw=1)
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
 
+
 class ABTestResult(dict):
-    """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as attributes.
+    """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as
+    attributes.
 
     Keys
     ----
     lift : float
         Rate of the treatment minus that of the control, absolute.
     lift_pct : float
-        The same relative to the control, in percent; infinite if the control has no conversions, NaN if neither arm has.
+        The same relative to the control, in percent; infinite if the control has no conversions,
+        NaN if neither arm has.
     p_value, log10_p : float
         Two-sided, of the pooled z test, and its logarithm to base 10; `z` is its statistic.
     significant : bool
@@ -679,7 +963,10 @@ class ABTestResult(dict):
         except KeyError: raise AttributeError(f"no {key!r}: there are {', '.join(self)}") from None
 
     def __setattr__(self, key: str, value: object) -> None:
-        raise AttributeError(f"{key}: a result is read by its attributes, not changed; change a copy by its keys, or analyze again")
+        raise AttributeError(
+            f"{key}: a result is read by its attributes, not changed; change a copy by its keys, or"
+            " analyze again"
+        )
 
     def __dir__(self) -> list[str]: return [*super().__dir__(), *self]
 
@@ -689,8 +976,11 @@ class ABTestResult(dict):
 
     @property
     def p_exact(self) -> float | None:
-        "Fisher's two-sided p-value where an arm expects fewer than five conversions or failures (at a smaller alpha some more), so that `p_value` may understate luck; else None."
-        return _exact_if_few(self.x_control, self.n_control, self.x_treatment, self.n_treatment, self.alpha)
+        """Fisher's two-sided p-value where an arm expects fewer than five conversions or failures
+        (at a smaller alpha some more), so that `p_value` may understate luck; else None."""
+        return _exact_if_few(
+            self.x_control, self.n_control, self.x_treatment, self.n_treatment, self.alpha
+        )
 
     def explain(self) -> str:
         """The result in one sentence, for someone who has to decide.
@@ -701,10 +991,27 @@ class ABTestResult(dict):
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = f"{_rate(self.p_treatment, high - low)} % converted in the treatment and {_rate(self.p_control, high - low)} % in the control"
-        if low == high: return f"{found}; the interval has no width, so this method says nothing about what else is compatible with these data: choose another."
+        found = (
+            f"{_rate(self.p_treatment, high - low)} % converted in the treatment and"
+            f" {_rate(self.p_control, high - low)} % in the control"
+        )
+        if low == high:
+            return (
+                f"{found}; the interval has no width, so this method says nothing about what else"
+                " is compatible with these data: choose another."
+            )
         points = [_figure(100*limit, 100*(high - low), sign=True) for limit in (low, high)]
-        return _sentence(found, "the conversion rate", f"from {points[0]} to {points[1]} percentage points", low, high, self.level, self.p_value, self.alpha, self.p_exact)
+        return _sentence(
+            found,
+            "the conversion rate",
+            f"from {points[0]} to {points[1]} percentage points",
+            low,
+            high,
+            self.level,
+            self.p_value,
+            self.alpha,
+            self.p_exact,
+        )
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -718,36 +1025,65 @@ class ABTestResult(dict):
         -------
         matplotlib Axes
         """
-        title = f"{_verdict(*self.ci, self.p_value, self.alpha, self.p_exact)}, {_chance(self.p_value)}" + ("" if self.p_exact is None else f", Fisher's {_chance(self.p_exact)}")
-        return _plot_interval(*(100*x for x in (self.lift, *self.ci)), ax, f"treatment minus control, percentage points ({_percent(self.level)} % interval)", title)
+        title = (
+            f"{_verdict(*self.ci, self.p_value, self.alpha, self.p_exact)}, {_chance(self.p_value)}"
+            + ("" if self.p_exact is None else f", Fisher's {_chance(self.p_exact)}")
+        )
+        return _plot_interval(
+            *(100 * x for x in (self.lift, *self.ci)),
+            ax,
+            f"treatment minus control, percentage points ({_percent(self.level)} % interval)",
+            title,
+        )
 
     def __repr__(self) -> str:
         width = self.ci[1] - self.ci[0]
-        rate, points = lambda p: _rate(p, width, 4), lambda d: _figure(100*d, 100*width, 4, sign=True)
-        return (f"control    {rate(self.p_control)} % of {self.n_control:,} units\ntreatment  {rate(self.p_treatment)} % of {self.n_treatment:,} units\n"
-                f"lift       {points(self.lift)} points [{points(self.ci[0])}, {points(self.ci[1])}], {_percent(self.level)} % interval, {self.method}\n"
-                + (f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g}, {self.lift_pct_ci[1]:+.4g}]\n" if self.p_control or self.p_treatment else "relative   unknown: nobody converted\n")
-                + f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}): {'' if self.significant else 'not '}significant at {self.alpha:g}"
-                + ("" if self.p_exact is None else f"\nexact      {_chance(self.p_exact)} by Fisher's test, asked where an arm expects few"))
+        rate, points = lambda p: _rate(p, width, 4), lambda d: _figure(
+            100 * d, 100 * width, 4, sign=True
+        )
+        return (
+            f"control    {rate(self.p_control)} % of {self.n_control:,} units\ntreatment "
+            f" {rate(self.p_treatment)} % of {self.n_treatment:,} units\nlift      "
+            f" {points(self.lift)} points [{points(self.ci[0])}, {points(self.ci[1])}],"
+            f" {_percent(self.level)} % interval, {self.method}\n"
+            + (
+                f"relative   {self.lift_pct:+.4g} % [{self.lift_pct_ci[0]:+.4g},"
+                f" {self.lift_pct_ci[1]:+.4g}]\n"
+                if self.p_control or self.p_treatment
+                else "relative   unknown: nobody converted\n"
+            )
+            + f"z          {self.z:.4g}, {_chance(self.p_value)} (log10 {self.log10_p:.4g}):"
+            f" {'' if self.significant else 'not '}significant at {self.alpha:g}"
+            + (
+                ""
+                if self.p_exact is None
+                else (
+                    f"\nexact      {_chance(self.p_exact)} by Fisher's test, asked where an arm"
+                    " expects few"
+                )
+            )
+        )
 
-# %% ../nbs/09_experiments.ipynb #fe9eba99
+# %% ../nbs/09_experiments.ipynb #6ded02f6
 @dataclass(frozen=True)
 class ABTestAnalyzer:
     """Plan and analyse an A/B test of two rates, looked at once.
 
-    `p_value`, `significant` and the interval are approximations. Where an arm expects fewer than five conversions or
-    failures at the pooled rate (at an alpha below .05 some more), they may understate luck; there the sentence of the result
-    claims a difference only if Fisher's exact test, `p_exact`, finds one too.
+    `p_value`, `significant` and the interval are approximations. Where an arm expects fewer than
+    five conversions or failures at the pooled rate (at an alpha below .05 some more), they may
+    understate luck; there the sentence of the result claims a difference only if Fisher's exact
+    test, `p_exact`, finds one too.
 
     Parameters
     ----------
     alpha : float
         Rate of false alarms, above 1e-12 and below 1.
     mde : float
-        Smallest relative effect worth finding, not 0: 0.02 is a rate of 1.02 times the baseline; negative for a decrease.
+        Smallest relative effect worth finding, not 0: 0.02 is a rate of 1.02 times the baseline;
+        negative for a decrease.
     method : str
-        Interval: "miettinen-nurminen"; "mee", which agrees with `significant` on every table; or another of
-        `diff_proportions_ci`.
+        Interval: "miettinen-nurminen"; "mee", which agrees with `significant` on every table; or
+        another of `diff_proportions_ci`.
     """
     alpha: float = .05
     mde: float = .02
@@ -756,10 +1092,16 @@ class ABTestAnalyzer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", _alpha(self.alpha))
         object.__setattr__(self, "mde", _number(self.mde, "mde", -1, np.inf))
-        if self.mde == 0: raise ValueError("mde=0: an effect of nothing cannot be planned for; above 0, or below for a decrease")
+        if self.mde == 0:
+            raise ValueError(
+                "mde=0: an effect of nothing cannot be planned for; above 0, or below for a"
+                " decrease"
+            )
         _one_of(self.method, "method", _DIFFERENCE)
 
-    def required_sample_size(self, baseline_rate: float, power: float = .8, ratio: float = 1.0) -> int:
+    def required_sample_size(
+        self, baseline_rate: float, power: float = 0.8, ratio: float = 1.0
+    ) -> int:
         """Units that each arm needs.
 
         Parameters
@@ -774,16 +1116,25 @@ class ABTestAnalyzer:
         Returns
         -------
         int
-            Units of the control, rounded up; that is each arm if `ratio` is 1, else the treatment needs `ratio` times as many.
+            Units of the control, rounded up; that is each arm if `ratio` is 1, else the treatment
+            needs `ratio` times as many.
 
         Raises
         ------
         ValueError
             If an argument is out of range, or the rate with the effect would be.
         """
-        return _planned(baseline_rate, self.mde, self.alpha, power, ratio, ("baseline_rate", "mde"))[0]
+        return _planned(
+            baseline_rate, self.mde, self.alpha, power, ratio, ("baseline_rate", "mde")
+        )[0]
 
-    def analyze(self, control_conversions: int, control_total: int, treatment_conversions: int, treatment_total: int) -> ABTestResult:
+    def analyze(
+        self,
+        control_conversions: int,
+        control_total: int,
+        treatment_conversions: int,
+        treatment_total: int,
+    ) -> ABTestResult:
         """What the data say.
 
         Parameters
@@ -804,8 +1155,14 @@ class ABTestAnalyzer:
             If a count is impossible.
         """
         names = ("control_conversions", "control_total", "treatment_conversions", "treatment_total")
-        table = _table(control_conversions, control_total, treatment_conversions, treatment_total, names)
-        if table[0].ndim: raise ValueError(f"{names[0]} and the others: single counts; for many tables at once there are pooled_z_test and diff_proportions_ci")
+        table = _table(
+            control_conversions, control_total, treatment_conversions, treatment_total, names
+        )
+        if table[0].ndim:
+            raise ValueError(
+                f"{names[0]} and the others: single counts; for many tables at once there are"
+                " pooled_z_test and diff_proportions_ci"
+            )
         xc, nc, xt, nt = (int(a) for a in table)
         z, p, log10_p = pooled_z_test(xc, nc, xt, nt)
         pc, pt, level = xc/nc, xt/nt, 1 - self.alpha
@@ -813,11 +1170,27 @@ class ABTestAnalyzer:
         ratio = ratio_proportions_ci(xc, nc, xt, nt, level=level, method=ratio_method)
         relative = 100*(pt/pc - 1) if xc else math.inf if xt else math.nan
         return ABTestResult(
-            lift=float(_difference(*table)), lift_pct=relative, p_value=p, significant=bool(p < self.alpha), ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
-            ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method), level=level, log10_p=log10_p, z=z,
-            lift_pct_ci=tuple(100*(r - 1) for r in ratio), p_control=pc, p_treatment=pt, x_control=xc, x_treatment=xt, n_control=nc, n_treatment=nt, alpha=self.alpha, method=self.method)
+            lift=float(_difference(*table)),
+            lift_pct=relative,
+            p_value=p,
+            significant=bool(p < self.alpha),
+            ci_95=diff_proportions_ci(xc, nc, xt, nt, method=self.method),
+            ci=diff_proportions_ci(xc, nc, xt, nt, level=level, method=self.method),
+            level=level,
+            log10_p=log10_p,
+            z=z,
+            lift_pct_ci=tuple(100 * (r - 1) for r in ratio),
+            p_control=pc,
+            p_treatment=pt,
+            x_control=xc,
+            x_treatment=xt,
+            n_control=nc,
+            n_treatment=nt,
+            alpha=self.alpha,
+            method=self.method,
+        )
 
-# %% ../nbs/09_experiments.ipynb #379cb7a3
+# %% ../nbs/09_experiments.ipynb #f15f5fc9
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -831,7 +1204,8 @@ class Effect:
     se : float
         Standard error of the difference.
     statistic, df : float
-        `difference` / `se`, and its degrees of freedom (infinite: judged by the normal distribution).
+        `difference` / `se`, and its degrees of freedom (infinite: judged by the normal
+        distribution).
     p_value : float
         Two-sided.
     ci : tuple of float
@@ -866,8 +1240,19 @@ class Effect:
             What was seen, what remains plausible, and no more.
         """
         low, high = self.ci
-        found = "The {} was {} in the treatment and {} in the control".format(self.what, *_pair(self.treatment, self.control, high - low, 4))
-        return _sentence(found, f"the {self.what.split()[-1]}", f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}", low, high, self.level, self.p_value, 1 - self.level)
+        found = "The {} was {} in the treatment and {} in the control".format(
+            self.what, *_pair(self.treatment, self.control, high - low, 4)
+        )
+        return _sentence(
+            found,
+            f"the {self.what.split()[-1]}",
+            f"from {_figure(low, high - low, 3, True)} to {_figure(high, high - low, 3, True)}",
+            low,
+            high,
+            self.level,
+            self.p_value,
+            1 - self.level,
+        )
 
     def plot(self, ax: object = None) -> object:
         """The difference with its interval.
@@ -881,46 +1266,104 @@ class Effect:
         -------
         matplotlib Axes
         """
-        return _plot_interval(self.difference, *self.ci, ax, f"treatment minus control ({_percent(self.level)} % interval)", f"{_verdict(*self.ci, self.p_value, 1 - self.level)}, {_chance(self.p_value)}")
+        return _plot_interval(
+            self.difference,
+            *self.ci,
+            ax,
+            f"treatment minus control ({_percent(self.level)} % interval)",
+            f"{_verdict(*self.ci, self.p_value, 1 - self.level)}, {_chance(self.p_value)}",
+        )
 
     def __repr__(self) -> str:
         width = self.ci[1] - self.ci[0]
         change = lambda d: _figure(d, width, 4, True)
-        return ("control {}, treatment {}\n".format(*_pair(self.control, self.treatment, width, 5)) +
-                f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}], {_percent(self.level)} % interval\n"
-                f"standard error {self.se:.4g}, statistic {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}")
+        return (
+            "control {}, treatment {}\n".format(*_pair(self.control, self.treatment, width, 5))
+            + f"difference {change(self.difference)} [{change(self.ci[0])}, {change(self.ci[1])}],"
+            f" {_percent(self.level)} % interval\nstandard error {self.se:.4g}, statistic"
+            f" {self.statistic:.4g}, df {self.df:.4g}, {_chance(self.p_value)}"
+        )
 
-def _judge(control: float, treatment: float, variances: tuple[float, float], counts: tuple[float, float], alpha: float, use_t: bool = True) -> dict:
+
+def _judge(
+    control: float,
+    treatment: float,
+    variances: tuple[float, float],
+    counts: tuple[float, float],
+    alpha: float,
+    use_t: bool = True,
+) -> dict:
     "The fields of an Effect from the averages and the variances of their units."
     alpha = _alpha(alpha)
-    with np.errstate(all="ignore"): v, difference = np.array(variances)/np.array(counts), np.float64(treatment) - control
-    if not np.isfinite([*v, difference]).all(): raise ValueError("the metric is too large or too small to compute with: give it in other units")
-    if not v.sum() > 0: raise ValueError("both arms are constant, or vary by less than 1e-150: without spread there is nothing to judge the difference against")
+    with np.errstate(all="ignore"):
+        v, difference = np.array(variances)/np.array(counts), np.float64(treatment) - control
+    if not np.isfinite([*v, difference]).all():
+        raise ValueError(
+            "the metric is too large or too small to compute with: give it in other units"
+        )
+    if not v.sum() > 0:
+        raise ValueError(
+            "both arms are constant, or vary by less than 1e-150: without spread there is nothing"
+            " to judge the difference against"
+        )
     se, share = math.sqrt(v.sum()), v/v.sum()
     df = float(1/(share**2/(np.array(counts) - 1)).sum()) if use_t else math.inf
-    half, far = se*(-special.stdtrit(df, alpha/2) if use_t else -special.ndtri(alpha/2)), -abs(difference)/se
+    half, far = (
+        se * (-special.stdtrit(df, alpha / 2) if use_t else -special.ndtri(alpha / 2)),
+        -abs(difference) / se,
+    )
     p = 2*(special.stdtr(df, far) if use_t else special.ndtr(far))
-    return {"control": float(control), "treatment": float(treatment), "difference": float(difference), "se": se, "statistic": float(difference/se), "df": df,
-            "p_value": float(p), "ci": (float(difference - half), float(difference + half)), "level": 1 - alpha}
+    return {
+        "control": float(control),
+        "treatment": float(treatment),
+        "difference": float(difference),
+        "se": se,
+        "statistic": float(difference / se),
+        "df": df,
+        "p_value": float(p),
+        "ci": (float(difference - half), float(difference + half)),
+        "level": 1 - alpha,
+    }
+
 
 _LARGEST = 1e140   # of a metric: beyond, sums of squares overflow
 
-def _values(x: object, name: str, least: int = 2, advice: str = "leave those units out, or fill them by a rule that does not look at the arm") -> np.ndarray:
+
+def _values(
+    x: object,
+    name: str,
+    least: int = 2,
+    advice: str = "leave those units out, or fill them by a rule that does not look at the arm",
+) -> np.ndarray:
     "Finite numbers in one dimension."
     a = _array(x, name)
-    if a.dtype.kind not in "iuf": raise ValueError(f"{name}: {a.dtype} values; numbers are needed (for yes and no: 1. and 0.)")
-    if a.ndim != 1 or len(a) < least: raise ValueError(f"{name}: shape {a.shape}; one dimension, at least {least} values")
-    if not np.isfinite(a).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {len(a)} values are missing or infinite; {advice}")
-    if (abs(a) > _LARGEST).any(): raise ValueError(f"{name}={a[abs(a) > _LARGEST][0]:g}: at most {_LARGEST:g}; give it in other units")
+    if a.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{name}: {a.dtype} values; numbers are needed (for yes and no: 1. and 0.)"
+        )
+    if a.ndim != 1 or len(a) < least:
+        raise ValueError(f"{name}: shape {a.shape}; one dimension, at least {least} values")
+    if not np.isfinite(a).all():
+        raise ValueError(
+            f"{name}: {(~np.isfinite(a)).sum()} of {len(a)} values are missing or infinite;"
+            f" {advice}"
+        )
+    if (abs(a) > _LARGEST).any():
+        raise ValueError(
+            f"{name}={a[abs(a) > _LARGEST][0]:g}: at most {_LARGEST:g}; give it in other units"
+        )
     return a.astype(float)
 
+
 def _spread(a: np.ndarray, size: float) -> float:
-    "The sample variance of numbers computed from others as large as `size`; 0 where it is rounding alone."
+    """The sample variance of numbers computed from others as large as `size`; 0 where it is
+    rounding alone."""
     v = float(a.var(ddof=1))
     return 0. if v <= (4*np.finfo(float).eps*size)**2 else v
 
 def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05) -> Effect:
-    """Compare two means without assuming equal variances. Takes one array for each arm; `cuped` takes one array and the arm of each unit.
+    """Compare two means without assuming equal variances. Takes one array for each arm; `cuped`
+    takes one array and the arm of each unit.
 
     Parameters
     ----------
@@ -940,12 +1383,31 @@ def welch_test(control: np.ndarray, treatment: np.ndarray, *, alpha: float = .05
 
     References
     ----------
-    Welch, The generalization of Student's problem when several different population variances are involved, Biometrika 34 (1947).
+    Welch, The generalization of Student's problem when several different population variances are
+    involved, Biometrika 34 (1947).
     """
     c, t = _values(control, "control"), _values(treatment, "treatment")
-    return Effect(**_judge(c.mean(), t.mean(), tuple(_spread(a, abs(a).max()) for a in (c, t)), (len(c), len(t)), alpha))
+    return Effect(
+        **_judge(
+            c.mean(),
+            t.mean(),
+            tuple(_spread(a, abs(a).max()) for a in (c, t)),
+            (len(c), len(t)),
+            alpha,
+        )
+    )
 
-def welch_from_moments(mean_control: float, sd_control: float, n_control: int, mean_treatment: float, sd_treatment: float, n_treatment: int, *, alpha: float = .05) -> Effect:
+
+def welch_from_moments(
+    mean_control: float,
+    sd_control: float,
+    n_control: int,
+    mean_treatment: float,
+    sd_treatment: float,
+    n_treatment: int,
+    *,
+    alpha: float = 0.05,
+) -> Effect:
     """`welch_test` from what a warehouse can add up.
 
     Parameters
@@ -968,13 +1430,23 @@ def welch_from_moments(mean_control: float, sd_control: float, n_control: int, m
     ValueError
         If an argument is out of range.
     """
-    mean = [_number(m, name, -_LARGEST, _LARGEST, closed=True) for m, name in ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))]
-    sd = [_number(s, name, 0, _LARGEST, closed=True) for s, name in ((sd_control, "sd_control"), (sd_treatment, "sd_treatment"))]
-    n = [_number(k, name, 2, 2**53, closed=True) for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))]
-    if n[0] % 1 or n[1] % 1: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: whole numbers")
+    mean = [
+        _number(m, name, -_LARGEST, _LARGEST, closed=True)
+        for m, name in ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))
+    ]
+    sd = [
+        _number(s, name, 0, _LARGEST, closed=True)
+        for s, name in ((sd_control, "sd_control"), (sd_treatment, "sd_treatment"))
+    ]
+    n = [
+        _number(k, name, 2, 2**53, closed=True)
+        for k, name in ((n_control, "n_control"), (n_treatment, "n_treatment"))
+    ]
+    if n[0] % 1 or n[1] % 1:
+        raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: whole numbers")
     return Effect(**_judge(*mean, (sd[0]**2, sd[1]**2), (n[0], n[1]), alpha))
 
-# %% ../nbs/09_experiments.ipynb #f0115e6b
+# %% ../nbs/09_experiments.ipynb #c48dd3d3
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -986,8 +1458,9 @@ class CupedEffect(Effect):
     rho : float
         Correlation of metric and covariate over all units, -1 to 1.
     variance_ratio : float
-        1 - `rho`**2: the share of the variance that is left if the treatment does nothing. An effect that is large beside
-        the spread counts as spread here, and then it overstates what is left.
+        1 - `rho`**2: the share of the variance that is left if the treatment does nothing. An
+        effect that is large beside the spread counts as spread here, and then it overstates what is
+        left.
     """
     theta: float
     rho: float
@@ -995,19 +1468,34 @@ class CupedEffect(Effect):
     what: str = field(default="adjusted average", kw_only=True)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}: {self.variance_ratio:.4g} of the variance is left if the treatment does nothing"
+        return (
+            f"{super().__repr__()}\ntheta {self.theta:.4g}, rho {self.rho:.4g}:"
+            f" {self.variance_ratio:.4g} of the variance is left if the treatment does nothing"
+        )
 
 def _treated(x: object, n: int) -> np.ndarray:
     "The arm of each unit as bool, at least two units each."
     a = _array(x, "treated")
-    if a.dtype.kind == "O": a = _array(a.tolist(), "treated")   # of True and False, as pandas keeps them beside missing ones
+    # of True and False, as pandas keeps them beside missing ones
+    if a.dtype.kind == "O": a = _array(a.tolist(), "treated")
     if a.shape != (n,): raise ValueError(f"treated: shape {a.shape}; one for each of the {n} units")
-    if a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all(): raise ValueError(f"treated: {a.dtype} values; 1 or True for the treatment, 0 or False for the control, none missing (for labels: treated=(variant == 'B'))")
+    if a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all():
+        raise ValueError(
+            f"treated: {a.dtype} values; 1 or True for the treatment, 0 or False for the control,"
+            " none missing (for labels: treated=(variant == 'B'))"
+        )
     a = a.astype(bool)
-    if min(a.sum(), (~a).sum()) < 2: raise ValueError(f"treated: {a.sum()} units in the treatment, {(~a).sum()} in the control; at least 2 each")
+    if min(a.sum(), (~a).sum()) < 2:
+        raise ValueError(
+            f"treated: {a.sum()} units in the treatment, {(~a).sum()} in the control; at least 2"
+            " each"
+        )
     return a
 
-def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: float = .05) -> CupedEffect:
+
+def cuped(
+    y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: float = 0.05
+) -> CupedEffect:
     """Compare two means after taking out what was known before the experiment.
 
     Parameters
@@ -1015,7 +1503,8 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     y : array of float, shape (n,)
         The metric of each unit.
     covariate : array of float, shape (n,)
-        A number known before the unit was assigned, not constant. One that the treatment can change biases the result.
+        A number known before the unit was assigned, not constant. One that the treatment can change
+        biases the result.
     treated : array of bool or 0 and 1, shape (n,)
         The arm of each unit; from labels, `variant == "B"`.
     alpha : float
@@ -1024,38 +1513,56 @@ def cuped(y: np.ndarray, covariate: np.ndarray, treated: np.ndarray, *, alpha: f
     Returns
     -------
     CupedEffect
-        `control` and `treatment` are the adjusted averages. Since theta comes from both arms together, the difference is
-        biased by about -1/n of the effect: nothing without an effect, and little with some hundred units.
+        `control` and `treatment` are the adjusted averages. Since theta comes from both arms
+        together, the difference is biased by about -1/n of the effect: nothing without an effect,
+        and little with some hundred units.
 
     Raises
     ------
     ValueError
-        If a value is missing, shapes differ, an arm has less than two units, or the covariate is constant.
+        If a value is missing, shapes differ, an arm has less than two units, or the covariate is
+        constant.
 
     References
     ----------
-    Deng, Xu, Kohavi, Walker, Improving the sensitivity of online controlled experiments by utilizing pre-experiment data, WSDM 2013.
+    Deng, Xu, Kohavi, Walker, Improving the sensitivity of online controlled experiments by
+    utilizing pre-experiment data, WSDM 2013.
     """
     y, x = _values(y, "y", 4), _values(covariate, "covariate", 4)
-    if x.shape != y.shape: raise ValueError(f"covariate: {len(x)} values; one for each of the {len(y)} units")
+    if x.shape != y.shape:
+        raise ValueError(f"covariate: {len(x)} values; one for each of the {len(y)} units")
     treated, dx = _treated(treated, len(y)), x - x.mean()
-    if not _spread(x, abs(x).max()): raise ValueError("covariate: the same for all units, so it explains nothing; use welch_test")
+    if not _spread(x, abs(x).max()):
+        raise ValueError(
+            "covariate: the same for all units, so it explains nothing; use welch_test"
+        )
     theta = dx @ (y - y.mean())/(dx @ dx)
     adjusted = y - theta*dx
     c, t = adjusted[~treated], adjusted[treated]
     size = abs(y).max() + abs(theta*dx).max()
-    effect = _judge(c.mean(), t.mean(), (_spread(c, size), _spread(t, size)), (len(c), len(t)), alpha)
+    effect = _judge(
+        c.mean(), t.mean(), (_spread(c, size), _spread(t, size)), (len(c), len(t)), alpha
+    )
     rho = float(np.clip(theta*x.std()/y.std(), -1, 1)) if _spread(y, abs(y).max()) else 0.
     return CupedEffect(**effect, theta=float(theta), rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09_experiments.ipynb #0b2132f6
-def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: np.ndarray, *, alpha: float = .05, distribution: str = "normal") -> Effect:
-    """Compare a ratio of sums, such as clicks over views, where units contribute to both sums (delta method).
+# %% ../nbs/09_experiments.ipynb #6e6c6fb8
+def ratio_metric_test(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    treated: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    distribution: str = "normal",
+) -> Effect:
+    """Compare a ratio of sums, such as clicks over views, where units contribute to both sums
+    (delta method).
 
     Parameters
     ----------
     numerator, denominator : array of float, shape (n,)
-        What each unit of the assignment adds to the two sums; the denominators are 0 or above, some above 0 in each arm.
+        What each unit of the assignment adds to the two sums; the denominators are 0 or above, some
+        above 0 in each arm.
     treated : array of bool or 0 and 1, shape (n,)
         The arm of each unit.
     alpha : float
@@ -1078,31 +1585,48 @@ def ratio_metric_test(numerator: np.ndarray, denominator: np.ndarray, treated: n
     Deng, Knoblich, Lu, Applying the delta method in metric analytics, KDD 2018.
     """
     num, den = _values(numerator, "numerator", 4), _values(denominator, "denominator", 4)
-    if den.shape != num.shape: raise ValueError(f"denominator: {len(den)} values; one for each of the {len(num)} units")
+    if den.shape != num.shape:
+        raise ValueError(f"denominator: {len(den)} values; one for each of the {len(num)} units")
     if (den < 0).any(): raise ValueError(f"denominator: {den.min():g} is negative; 0 or above")
-    treated, use_t = _treated(treated, len(num)), _one_of(distribution, "distribution", ("normal", "t")) == "t"
+    treated, use_t = (
+        _treated(treated, len(num)),
+        _one_of(distribution, "distribution", ("normal", "t")) == "t",
+    )
     ratio, variance, count = [], [], []
     for arm, name in ((~treated, "control"), (treated, "treatment")):
-        if not den[arm].sum() > 0: raise ValueError(f"denominator: sums to 0 in the {name}; the ratio does not exist")
+        if not den[arm].sum() > 0:
+            raise ValueError(f"denominator: sums to 0 in the {name}; the ratio does not exist")
         with np.errstate(all="ignore"):   # what is not finite is refused by _judge
             ratio.append(num[arm].sum()/den[arm].sum())
-            variance.append(_spread(num[arm] - ratio[-1]*den[arm], abs(num[arm]).max() + abs(ratio[-1]*den[arm]).max())/den[arm].mean()**2)
+            variance.append(
+                _spread(
+                    num[arm] - ratio[-1] * den[arm],
+                    abs(num[arm]).max() + abs(ratio[-1] * den[arm]).max(),
+                )
+                / den[arm].mean() ** 2
+            )
         count.append(arm.sum())
     return Effect(**_judge(*ratio, tuple(variance), tuple(count), alpha, use_t), what="ratio")
 
-# %% ../nbs/09_experiments.ipynb #c32eabdf
+# %% ../nbs/09_experiments.ipynb #0c71c694
 def _clusters(cluster: object, n: int) -> tuple[np.ndarray, pd.Index]:
     "The number of each row's cluster, and their names."
-    if isinstance(cluster, (list, tuple)): cluster = np.fromiter(cluster, object, len(cluster))   # one by one: numpy would turn 1 and nan beside a text into texts
+    # one by one: numpy would turn 1 and nan beside a text into texts
+    if isinstance(cluster, (list, tuple)): cluster = np.fromiter(cluster, object, len(cluster))
     a = _array(cluster, "cluster")
     if a.shape != (n,): raise ValueError(f"cluster: shape {a.shape}; one for each of the {n} rows")
     try: codes, names = pd.factorize(a)
     except TypeError as e: raise ValueError(f"cluster: {e}; texts, numbers or dates") from None
-    if (codes < 0).any(): raise ValueError(f"cluster: {(codes < 0).sum()} missing; every row belongs to one")
+    if (codes < 0).any():
+        raise ValueError(f"cluster: {(codes < 0).sum()} missing; every row belongs to one")
     return codes, names
 
-def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alpha: float = .05) -> Effect:
-    """Compare two means of rows when whole clusters were assigned: standard errors that count clusters, and a t for few of them.
+
+def cluster_test(
+    y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alpha: float = 0.05
+) -> Effect:
+    """Compare two means of rows when whole clusters were assigned: standard errors that count
+    clusters, and a t for few of them.
 
     Parameters
     ----------
@@ -1118,30 +1642,44 @@ def cluster_test(y: np.ndarray, treated: np.ndarray, cluster: np.ndarray, *, alp
     Returns
     -------
     Effect
-        With Welch's degrees of freedom, counted in clusters. They assume clusters of similar size: where a few hold most of
-        the rows, or an arm has few, the standard error is too small and false alarms are more than `alpha`.
+        With Welch's degrees of freedom, counted in clusters. They assume clusters of similar size:
+        where a few hold most of the rows, or an arm has few, the standard error is too small and
+        false alarms are more than `alpha`.
 
     Raises
     ------
     ValueError
-        If a value is missing, shapes differ, a cluster is in both arms, or an arm has less than two clusters.
+        If a value is missing, shapes differ, a cluster is in both arms, or an arm has less than two
+        clusters.
     """
     y = _values(y, "y", 4)
     treated, (codes, names) = _treated(treated, len(y)), _clusters(cluster, len(y))
     size, in_treatment = (np.bincount(codes, w) for w in (None, treated))
     if (both := (in_treatment > 0) & (in_treatment < size)).any():
-        raise ValueError(f"cluster: {names[both].tolist()[0]!r} has rows in both arms ({both.sum()} of {len(names)} clusters have); give the unit that was assigned")
+        raise ValueError(
+            f"cluster: {names[both].tolist()[0]!r} has rows in both arms ({both.sum()} of"
+            f" {len(names)} clusters have); give the unit that was assigned"
+        )
     mean, variance, count = [], [], []
-    for rows, arm, name in ((~treated, in_treatment == 0, "control"), (treated, in_treatment > 0, "treatment")):
-        if arm.sum() < 2: raise ValueError(f"cluster: only one in the {name}; at least two are needed to see how they differ")
+    for rows, arm, name in (
+        (~treated, in_treatment == 0, "control"),
+        (treated, in_treatment > 0, "treatment"),
+    ):
+        if arm.sum() < 2:
+            raise ValueError(
+                f"cluster: only one in the {name}; at least two are needed to see how they differ"
+            )
         mean.append(y[rows].mean())
-        residual = np.bincount(codes, np.where(rows, y - mean[-1], 0))[arm]   # deviations, not totals: those carry the rounding of all rows
+        # deviations, not totals: those carry the rounding of all rows
+        residual = np.bincount(codes, np.where(rows, y - mean[-1], 0))[arm]
         variance.append(_spread(residual, abs(y[rows]).max()*size[arm].max())/size[arm].mean()**2)
         count.append(arm.sum())
     return Effect(**_judge(*mean, tuple(variance), tuple(count), alpha))
 
+
 def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
-    """By how much clusters inflate the variance of a mean: multiply a sample size planned for independent rows by it.
+    """By how much clusters inflate the variance of a mean: multiply a sample size planned for
+    independent rows by it.
 
     Parameters
     ----------
@@ -1153,7 +1691,8 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     Returns
     -------
     float
-        About 1 where rows of a cluster are as independent as any others; rows / design effect are the witnesses.
+        About 1 where rows of a cluster are as independent as any others; rows / design effect are
+        the witnesses.
 
     Raises
     ------
@@ -1162,24 +1701,43 @@ def design_effect(y: np.ndarray, cluster: np.ndarray) -> float:
     """
     y = _values(y, "y", 4)
     codes, names = _clusters(cluster, len(y))
-    if len(names) < 2: raise ValueError("cluster: only one; at least two are needed to see how they differ")
+    if len(names) < 2:
+        raise ValueError("cluster: only one; at least two are needed to see how they differ")
     if not _spread(y, abs(y).max()): raise ValueError("y: the same in all rows")
     deviation = np.bincount(codes, y - y.mean())
     return float((deviation**2).sum()*len(names)/(len(names) - 1)/(len(y)*y.var()))
 
-# %% ../nbs/09_experiments.ipynb #916041eb
+# %% ../nbs/09_experiments.ipynb #306b97e1
 def _weights(x: object) -> np.ndarray:
     "Shares that add up to 1."
     w = _array(x, "weights")
-    if w.dtype.kind not in "iuf" or w.ndim != 1 or len(w) < 2 or not (np.isfinite(w) & (w > 0)).all():
+    if (
+        w.dtype.kind not in "iuf"
+        or w.ndim != 1
+        or len(w) < 2
+        or not (np.isfinite(w) & (w > 0)).all()
+    ):
         raise ValueError(f"weights={x!r:.60}: a number above 0 for each of at least two arms")
     w = w/w.max()   # or their sum might overflow
-    if w.min() < 1e-12: raise ValueError(f"weights={x!r:.60}: an arm below {1e-12:g} of the largest will never get a unit")
+    if w.min() < 1e-12:
+        raise ValueError(
+            f"weights={x!r:.60}: an arm below {1e-12:g} of the largest will never get a unit"
+        )
     return w/w.sum()
 
 def _text(x: object, name: str) -> str:
-    if isinstance(x, str) and x and (x.isascii() or x.encode(errors="ignore").decode() == x) or isinstance(x, (int, np.integer)) and not isinstance(x, bool): return str(x)
-    raise ValueError(f"{name}={x!r:.60}: a text that is not empty (and not half of a surrogate pair), or a whole number")
+    if (
+        isinstance(x, str)
+        and x
+        and (x.isascii() or x.encode(errors="ignore").decode() == x)
+        or isinstance(x, (int, np.integer))
+        and not isinstance(x, bool)
+    ):
+        return str(x)
+    raise ValueError(
+        f"{name}={x!r:.60}: a text that is not empty (and not half of a surrogate pair), or a whole"
+        " number"
+    )
 
 def _fnv(text: str) -> int:
     "The 32-bit FNV-1a hash."
@@ -1187,7 +1745,10 @@ def _fnv(text: str) -> int:
     for letter in text: h = (h ^ ord(letter))*0x01000193 % 2**32
     return h
 
-def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "sha256") -> float | np.ndarray:
+
+def bucket(
+    unit: str | int | Sequence, experiment: str | int, *, method: str = "sha256"
+) -> float | np.ndarray:
     """A number for a unit in an experiment that is always the same, and as good as random.
 
     Parameters
@@ -1197,8 +1758,8 @@ def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "
     experiment : str or int
         Name of the experiment: the salt. Another name deals the units anew.
     method : str
-        "sha256"; "planout" (SHA-1 of "experiment.unit") or "growthbook" (FNV-1a, version 2, steps of 1/10,000), to
-        recompute what those systems assigned.
+        "sha256"; "planout" (SHA-1 of "experiment.unit") or "growthbook" (FNV-1a, version 2, steps
+        of 1/10,000), to recompute what those systems assigned.
 
     Returns
     -------
@@ -1210,17 +1771,42 @@ def bucket(unit: str | int | Sequence, experiment: str | int, *, method: str = "
     ValueError
         If a name is empty or neither text nor a whole number, or the method is unknown.
     """
-    if getattr(unit, "ndim", 0) > 1: raise ValueError(f"unit: shape {unit.shape}; one dimension, such as a column, frame['unit'], or array.ravel()")
-    experiment, single = _text(experiment, "experiment"), not isinstance(unit, (list, tuple)) and not np.ndim(unit)
-    units = [_text(u, "unit") for u in ([unit] if single else list(unit))]   # each as it came: an array would make texts of 1 and nan beside a text
+    if getattr(unit, "ndim", 0) > 1:
+        raise ValueError(
+            f"unit: shape {unit.shape}; one dimension, such as a column, frame['unit'], or"
+            " array.ravel()"
+        )
+    experiment, single = _text(experiment, "experiment"), not isinstance(
+        unit, (list, tuple)
+    ) and not np.ndim(unit)
+    # each as it came: an array would make texts of 1 and nan beside a text
+    units = [_text(u, "unit") for u in ([unit] if single else list(unit))]
     if _one_of(method, "method", ("sha256", "planout", "growthbook")) == "sha256":
         salt, sha = hashlib.sha256(experiment.encode()).digest(), hashlib.sha256
-        x = (np.frombuffer(b"".join([sha(salt + u.encode()).digest()[:8] for u in units]), ">u8") >> np.uint64(11))*2.**-53
-    elif method == "planout": x = np.array([int(hashlib.sha1(f"{experiment}.{u}".encode()).hexdigest()[:15], 16)/0xFFFFFFFFFFFFFFF for u in units])
-    else: x = np.array([_fnv(str(_fnv(experiment + u))) % 10_000/10_000 for u in units])
+        x = (
+            np.frombuffer(b"".join([sha(salt + u.encode()).digest()[:8] for u in units]), ">u8")
+            >> np.uint64(11)
+        ) * 2.0**-53
+    elif method == "planout":
+        x = np.array(
+            [
+                int(hashlib.sha1(f"{experiment}.{u}".encode()).hexdigest()[:15], 16)
+                / 0xFFFFFFFFFFFFFFF
+                for u in units
+            ]
+        )
+    else:
+        x = np.array([_fnv(str(_fnv(experiment + u))) % 10_000 / 10_000 for u in units])
     return float(x[0]) if single else x
 
-def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[float] = (.5, .5), *, method: str = "sha256") -> int | np.ndarray:
+
+def assign(
+    unit: str | int | Sequence,
+    experiment: str | int,
+    weights: Sequence[float] = (0.5, 0.5),
+    *,
+    method: str = "sha256",
+) -> int | np.ndarray:
     """The arm of a unit: always the same, without a table of assignments.
 
     Parameters
@@ -1248,13 +1834,15 @@ def assign(unit: str | int | Sequence, experiment: str | int, weights: Sequence[
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
     return int(arm) if np.ndim(arm) == 0 else arm
 
-# %% ../nbs/09_experiments.ipynb #a2def42d
+# %% ../nbs/09_experiments.ipynb #a2e77ba1
 def _log_chi2_tail(x: float, df: float) -> float:
-    "Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is below the smallest float."
+    """Natural logarithm of the probability that a chi-squared variable exceeds x, also where it is
+    below the smallest float."""
     a, y = df/2, x/2
     if (tail := special.gammaincc(a, y)) > 1e-290: return math.log(tail)
     fraction = 0.
-    for k in range(60, 0, -1): fraction = k*(a - k)/(y + 2*k + 1 - a + fraction)   # Legendre's continued fraction, from its end
+    # Legendre's continued fraction, from its end
+    for k in range(60, 0, -1): fraction = k*(a - k)/(y + 2*k + 1 - a + fraction)
     return a*math.log(y) - y - math.lgamma(a) - math.log(y + 1 - a + fraction)
 
 @dataclass(frozen=True, repr=False)
@@ -1268,7 +1856,8 @@ class SampleRatio:
     chi2, df : float
         Pearson's statistic and its degrees of freedom.
     p_value, log10_p : float
-        Probability of a split at least this uneven under the intended shares, and its logarithm to base 10.
+        Probability of a split at least this uneven under the intended shares, and its logarithm to
+        base 10.
     alpha : float
         Below it we speak of a mismatch.
     """
@@ -1287,10 +1876,20 @@ class SampleRatio:
 
     @property
     def p_exact(self) -> float | None:
-        "Where an arm expects fewer than ten units: the exact binomial p-value, of several arms the smallest times their number; else None."
+        """Where an arm expects fewer than ten units: the exact binomial p-value, of several arms
+        the smallest times their number; else None."""
         if min(self.expected) >= 10: return None
         n, arms = sum(self.counts), len(self.counts) if len(self.counts) > 2 else 1
-        return float(min(1, arms*min(stats.binomtest(int(c), int(n), e/n).pvalue for c, e in zip(self.counts[:arms], self.expected))))
+        return float(
+            min(
+                1,
+                arms
+                * min(
+                    stats.binomtest(int(c), int(n), e / n).pvalue
+                    for c, e in zip(self.counts[:arms], self.expected)
+                ),
+            )
+        )
 
     def explain(self) -> str:
         """The result in one sentence, for someone who has to decide.
@@ -1301,13 +1900,38 @@ class SampleRatio:
             What it means for the experiment.
         """
         digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in self.expected) else 1
-        split = f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where {' and '.join(f'{e:,.{digits}f}' for e in self.expected)} were expected ({_chance(self.p_value)})"
-        if (exact := self.p_exact) is not None: split += f"; so few were expected in an arm that exact counting decides ({_chance(exact)})"
+        split = (
+            f"The arms hold {' and '.join(f'{c:,.0f}' for c in self.counts)} units where"
+            f" {' and '.join(f'{e:,.{digits}f}' for e in self.expected)} were expected"
+            f" ({_chance(self.p_value)})"
+        )
+        if (exact := self.p_exact) is not None:
+            split += (
+                f"; so few were expected in an arm that exact counting decides ({_chance(exact)})"
+            )
         if (self.p_value if exact is None else exact) < self.alpha:
-            if self.alpha > .1: return split + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as would {100*self.alpha:g} % of splits in which nobody is missing."
-            return split + "; luck hardly does that, so find out who is missing before reading any other result."
-        if self.mismatch: return split + f"; luck may do that more often than the approximate p says, so wait for more units before raising the alarm at {self.alpha:g}."
-        return split + f"; not enough to raise the alarm at {self.alpha:g}, which is no proof that nobody is missing."
+            if self.alpha > .1:
+                return (
+                    split
+                    + f"; by the level chosen (alpha {self.alpha:g}) that counts as a mismatch, as"
+                    f" would {100*self.alpha:g} % of splits in which nobody is missing."
+                )
+            return (
+                split
+                + "; luck hardly does that, so find out who is missing before reading any other"
+                " result."
+            )
+        if self.mismatch:
+            return (
+                split
+                + "; luck may do that more often than the approximate p says, so wait for more"
+                f" units before raising the alarm at {self.alpha:g}."
+            )
+        return (
+            split
+            + f"; not enough to raise the alarm at {self.alpha:g}, which is no proof that nobody is"
+            " missing."
+        )
 
     def plot(self, ax: object = None) -> object:
         """The units of each arm, found minus expected.
@@ -1325,20 +1949,38 @@ class SampleRatio:
         ax = ax or plt.subplots(figsize=(6, 2))[1]
         found, expected = np.array(self.counts), np.array(self.expected)
         ax.bar(np.arange(len(found)), found - expected, .5)
-        ax.errorbar(np.arange(len(found)), 0*found, yerr=2*np.sqrt(expected*(1 - expected/expected.sum())), fmt="none", ecolor="0.3", capsize=4)
+        ax.errorbar(
+            np.arange(len(found)),
+            0 * found,
+            yerr=2 * np.sqrt(expected * (1 - expected / expected.sum())),
+            fmt="none",
+            ecolor="0.3",
+            capsize=4,
+        )
         ax.axhline(0, color="0.5", lw=1)
         p, name = (self.p_value, "") if self.p_exact is None else (self.p_exact, "exact ")
-        title = f"{'mismatch' if p < self.alpha else 'no alarm'} at {self.alpha:g}, {name}{_chance(p)}"
-        ax.set(xticks=np.arange(len(found)), xlabel="arm (line: two standard errors if nobody is missing)", ylabel="units, found - expected", title=title)
+        title = (
+            f"{'mismatch' if p < self.alpha else 'no alarm'} at {self.alpha:g}, {name}{_chance(p)}"
+        )
+        ax.set(
+            xticks=np.arange(len(found)),
+            xlabel="arm (line: two standard errors if nobody is missing)",
+            ylabel="units, found - expected",
+            title=title,
+        )
         return ax
 
-    def __repr__(self) -> str: return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
+    def __repr__(self) -> str:
+        return f"{self.explain()}\nchi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
 
-def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, alpha: float = .001) -> SampleRatio:
+
+def srm_test(
+    counts: Sequence[int], weights: Sequence[float] | None = None, *, alpha: float = 0.001
+) -> SampleRatio:
     """Sample ratio mismatch: do the arms hold the shares that the assignment intended?
 
-    Pearson's chi-squared test, an approximation. Where fewer than ten units are expected in an arm, `mismatch` alarms more
-    often than `alpha` or less often; there the sentence goes by `p_exact`.
+    Pearson's chi-squared test, an approximation. Where fewer than ten units are expected in an arm,
+    `mismatch` alarms more often than `alpha` or less often; there the sentence goes by `p_exact`.
 
     Parameters
     ----------
@@ -1347,7 +1989,8 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     weights : sequence of float, shape (arms,), optional
         Intended shares, above 0; only their ratios count. Default: equal.
     alpha : float
-        Below it `mismatch` is true, above 1e-12 and below 1; small by convention, since every experiment is checked.
+        Below it `mismatch` is true, above 1e-12 and below 1; small by convention, since every
+        experiment is checked.
 
     Returns
     -------
@@ -1358,17 +2001,32 @@ def srm_test(counts: Sequence[int], weights: Sequence[float] | None = None, *, a
     ValueError
         If a count or a weight is impossible, or their numbers differ.
     """
-    if isinstance(counts, dict): raise ValueError(f"counts={counts!r:.60}: in one list, in the order of the weights; give list(d.values())")
+    if isinstance(counts, dict):
+        raise ValueError(
+            f"counts={counts!r:.60}: in one list, in the order of the weights; give"
+            " list(d.values())"
+        )
     n = _counts(counts, "counts")
-    if n.ndim != 1 or len(n) < 2 or not n.sum(): raise ValueError(f"counts={counts!r:.60}: in one list, one for each of at least two arms, not all 0")
+    if n.ndim != 1 or len(n) < 2 or not n.sum():
+        raise ValueError(
+            f"counts={counts!r:.60}: in one list, one for each of at least two arms, not all 0"
+        )
     w = _weights(np.ones(len(n)) if weights is None else weights)
     if len(w) != len(n): raise ValueError(f"weights: {len(w)} for {len(n)} arms")
     expected = n.sum()*w
     chi2, df = float(((n - expected)**2/expected).sum()), len(n) - 1
     log_p = _log_chi2_tail(chi2, df)
-    return SampleRatio(tuple(n.tolist()), tuple(expected.tolist()), chi2, df, math.exp(log_p), log_p/math.log(10), _alpha(alpha))
+    return SampleRatio(
+        tuple(n.tolist()),
+        tuple(expected.tolist()),
+        chi2,
+        df,
+        math.exp(log_p),
+        log_p / math.log(10),
+        _alpha(alpha),
+    )
 
-# %% ../nbs/09_experiments.ipynb #e50ae8b6
+# %% ../nbs/09_experiments.ipynb #40f5165d
 def _hommel(p: np.ndarray) -> np.ndarray:
     "Hommel's adjustment of sorted p-values."
     m, q = len(p), np.full(len(p), (len(p)*p/np.arange(1, len(p) + 1)).min())
@@ -1388,9 +2046,10 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
     p : sequence of float, shape (m,)
         p-values, 0 to 1, none missing.
     method : str
-        "bonferroni", "holm": the chance of any false alarm stays below alpha, whatever the dependence ("holm" finds more);
-        "hochberg", "hommel": the same for independent or positively dependent ones; "bh": the expected share of false alarms
-        among the alarms, for independent or positively dependent ones; "by": that share, whatever the dependence.
+        "bonferroni", "holm": the chance of any false alarm stays below alpha, whatever the
+        dependence ("holm" finds more); "hochberg", "hommel": the same for independent or positively
+        dependent ones; "bh": the expected share of false alarms among the alarms, for independent
+        or positively dependent ones; "by": that share, whatever the dependence.
 
     Returns
     -------
@@ -1404,49 +2063,68 @@ def adjust_pvalues(p: Sequence[float], method: str = "holm") -> np.ndarray:
 
     References
     ----------
-    Holm (1979), Hochberg (1988), Hommel (1988), Benjamini and Hochberg (1995), Benjamini and Yekutieli (2001).
+    Holm (1979), Hochberg (1988), Hommel (1988), Benjamini and Hochberg (1995), Benjamini and
+    Yekutieli (2001).
     """
-    if (a := _array(p, "p")).ndim > 1: raise ValueError(f"p: shape {a.shape}; one dimension: use .ravel(), and .reshape the answer")
+    if (a := _array(p, "p")).ndim > 1:
+        raise ValueError(
+            f"p: shape {a.shape}; one dimension: use .ravel(), and .reshape the answer"
+        )
     p = _values(a, "p", 1, "a test that gave no p-value takes no part")
-    if (p < 0).any() or (p > 1).any(): raise ValueError(f"p={float(p[(p < 0) | (p > 1)][0])!r}: probabilities, 0 to 1")
-    method = _one_of(method.lower() if isinstance(method, str) else method, "method", ("bonferroni", "holm", "hochberg", "hommel", "bh", "by"))
+    if (p < 0).any() or (p > 1).any():
+        raise ValueError(f"p={float(p[(p < 0) | (p > 1)][0])!r}: probabilities, 0 to 1")
+    method = _one_of(
+        method.lower() if isinstance(method, str) else method,
+        "method",
+        ("bonferroni", "holm", "hochberg", "hommel", "bh", "by"),
+    )
     m, order = len(p), np.argsort(p, kind="stable")
     rank, s = np.arange(1, m + 1), p[order]
-    if method == "hommel": adjusted = _hommel(s)
-    elif method in ("bonferroni", "holm"): adjusted = np.maximum.accumulate((m if method == "bonferroni" else m + 1 - rank)*s)
+    if method == "hommel":
+        adjusted = _hommel(s)
+    elif method in ("bonferroni", "holm"):
+        adjusted = np.maximum.accumulate((m if method == "bonferroni" else m + 1 - rank)*s)
     else:
-        factor = m + 1 - rank if method == "hochberg" else m/rank*((1/rank).sum() if method == "by" else 1)
+        factor = (
+            m + 1 - rank
+            if method == "hochberg"
+            else m / rank * ((1 / rank).sum() if method == "by" else 1)
+        )
         adjusted = np.minimum.accumulate((factor*s)[::-1])[::-1]
     out = np.empty(m)
     out[order] = np.minimum(adjusted, 1)
     return out
 
-# %% ../nbs/09_experiments.ipynb #a846b54f
-def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha: float = .05, method: str = "holm") -> pd.DataFrame:
+# %% ../nbs/09_experiments.ipynb #c7d5eadf
+def compare_variants(
+    conversions: Sequence[int], totals: Sequence[int], *, alpha: float = 0.05, method: str = "holm"
+) -> pd.DataFrame:
     """Compare several variants with one control.
 
-    As in `ABTestAnalyzer`, p-values and intervals are approximations that may understate luck where an arm expects few
-    conversions or failures: `verdict` is the column that does not.
+    As in `ABTestAnalyzer`, p-values and intervals are approximations that may understate luck where
+    an arm expects few conversions or failures: `verdict` is the column that does not.
 
     Parameters
     ----------
     conversions, totals : sequence of int, shape (arms,)
         Conversions and units of each arm, the control first; at least two arms.
     alpha : float
-        Above 1e-12 and below 1: the chance of any false alarm, or with "bh" and "by" the expected share of false alarms
-        among the alarms.
+        Above 1e-12 and below 1: the chance of any false alarm, or with "bh" and "by" the expected
+        share of false alarms among the alarms.
     method : str
         As for `adjust_pvalues`. The intervals do not depend on it.
 
     Returns
     -------
     DataFrame
-        A row for each variant: `rate`, `lift` (minus the control, absolute), `low` and `high` (intervals that hold all at
-        once at the level 1 - `alpha`, Bonferroni), `p_value`, `p_adjusted`, `significant` (`p_adjusted` < `alpha`),
-        `p_exact` (Fisher's, where so few are expected that `p_value` may understate luck; else NaN), and `verdict`: "a
-        difference" where the p-values, each replaced by `p_exact` if that is larger, are still below `alpha` when adjusted;
-        "too few to tell" where only the approximation is; else "no clear difference". Holm's method and the others find
-        more than Bonferroni's, so a significant row may have an interval that holds 0.
+        A row for each variant: `rate`, `lift` (minus the control, absolute), `low` and `high`
+        (intervals that hold all at once at the level 1 - `alpha`, Bonferroni), `p_value`,
+        `p_adjusted`, `significant` (`p_adjusted` < `alpha`), `p_exact` (Fisher's, where so few are
+        expected that `p_value` may understate luck; else NaN), and `verdict`: "a difference" where
+        the p-values, each replaced by `p_exact` if that is larger, are still below `alpha` when
+        adjusted; "too few to tell" where only the approximation is; else "no clear difference".
+        Holm's method and the others find more than Bonferroni's, so a significant row may have an
+        interval that holds 0.
 
     Raises
     ------
@@ -1454,42 +2132,82 @@ def compare_variants(conversions: Sequence[int], totals: Sequence[int], *, alpha
         If a count is impossible, or there is no variant.
     """
     x, n = _counts(conversions, "conversions"), _counts(totals, "totals")
-    if x.ndim != 1 or x.shape != n.shape or len(x) < 2: raise ValueError(f"conversions of shape {x.shape}, totals of shape {n.shape}: one of each for the control and at least one variant")
+    if x.ndim != 1 or x.shape != n.shape or len(x) < 2:
+        raise ValueError(
+            f"conversions of shape {x.shape}, totals of shape {n.shape}: one of each for the"
+            " control and at least one variant"
+        )
     table, variants = _table(x[0], n[0], x[1:], n[1:], ("conversions", "totals")*2), len(x) - 1
     low, high = diff_proportions_ci(*table, level=1 - _alpha(alpha)/variants)
     p = pooled_z_test(*table)[1]
     adjusted = adjust_pvalues(p, method)
-    exact = np.array([_exact_if_few(*(int(a) for a in row), alpha/variants) for row in zip(*table)], float)
-    verdict = np.select([adjusted >= alpha, adjust_pvalues(np.fmax(p, exact), method) < alpha], ["no clear difference", "a difference"], "too few to tell")
-    return pd.DataFrame({"rate": x[1:]/n[1:], "lift": _difference(*table), "low": low, "high": high, "p_value": p, "p_adjusted": adjusted, "significant": adjusted < alpha,
-                         "p_exact": exact, "verdict": verdict}, index=pd.RangeIndex(1, variants + 1, name="variant"))
+    exact = np.array(
+        [_exact_if_few(*(int(a) for a in row), alpha / variants) for row in zip(*table)], float
+    )
+    verdict = np.select(
+        [adjusted >= alpha, adjust_pvalues(np.fmax(p, exact), method) < alpha],
+        ["no clear difference", "a difference"],
+        "too few to tell",
+    )
+    return pd.DataFrame(
+        {
+            "rate": x[1:] / n[1:],
+            "lift": _difference(*table),
+            "low": low,
+            "high": high,
+            "p_value": p,
+            "p_adjusted": adjusted,
+            "significant": adjusted < alpha,
+            "p_exact": exact,
+            "verdict": verdict,
+        },
+        index=pd.RangeIndex(1, variants + 1, name="variant"),
+    )
 
-# %% ../nbs/09_experiments.ipynb #4295b8ad
+# %% ../nbs/09_experiments.ipynb #470b13d4
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _LEVELS = np.append(np.logspace(-17, -.5, 18), .5)
 _AROUND = np.array([1, 2, 3, 5, 8, 12, 18, 26, 36])
 
 class _LogitBeta:
     "A Beta distribution on the scale of the logit s, where nothing is too close to 0 or to 1."
-    def __init__(self, a: float, b: float) -> None: self.a, self.b, self.top = a, b, math.log(a) - math.log(b)
+    def __init__(self, a: float, b: float) -> None:
+        self.a, self.b, self.top = a, b, math.log(a) - math.log(b)
 
     def quantiles(self) -> np.ndarray:
         "At `_LEVELS`; infinite where the rate cannot be told from 1."
-        with np.errstate(divide="ignore"): s = special.logit(special.betaincinv(self.a, self.b, _LEVELS))
-        return np.where(s > -600, s, (np.log(_LEVELS) + math.log(self.a) + special.betaln(self.a, self.b))/self.a)
+        with np.errstate(divide="ignore"):
+            s = special.logit(special.betaincinv(self.a, self.b, _LEVELS))
+        return np.where(
+            s > -600,
+            s,
+            (np.log(_LEVELS) + math.log(self.a) + special.betaln(self.a, self.b)) / self.a,
+        )
 
     def log_density(self, s: np.ndarray) -> np.ndarray:
-        "At the logits s, up to a constant: relative to the top and by the smaller parameter, so that large numbers do not cancel."
+        """At the logits s, up to a constant: relative to the top and by the smaller parameter, so
+        that large numbers do not cancel."""
         small, n = min(self.a, self.b), self.a + self.b
         d = s - self.top if self.a <= self.b else self.top - s
-        return small*d - n*np.where(d < 700, np.log1p(small/n*np.expm1(np.minimum(d, 700))), math.log(small/n) + d)
+        return small * d - n * np.where(
+            d < 700, np.log1p(small / n * np.expm1(np.minimum(d, 700))), math.log(small / n) + d
+        )
 
     def log_below(self, s: np.ndarray) -> np.ndarray:
-        "Logarithm of the distribution function at the logits s; far out, where the rate underflows, by its leading term."
-        out, low, tail = np.empty(s.shape), s < 0, lambda s, a, b: a*s - math.log(a) - special.betaln(a, b)
+        """Logarithm of the distribution function at the logits s; far out, where the rate
+        underflows, by its leading term."""
+        out, low, tail = (
+            np.empty(s.shape),
+            s < 0,
+            lambda s, a, b: a * s - math.log(a) - special.betaln(a, b),
+        )
         with np.errstate(divide="ignore"):
-            out[low], out[~low] = np.log(special.betainc(self.a, self.b, special.expit(s[low]))), np.log(special.betaincc(self.b, self.a, special.expit(-s[~low])))
-        out[s < -600], out[s > 600] = tail(s[s < -600], self.a, self.b), np.log(-np.expm1(np.minimum(tail(-s[s > 600], self.b, self.a), -1e-300)))
+            out[low], out[~low] = np.log(
+                special.betainc(self.a, self.b, special.expit(s[low]))
+            ), np.log(special.betaincc(self.b, self.a, special.expit(-s[~low])))
+        out[s < -600], out[s > 600] = tail(s[s < -600], self.a, self.b), np.log(
+            -np.expm1(np.minimum(tail(-s[s > 600], self.b, self.a), -1e-300))
+        )
         return out
 
     def mirrored(self) -> "_LogitBeta":
@@ -1497,15 +2215,35 @@ class _LogitBeta:
         return _LogitBeta(self.b, self.a)
 
 def _panels(one: _LogitBeta, other: _LogitBeta) -> tuple[np.ndarray, np.ndarray]:
-    "Nodes and logarithms of weights of an integral over s: Gauss-Legendre between the quantiles of two distributions, around their tops, and between."
-    marks = np.concatenate([m for k in (one, other) for m in (k.quantiles(), -k.mirrored().quantiles(), k.top + _AROUND, k.top - _AROUND, [k.top])])
+    """Nodes and logarithms of weights of an integral over s: Gauss-Legendre between the quantiles
+    of two distributions, around their tops, and between."""
+    marks = np.concatenate(
+        [
+            m
+            for k in (one, other)
+            for m in (
+                k.quantiles(),
+                -k.mirrored().quantiles(),
+                k.top + _AROUND,
+                k.top - _AROUND,
+                [k.top],
+            )
+        ]
+    )
     marks = marks[np.isfinite(marks)]
     edges = np.unique(np.concatenate([marks, np.linspace(marks.min(), marks.max(), 60)]))
     half = np.diff(edges)[:, None]/2
     return (edges[:-1, None] + half*(1 + _NODES)).ravel(), np.log(half*_WEIGHTS).ravel()
 
-# %% ../nbs/09_experiments.ipynb #df4ac386
-def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment: int, *, prior: tuple[float, float] = (1, 1)) -> tuple[float, float]:
+# %% ../nbs/09_experiments.ipynb #aa6dfdd8
+def beta_binomial(
+    x_control: int,
+    n_control: int,
+    x_treatment: int,
+    n_treatment: int,
+    *,
+    prior: tuple[float, float] = (1, 1),
+) -> tuple[float, float]:
     """Bayesian comparison of two rates with independent Beta priors.
 
     Parameters
@@ -1515,13 +2253,14 @@ def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment:
     n_control, n_treatment : int
         Units of each arm, 1 to 1e10.
     prior : tuple of float
-        The two parameters of the Beta prior of each rate, above 1e-9 and below 1e10: successes and failures believed in beforehand.
+        The two parameters of the Beta prior of each rate, above 1e-9 and below 1e10: successes and
+        failures believed in beforehand.
 
     Returns
     -------
     tuple of float
-        Posterior probability that the treatment's rate is higher, and the expected loss of choosing the treatment: the
-        posterior mean of max(control's rate - treatment's rate, 0).
+        Posterior probability that the treatment's rate is higher, and the expected loss of choosing
+        the treatment: the posterior mean of max(control's rate - treatment's rate, 0).
 
     Raises
     ------
@@ -1530,15 +2269,28 @@ def beta_binomial(x_control: int, n_control: int, x_treatment: int, n_treatment:
     """
     table = _table(x_control, n_control, x_treatment, n_treatment)
     if table[0].ndim: raise ValueError("x_control and the others: single counts")
-    if max(table[1], table[3]) > 1e10: raise ValueError(f"n_control={n_control!r}, n_treatment={n_treatment!r}: at most 1e10; beyond, the probabilities lose their digits, and a sample shows all that a prior could")
-    if not isinstance(prior, (tuple, list)) or len(prior) != 2: raise ValueError(f"prior={prior!r:.60}: two numbers above 0")
+    if max(table[1], table[3]) > 1e10:
+        raise ValueError(
+            f"n_control={n_control!r}, n_treatment={n_treatment!r}: at most 1e10; beyond, the"
+            " probabilities lose their digits, and a sample shows all that a prior could"
+        )
+    if not isinstance(prior, (tuple, list)) or len(prior) != 2:
+        raise ValueError(f"prior={prior!r:.60}: two numbers above 0")
     a, b = (_number(v, "prior", 1e-9, 1e10) for v in prior)
     xc, nc, xt, nt = _plain(*table)
     C, T = _LogitBeta(a + xc, b + (nc - xc)), _LogitBeta(a + xt, b + (nt - xt))
     s, weight = _panels(C, T)
-    log_mean = lambda f, k: special.logsumexp(f + k.log_density(s) + weight) - special.logsumexp(k.log_density(s) + weight)
+    log_mean = lambda f, k: special.logsumexp(f + k.log_density(s) + weight) - special.logsumexp(
+        k.log_density(s) + weight
+    )
     below_C, below_T = C.log_below(s), T.log_below(s)
     better, worse = log_mean(below_C, T), log_mean(below_T, C)
-    loss = special.logsumexp(below_T + C.mirrored().log_below(-s) - np.logaddexp(0, s) - np.logaddexp(0, -s) + weight)
-    if np.isnan([better, worse, loss]).any(): raise ValueError(f"prior={prior!r}: too extreme beside these counts for the integral to be taken; nearer to 1")
+    loss = special.logsumexp(
+        below_T + C.mirrored().log_below(-s) - np.logaddexp(0, s) - np.logaddexp(0, -s) + weight
+    )
+    if np.isnan([better, worse, loss]).any():
+        raise ValueError(
+            f"prior={prior!r}: too extreme beside these counts for the integral to be taken; nearer"
+            " to 1"
+        )
     return float(-np.expm1(worse) if worse < better else np.exp(better)), float(np.exp(loss))

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'driver_repository', 'flight_facts', 'flight_features', 'load_features', 'OnlineFlights', 'flight_stream',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #2a32d8a5
+# %% ../nbs/01_features.ipynb #0c299f40
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .data import HORIZON, SOURCES, cached_frame, drivers, load_airlines, load_airports, load_flights, load_planes, load_weather
+from mlscale.data import (
+    HORIZON,
+    SOURCES,
+    cached_frame,
+    drivers,
+    load_airlines,
+    load_airports,
+    load_flights,
+    load_planes,
+    load_weather,
+)
 from .point_in_time import (View, as_frame, check_columns, check_keys, key_names,
                                    point_in_time_join, positive_timedelta, some_names)
 from .rolling import LookupState, Rolling, RollingState, rolling_features
 from .storage import needs, replacing
 
-# %% ../nbs/01_features.ipynb #9571285b
+# %% ../nbs/01_features.ipynb #d4065a22
 _FEAST = """project: drivers
 provider: local
 registry: registry.db
@@ -36,15 +46,16 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     Parameters
     ----------
     path : path
-        The folder, made if missing. It gets `feature_store.yaml`, the facts as `driver_statistics.parquet` and
-        Feast's own two files: history by DuckDB, newest values in SQLite.
+        The folder, made if missing. It gets `feature_store.yaml`, the facts as
+        `driver_statistics.parquet` and Feast's own two files: history by DuckDB, newest values in
+        SQLite.
 
     Returns
     -------
     feast.FeatureStore
-        With the entity `driver` (key `driver_id`) and the view `driver_statistics` (`avg_daily_rides`: rides a
-        day averaged over the last 30 days, fewer at the beginning; `ttl` one day) applied. Nothing is
-        materialized yet.
+        With the entity `driver` (key `driver_id`) and the view `driver_statistics`
+        (`avg_daily_rides`: rides a day averaged over the last 30 days, fewer at the beginning;
+        `ttl` one day) applied. Nothing is materialized yet.
 
     Raises
     ------
@@ -57,23 +68,72 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
         from feast.types import Float64
     path = Path(path).resolve()
     rides = drivers()
-    facts = rides.drop(columns="rides").assign(avg_daily_rides=rides.groupby("driver_id").rides.transform(lambda r: r.rolling(30, min_periods=1).mean()))
-    with replacing(path/"driver_statistics.parquet") as new: facts.to_parquet(new, coerce_timestamps="us")
+    facts = rides.drop(columns="rides").assign(
+        avg_daily_rides=rides.groupby("driver_id").rides.transform(
+            lambda r: r.rolling(30, min_periods=1).mean()
+        )
+    )
+    with replacing(path/"driver_statistics.parquet") as new:
+        facts.to_parquet(new, coerce_timestamps="us")
     with replacing(path/"feature_store.yaml") as new: new.write_text(_FEAST)
     driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
-    source = FileSource(name="driver_rides", path=str(path/"driver_statistics.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
-    view = FeatureView(name="driver_statistics", entities=[driver], ttl=pd.Timedelta(days=1).to_pytimedelta(), schema=[Field(name="avg_daily_rides", dtype=Float64)], online=True, source=source)
+    source = FileSource(
+        name="driver_rides",
+        path=str(path / "driver_statistics.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+    view = FeatureView(
+        name="driver_statistics",
+        entities=[driver],
+        ttl=pd.Timedelta(days=1).to_pytimedelta(),
+        schema=[Field(name="avg_daily_rides", dtype=Float64)],
+        online=True,
+        source=source,
+    )
     store = FeatureStore(repo_path=str(path))
     store.apply([driver, view])
     return store
 
-# %% ../nbs/01_features.ipynb #fcf7ab17
-SCHEDULE = ["carrier", "origin", "dest", "weekday", "hour", "distance", "planned", "plane_age", "seats"]
+# %% ../nbs/01_features.ipynb #da0a4099
+SCHEDULE = [
+    "carrier",
+    "origin",
+    "dest",
+    "weekday",
+    "hour",
+    "distance",
+    "planned",
+    "plane_age",
+    "seats",
+]
 WEATHER = ["temp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
 _DAY, _HOUR = pd.Timedelta(days=1), pd.Timedelta(hours=1)
-_BY = {"carrier": ["carrier"], "origin": ["origin"], "dest": ["dest"], "route": ["origin", "dest"], "number": ["carrier", "flight"], "carrier_origin": ["carrier", "origin"]}
-RATES = [Rolling(f"late_{name}_{days}d", value="late", by=by, window=days*_DAY, agg="rate", prior=(.2, 10.)) for name, by in _BY.items() for days in (1, 7, 30)]
-AIRPORT = [Rolling(f"{name}_{hours}h", value="dep_delay", by="origin", window=hours*_HOUR, agg=agg) for hours in (1, 3) for name, agg in (("departed", "count"), ("dep_delay", "mean"))]
+_BY = {
+    "carrier": ["carrier"],
+    "origin": ["origin"],
+    "dest": ["dest"],
+    "route": ["origin", "dest"],
+    "number": ["carrier", "flight"],
+    "carrier_origin": ["carrier", "origin"],
+}
+RATES = [
+    Rolling(
+        f"late_{name}_{days}d",
+        value="late",
+        by=by,
+        window=days * _DAY,
+        agg="rate",
+        prior=(0.2, 10.0),
+    )
+    for name, by in _BY.items()
+    for days in (1, 7, 30)
+]
+AIRPORT = [
+    Rolling(f"{name}_{hours}h", value="dep_delay", by="origin", window=hours * _HOUR, agg=agg)
+    for hours in (1, 3)
+    for name, agg in (("departed", "count"), ("dep_delay", "mean"))
+]
 ARRIVALS = Rolling("arr_delay_dest_3h", value="arr_delay", by="dest", window=3*_HOUR, agg="mean")
 WAITING = Rolling("waiting", value="step", by="origin", window=None, agg="sum")
 PLANNED = Rolling("planned_load", value=None, by="origin", window=_HOUR, agg="count")
@@ -81,14 +141,39 @@ CONGESTION = [r.name for r in (*AIRPORT, ARRIVALS, WAITING, PLANNED)]
 AIRCRAFT = ["last_dep_delay", "last_dep_age", "last_arr_delay", "last_arr_age"]
 FEATURES = SCHEDULE + WEATHER + [r.name for r in RATES] + CONGESTION + AIRCRAFT
 
-# %% ../nbs/01_features.ipynb #97cab6e0
-_ROLLING = {"landed": [*RATES, ARRIVALS], "departed": AIRPORT, "steps": [WAITING], "timetable": [PLANNED]}
-_LOOKUP = {"weather": ("origin", 6*_HOUR, WEATHER), "last_dep": ("tailnum", 7*_DAY, ["dep_delay", "event_timestamp"]), "last_arr": ("tailnum", 7*_DAY, ["arr_delay", "event_timestamp"])}
+# %% ../nbs/01_features.ipynb #cec469eb
+_ROLLING = {
+    "landed": [*RATES, ARRIVALS],
+    "departed": AIRPORT,
+    "steps": [WAITING],
+    "timetable": [PLANNED],
+}
+_LOOKUP = {
+    "weather": ("origin", 6 * _HOUR, WEATHER),
+    "last_dep": ("tailnum", 7 * _DAY, ["dep_delay", "event_timestamp"]),
+    "last_arr": ("tailnum", 7 * _DAY, ["arr_delay", "event_timestamp"]),
+}
 
-_FLIGHT = ["flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep", "actual_dep", "dep_delay", "actual_arr", "arr_delay", "late", "label_time", "cancelled"]
+_FLIGHT = [
+    "flight_id",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "sched_dep",
+    "actual_dep",
+    "dep_delay",
+    "actual_arr",
+    "arr_delay",
+    "late",
+    "label_time",
+    "cancelled",
+]
 
 def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What the features of the flights are made of, by source, each fact with the time at which it became known.
+    """What the features of the flights are made of, by source, each fact with the time at which it
+    became known.
 
     Parameters
     ----------
@@ -100,14 +185,16 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
     Returns
     -------
     dict of DataFrame
-        "landed" and "departed": outcomes and departures; "last_arr" and "last_dep": the same, one for an
-        aircraft and a minute, that of the later flight; "steps": +1 at the airport when a flight should leave
-        and -1 when it has left; "timetable": the scheduled departures, known a month ahead, on the clock of the
-        schedule; "weather". All with `created_timestamp`, and with `event_timestamp` where it is looked up.
+        "landed" and "departed": outcomes and departures; "last_arr" and "last_dep": the same, one
+        for an aircraft and a minute, that of the later flight; "steps": +1 at the airport when a
+        flight should leave and -1 when it has left; "timetable": the scheduled departures, known a
+        month ahead, on the clock of the schedule; "weather". All with `created_timestamp`, and with
+        `event_timestamp` where it is looked up.
 
     Notes
     -----
-    Assumed: a cancellation is known at the scheduled departure, so a cancelled flight is never waited for.
+    Assumed: a cancellation is known at the scheduled departure, so a cancelled flight is never
+    waited for.
 
     Raises
     ------
@@ -115,27 +202,70 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
         If columns are missing or stand there twice.
     """
     check_columns(list(flights.columns), _FLIGHT, "flights")
-    check_columns(list(weather.columns), ["origin", "event_timestamp", "created_timestamp", *WEATHER], "weather")
+    check_columns(
+        list(weather.columns),
+        ["origin", "event_timestamp", "created_timestamp", *WEATHER],
+        "weather",
+    )
     flights = flights.sort_values("flight_id")[_FLIGHT[1:]]
-    known = lambda rows, clock: rows.assign(created_timestamp=rows[clock], event_timestamp=rows[clock])
+    known = lambda rows, clock: rows.assign(
+        created_timestamp=rows[clock], event_timestamp=rows[clock]
+    )
     departed, due = flights.dropna(subset="actual_dep"), flights[~flights.cancelled]
-    steps = [due[["origin"]].assign(created_timestamp=due.sched_dep, step=1.), departed[["origin"]].assign(created_timestamp=departed.actual_dep.where(departed.actual_dep > departed.sched_dep, departed.sched_dep), step=-1.)]
+    steps = [
+        due[["origin"]].assign(created_timestamp=due.sched_dep, step=1.0),
+        departed[["origin"]].assign(
+            created_timestamp=departed.actual_dep.where(
+                departed.actual_dep > departed.sched_dep, departed.sched_dep
+            ),
+            step=-1.0,
+        ),
+    ]
     of_aircraft = lambda rows: rows.drop_duplicates(["tailnum", "event_timestamp"], keep="last")
-    landed, departed = known(flights.dropna(subset="late"), "label_time"), known(departed, "actual_dep")
-    return {"landed": landed, "departed": departed, "last_arr": of_aircraft(landed), "last_dep": of_aircraft(departed), "steps": pd.concat(steps),
-            "timetable": flights[["origin"]].assign(created_timestamp=flights.sched_dep), "weather": weather}
+    landed, departed = known(flights.dropna(subset="late"), "label_time"), known(
+        departed, "actual_dep"
+    )
+    return {
+        "landed": landed,
+        "departed": departed,
+        "last_arr": of_aircraft(landed),
+        "last_dep": of_aircraft(departed),
+        "steps": pd.concat(steps),
+        "timetable": flights[["origin"]].assign(created_timestamp=flights.sched_dep),
+        "weather": weather,
+    }
 
 def _schedule(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, np.ndarray]:
     "What the timetable and the papers of the aircraft say."
     local = flights.sched_dep.dt.tz_convert("America/New_York")
-    codes = {"carrier": load_airlines().carrier, "origin": ["EWR", "JFK", "LGA"], "dest": load_airports().faa}
+    codes = {
+        "carrier": load_airlines().carrier,
+        "origin": ["EWR", "JFK", "LGA"],
+        "dest": load_airports().faa,
+    }
     plane = planes.set_index("tailnum")[["year", "seats"]].reindex(flights.tailnum)
-    return {**{c: flights[c].map({v: i for i, v in enumerate(sorted(known))}) for c, known in codes.items()},
-            "weekday": local.dt.weekday, "hour": local.dt.hour + local.dt.minute/60, "distance": flights.distance,
-            "planned": (flights.sched_arr - flights.sched_dep)/pd.Timedelta(minutes=1), "plane_age": local.dt.year.to_numpy() - plane.year.to_numpy(), "seats": plane.seats}
+    return {
+        **{
+            c: flights[c].map({v: i for i, v in enumerate(sorted(known))})
+            for c, known in codes.items()
+        },
+        "weekday": local.dt.weekday,
+        "hour": local.dt.hour + local.dt.minute / 60,
+        "distance": flights.distance,
+        "planned": (flights.sched_arr - flights.sched_dep) / pd.Timedelta(minutes=1),
+        "plane_age": local.dt.year.to_numpy() - plane.year.to_numpy(),
+        "seats": plane.seats,
+    }
 
-# %% ../nbs/01_features.ipynb #b401115a
-def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, *, horizon: pd.Timedelta = HORIZON, refresh: pd.Timedelta | None = None) -> pd.DataFrame:
+# %% ../nbs/01_features.ipynb #c38c0fcf
+def flight_features(
+    flights: pd.DataFrame,
+    weather: pd.DataFrame,
+    planes: pd.DataFrame,
+    *,
+    horizon: pd.Timedelta = HORIZON,
+    refresh: pd.Timedelta | None = None,
+) -> pd.DataFrame:
     """The features of flights, each as it was known at the moment of prediction.
 
     Parameters
@@ -147,15 +277,16 @@ def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.Dat
     horizon : Timedelta
         How long before the scheduled departure the prediction is made, 0 or above.
     refresh : Timedelta, optional
-        What becomes known with time is taken as it was at the last full multiple of this since midnight, as if
-        a job refreshed it that often. None: as it is at the prediction.
+        What becomes known with time is taken as it was at the last full multiple of this since
+        midnight, as if a job refreshed it that often. None: as it is at the prediction.
 
     Returns
     -------
     DataFrame
-        The order and index of `flights`: `flight_id`, `event_timestamp` (the moment of prediction, `horizon`
-        before the scheduled departure) and the columns `FEATURES` as float64 that float32 holds exactly, NaN
-        where unknown. Carrier, origin and destination are their places in the alphabetical lists of all codes.
+        The order and index of `flights`: `flight_id`, `event_timestamp` (the moment of prediction,
+        `horizon` before the scheduled departure) and the columns `FEATURES` as float64 that float32
+        holds exactly, NaN where unknown. Carrier, origin and destination are their places in the
+        alphabetical lists of all codes.
 
     Raises
     ------
@@ -164,24 +295,58 @@ def flight_features(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.Dat
 
     Notes
     -----
-    Assumed: the aircraft that will fly is known at the moment of prediction. Where an aircraft has two facts
-    at the same minute, that of the later flight counts.
+    Assumed: the aircraft that will fly is known at the moment of prediction. Where an aircraft has
+    two facts at the same minute, that of the later flight counts.
     """
-    if not isinstance(horizon, timedelta) or not horizon >= pd.Timedelta(0): raise ValueError(f"horizon={horizon!r}: a Timedelta, 0 or above, such as pd.Timedelta(minutes=120)")
+    if not isinstance(horizon, timedelta) or not horizon >= pd.Timedelta(0):
+        raise ValueError(
+            f"horizon={horizon!r}: a Timedelta, 0 or above, such as pd.Timedelta(minutes=120)"
+        )
     check_columns(list(flights.columns), [*_FLIGHT, "sched_arr", "distance"], "flights")
     check_columns(list(planes.columns), ["tailnum", "year", "seats"], "planes")
     flights = flights.astype(dict.fromkeys(["carrier", "tailnum", "origin", "dest"], "category"))
-    at = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]].assign(event_timestamp=(flights.sched_dep - horizon).dt.as_unit("us"))
-    asked = at if refresh is None else at.assign(event_timestamp=at.event_timestamp.dt.floor(positive_timedelta(refresh, "refresh")).dt.as_unit("us"))
+    at = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest"]].assign(
+        event_timestamp=(flights.sched_dep - horizon).dt.as_unit("us")
+    )
+    asked = (
+        at
+        if refresh is None
+        else at.assign(
+            event_timestamp=at.event_timestamp.dt.floor(
+                positive_timedelta(refresh, "refresh")
+            ).dt.as_unit("us")
+        )
+    )
     facts = flight_facts(flights, weather)
-    rolling = [rolling_features(_ROLLING[s], facts[s], asked) for s in ("landed", "departed", "steps")]
-    rolling.append(rolling_features([PLANNED], facts["timetable"], at.assign(event_timestamp=flights.sched_dep + PLANNED.window/2)))
+    rolling = [
+        rolling_features(_ROLLING[s], facts[s], asked) for s in ("landed", "departed", "steps")
+    ]
+    rolling.append(
+        rolling_features(
+            [PLANNED],
+            facts["timetable"],
+            at.assign(event_timestamp=flights.sched_dep + PLANNED.window / 2),
+        )
+    )
     found = point_in_time_join(asked, [View(s, facts[s], *_LOOKUP[s]) for s in _LOOKUP])
-    columns = {**_schedule(flights, planes), **{c: found[f"weather__{c}"] for c in WEATHER}, **{c: r[c] for r in rolling for c in r}}
+    columns = {
+        **_schedule(flights, planes),
+        **{c: found[f"weather__{c}"] for c in WEATHER},
+        **{c: r[c] for r in rolling for c in r},
+    }
     for name in ("dep", "arr"):
-        columns |= {f"last_{name}_delay": found[f"last_{name}__{name}_delay"], f"last_{name}_age": (at.event_timestamp - found[f"last_{name}__event_timestamp"])/pd.Timedelta(minutes=1)}
-    features = pd.DataFrame({c: np.asarray(columns[c], np.float32) for c in FEATURES}, index=flights.index).astype(float)
+        columns |= {
+            f"last_{name}_delay": found[f"last_{name}__{name}_delay"],
+            f"last_{name}_age": (
+                (at.event_timestamp - found[f"last_{name}__event_timestamp"])
+                / pd.Timedelta(minutes=1)
+            ),
+        }
+    features = pd.DataFrame(
+        {c: np.asarray(columns[c], np.float32) for c in FEATURES}, index=flights.index
+    ).astype(float)
     return pd.concat([at[["flight_id", "event_timestamp"]], features], axis=1)
+
 
 def load_features() -> pd.DataFrame:
     """The features and labels of the year, built once and kept in the cache.
@@ -189,22 +354,30 @@ def load_features() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a flight in the order of `load_flights`: the columns of `flight_features`, `late` and `label_time`.
+        One row a flight in the order of `load_flights`: the columns of `flight_features`, `late`
+        and `label_time`.
     """
     def build():
         flights = load_flights()
-        return flight_features(flights, load_weather(), load_planes()).assign(late=flights.late, label_time=flights.label_time)
+        return flight_features(flights, load_weather(), load_planes()).assign(
+            late=flights.late, label_time=flights.label_time
+        )
     return cached_frame("features", "2" + "".join(SOURCES.values()), build)
 
-# %% ../nbs/01_features.ipynb #9210eeb7
+# %% ../nbs/01_features.ipynb #aeb232ed
 class OnlineFlights:
     """The features of the flights that become known with time, computed event by event.
 
     The same definitions as in `flight_features`; the schedule's own features come with the request.
     """
     def __init__(self) -> None:
-        self._states = {source: [r.online() for r in rollings] for source, rollings in _ROLLING.items()}
-        self._states |= {source: [LookupState(View(source, pd.DataFrame(), *definition))] for source, definition in _LOOKUP.items()}
+        self._states = {
+            source: [r.online() for r in rollings] for source, rollings in _ROLLING.items()
+        }
+        self._states |= {
+            source: [LookupState(View(source, pd.DataFrame(), *definition))]
+            for source, definition in _LOOKUP.items()
+        }
 
     def update(self, source: str, fact: Mapping) -> None:
         """Take in a fact.
@@ -221,7 +394,8 @@ class OnlineFlights:
         ValueError
             If the source is unknown or the fact is one that a state refuses.
         """
-        if source not in self._states: raise ValueError(f"source={source!r}: known are {', '.join(self._states)}")
+        if source not in self._states:
+            raise ValueError(f"source={source!r}: known are {', '.join(self._states)}")
         for state in self._states[source]: state.update(fact)
 
     def get(self, flight: Mapping, at: pd.Timestamp) -> dict[str, float]:
@@ -244,21 +418,36 @@ class OnlineFlights:
         ValueError
             If the flight lacks a field or the time goes back.
         """
-        if missing := [c for c in ("carrier", "flight", "tailnum", "origin", "dest", "sched_dep") if c not in flight]: raise ValueError(f"flight: {', '.join(missing)} missing")
+        if missing := [
+            c
+            for c in ("carrier", "flight", "tailnum", "origin", "dest", "sched_dep")
+            if c not in flight
+        ]:
+            raise ValueError(f"flight: {', '.join(missing)} missing")
         out = {}
         for source in ("landed", "departed", "steps"):
-            for s in self._states[source]: out[s.rolling.name] = s.get(tuple([flight[c] for c in s.rolling.by]), at)
+            for s in self._states[source]:
+                out[s.rolling.name] = s.get(tuple([flight[c] for c in s.rolling.by]), at)
         (planned,), (weather,) = self._states["timetable"], self._states["weather"]
-        out |= {PLANNED.name: planned.get(flight["origin"], flight["sched_dep"] + PLANNED.window/2), **weather.get(flight["origin"], at)}
+        out |= {
+            PLANNED.name: planned.get(flight["origin"], flight["sched_dep"] + PLANNED.window / 2),
+            **weather.get(flight["origin"], at),
+        }
         for name in ("dep", "arr"):
             last = self._states[f"last_{name}"][0].get(flight["tailnum"], at)
             known = last["event_timestamp"] is not None
-            out |= {f"last_{name}_delay": last[f"{name}_delay"], f"last_{name}_age": (at - last["event_timestamp"])/pd.Timedelta(minutes=1) if known else None}
+            out |= {
+                f"last_{name}_delay": last[f"{name}_delay"],
+                f"last_{name}_age": (
+                    (at - last["event_timestamp"]) / pd.Timedelta(minutes=1) if known else None
+                ),
+            }
         return out
 
-# %% ../nbs/01_features.ipynb #d7048e35
+# %% ../nbs/01_features.ipynb #b95364f2
 def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tuple[str, dict]]:
-    """The year as a live system meets it: facts as they become known, and between them the flights to predict.
+    """The year as a live system meets it: facts as they become known, and between them the flights
+    to predict.
 
     Parameters
     ----------
@@ -268,38 +457,73 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
     Yields
     ------
     (str, dict)
-        A source of `flight_facts` and a fact, or "flight" and a flight with `at`, its moment of prediction. At
-        the same minute facts come first.
+        A source of `flight_facts` and a fact, or "flight" and a flight with `at`, its moment of
+        prediction. At the same minute facts come first.
     """
-    ask = flights[["flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep"]].assign(at=(flights.sched_dep - HORIZON).dt.as_unit("us"))
-    tables, clocks = {**flight_facts(flights, weather), "flight": ask}, {"timetable": PLANNED.window/2 + HORIZON}
-    needed = {s: ["created_timestamp", *dict.fromkeys(c for r in rollings for c in (*r.by, *([r.value] if r.value else [])))] for s, rollings in _ROLLING.items()}
-    needed |= {s: list(dict.fromkeys(["event_timestamp", "created_timestamp", by, *features])) for s, (by, _, features) in _LOOKUP.items()}
+    ask = flights[
+        ["flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep"]
+    ].assign(at=(flights.sched_dep - HORIZON).dt.as_unit("us"))
+    tables, clocks = {**flight_facts(flights, weather), "flight": ask}, {
+        "timetable": PLANNED.window / 2 + HORIZON
+    }
+    needed = {
+        s: [
+            "created_timestamp",
+            *dict.fromkeys(c for r in rollings for c in (*r.by, *([r.value] if r.value else []))),
+        ]
+        for s, rollings in _ROLLING.items()
+    }
+    needed |= {
+        s: list(dict.fromkeys(["event_timestamp", "created_timestamp", by, *features]))
+        for s, (by, _, features) in _LOOKUP.items()
+    }
     sources = list(tables)
-    when = [(table["at" if s == "flight" else "created_timestamp"] - clocks.get(s, pd.Timedelta(0))).dt.as_unit("us").to_numpy("datetime64[us]") for s, table in tables.items()]
-    of, row = np.repeat(np.arange(len(when)), [len(w) for w in when]), np.concatenate([np.arange(len(w)) for w in when])
+    when = [
+        (table["at" if s == "flight" else "created_timestamp"] - clocks.get(s, pd.Timedelta(0)))
+        .dt.as_unit("us")
+        .to_numpy("datetime64[us]")
+        for s, table in tables.items()
+    ]
+    of, row = np.repeat(np.arange(len(when)), [len(w) for w in when]), np.concatenate(
+        [np.arange(len(w)) for w in when]
+    )
     names = {s: needed.get(s, list(table.columns)) for s, table in tables.items()}
     columns = {s: [table[c].tolist() for c in names[s]] for s, table in tables.items()}
     for j in np.lexsort((row, of, np.concatenate(when))):
         source = sources[of[j]]
         yield source, dict(zip(names[source], [c[row[j]] for c in columns[source]]))
 
-# %% ../nbs/01_features.ipynb #6f7361c1
-def _difference(name: str, seen: pd.Series, right: pd.Series, when: pd.Series, tolerance: float) -> dict:
+# %% ../nbs/01_features.ipynb #087c1f21
+def _difference(
+    name: str, seen: pd.Series, right: pd.Series, when: pd.Series, tolerance: float
+) -> dict:
     seen, right, when = (x.reset_index(drop=True) for x in (seen, right, when))
     unequal, size = seen.ne(right) & seen.notna() & right.notna(), pd.Series(np.nan, seen.index)
     if pd.api.types.is_numeric_dtype(seen) and pd.api.types.is_numeric_dtype(right):
         a, b = (x.to_numpy(float, na_value=np.nan) for x in (seen, right))
         with np.errstate(invalid="ignore"):
             size = pd.Series(np.abs(a - b))
-            noise = np.isfinite(a) & np.isfinite(b) & (size <= tolerance*np.fmax(1, np.fmax(np.abs(a), np.abs(b))))
+            noise = (
+                np.isfinite(a)
+                & np.isfinite(b)
+                & (size <= tolerance * np.fmax(1, np.fmax(np.abs(a), np.abs(b))))
+            )
         if any(map(pd.api.types.is_float_dtype, (seen, right))): unequal &= ~noise
     left, only = seen.notna() & right.isna(), right.notna() & seen.isna()
     differ = unequal | left | only
-    return {"feature": name, "rows": len(seen), "differ": differ.mean(), "only_logged": left.mean(), "only_recomputed": only.mean(),
-            "median": size[unequal].dropna().median(), "largest": size[unequal].max(), "first": when[differ].min(), "last": when[differ].max()}
+    return {
+        "feature": name,
+        "rows": len(seen),
+        "differ": differ.mean(),
+        "only_logged": left.mean(),
+        "only_recomputed": only.mean(),
+        "median": size[unequal].dropna().median(),
+        "largest": size[unequal].max(),
+        "first": when[differ].min(),
+        "last": when[differ].max(),
+    }
 
-# %% ../nbs/01_features.ipynb #a4db2ced
+# %% ../nbs/01_features.ipynb #e59d3587
 def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
                 time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
     """Compare the features that a service saw with what their definition says.
@@ -315,15 +539,16 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
     time : str
         The column of `logged` with the moment of prediction.
     tolerance : float
-        Floats are equal if they differ by at most this, relative to the larger one or, below 1, absolutely; whole
-        numbers only if they are the same.
+        Floats are equal if they differ by at most this, relative to the larger one or, below 1,
+        absolutely; whole numbers only if they are the same.
 
     Returns
     -------
     DataFrame
-        One row a feature, the most different first: `rows` compared, `differ` (the share of them with another
-        value, 0 to 1), `only_logged` and `only_recomputed` (the share with a value on one side only), `median`
-        and `largest` (the size of the differences of numbers), `first` and `last` (when they differed).
+        One row a feature, the most different first: `rows` compared, `differ` (the share of them
+        with another value, 0 to 1), `only_logged` and `only_recomputed` (the share with a value on
+        one side only), `median` and `largest` (the size of the differences of numbers), `first` and
+        `last` (when they differed).
 
     Raises
     ------
@@ -333,11 +558,16 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
         tolerance is negative.
     """
     by = key_names(by, "by")
-    if not 0 <= tolerance < np.inf: raise ValueError(f"tolerance={tolerance!r}: a finite number, 0 or above")
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance={tolerance!r}: a finite number, 0 or above")
     logged, recomputed = as_frame(logged, "logged"), as_frame(recomputed, "recomputed")
     for frame, what, columns in ((logged, "logged", [*by, time]), (recomputed, "recomputed", by)):
         check_columns(frame.columns, columns, what)
-        if n := frame.duplicated(list(by)).sum(): raise ValueError(f"{what}: {n} predictions stand there twice by {', '.join(by)}; name the columns that tell them apart")
+        if n := frame.duplicated(list(by)).sum():
+            raise ValueError(
+                f"{what}: {n} predictions stand there twice by {', '.join(by)}; name the columns"
+                " that tell them apart"
+            )
     for c in by: check_keys(logged[c], recomputed[c], ("logged", "recomputed"))
     if n := logged[list(by)].isna().any(axis=1).sum():
         raise ValueError(f"logged: {n} predictions have no {', '.join(by)}; "
@@ -347,5 +577,15 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
         raise ValueError(f"logged: no row or no feature that recomputed has too; "
                          f"there are {some_names(list(logged))}")
     both = logged[[*by]].merge(recomputed, on=list(by), how="left")
-    if n := len(logged) - len(logged[[*by]].merge(recomputed[[*by]], on=list(by))): raise ValueError(f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the features of the same predictions")
-    return pd.DataFrame([_difference(c, logged[c], both[c], logged[time], tolerance) for c in features]).set_index("feature").sort_values("differ", ascending=False, kind="stable")
+    if n := len(logged) - len(logged[[*by]].merge(recomputed[[*by]], on=list(by))):
+        raise ValueError(
+            f"recomputed: {n} of the {len(logged)} logged predictions are missing; compute the"
+            " features of the same predictions"
+        )
+    return (
+        pd.DataFrame(
+            [_difference(c, logged[c], both[c], logged[time], tolerance) for c in features]
+        )
+        .set_index("feature")
+        .sort_values("differ", ascending=False, kind="stable")
+    )

@@ -8,7 +8,7 @@ __all__ = ['START', 'END', 'WEEK', 'MATURE', 'HOLDOUT', 'RETRAIN_EVERY', 'NAME',
            'release', 'deploy', 'judge_release', 'backtest', 'launch', 'without_horizon', 'live', 'draw_year',
            'draw_gates', 'page', 'Run', 'run']
 
-# %% ../nbs/12_lifecycle.ipynb #52c15ef8
+# %% ../nbs/12_lifecycle.ipynb #97a93fc9
 import base64, copy, html, io, json, shutil, time, uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_planes, load_weather
+from mlscale.data import (
+    SOURCES,
+    OperationsDesk,
+    cached_frame,
+    load_flights,
+    load_planes,
+    load_weather,
+)
 from .features import AIRCRAFT, FEATURES, SCHEDULE, flight_features, load_features
 from .training import compare, evaluate, fit_model, log_losses
 from .registry import GateRefused, GateResult, Registry
@@ -27,7 +34,7 @@ from .serving import serving_process
 from .monitoring import Alerts, ModelMonitor, PerformanceMonitor, labelled, record_outcomes
 from .storage import home, needs, replacing, style
 
-# %% ../nbs/12_lifecycle.ipynb #845557c7
+# %% ../nbs/12_lifecycle.ipynb #a5d3bf1e
 START, END = pd.Timestamp("2013-04-01", tz="UTC"), pd.Timestamp("2013-12-30", tz="UTC")
 WEEK = pd.Timedelta(days=7)
 MATURE = pd.Timedelta(days=1)
@@ -53,9 +60,15 @@ class World:
     desk: OperationsDesk
 
     def __post_init__(self) -> None:
-        n, self.at = len(self.features), self.features.event_timestamp.dt.tz_convert(None).to_numpy()
+        n, self.at = (
+            len(self.features),
+            self.features.event_timestamp.dt.tz_convert(None).to_numpy(),
+        )
         self.day = self.at.astype("datetime64[D]")
-        self.outcome, self.known_at = self.features.late.to_numpy(copy=True), self.features.label_time.copy()
+        self.outcome, self.known_at = (
+            self.features.late.to_numpy(copy=True),
+            self.features.label_time.copy(),
+        )
         self.weight, self.score, self.acted = np.ones(n), np.full(n, np.nan), np.zeros(n, bool)
 
     def rows(self, since: pd.Timestamp, until: pd.Timestamp) -> np.ndarray:
@@ -71,7 +84,9 @@ class World:
         ndarray of int
             Their positions.
         """
-        return np.flatnonzero((self.at >= since.tz_convert(None)) & (self.at < until.tz_convert(None)))
+        return np.flatnonzero(
+            (self.at >= since.tz_convert(None)) & (self.at < until.tz_convert(None))
+        )
 
     def act(self, rows: np.ndarray, score: np.ndarray) -> None:
         """Let the desk act on scores.
@@ -106,13 +121,16 @@ class World:
         Returns
         -------
         ndarray of int
-            Their positions. With `weight` they stand for all flights in a world in which nobody acts.
+            Their positions. With `weight` they stand for all flights in a world in which nobody
+            acts.
         """
         rows = self.rows(since, until)
         return rows[(self.known_at.iloc[rows] <= at).to_numpy() & (self.weight[rows] > 0)]
 
-# %% ../nbs/12_lifecycle.ipynb #7621cf53
-def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: int = 0) -> tuple[object, pd.DataFrame]:
+# %% ../nbs/12_lifecycle.ipynb #b8868d30
+def train(
+    world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: int = 0
+) -> tuple[object, pd.DataFrame]:
     """Train on the flights whose outcome was known, weighted for those that the desk acted on.
 
     Parameters
@@ -129,17 +147,19 @@ def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: in
     Returns
     -------
     tuple of estimator and DataFrame
-        The model, and reference rows for its signature: two thousand from the training, and one in which
-        everything is missing that may be (all but the schedule's own columns).
+        The model, and reference rows for its signature: two thousand from the training, and one in
+        which everything is missing that may be (all but the schedule's own columns).
     """
     rows = world.known(pd.Timestamp("2013-01-08", tz="UTC"), until, until)
     X = features.iloc[rows][FEATURES]
     example = X.sample(2000, random_state=seed)
     may_lack = [c for c in FEATURES if c not in SCHEDULE[:7]]
-    example = pd.concat([example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))], ignore_index=True)
+    example = pd.concat(
+        [example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))], ignore_index=True
+    )
     return fit_model(X, world.outcome[rows], sample_weight=world.weight[rows], seed=seed), example
 
-# %% ../nbs/12_lifecycle.ipynb #5ed07c4d
+# %% ../nbs/12_lifecycle.ipynb #2a9da6d5
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same flights.
@@ -147,7 +167,8 @@ class Comparison:
     Parameters
     ----------
     difference : float
-        Mean log loss of the new model minus that of the old one, in nats; below 0 the new one is better.
+        Mean log loss of the new model minus that of the old one, in nats; below 0 the new one is
+        better.
     low, high : float
         Its 90 % interval, from drawing days.
     n : int
@@ -158,10 +179,22 @@ class Comparison:
     high: float
     n: int
 
-    def __str__(self) -> str: return f"log loss {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on {self.n:,} flights"
+    def __str__(self) -> str:
+        return (
+            f"log loss {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on {self.n:,}"
+            " flights"
+        )
 
     @classmethod
-    def of(cls, y: np.ndarray, new: np.ndarray, old: np.ndarray, *, weights: np.ndarray, days: np.ndarray) -> "Comparison":
+    def of(
+        cls,
+        y: np.ndarray,
+        new: np.ndarray,
+        old: np.ndarray,
+        *,
+        weights: np.ndarray,
+        days: np.ndarray,
+    ) -> "Comparison":
         """Compare two models on the same flights.
 
         Parameters
@@ -180,9 +213,14 @@ class Comparison:
         Comparison
             The paired difference. Days are drawn singly: two weeks are too few for longer blocks.
         """
-        return cls(*compare(y, new, old, weights=weights, days=days, level=.9, n_resamples=1000, block_days=1), len(y))
+        return cls(
+            *compare(
+                y, new, old, weights=weights, days=days, level=0.9, n_resamples=1000, block_days=1
+            ),
+            len(y),
+        )
 
-# %% ../nbs/12_lifecycle.ipynb #7c1c5d46
+# %% ../nbs/12_lifecycle.ipynb #891825c9
 @dataclass
 class System:
     """A running system between two weeks.
@@ -214,7 +252,9 @@ class System:
     say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        self.registry = Registry(f"sqlite:///{self.folder/'registry'/'mlflow.db'}", bundles=self.bundles)
+        self.registry = Registry(
+            f"sqlite:///{self.folder/'registry'/'mlflow.db'}", bundles=self.bundles
+        )
 
     @property
     def bundles(self) -> Path:
@@ -240,7 +280,9 @@ class System:
         version : int, optional
             Of the model it is about.
         """
-        self.events.append({"run": self.label, "at": at, "kind": kind, "version": version, "text": text})
+        self.events.append(
+            {"run": self.label, "at": at, "kind": kind, "version": version, "text": text}
+        )
         self.say(f"{at:%d %b}  {kind:9} {text}")
 
     def fork(self, folder: Path, label: str) -> "System":
@@ -259,8 +301,18 @@ class System:
             Independent of this one.
         """
         shutil.copytree(self.folder, folder)
-        state = {k: copy.deepcopy(getattr(self, k)) for k in ("world", "monitor", "performance", "alerts", "events", "weeks", "gates")}
-        other = System(folder, label=label, trained_at=self.trained_at, on_probation=self.on_probation, say=self.say, **state)
+        state = {
+            k: copy.deepcopy(getattr(self, k))
+            for k in ("world", "monitor", "performance", "alerts", "events", "weeks", "gates")
+        }
+        other = System(
+            folder,
+            label=label,
+            trained_at=self.trained_at,
+            on_probation=self.on_probation,
+            say=self.say,
+            **state,
+        )
         other.rename(label)
         return other
 
@@ -275,8 +327,10 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12_lifecycle.ipynb #902c5192
-def ask(url: str, X: pd.DataFrame, ids: np.ndarray, at: pd.Series) -> tuple[np.ndarray, list[float]]:
+# %% ../nbs/12_lifecycle.ipynb #ddad06a3
+def ask(
+    url: str, X: pd.DataFrame, ids: np.ndarray, at: pd.Series
+) -> tuple[np.ndarray, list[float]]:
     """Send rows to the server, an hour's worth in one request.
 
     Parameters
@@ -295,22 +349,34 @@ def ask(url: str, X: pd.DataFrame, ids: np.ndarray, at: pd.Series) -> tuple[np.n
     tuple of ndarray and list of float
         The scores, and the milliseconds of each request.
     """
-    values, hours, scores, ms = X.to_numpy(), at.dt.floor("h").dt.tz_convert(None).to_numpy(), np.empty(len(X)), []
+    values, hours, scores, ms = (
+        X.to_numpy(),
+        at.dt.floor("h").dt.tz_convert(None).to_numpy(),
+        np.empty(len(X)),
+        [],
+    )
     connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     for hour in np.unique(hours):
         rows = np.flatnonzero(hours == hour)
-        body = {"values": np.where(np.isnan(values[rows]), None, values[rows]).tolist(), "ids": [str(i) for i in ids[rows]], "at": f"{pd.Timestamp(hour).isoformat()}Z"}
+        body = {
+            "values": np.where(np.isnan(values[rows]), None, values[rows]).tolist(),
+            "ids": [str(i) for i in ids[rows]],
+            "at": f"{pd.Timestamp(hour).isoformat()}Z",
+        }
         start = time.perf_counter()
-        connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/predict", json.dumps(body), {"Content-Type": "application/json"}
+        )
         response = connection.getresponse()
         answer = json.loads(response.read())
         ms.append(1000*(time.perf_counter() - start))
-        if response.status != 200: raise RuntimeError(f"the server answered {response.status}: {answer}")
+        if response.status != 200:
+            raise RuntimeError(f"the server answered {response.status}: {answer}")
         scores[rows] = answer["prediction"]
     connection.close()
     return scores, ms
 
-# %% ../nbs/12_lifecycle.ipynb #b7e978c1
+# %% ../nbs/12_lifecycle.ipynb #54fa9114
 def collect(system: System, at: pd.Timestamp) -> int:
     """Record the outcomes that became known in the last week.
 
@@ -327,13 +393,25 @@ def collect(system: System, at: pd.Timestamp) -> int:
         How many.
     """
     w = system.world
-    new = np.flatnonzero(~np.isnan(w.score) & (w.known_at <= at).to_numpy() & (w.known_at > at - WEEK).to_numpy())
-    record_outcomes(pd.DataFrame({"request_id": w.features.flight_id.astype(str).iloc[new], "label": w.outcome[new], "known_at": w.known_at.iloc[new]}), log=system.log)
+    new = np.flatnonzero(
+        ~np.isnan(w.score) & (w.known_at <= at).to_numpy() & (w.known_at > at - WEEK).to_numpy()
+    )
+    record_outcomes(
+        pd.DataFrame(
+            {
+                "request_id": w.features.flight_id.astype(str).iloc[new],
+                "label": w.outcome[new],
+                "known_at": w.known_at.iloc[new],
+            }
+        ),
+        log=system.log,
+    )
     return len(new)
 
-# %% ../nbs/12_lifecycle.ipynb #4d11b868
+# %% ../nbs/12_lifecycle.ipynb #1966707d
 def matured(system: System, at: pd.Timestamp) -> pd.DataFrame:
-    """The predictions of a complete week with their outcomes, from the log, as the monitor of the loss sees them.
+    """The predictions of a complete week with their outcomes, from the log, as the monitor of the
+    loss sees them.
 
     Parameters
     ----------
@@ -345,16 +423,24 @@ def matured(system: System, at: pd.Timestamp) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `row` (position in the world), `prediction`, `label`, `weight` (only flights left alone), `day`.
+        `row` (position in the world), `prediction`, `label`, `weight` (only flights left alone),
+        `day`.
     """
     seen = labelled(system.log, at, since=at - MATURE - WEEK)
     seen = seen[seen["at"] < at - MATURE]
     row = seen.request_id.astype(int).to_numpy()
-    seen = pd.DataFrame({"row": row, "prediction": seen.prediction.to_numpy(), "label": seen.label.to_numpy(), "weight": system.world.weight[row],
-                         "day": system.world.day[row]})
+    seen = pd.DataFrame(
+        {
+            "row": row,
+            "prediction": seen.prediction.to_numpy(),
+            "label": seen.label.to_numpy(),
+            "weight": system.world.weight[row],
+            "day": system.world.day[row],
+        }
+    )
     return seen[seen.weight > 0]
 
-# %% ../nbs/12_lifecycle.ipynb #141b4576
+# %% ../nbs/12_lifecycle.ipynb #0cf415a1
 def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -375,30 +461,71 @@ def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -
         Whether an alert about the loss is new.
     """
     w, seen = system.world, matured(system, at)
-    loss = np.average(log_losses(seen.label, seen.prediction), weights=seen.weight) if len(seen) else np.nan
-    looks = {"features differ from January-March": (system.monitor.check_data_drift(w.features.iloc[rows][FEATURES]), "warning"),
-             "predictions differ from the backtest": (system.monitor.check_prediction_distribution(w.score[rows]), "warning"),
-             "latency": (system.monitor.check_latency(ms), "warning"),
-             "the loss is too high": (len(seen) > 0 and system.performance.update(loss), "critical")}
-    new = {name for name, (alarm, severity) in looks.items() if _follow(system, at, name, alarm, severity, loss)}
+    loss = (
+        np.average(log_losses(seen.label, seen.prediction), weights=seen.weight)
+        if len(seen)
+        else np.nan
+    )
+    looks = {
+        "features differ from January-March": (
+            system.monitor.check_data_drift(w.features.iloc[rows][FEATURES]),
+            "warning",
+        ),
+        "predictions differ from the backtest": (
+            system.monitor.check_prediction_distribution(w.score[rows]),
+            "warning",
+        ),
+        "latency": (system.monitor.check_latency(ms), "warning"),
+        "the loss is too high": (len(seen) > 0 and system.performance.update(loss), "critical"),
+    }
+    new = {
+        name
+        for name, (alarm, severity) in looks.items()
+        if _follow(system, at, name, alarm, severity, loss)
+    }
     auc = evaluate(seen.label, seen.prediction, weights=seen.weight).auc if len(seen) else np.nan
     late = w.features.late.to_numpy()[rows]
-    system.weeks.append({"run": system.label, "week": at - WEEK, "flights": len(rows), "log_loss": loss, "auc": auc, "acted": int(w.acted[rows].sum()),
-                         "cost": w.desk.cost(w.acted[rows], w.outcome[rows]), "cost_if_nobody_acts": w.desk.cost(np.zeros(len(rows), bool), late),
-                         "p99_ms": float(np.quantile(ms, .99)), "open_alerts": len(system.alerts.open), "version": live_version(system)})
+    system.weeks.append(
+        {
+            "run": system.label,
+            "week": at - WEEK,
+            "flights": len(rows),
+            "log_loss": loss,
+            "auc": auc,
+            "acted": int(w.acted[rows].sum()),
+            "cost": w.desk.cost(w.acted[rows], w.outcome[rows]),
+            "cost_if_nobody_acts": w.desk.cost(np.zeros(len(rows), bool), late),
+            "p99_ms": float(np.quantile(ms, 0.99)),
+            "open_alerts": len(system.alerts.open),
+            "version": live_version(system),
+        }
+    )
     return "the loss is too high" in new
 
-# %% ../nbs/12_lifecycle.ipynb #25df103f
-def _follow(system: System, at: pd.Timestamp, name: str, alarm: bool, severity: str, loss: float) -> bool:
+# %% ../nbs/12_lifecycle.ipynb #aa2116a6
+def _follow(
+    system: System, at: pd.Timestamp, name: str, alarm: bool, severity: str, loss: float
+) -> bool:
     "Open or resolve an alert; say whether it is new."
     is_open = any(a.name == name for a in system.alerts.open)
     if alarm and not is_open:
-        system.alerts.raise_(name, at=at, value=float(loss), threshold=system.performance.threshold, severity=severity)
-        system.note(at, "alert", f"{name}{f' ({loss:.3f}, allowed {system.performance.threshold:.3f})' if severity == 'critical' else ''}")
+        system.alerts.raise_(
+            name,
+            at=at,
+            value=float(loss),
+            threshold=system.performance.threshold,
+            severity=severity,
+        )
+        system.note(
+            at,
+            "alert",
+            f"{name}{f' ({loss:.3f}, allowed {system.performance.threshold:.3f})' if severity == 'critical' else ''}",
+        )
     elif is_open and not alarm:
         system.alerts.resolve(name, at=at)
         system.note(at, "resolved", name)
     return alarm and not is_open
+
 
 def live_version(system: System) -> int:
     """The version that is served.
@@ -415,8 +542,10 @@ def live_version(system: System) -> int:
     """
     return json.loads((system.bundles/NAME/"production.json").read_text())["version"]
 
-# %% ../nbs/12_lifecycle.ipynb #900ac79e
-def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder: Path, spark: Any) -> np.ndarray:
+# %% ../nbs/12_lifecycle.ipynb #ec3c3345
+def batch_scores(
+    bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder: Path, spark: Any
+) -> np.ndarray:
     """Score flights with Spark.
 
     Parameters
@@ -440,13 +569,17 @@ def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder:
     name = uuid.uuid4().hex[:8]
     source, to = folder/f"{name}.parquet", folder/f"{name}-scores"
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(source) as new: features.iloc[rows][["flight_id", *FEATURES]].to_parquet(new, index=False)
+    with replacing(source) as new:
+        features.iloc[rows][["flight_id", *FEATURES]].to_parquet(new, index=False)
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
-    return pd.read_parquet(to).set_index("id").prediction.loc[features.flight_id.iloc[rows]].to_numpy()
+    return (
+        pd.read_parquet(to).set_index("id").prediction.loc[features.flight_id.iloc[rows]].to_numpy()
+    )
 
-# %% ../nbs/12_lifecycle.ipynb #c1782904
+# %% ../nbs/12_lifecycle.ipynb #588c8cd8
 def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -> Callable:
-    """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of days.
+    """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of
+    days.
 
     Parameters
     ----------
@@ -471,7 +604,17 @@ def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -
         new = batch_scores(challenger.path, features, rows, system.folder/"batch", spark)
         old = batch_scores(champion.path, w.features, rows, system.folder/"batch", spark)
         c = Comparison.of(w.outcome[rows], new, old, weights=w.weight[rows], days=w.day[rows])
-        system.gates.append({"run": system.label, "at": at, "version": challenger.version, "difference": c.difference, "low": c.low, "high": c.high, "passed": c.high < 0})
+        system.gates.append(
+            {
+                "run": system.label,
+                "at": at,
+                "version": challenger.version,
+                "difference": c.difference,
+                "low": c.low,
+                "high": c.high,
+                "passed": c.high < 0,
+            }
+        )
         return GateResult(c.high < 0, str(c))
     return better
 
@@ -506,7 +649,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
         deploy(system, url)
         system.note(at, "promote", f"version {version} is live; on held-out flights its log loss is {system.gates[-1]['difference']:+.4f} against the champion's", version)
 
-# %% ../nbs/12_lifecycle.ipynb #70195963
+# %% ../nbs/12_lifecycle.ipynb #fd6626a0
 def deploy(system: System, url: str) -> None:
     """Let the server serve the champion now.
 
@@ -520,12 +663,14 @@ def deploy(system: System, url: str) -> None:
     system.registry.deploy(NAME)
     connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     connection.request("POST", "/reload")
-    if (status := connection.getresponse().status) != 200: raise RuntimeError(f"the server did not take the new model (status {status})")
+    if (status := connection.getresponse().status) != 200:
+        raise RuntimeError(f"the server did not take the new model (status {status})")
     connection.close()
 
-# %% ../nbs/12_lifecycle.ipynb #22c90e9f
+# %% ../nbs/12_lifecycle.ipynb #e3e514c8
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
-    """Compare last week's release with its predecessor on the flights it has served, and roll it back if it is worse.
+    """Compare last week's release with its predecessor on the flights it has served, and roll it
+    back if it is worse.
 
     Parameters
     ----------
@@ -547,10 +692,24 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     (version, before), system.on_probation = system.on_probation, None
     seen = matured(system, at)
     seen = seen[system.world.at[seen.row] >= (at - WEEK).tz_convert(None)]
-    old = batch_scores(system.registry.load(NAME, before).path, system.world.features, seen.row.to_numpy(), system.folder/"batch", spark)
-    c = Comparison.of(seen.label.to_numpy(), seen.prediction.to_numpy(), old, weights=seen.weight.to_numpy(), days=seen.day.to_numpy())
+    old = batch_scores(
+        system.registry.load(NAME, before).path,
+        system.world.features,
+        seen.row.to_numpy(),
+        system.folder / "batch",
+        spark,
+    )
+    c = Comparison.of(
+        seen.label.to_numpy(),
+        seen.prediction.to_numpy(),
+        old,
+        weights=seen.weight.to_numpy(),
+        days=seen.day.to_numpy(),
+    )
     if c.low <= 0: return False
-    system.note(at, "alert", f"version {version} is worse in service than version {before}: {c}", version)
+    system.note(
+        at, "alert", f"version {version} is worse in service than version {before}: {c}", version
+    )
     system.registry.rollback(NAME)
     deploy(system, url)
     system.note(at, "rollback", f"version {before} is live again", before)
@@ -581,8 +740,10 @@ def backtest(world: World) -> tuple[np.ndarray, np.ndarray]:
             predictions.append(p)
     return np.array(losses), np.concatenate(predictions)
 
-# %% ../nbs/12_lifecycle.ipynb #bc44bf9d
-def launch(folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[str], None] = print) -> System:
+# %% ../nbs/12_lifecycle.ipynb #ce5bee96
+def launch(
+    folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[str], None] = print
+) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
 
     Parameters
@@ -604,18 +765,44 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[st
     folder.mkdir(parents=True)
     world = World(load_features(), load_flights().sched_arr, OperationsDesk(seed=seed))
     losses, predictions = backtest(world)
-    reference = world.features.iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"), START)][FEATURES]
-    system = System(folder, world, ModelMonitor(reference, reference_predictions=predictions), PerformanceMonitor(losses), label, say=say)
+    reference = world.features.iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"), START)][
+        FEATURES
+    ]
+    system = System(
+        folder,
+        world,
+        ModelMonitor(reference, reference_predictions=predictions),
+        PerformanceMonitor(losses),
+        label,
+        say=say,
+    )
     model, example = train(world, START, world.features)
-    version = system.registry.register(model, name=NAME, example=example, metrics={}, lineage={"trained_until": str(START), "why": "the first model", "data": SOURCES["flights.csv.zip"]}).version
+    version = system.registry.register(
+        model,
+        name=NAME,
+        example=example,
+        metrics={},
+        lineage={
+            "trained_until": str(START),
+            "why": "the first model",
+            "data": SOURCES["flights.csv.zip"],
+        },
+    ).version
     system.registry.promote(NAME, version)
     system.registry.deploy(NAME)
-    system.note(START, "promote", f"version {version} is live, trained on January to March; the loss may rise to {system.performance.threshold:.3f}", version)
+    system.note(
+        START,
+        "promote",
+        f"version {version} is live, trained on January to March; the loss may rise to"
+        f" {system.performance.threshold:.3f}",
+        version,
+    )
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #401a42e4
+# %% ../nbs/12_lifecycle.ipynb #7c5aa1e1
 def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
-    """The features as a job computes them that lost the two hours: the aircraft's last delays as of the departure.
+    """The features as a job computes them that lost the two hours: the aircraft's last delays as of
+    the departure.
 
     Parameters
     ----------
@@ -631,14 +818,23 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     """
     rows = np.flatnonzero(features.event_timestamp < until)
     def build():
-        return flight_features(load_flights().iloc[rows], load_weather(), load_planes(), horizon=pd.Timedelta(0))[AIRCRAFT]
+        return flight_features(
+            load_flights().iloc[rows], load_weather(), load_planes(), horizon=pd.Timedelta(0)
+        )[AIRCRAFT]
     wrong = cached_frame("without-horizon", str(until) + "".join(SOURCES.values()), build)
     out = features.copy()
     out.iloc[rows, [out.columns.get_loc(c) for c in AIRCRAFT]] = wrong.to_numpy()
     return out
 
-# %% ../nbs/12_lifecycle.ipynb #5cd89ccb
-def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *, bad_release: pd.Timestamp | None = None, progress: bool = True) -> System:
+# %% ../nbs/12_lifecycle.ipynb #b0aa513d
+def live(
+    system: System,
+    weeks: pd.DatetimeIndex,
+    spark: Any,
+    *,
+    bad_release: pd.Timestamp | None = None,
+    progress: bool = True,
+) -> System:
     """Let the system run.
 
     Parameters
@@ -664,20 +860,44 @@ def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *, bad_release: pd
     system.say(f"--- {system.label}, from {weeks[0]:%d %B}")
     with serving_process(system.bundles, model=NAME, log=system.log) as url:
         for week in tqdm(weeks, desc=system.label, unit="week", disable=None if progress else True):
-            if week == bad_release: release(system, week, url, spark, why="the features' job was rewritten", features=without_horizon(w.features, week))
+            if week == bad_release:
+                release(
+                    system,
+                    week,
+                    url,
+                    spark,
+                    why="the features' job was rewritten",
+                    features=without_horizon(w.features, week),
+                )
             rows, end = w.rows(week, week + WEEK), week + WEEK
-            scores, ms = ask(url, w.features.iloc[rows][FEATURES], w.features.flight_id.to_numpy()[rows], w.features.event_timestamp.iloc[rows])
+            scores, ms = ask(
+                url,
+                w.features.iloc[rows][FEATURES],
+                w.features.flight_id.to_numpy()[rows],
+                w.features.event_timestamp.iloc[rows],
+            )
             w.act(rows, scores)
             collect(system, end)
             alarm = watch(system, end, rows, ms)
             if judge_release(system, end, url, spark): continue
             overdue = end - system.trained_at >= RETRAIN_EVERY
-            if system.on_probation is None and (alarm or overdue): release(system, end, url, spark, why="the loss is too high" if alarm else "eight weeks have passed")
+            if system.on_probation is None and (alarm or overdue):
+                release(
+                    system,
+                    end,
+                    url,
+                    spark,
+                    why="the loss is too high" if alarm else "eight weeks have passed",
+                )
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #8cd7792e
-_LOOKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"), "refuse": ("x", "black", "black", 45, "challenger refused"),
-          "promote": ("^", "#009E73", "#009E73", 55, "new model live"), "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back")}
+# %% ../nbs/12_lifecycle.ipynb #3dae7c2c
+_LOOKS = {
+    "alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
+    "refuse": ("x", "black", "black", 45, "challenger refused"),
+    "promote": ("^", "#009E73", "#009E73", 55, "new model live"),
+    "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back"),
+}
 
 def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> Any:
     """Draw the loss week by week, what happened, and what acting saved.
@@ -697,26 +917,52 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> 
     with needs("plot"):
         import matplotlib.pyplot as plt
         from matplotlib.dates import AutoDateLocator, DateFormatter
-    figure = plt.figure(figsize=(9, 5.6), layout="constrained")   # outside of the style's context, else Jupyter does not show the first figure
+    # outside of the style's context, else Jupyter does not show the first figure
+    figure = plt.figure(figsize=(9, 5.6), layout="constrained")
     with plt.style.context(style()):
         top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1.4))
         for (name, weeks), line in zip(metrics.groupby("run", sort=False), ("-", "--")):
             drawn, = top.plot(weeks.week + WEEK, weeks.log_loss, line, label=name)
-            bottom.plot(weeks.week + WEEK, (weeks.cost_if_nobody_acts - weeks.cost).cumsum()/1e6, line, color=drawn.get_color())
+            bottom.plot(
+                weeks.week + WEEK,
+                (weeks.cost_if_nobody_acts - weeks.cost).cumsum() / 1e6,
+                line,
+                color=drawn.get_color(),
+            )
         first = metrics[metrics.run == metrics.run.iloc[0]].set_index("week").log_loss
         for kind, (marker, face, edge, size, label) in _LOOKS.items():
-            some = events[(events.run == metrics.run.iloc[0]) & (events.kind == kind) & (events["at"] > START) & ((kind != "alert") | events.text.str.contains("loss"))]
-            top.scatter(some["at"], [first.get(at - WEEK, np.nan) for at in some["at"]], size, marker=marker, color=face if marker == "x" else None,
-                        **({} if marker == "x" else {"facecolors": face, "edgecolors": edge}), linewidths=1.6, zorder=3, label=label)
+            some = events[
+                (events.run == metrics.run.iloc[0])
+                & (events.kind == kind)
+                & (events["at"] > START)
+                & ((kind != "alert") | events.text.str.contains("loss"))
+            ]
+            top.scatter(
+                some["at"],
+                [first.get(at - WEEK, np.nan) for at in some["at"]],
+                size,
+                marker=marker,
+                color=face if marker == "x" else None,
+                **({} if marker == "x" else {"facecolors": face, "edgecolors": edge}),
+                linewidths=1.6,
+                zorder=3,
+                label=label,
+            )
         top.axhline(threshold, color="black", lw=1, ls=":", label="alert above")
-        top.set(ylabel="log loss in service", title="In service: the loss of each week, and what the system did")
-        bottom.set(ylabel="saved, $ million", title="What acting on the scores saved, under the stated costs")
+        top.set(
+            ylabel="log loss in service",
+            title="In service: the loss of each week, and what the system did",
+        )
+        bottom.set(
+            ylabel="saved, $ million",
+            title="What acting on the scores saved, under the stated costs",
+        )
         bottom.xaxis.set_major_locator(AutoDateLocator(maxticks=10))
         bottom.xaxis.set_major_formatter(DateFormatter("%d %b"))
         figure.legend(loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/12_lifecycle.ipynb #1d0deafd
+# %% ../nbs/12_lifecycle.ipynb #eca747a4
 def draw_gates(gates: pd.DataFrame) -> Any:
     """Draw each challenger against the champion on the held-out weeks.
 
@@ -735,26 +981,48 @@ def draw_gates(gates: pd.DataFrame) -> Any:
     with plt.style.context(style()):
         ax = figure.subplots()
         for y, g in enumerate(gates.itertuples()):
-            ax.plot([g.low, g.high], [y, y], color="#009E73" if g.passed else "#D55E00", lw=5, solid_capstyle="butt")
+            ax.plot(
+                [g.low, g.high],
+                [y, y],
+                color="#009E73" if g.passed else "#D55E00",
+                lw=5,
+                solid_capstyle="butt",
+            )
             ax.plot(g.difference, y, "o", color="black", ms=4)
         ax.axvline(0, color="black", lw=1)
-        ax.set(yticks=range(len(gates)), yticklabels=[f"{g.at:%d %b}, version {g.version} ({g.run})" for g in gates.itertuples()],
-               xlabel="log loss of the challenger minus that of the champion, 90 % interval", title="The gate: green passed, red refused")
+        ax.set(
+            yticks=range(len(gates)),
+            yticklabels=[
+                f"{g.at:%d %b}, version {g.version} ({g.run})" for g in gates.itertuples()
+            ],
+            xlabel="log loss of the challenger minus that of the champion, 90 % interval",
+            title="The gate: green passed, red refused",
+        )
         ax.invert_yaxis()
     return figure
 
-# %% ../nbs/12_lifecycle.ipynb #687e6e78
-_STYLE = ("body{font:16px/1.5 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding:0 1rem;color:#222}img{max-width:100%;height:auto}"
-          "table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
-          "td:last-child{white-space:normal}h1{line-height:1.2}summary{cursor:pointer;margin:1rem 0}")
+# %% ../nbs/12_lifecycle.ipynb #ee51e75b
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding:0"
+    " 1rem;color:#222}img{max-width:100%;height:auto}"
+    "table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td,th{padding:.2rem"
+    " .6rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    "td:last-child{white-space:normal}h1{line-height:1.2}summary{cursor:pointer;margin:1rem 0}"
+)
 
 def _picture(figure: Any, text: str) -> str:
     "A figure inside a page."
     out = io.BytesIO()
     figure.savefig(out, format="png")
-    return f"<img alt='{html.escape(text)}' src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'>"
+    return (
+        f"<img alt='{html.escape(text)}'"
+        f" src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'>"
+    )
 
-def page(summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame, figures: dict[str, Any]) -> str:
+
+def page(
+    summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame, figures: dict[str, Any]
+) -> str:
     """The story as one page that needs no network.
 
     Parameters
@@ -771,16 +1039,39 @@ def page(summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame, figure
     str
         HTML.
     """
-    table = lambda frame: frame.to_html(index=False, border=0, float_format=lambda x: f"{x:.4f}", na_rep="")
-    events = events.assign(at=events["at"].dt.strftime("%d %b"), version=events.version.map(lambda v: "" if pd.isna(v) else f"{v:.0f}"))
-    parts = ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in summary), "</ul>", *(_picture(figure, text) for text, figure in figures.items())]
-    for name, some in events.groupby("run", sort=False): parts += [f"<h2>{html.escape(name.capitalize())}: what happened</h2>", table(some[["at", "kind", "version", "text"]])]
-    for name, some in metrics.assign(week=metrics.week.dt.strftime("%d %b")).groupby("run", sort=False):
-        parts.append(f"<details><summary>{html.escape(name.capitalize())}: every week</summary>{table(some.drop(columns='run'))}</details>")
-    return ("<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>mlscale: a year in service</title>"
-            f"<style>{_STYLE}</style><h1>A machine-learning system lives through 2013</h1>{''.join(parts)}</html>")
+    table = lambda frame: frame.to_html(
+        index=False, border=0, float_format=lambda x: f"{x:.4f}", na_rep=""
+    )
+    events = events.assign(
+        at=events["at"].dt.strftime("%d %b"),
+        version=events.version.map(lambda v: "" if pd.isna(v) else f"{v:.0f}"),
+    )
+    parts = [
+        "<ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in summary),
+        "</ul>",
+        *(_picture(figure, text) for text, figure in figures.items()),
+    ]
+    for name, some in events.groupby("run", sort=False):
+        parts += [
+            f"<h2>{html.escape(name.capitalize())}: what happened</h2>",
+            table(some[["at", "kind", "version", "text"]]),
+        ]
+    for name, some in metrics.assign(week=metrics.week.dt.strftime("%d %b")).groupby(
+        "run", sort=False
+    ):
+        parts.append(
+            f"<details><summary>{html.escape(name.capitalize())}: every"
+            f" week</summary>{table(some.drop(columns='run'))}</details>"
+        )
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport'"
+        " content='width=device-width'><title>mlscale: a year in"
+        f" service</title><style>{_STYLE}</style><h1>A machine-learning system lives through"
+        f" 2013</h1>{''.join(parts)}</html>"
+    )
 
-# %% ../nbs/12_lifecycle.ipynb #70ff3756
+# %% ../nbs/12_lifecycle.ipynb #f09522a1
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -792,8 +1083,8 @@ class Run:
     events : DataFrame
         One row an event: `run`, `at`, `kind`, `version`, `text`.
     metrics : DataFrame
-        One row a week and run: `run`, `week`, `flights`, `log_loss`, `auc`, `acted`, `cost`, `cost_if_nobody_acts` (dollars),
-        `p99_ms`, `open_alerts`, `version`.
+        One row a week and run: `run`, `week`, `flights`, `log_loss`, `auc`, `acted`, `cost`,
+        `cost_if_nobody_acts` (dollars), `p99_ms`, `open_alerts`, `version`.
     gates : DataFrame
         One row a challenger: `run`, `at`, `version`, `difference`, `low`, `high`, `passed`.
     threshold : float
@@ -819,9 +1110,14 @@ class Run:
             With its rows only.
         """
         pick = lambda frame: frame[frame.run == run] if len(frame) else frame
-        return replace(self, events=pick(self.events), metrics=pick(self.metrics), gates=pick(self.gates))
+        return replace(
+            self, events=pick(self.events), metrics=pick(self.metrics), gates=pick(self.gates)
+        )
 
-    def __repr__(self) -> str: return f"Run({self.metrics.week.nunique()} weeks, {' and '.join(self.metrics.run.unique())})"
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.metrics.week.nunique()} weeks, {' and '.join(self.metrics.run.unique())})"
+        )
 
     @property
     def saved(self) -> float:
@@ -839,10 +1135,25 @@ class Run:
         names = self.metrics.run.unique()
         first = self.of(names[0])
         m, kinds = first.metrics, first.events.kind.value_counts()
-        lines = [f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks; the desk acted on {m.acted.sum():,}.",
-                 f"{kinds.get('retrain', 0)} challengers were trained: the gate refused {kinds.get('refuse', 0)}, {kinds['promote'] - 1} went live, {kinds.get('rollback', 0)} rolled back.",
-                 f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of ${m.cost_if_nobody_acts.sum()/1e6:.1f} million."]
-        return lines + [f"{name.capitalize()}, it saved ${self.of(name).saved/1e6:.2f} million." for name in names[1:]]
+        lines = [
+            (
+                f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks;"
+                f" the desk acted on {m.acted.sum():,}."
+            ),
+            (
+                f"{kinds.get('retrain', 0)} challengers were trained: the gate refused"
+                f" {kinds.get('refuse', 0)}, {kinds['promote'] - 1} went live,"
+                f" {kinds.get('rollback', 0)} rolled back."
+            ),
+            (
+                f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
+                f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million."
+            ),
+        ]
+        return lines + [
+            f"{name.capitalize()}, it saved ${self.of(name).saved/1e6:.2f} million."
+            for name in names[1:]
+        ]
 
     def plot(self) -> Any:
         """Draw the year.
@@ -867,28 +1178,44 @@ class Run:
         Path
             The file.
         """
-        figures = {"The loss of each week in service, with releases, refusals and rollbacks": self.plot()}
-        if len(self.gates): figures["Each challenger against the champion at the gate"] = draw_gates(self.gates)
-        with replacing(path) as new: new.write_text(page(self.summary(), self.events, self.metrics, figures), encoding="utf-8")
+        figures = {
+            "The loss of each week in service, with releases, refusals and rollbacks": self.plot()
+        }
+        if len(self.gates):
+            figures["Each challenger against the champion at the gate"] = draw_gates(self.gates)
+        with replacing(path) as new:
+            new.write_text(
+                page(self.summary(), self.events, self.metrics, figures), encoding="utf-8"
+            )
         with needs("plot"): import matplotlib.pyplot as plt
         for figure in figures.values(): plt.close(figure)
         return Path(path)
 
-# %% ../nbs/12_lifecycle.ipynb #5be020c8
+# %% ../nbs/12_lifecycle.ipynb #227dfd17
 WITH, WITHOUT = "with the bad release", "without the bad release"
 
-def run(*, folder: Path | str | None = None, until: pd.Timestamp = END, bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"), seed: int = 0,
-        progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
+
+def run(
+    *,
+    folder: Path | str | None = None,
+    until: pd.Timestamp = END,
+    bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"),
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Run:
     """Run the whole loop through the year.
 
     Parameters
     ----------
     folder : path, optional
-        A new folder for everything durable and `report.html`. Default: a new one in `runs` of the home folder.
+        A new folder for everything durable and `report.html`. Default: a new one in `runs` of the
+        home folder.
     until : Timestamp
         The end, UTC; whole weeks from the 1st of April are run.
     bad_release : Timestamp, optional
-        The Monday, UTC, before which the bad release goes out; the run without it is shown beside. None: no bad release.
+        The Monday, UTC, before which the bad release goes out; the run without it is shown beside.
+        None: no bad release.
     seed : int
         Of the desk's luck.
     progress : bool
@@ -909,21 +1236,42 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END, bad_rele
     with needs("data"): from tqdm.auto import tqdm
     weeks = pd.date_range(START, END, freq=WEEK, inclusive="left")
     weeks = weeks[weeks + WEEK <= until]
-    if not len(weeks): raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}, with a time zone")
-    if bad_release is not None and bad_release not in weeks[2:]: raise ValueError(f"bad_release={bad_release}: a Monday from {START + 2*WEEK:%Y-%m-%d} on, more than a week before the end, or None")
-    folder = Path(folder) if folder is not None else home()/"runs"/f"{pd.Timestamp.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    if not len(weeks):
+        raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}, with a time zone")
+    if bad_release is not None and bad_release not in weeks[2:]:
+        raise ValueError(
+            f"bad_release={bad_release}: a Monday from {START + 2*WEEK:%Y-%m-%d} on, more than a"
+            " week before the end, or None"
+        )
+    folder = (
+        Path(folder)
+        if folder is not None
+        else home() / "runs" / f"{pd.Timestamp.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    )
     if folder.exists(): raise ValueError(f"folder: {folder.name!r} exists; a run needs a new one")
-    system = launch(folder/"state", label="the year", seed=seed, say=say or (tqdm.write if progress else lambda line: None))
+    system = launch(
+        folder / "state",
+        label="the year",
+        seed=seed,
+        say=say or (tqdm.write if progress else lambda line: None),
+    )
     with ExitStack() as stack:
         spark = spark_session()
         stack.callback(spark.stop)
-        if bad_release is None: futures = [live(system, weeks, spark, progress=progress)]
+        if bad_release is None:
+            futures = [live(system, weeks, spark, progress=progress)]
         else:
             live(system, weeks[weeks < bad_release], spark, progress=progress)
             other, rest = system.fork(folder/"state without", WITHOUT), weeks[weeks >= bad_release]
             system.rename(WITH)
-            futures = [live(system, rest, spark, bad_release=bad_release, progress=progress), live(other, rest, spark, progress=progress)]
-    tables = [pd.DataFrame([row for s in futures for row in getattr(s, name)]) for name in ("events", "weeks", "gates")]
+            futures = [
+                live(system, rest, spark, bad_release=bad_release, progress=progress),
+                live(other, rest, spark, progress=progress),
+            ]
+    tables = [
+        pd.DataFrame([row for s in futures for row in getattr(s, name)])
+        for name in ("events", "weeks", "gates")
+    ]
     result = Run(folder, *tables, threshold=system.performance.threshold)
     result.report(folder/"report.html")
     return result

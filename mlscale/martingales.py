@@ -6,27 +6,63 @@
 __all__ = ['msprt', 'msprt_interval', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power', 'FutilityPlan',
            'futility_boundaries']
 
-# %% ../nbs/10b_martingales.ipynb #f585047a
+# %% ../nbs/10b_martingales.ipynb #0ea2c4b1
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 from scipy.special import ndtr, ndtri
-from .sequential import _boundary_at, _choice, _information, _number, _numbers, _Walk, _zeros_and_ones, alpha_spending_boundaries, alpha_spent, crossing_probabilities
+from mlscale.sequential import (
+    _boundary_at,
+    _choice,
+    _information,
+    _number,
+    _numbers,
+    _Walk,
+    _zeros_and_ones,
+    alpha_spending_boundaries,
+    alpha_spent,
+    crossing_probabilities,
+)
 
-# %% ../nbs/10b_martingales.ipynb #d04df2c2
+# %% ../nbs/10b_martingales.ipynb #804ec3b5
 def _two_rates(x_control: object, x_treatment: object, n: object, tau2: object) -> tuple:
-    n = _numbers("n", n, lambda a: (a >= 1) & (a == np.floor(a)), "units in each arm, whole numbers of 1 or above")
-    xc, xt = (_numbers(name, x, lambda a: (a >= 0) & (a == np.floor(a)), "conversions, whole numbers of 0 or above") for name, x in (("x_control", x_control), ("x_treatment", x_treatment)))
-    try: np.broadcast_shapes(xc.shape, xt.shape, n.shape)
-    except ValueError: raise ValueError(f"x_control, x_treatment, n: counts of the same shape, got {xc.shape}, {xt.shape} and {n.shape}") from None
+    n = _numbers(
+        "n",
+        n,
+        lambda a: (a >= 1) & (a == np.floor(a)),
+        "units in each arm, whole numbers of 1 or above",
+    )
+    xc, xt = (
+        _numbers(
+            name,
+            x,
+            lambda a: (a >= 0) & (a == np.floor(a)),
+            "conversions, whole numbers of 0 or above",
+        )
+        for name, x in (("x_control", x_control), ("x_treatment", x_treatment))
+    )
+    try:
+        np.broadcast_shapes(xc.shape, xt.shape, n.shape)
+    except ValueError:
+        raise ValueError(
+            f"x_control, x_treatment, n: counts of the same shape, got {xc.shape}, {xt.shape} and"
+            f" {n.shape}"
+        ) from None
     for name, x in (("x_control", xc), ("x_treatment", xt)):
-        if (x > n).any(): raise ValueError(f"{name}: {x[x > n].flat[0] if x.ndim else float(x):g} conversions are more than the units n")
+        if (x > n).any():
+            raise ValueError(
+                f"{name}: {x[x > n].flat[0] if x.ndim else float(x):g} conversions are more than"
+                " the units n"
+            )
     pc, pt = xc/n, xt/n
     return n, pt - pc, pc*(1 - pc) + pt*(1 - pt), _number("tau2", tau2, 1e-100, 1e100)
 
-def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndarray | int, *, tau2: float) -> np.ndarray | float:
+
+def msprt(
+    x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndarray | int, *, tau2: float
+) -> np.ndarray | float:
     """The mixture likelihood ratio of two rates with equal arms, for large samples.
 
     Parameters
@@ -50,15 +86,24 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
 
     References
     ----------
-    Johari, Koomen, Pekelis, Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests, Operations Research 2022.
+    Johari, Koomen, Pekelis, Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests,
+    Operations Research 2022.
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     known = np.where(v > 0, v, 1.)
-    with np.errstate(over="ignore"): out = np.where(v > 0, np.sqrt(known/(known + n*tau2))*np.exp(n**2*tau2*d**2/(2*known*(known + n*tau2))), 1.)
+    with np.errstate(over="ignore"):
+        out = np.where(
+            v > 0,
+            np.sqrt(known / (known + n * tau2))
+            * np.exp(n**2 * tau2 * d**2 / (2 * known * (known + n * tau2))),
+            1.0,
+        )
     return out if out.ndim else float(out)
 
-# %% ../nbs/10b_martingales.ipynb #83711a03
-def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alpha: float = .05) -> tuple[float, float]:
+# %% ../nbs/10b_martingales.ipynb #29dd0e19
+def msprt_interval(
+    x_control: int, x_treatment: int, n: int, *, tau2: float, alpha: float = 0.05
+) -> tuple[float, float]:
     """The confidence sequence for the difference of two rates that goes with `msprt`.
 
     Parameters
@@ -84,19 +129,30 @@ def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float, alp
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     alpha = _number("alpha", alpha, 0, 1)
-    if np.ndim(d): raise ValueError(f"x_control, x_treatment, n: single counts, got the shape {d.shape}; call it for each look")
+    if np.ndim(d):
+        raise ValueError(
+            f"x_control, x_treatment, n: single counts, got the shape {d.shape}; call it for each"
+            " look"
+        )
     if v == 0: return -math.inf, math.inf
     half = math.sqrt(v*(v + n*tau2)/(n**2*tau2)*(-2*math.log(alpha) + math.log1p(n*tau2/v)))
     return float(d) - half, float(d) + half
 
-# %% ../nbs/10b_martingales.ipynb #4d813604
+# %% ../nbs/10b_martingales.ipynb #85da0c70
 def _outcomes(name: str, y: object) -> np.ndarray:
     a = _zeros_and_ones(name, y)
-    if a.ndim != 1 or not a.size: raise ValueError(f"{name}: one outcome a block, at least one block; got an array of shape {a.shape}")
+    if a.ndim != 1 or not a.size:
+        raise ValueError(
+            f"{name}: one outcome a block, at least one block; got an array of shape {a.shape}"
+        )
     return a
 
-def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: float = .18, path: bool = False) -> float | np.ndarray:
-    """A bet against two equal rates that is exact for any counts, block by block in the order of time.
+
+def safe_two_by_two(
+    control: Sequence[int], treatment: Sequence[int], *, prior: float = 0.18, path: bool = False
+) -> float | np.ndarray:
+    """A bet against two equal rates that is exact for any counts, block by block in the order of
+    time.
 
     Parameters
     ----------
@@ -110,7 +166,8 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
     Returns
     -------
     float or ndarray of shape (blocks,)
-        The e-value (at most 1 on average if the rates are equal), or with `path` the logarithms of all. Stop when it reaches 1/alpha.
+        The e-value (at most 1 on average if the rates are equal), or with `path` the logarithms of
+        all. Stop when it reaches 1/alpha.
 
     Raises
     ------
@@ -119,14 +176,23 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
 
     Notes
     -----
-    The order matters: the bet on a block depends on the blocks before it. Two such values cannot be merged.
+    The order matters: the bet on a block depends on the blocks before it. Two such values cannot be
+    merged.
 
     References
     ----------
-    Turner, Ly, Grünwald, Generic e-variables for exact sequential k-sample tests that allow for optional stopping, 2024.
+    Turner, Ly, Grünwald, Generic e-variables for exact sequential k-sample tests that allow for
+    optional stopping, 2024.
     """
-    c, t, prior = _outcomes("control", control), _outcomes("treatment", treatment), _number("prior", prior, 1e-9, 1e9)
-    if c.shape != t.shape: raise ValueError(f"control, treatment: one outcome of each in every block, got {len(c)} and {len(t)}")
+    c, t, prior = (
+        _outcomes("control", control),
+        _outcomes("treatment", treatment),
+        _number("prior", prior, 1e-9, 1e9),
+    )
+    if c.shape != t.shape:
+        raise ValueError(
+            f"control, treatment: one outcome of each in every block, got {len(c)} and {len(t)}"
+        )
     seen = np.arange(len(c))
     pc, pt = ((y.cumsum() - y + prior)/(seen + 2*prior) for y in (c, t))
     p0 = (pc + pt)/2
@@ -134,18 +200,27 @@ def safe_two_by_two(control: Sequence[int], treatment: Sequence[int], *, prior: 
     log_e = (log(c, pc) + log(t, pt) - log(c, p0) - log(t, p0)).cumsum()
     with np.errstate(over="ignore"): return log_e if path else float(np.exp(log_e[-1]))
 
-# %% ../nbs/10b_martingales.ipynb #063cf868
+# %% ../nbs/10b_martingales.ipynb #92560671
 def _bernstein_lower(x: np.ndarray, alpha: float) -> np.ndarray:
     i = np.arange(1, len(x) + 1)
-    mean = (.5 + x.cumsum())/(i + 1)                             # with one imagined observation of mean 1/2 and variance 1/4
+    # with one imagined observation of mean 1/2 and variance 1/4
+    mean = (.5 + x.cumsum())/(i + 1)
     variance = np.append(.25, (.25 + ((x - mean)**2).cumsum())/(i + 1))[:-1]
     bet = np.minimum(.5, np.sqrt(-2*math.log(alpha)/(variance*i*np.log1p(i))))
     before = np.append(0., x.cumsum()/i)[:-1]
     margin = -math.log(alpha) + ((x - before)**2*(-np.log1p(-bet) - bet)).cumsum()
     return np.maximum(((bet*x).cumsum() - margin)/bet.cumsum(), 0)
 
-def empirical_bernstein(x: Sequence[float], *, alpha: float = .05, bounds: tuple[float, float] = (0., 1.), path: bool = False) -> tuple:
-    """A confidence sequence for the mean of bounded observations, exact and without further assumptions.
+
+def empirical_bernstein(
+    x: Sequence[float],
+    *,
+    alpha: float = 0.05,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    path: bool = False,
+) -> tuple:
+    """A confidence sequence for the mean of bounded observations, exact and without further
+    assumptions.
 
     Parameters
     ----------
@@ -170,7 +245,8 @@ def empirical_bernstein(x: Sequence[float], *, alpha: float = .05, bounds: tuple
 
     Notes
     -----
-    The order matters: each bet depends on the past. Two such intervals cannot be merged; keep the observations.
+    The order matters: each bet depends on the past. Two such intervals cannot be merged; keep the
+    observations.
 
     References
     ----------
@@ -179,15 +255,29 @@ def empirical_bernstein(x: Sequence[float], *, alpha: float = .05, bounds: tuple
     alpha = _number("alpha", alpha, 0, 1)
     try: low, high = (_number("bounds", v, -1e100, 1e100) for v in bounds)
     except (TypeError, ValueError): low = high = math.nan
-    if not low < high: raise ValueError(f"bounds={bounds!r}: two finite numbers, the lower one first")
-    a = _numbers("x", x, lambda v: (v >= low) & (v <= high), f"observations from {low:g} to {high:g}")
-    if a.ndim != 1 or not a.size: raise ValueError(f"x: at least one observation, in one dimension; got an array of shape {a.shape}")
+    if not low < high:
+        raise ValueError(f"bounds={bounds!r}: two finite numbers, the lower one first")
+    a = _numbers(
+        "x", x, lambda v: (v >= low) & (v <= high), f"observations from {low:g} to {high:g}"
+    )
+    if a.ndim != 1 or not a.size:
+        raise ValueError(
+            f"x: at least one observation, in one dimension; got an array of shape {a.shape}"
+        )
     y = (a - low)/(high - low)
-    lower, upper = low + (high - low)*_bernstein_lower(y, alpha/2), high - (high - low)*_bernstein_lower(1 - y, alpha/2)
+    lower, upper = low + (high - low) * _bernstein_lower(y, alpha / 2), high - (
+        high - low
+    ) * _bernstein_lower(1 - y, alpha / 2)
     return (lower, upper) if path else (float(lower[-1]), float(upper[-1]))
 
-# %% ../nbs/10b_martingales.ipynb #183b0b20
-def conditional_power(z: np.ndarray | float, information: float, *, drift: float | None = None, critical: float = 1.959964) -> np.ndarray | float:
+# %% ../nbs/10b_martingales.ipynb #c8d9dbae
+def conditional_power(
+    z: np.ndarray | float,
+    information: float,
+    *,
+    drift: float | None = None,
+    critical: float = 1.959964,
+) -> np.ndarray | float:
     """The probability to exceed the critical value at the end, given the statistic now.
 
     Parameters
@@ -197,7 +287,8 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     information : float
         The share of the planned information, above 0 and below 1.
     drift : float, optional
-        The mean of z at the end if the effect is as planned (2.80 for power .8 at two-sided .05). If left out the trend so far, z/sqrt(information), goes on.
+        The mean of z at the end if the effect is as planned (2.80 for power .8 at two-sided .05).
+        If left out the trend so far, z/sqrt(information), goes on.
     critical : float
         The z to exceed at the end.
 
@@ -212,12 +303,14 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
         If an argument is out of range.
     """
     z = _numbers("z", z, lambda a: np.isfinite(a), "finite numbers")
-    t, critical = _number("information", information, 0, 1), _number("critical", critical, -math.inf, math.inf)
+    t, critical = _number("information", information, 0, 1), _number(
+        "critical", critical, -math.inf, math.inf
+    )
     theta = z/math.sqrt(t) if drift is None else _number("drift", drift, -math.inf, math.inf)
     out = ndtr((z*math.sqrt(t) + theta*(1 - t) - critical)/math.sqrt(1 - t))
     return out if out.ndim else float(out)
 
-# %% ../nbs/10b_martingales.ipynb #6a2674e2
+# %% ../nbs/10b_martingales.ipynb #06fc512d
 @dataclass(frozen=True)
 class FutilityPlan:
     """A one-sided group-sequential plan that also gives up. Make it with `futility_boundaries`.
@@ -260,7 +353,9 @@ class FutilityPlan:
         ndarray
             The probabilities.
         """
-        lower = self.lower if obeyed else np.append(np.full(len(self.lower) - 1, -12.), self.lower[-1])
+        lower = (
+            self.lower if obeyed else np.append(np.full(len(self.lower) - 1, -12.0), self.lower[-1])
+        )
         return crossing_probabilities(self.information, self.upper, lower, drift=drift)[0].sum(-1)
 
     def expected_information(self, drift: float | np.ndarray) -> np.ndarray:
@@ -279,7 +374,15 @@ class FutilityPlan:
         up, down = crossing_probabilities(self.information, self.upper, self.lower, drift=drift)
         return (up + down) @ np.array(self.information)
 
-def futility_boundaries(information: Sequence[float], *, alpha: float = .025, power: float = .8, spending: str = "obrien-fleming", beta_spending: str = "obrien-fleming") -> FutilityPlan:
+
+def futility_boundaries(
+    information: Sequence[float],
+    *,
+    alpha: float = 0.025,
+    power: float = 0.8,
+    spending: str = "obrien-fleming",
+    beta_spending: str = "obrien-fleming",
+) -> FutilityPlan:
     """Plan a one-sided test that stops for success and, without obligation, for futility.
 
     Parameters
@@ -308,23 +411,39 @@ def futility_boundaries(information: Sequence[float], *, alpha: float = .025, po
     Pampallona, Tsiatis, Kim, Drug Information Journal 2001.
     """
     t, alpha = _information(information, 1.), _number("alpha", alpha, 1e-100, 1)
-    for name, value in (("spending", spending), ("beta_spending", beta_spending)): _choice(name, value, ("obrien-fleming", "pocock"))
+    for name, value in (("spending", spending), ("beta_spending", beta_spending)):
+        _choice(name, value, ("obrien-fleming", "pocock"))
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
     upper = alpha_spending_boundaries(t, alpha=alpha, spending=spending, sided=1)
     spend = np.diff(alpha_spent(t, alpha=1 - power, spending=beta_spending), prepend=0)
     lower = lambda drift: _lower_boundaries(t, upper, spend, drift)
-    drift = optimize.brentq(lambda d: lower(d)[-1] - upper[-1], ndtri(power) - ndtri(alpha) - .01, 3*(ndtri(power) - ndtri(alpha)) + 3, xtol=1e-10)
+    drift = optimize.brentq(
+        lambda d: lower(d)[-1] - upper[-1],
+        ndtri(power) - ndtri(alpha) - 0.01,
+        3 * (ndtri(power) - ndtri(alpha)) + 3,
+        xtol=1e-10,
+    )
     z = np.append(lower(drift)[:-1], upper[-1])
-    return FutilityPlan(tuple(t.tolist()), tuple(upper.tolist()), tuple(z.tolist()), alpha, power, drift)
+    return FutilityPlan(
+        tuple(t.tolist()), tuple(upper.tolist()), tuple(z.tolist()), alpha, power, drift
+    )
 
-def _lower_boundaries(t: np.ndarray, upper: np.ndarray, spend: np.ndarray, drift: float) -> np.ndarray:
-    "At each look the z below which a walk with this drift falls with the probability that may be spent."
+
+def _lower_boundaries(
+    t: np.ndarray, upper: np.ndarray, spend: np.ndarray, drift: float
+) -> np.ndarray:
+    """At each look the z below which a walk with this drift falls with the probability that may be
+    spent."""
     walk, out = _Walk(), []
     for time, high, beta in zip(t, upper, spend):
         walk.go(time)
         root = math.sqrt(time)
         short = lambda z: walk.below(z*root, drift) - beta
-        out.append(optimize.brentq(short, -12., 30., xtol=1e-12) if beta > 1e-15 and short(30.) > 0 else -12. if beta <= 1e-15 else 30.)
+        out.append(
+            optimize.brentq(short, -12.0, 30.0, xtol=1e-12)
+            if beta > 1e-15 and short(30.0) > 0
+            else -12.0 if beta <= 1e-15 else 30.0
+        )
         walk.stay(min(out[-1], high - 1e-9)*root, high*root)
     return np.array(out)

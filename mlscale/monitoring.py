@@ -54,21 +54,24 @@ def ks_test(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     d = max(gap(b - moved, "left"), gap(b + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(len(a)*len(b)/(len(a) + len(b)))))
 
-# %% ../nbs/08_monitoring.ipynb #425514f6
+# %% ../nbs/08_monitoring.ipynb #f35173d3
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
-    """How far batches stray when nothing is wrong: the smallest distance that should count, by column.
+    """How far batches stray when nothing is wrong: the smallest distance that should count, by
+    column.
 
     Parameters
     ----------
     batches : sequence of tables
-        Normal batches (days, or weeks) with the same columns of numbers, at least 1/`alarms` of them.
+        Normal batches (days, or weeks) with the same columns of numbers, at least 1/`alarms` of
+        them.
     alarms : float
         Share of normal batches that may ring in some column, above 0 and below 1.
 
     Returns
     -------
     dict
-        Column to distance, for `min_effect` of `ModelMonitor`. Above 1: a single batch says nothing about this column.
+        Column to distance, for `min_effect` of `ModelMonitor`. Above 1: a single batch says nothing
+        about this column.
 
     Raises
     ------
@@ -79,14 +82,24 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     if column_names(batches, "batches") is not None and not isinstance(batches, (list, tuple)):
         raise TypeError(f"batches: a list of tables, one a day; got one {type(batches).__name__}")
     batches = list(batches)
-    if len(batches) < 1/alarms: raise ValueError(f"batches: {len(batches)}; to find what is passed in {alarms:.2g} of them takes {int(np.ceil(1/alarms))} or more")
+    if len(batches) < 1/alarms:
+        raise ValueError(
+            f"batches: {len(batches)}; to find what is passed in {alarms:.2g} of them takes"
+            f" {int(np.ceil(1/alarms))} or more"
+        )
     columns = list(data_frame(batches[0], "batches[0]"))
     for i, batch in enumerate(batches):
         check_names(list(data_frame(batch, f"batches[{i}]")), columns, f"batches[{i}]")
     values = [_columns(batch, f"batches[{i}]", columns) for i, batch in enumerate(batches)]
     values = [v.to_numpy() for v in values]
     rest = lambda i: np.concatenate(values[:i] + values[i + 1:])
-    strays = np.array([[ks_test(others[:, j], v[:, j])[0] for j in range(len(columns))] for i, v in enumerate(values) for others in [rest(i)]])
+    strays = np.array(
+        [
+            [ks_test(others[:, j], v[:, j])[0] for j in range(len(columns))]
+            for i, v in enumerate(values)
+            for others in [rest(i)]
+        ]
+    )
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
 def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.DataFrame:
@@ -94,8 +107,15 @@ def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.Data
     frame = data_frame(x, name)
     check_names(list(frame), only or (), name, more=True)
     frame = pd.DataFrame({c: column_of_floats(frame[c], c, name) for c in only or frame})
-    if not frame.size: raise ValueError(f"{name}: empty, {len(frame)} rows and {frame.shape[1]} columns; nothing can be said about nothing, find out why it did not arrive")
-    if not np.isfinite(frame.to_numpy()).any(): raise ValueError(f"{name}: none of the {frame.size:,} values is known; find out what stopped arriving")
+    if not frame.size:
+        raise ValueError(
+            f"{name}: empty, {len(frame)} rows and {frame.shape[1]} columns; nothing can be said"
+            " about nothing, find out why it did not arrive"
+        )
+    if not np.isfinite(frame.to_numpy()).any():
+        raise ValueError(
+            f"{name}: none of the {frame.size:,} values is known; find out what stopped arriving"
+        )
     return frame
 
 def _one_column(x: object, name: str) -> np.ndarray:
@@ -110,8 +130,7 @@ def _predictions(x: object, name: str) -> np.ndarray:
     "One prediction a row, some of them known."
     return _columns(_one_column(x, name), name).to_numpy().ravel()
 
-
-# %% ../nbs/08_monitoring.ipynb #ffa2c843
+# %% ../nbs/08_monitoring.ipynb #1b9fa7a2
 SEVERITIES = ("info", "warning", "critical")
 
 @dataclass(frozen=True)
@@ -145,8 +164,15 @@ class Alert:
     resolved_at: pd.Timestamp | None = None
 
     def __str__(self) -> str:
-        life = f"open since {self.at:%Y-%m-%d}" if self.resolved_at is None else f"{self.at:%Y-%m-%d} to {self.resolved_at:%Y-%m-%d}"
-        return f"{self.severity} {self.name}: {life}, seen {self.seen} times; {self.message or f'{self.value:.3g}, allowed {self.threshold:.3g}'}"
+        life = (
+            f"open since {self.at:%Y-%m-%d}"
+            if self.resolved_at is None
+            else f"{self.at:%Y-%m-%d} to {self.resolved_at:%Y-%m-%d}"
+        )
+        return (
+            f"{self.severity} {self.name}: {life}, seen {self.seen} times;"
+            f" {self.message or f'{self.value:.3g}, allowed {self.threshold:.3g}'}"
+        )
 
 def _moment(at: object) -> pd.Timestamp:
     "A time with a zone, for times without one cannot be compared."
@@ -166,7 +192,16 @@ class Alerts:
         "The alerts that are not resolved, oldest first."
         return [a for a in self.history if a.resolved_at is None]
 
-    def raise_(self, name: str, *, at: pd.Timestamp, value: float, threshold: float, severity: str = "warning", message: str = "") -> Alert:
+    def raise_(
+        self,
+        name: str,
+        *,
+        at: pd.Timestamp,
+        value: float,
+        threshold: float,
+        severity: str = "warning",
+        message: str = "",
+    ) -> Alert:
         """Open an alert, or add to the open one of that name.
 
         Parameters
@@ -187,13 +222,21 @@ class Alerts:
         Alert
             The open alert.
         """
-        if severity not in SEVERITIES: raise ValueError(f"severity={severity!r}: one of {', '.join(SEVERITIES)}")
+        if severity not in SEVERITIES:
+            raise ValueError(f"severity={severity!r}: one of {', '.join(SEVERITIES)}")
         at = _moment(at)
         if (i := self._index(name, at)) is None:
             self.history.append(Alert(name, at, float(value), float(threshold), severity, message))
             return self.history[-1]
         old = self.history[i]
-        self.history[i] = replace(old, value=float(value), threshold=float(threshold), severity=max(old.severity, severity, key=SEVERITIES.index), message=message, seen=old.seen + 1)
+        self.history[i] = replace(
+            old,
+            value=float(value),
+            threshold=float(threshold),
+            severity=max(old.severity, severity, key=SEVERITIES.index),
+            message=message,
+            seen=old.seen + 1,
+        )
         return self.history[i]
 
     def resolve(self, name: str, *, at: pd.Timestamp) -> Alert | None:
@@ -218,15 +261,23 @@ class Alerts:
 
     def _index(self, name: str, at: pd.Timestamp) -> int | None:
         "Where the open alert of a name stands."
-        i = next((i for i, a in enumerate(self.history) if a.name == name and a.resolved_at is None), None)
-        if i is not None and at < self.history[i].at: raise ValueError(f"at={at}: before the alert {name!r} opened at {self.history[i].at}")
+        i = next(
+            (i for i, a in enumerate(self.history) if a.name == name and a.resolved_at is None),
+            None,
+        )
+        if i is not None and at < self.history[i].at:
+            raise ValueError(f"at={at}: before the alert {name!r} opened at {self.history[i].at}")
         return i
 
-# %% ../nbs/08_monitoring.ipynb #cf19755b
+# %% ../nbs/08_monitoring.ipynb #b87615ca
 def _percentile_99(latencies_ms: object) -> float:
     ms = _one_column(latencies_ms, "latencies_ms")
     ms = ms[~np.isnan(ms)]
-    if not len(ms) or (ms < 0).any(): raise ValueError(f"latencies_ms: milliseconds, 0 or above, at least one known; got {len(ms)} known and {(ms < 0).sum()} negative ones")
+    if not len(ms) or (ms < 0).any():
+        raise ValueError(
+            f"latencies_ms: milliseconds, 0 or above, at least one known; got {len(ms)} known and"
+            f" {(ms < 0).sum()} negative ones"
+        )
     return float(np.quantile(ms, .99, method="inverted_cdf"))
 
 @dataclass(frozen=True)
@@ -258,7 +309,8 @@ class ModelMetrics:
         predictions : array
             The predictions, one column.
         latencies_ms : array
-            Milliseconds of the requests; infinite where no answer came, NaN where it was not measured.
+            Milliseconds of the requests; infinite where no answer came, NaN where it was not
+            measured.
 
         Returns
         -------
@@ -266,12 +318,16 @@ class ModelMetrics:
             The four figures.
         """
         known = _known(_predictions(predictions, "predictions"))
-        return cls(float(known.mean()), float(known.std()), float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()), _percentile_99(latencies_ms))
+        return cls(
+            float(known.mean()),
+            float(known.std()),
+            float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()),
+            _percentile_99(latencies_ms),
+        )
 
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
-
-# %% ../nbs/08_monitoring.ipynb #e992e518
+# %% ../nbs/08_monitoring.ipynb #23d88dcf
 def _by_column(min_effect: object, columns: Iterable[str]) -> dict[str, float]:
     if hasattr(min_effect, "items"): return {str(c): effect for c, effect in min_effect.items()}
     if np.ndim(min_effect) == 0: return dict.fromkeys(columns, min_effect)
@@ -296,11 +352,19 @@ class ModelMonitor:
 
     Notes
     -----
-    A check returns True where something is wrong, and opens an alert or adds to the open one; the same check
-    resolves it when all is well. Input in which nothing is known is an error, not an answer.
+    A check returns True where something is wrong, and opens an alert or adds to the open one; the
+    same check resolves it when all is well. Input in which nothing is known is an error, not an
+    answer.
     """
-    def __init__(self, reference_distribution: object, *, reference_predictions: object = None, alpha: float = .01,
-                 min_effect: float | Mapping[str, float] = .1, min_prediction_effect: float = .1) -> None:
+    def __init__(
+        self,
+        reference_distribution: object,
+        *,
+        reference_predictions: object = None,
+        alpha: float = 0.01,
+        min_effect: float | Mapping[str, float] = 0.1,
+        min_prediction_effect: float = 0.1,
+    ) -> None:
         if not 0 < alpha < 1: raise ValueError(f"alpha={alpha!r}: above 0 and below 1")
         self.reference = _columns(reference_distribution, "reference_distribution")
         self.alpha, self.min_prediction_effect, self.record = alpha, min_prediction_effect, Alerts()
@@ -308,9 +372,14 @@ class ModelMonitor:
         if usual is not None: usual = _predictions(usual, "reference_predictions")
         self.reference_predictions = usual
         effects = _by_column(min_effect, self.reference)
-        if missing := [c for c in self.reference if c not in effects]: raise ValueError(f"min_effect: none is given for {missing}")
+        if missing := [c for c in self.reference if c not in effects]:
+            raise ValueError(f"min_effect: none is given for {missing}")
         self.min_effect = np.array([effects[c] for c in self.reference], float)
-        if not (self.min_effect >= 0).all() or not min_prediction_effect >= 0: raise ValueError(f"min_effect={min_effect!r}, min_prediction_effect={min_prediction_effect!r}: KS distances, 0 or above")
+        if not (self.min_effect >= 0).all() or not min_prediction_effect >= 0:
+            raise ValueError(
+                f"min_effect={min_effect!r}, min_prediction_effect={min_prediction_effect!r}: KS"
+                " distances, 0 or above"
+            )
 
     @property
     def alerts(self) -> list[Alert]:
@@ -328,14 +397,24 @@ class ModelMonitor:
         Returns
         -------
         DataFrame
-            Index: column. `distance`, `p`, `missing`, `missing_reference` (shares), `min_effect`, `drifted`; the furthest first.
+            Index: column. `distance`, `p`, `missing`, `missing_reference` (shares), `min_effect`,
+            `drifted`; the furthest first.
         """
         ref = self.reference
         batch = _columns(batch, "batch", list(ref))
         d, p = np.array([ks_test(ref[c].to_numpy(), batch[c].to_numpy()) for c in ref]).T
         lost = lambda frame: 1 - np.isfinite(frame).mean().to_numpy()
-        out = pd.DataFrame({"distance": d, "p": p, "missing": lost(batch), "missing_reference": lost(ref), "min_effect": self.min_effect,
-                            "drifted": (p < self.alpha/len(d)) & (d >= self.min_effect)}, index=pd.Index(ref.columns, name="column"))
+        out = pd.DataFrame(
+            {
+                "distance": d,
+                "p": p,
+                "missing": lost(batch),
+                "missing_reference": lost(ref),
+                "min_effect": self.min_effect,
+                "drifted": (p < self.alpha / len(d)) & (d >= self.min_effect),
+            },
+            index=pd.Index(ref.columns, name="column"),
+        )
         return out.sort_values("distance", ascending=False, kind="stable")
 
     def check_data_drift(self, batch: object, *, at: pd.Timestamp | None = None) -> bool:
@@ -356,11 +435,19 @@ class ModelMonitor:
         found = self.report(batch)
         drifted = found[found.drifted]
         worst = drifted.iloc[0] if len(drifted) else found.iloc[0]
-        message = f"{len(drifted)} of {len(found)} columns: " + ", ".join(f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%})" for r in drifted[:3].itertuples())
-        return self._judge("data_drift", len(drifted) > 0, at, worst.distance, worst.min_effect, message)
+        message = f"{len(drifted)} of {len(found)} columns: " + ", ".join(
+            f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%})"
+            for r in drifted[:3].itertuples()
+        )
+        return self._judge(
+            "data_drift", len(drifted) > 0, at, worst.distance, worst.min_effect, message
+        )
 
-    def check_prediction_distribution(self, predictions: object, *, at: pd.Timestamp | None = None) -> bool:
-        """Whether predictions are distributed differently: the mean by more than three standard deviations, or the shape.
+    def check_prediction_distribution(
+        self, predictions: object, *, at: pd.Timestamp | None = None
+    ) -> bool:
+        """Whether predictions are distributed differently: the mean by more than three standard
+        deviations, or the shape.
 
         Parameters
         ----------
@@ -380,16 +467,29 @@ class ModelMonitor:
             If the monitor has no reference predictions, or none of these is known.
         """
         ref = self.reference_predictions
-        if ref is None: raise ValueError("reference_predictions: not given to this monitor; predictions need a reference of their own")
+        if ref is None:
+            raise ValueError(
+                "reference_predictions: not given to this monitor; predictions need a reference of"
+                " their own"
+            )
         new = _predictions(predictions, "predictions")
         known, usual = _known(new), _known(ref)
         gap, sd = abs(known.mean() - usual.mean()), usual.std()
         d, p = ks_test(ref, new)
         moved = gap > 3*sd + rounding(usual.mean())
         alarm = moved or (p < self.alpha and d >= self.min_prediction_effect)
-        return self._judge("prediction_distribution", alarm, at, d, self.min_prediction_effect, f"mean {known.mean():.3f}, was {usual.mean():.3f} with sd {sd:.3f}; D {d:.2f}")
+        return self._judge(
+            "prediction_distribution",
+            alarm,
+            at,
+            d,
+            self.min_prediction_effect,
+            f"mean {known.mean():.3f}, was {usual.mean():.3f} with sd {sd:.3f}; D {d:.2f}",
+        )
 
-    def check_latency(self, latencies_ms: object, threshold: float = 200, *, at: pd.Timestamp | None = None) -> bool:
+    def check_latency(
+        self, latencies_ms: object, threshold: float = 200, *, at: pd.Timestamp | None = None
+    ) -> bool:
         """Whether the 99th percentile of the latency is too high.
 
         Parameters
@@ -408,15 +508,30 @@ class ModelMonitor:
         """
         if not threshold > 0: raise ValueError(f"threshold={threshold!r}: milliseconds, above 0")
         p99 = _percentile_99(latencies_ms)
-        return self._judge("latency", p99 > threshold, at, p99, threshold, f"99 % of the requests took up to {p99:.0f} ms, allowed {threshold:g}")
+        return self._judge(
+            "latency",
+            p99 > threshold,
+            at,
+            p99,
+            threshold,
+            f"99 % of the requests took up to {p99:.0f} ms, allowed {threshold:g}",
+        )
 
-    def _judge(self, name: str, alarm: bool, at: pd.Timestamp | None, value: float, threshold: float, message: str) -> bool:
+    def _judge(
+        self,
+        name: str,
+        alarm: bool,
+        at: pd.Timestamp | None,
+        value: float,
+        threshold: float,
+        message: str,
+    ) -> bool:
         at = pd.Timestamp.now("UTC") if at is None else at
-        if alarm: self.record.raise_(name, at=at, value=value, threshold=threshold, message=message)
+        if alarm:self.record.raise_(name, at=at, value=value, threshold=threshold, message=message)
         else: self.record.resolve(name, at=at)
         return bool(alarm)
 
-# %% ../nbs/08_monitoring.ipynb #0a3cbfca
+# %% ../nbs/08_monitoring.ipynb #99de9cf9
 @contextmanager
 def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     "The prediction log, in one transaction."
@@ -425,9 +540,10 @@ def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
         PredictionLog(path).close()
         with closing(sqlite3.connect(path, timeout=10)) as db, db: yield db
     except sqlite3.OperationalError: raise
-    except sqlite3.DatabaseError as e: raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
+    except sqlite3.DatabaseError as e:
+        raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
 
-# %% ../nbs/08_monitoring.ipynb #3634290e
+# %% ../nbs/08_monitoring.ipynb #3c582a26
 def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
@@ -442,7 +558,8 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
     Returns
     -------
     int
-        How many were new. An outcome that is known with the same label is left as it is, with its first `known_at`.
+        How many were new. An outcome that is known with the same label is left as it is, with its
+        first `known_at`.
 
     Raises
     ------
@@ -451,11 +568,13 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
     """
     frame = data_frame(frame, "frame")
     check_names(list(frame), ("request_id", "label", "known_at"), "frame", more=True)
-    if frame[["request_id", "known_at"]].isna().any(axis=None): raise ValueError("frame: a request_id or known_at is missing; an outcome without a time cannot be used, for nobody can say when it was known")
+    if frame[["request_id", "known_at"]].isna().any(axis=None):
+        raise ValueError("frame: a request_id or known_at is missing; an outcome without a time cannot be used, for nobody can say when it was known")
     try: labels = column_of_floats(frame.label, "label", "frame")
     except ValueError:
         labels = np.array([y if isinstance(y, Real) else np.nan for y in frame.label], float)
-    if not np.isfinite(labels).all(): raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!s}: a finite number; leave out what is not known yet")
+    if not np.isfinite(labels).all():
+        raise ValueError(f"label={frame.label[~np.isfinite(labels)].iloc[0]!s}: a finite number; leave out what is not known yet")
     columns = zip(frame.request_id, labels.tolist(), frame.known_at)
     rows = [(_request_id(i), y, _iso(t, "known_at")) for i, y, t in columns]
     with _opened(log) as db:
@@ -464,7 +583,8 @@ def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None
         new = db.total_changes - before
         known = {} if new == len(rows) else dict(db.execute("SELECT request_id, label FROM outcomes JOIN json_each(?) ON request_id = value", [json.dumps([r[0] for r in rows])]))
         for i, y, _ in rows:
-            if known.get(i, y) != y: raise ValueError(f"label={y:g}: the outcome of request {i!r} is known as {known[i]:g}; nothing was recorded, find out which is right")
+            if known.get(i, y) != y:
+                raise ValueError(f"label={y:g}: the outcome of request {i!r} is known as {known[i]:g}; nothing was recorded, find out which is right")
     return new
 
 def _request_id(x: object) -> str:
@@ -476,7 +596,10 @@ def _iso(at: object, name: str) -> str:
         raise TypeError(f"{name}={at!s:.60}: a datetime with a time zone, or ISO 8601 text")
     return iso_utc(at)
 
-def record_outcome(request_id: str, label: float, known_at: datetime | str, *, log: str | os.PathLike | None = None) -> bool:
+
+def record_outcome(
+    request_id: str, label: float, known_at: datetime | str, *, log: str | os.PathLike | None = None
+) -> bool:
     """Record what happened.
 
     Parameters
@@ -495,9 +618,18 @@ def record_outcome(request_id: str, label: float, known_at: datetime | str, *, l
     bool
         Whether it is new. The same label again changes nothing; another one is an error.
     """
-    return record_outcomes(pd.DataFrame({"request_id": [request_id], "label": [label], "known_at": [known_at]}), log=log) == 1
+    return (
+        record_outcomes(
+            pd.DataFrame({"request_id": [request_id], "label": [label], "known_at": [known_at]}),
+            log=log,
+        )
+        == 1
+    )
 
-def labelled(log: str | os.PathLike | None, at: datetime | str, *, since: datetime | str | None = None) -> pd.DataFrame:
+
+def labelled(
+    log: str | os.PathLike | None, at: datetime | str, *, since: datetime | str | None = None
+) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment.
 
     Parameters
@@ -512,17 +644,24 @@ def labelled(log: str | os.PathLike | None, at: datetime | str, *, since: dateti
     Returns
     -------
     DataFrame
-        `request_id`, `at`, `version`, `prediction`, `label`, `known_at`, in the order of the predictions.
+        `request_id`, `at`, `version`, `prediction`, `label`, `known_at`, in the order of the
+        predictions.
     """
-    if log is not None and not Path(log).exists(): raise FileNotFoundError(f"log: there is no file {Path(log).name}")
-    query = "SELECT request_id, at, version, prediction, label, known_at FROM outcomes CROSS JOIN predictions USING (request_id) WHERE known_at <= ? AND at >= ? ORDER BY at, request_id"
+    if log is not None and not Path(log).exists():
+        raise FileNotFoundError(f"log: there is no file {Path(log).name}")
+    query = (
+        "SELECT request_id, at, version, prediction, label, known_at FROM outcomes CROSS JOIN"
+        " predictions USING (request_id) WHERE known_at <= ? AND at >= ? ORDER BY at, request_id"
+    )
     limits = [_iso(at, "at"), "" if since is None else _iso(since, "since")]
     with _opened(log) as db: rows = db.execute(query, limits).fetchall()
     columns = ["request_id", "at", "version", "prediction", "label", "known_at"]
     out = pd.DataFrame(rows, columns=columns)
-    return out.assign(**{c: pd.to_datetime(out[c], utc=True, format="ISO8601") for c in ("at", "known_at")})
+    return out.assign(
+        **{c: pd.to_datetime(out[c], utc=True, format="ISO8601") for c in ("at", "known_at")}
+    )
 
-# %% ../nbs/08_monitoring.ipynb #2f837cc4
+# %% ../nbs/08_monitoring.ipynb #a908506c
 FORMAT = 1
 
 class PerformanceMonitor:
@@ -531,8 +670,8 @@ class PerformanceMonitor:
     Parameters
     ----------
     baseline_losses : array, shape (n,)
-        The mean loss of each reference week, 4 or more, finite, above 0, not all equal. They must come from predictions for
-        rows that the model was not trained on.
+        The mean loss of each reference week, 4 or more, finite, above 0, not all equal. They must
+        come from predictions for rows that the model was not trained on.
     false_alarms_per_year : float
         Weeks a year that may ring when weeks are like those of the reference; above 0, below 52.
 
@@ -551,13 +690,26 @@ class PerformanceMonitor:
         base = column_of_floats(baseline_losses, "loss", "baseline_losses")
         sound = len(base) >= 4 and (np.isfinite(base) & (base > 0)).all()
         if not sound or np.ptp(base) <= rounding(base).max():
-            raise ValueError(f"baseline_losses: the mean losses of 4 or more weeks, finite, above 0, not all equal; got {base}")
+            raise ValueError(
+                "baseline_losses: the mean losses of 4 or more weeks, finite, above 0, not all"
+                f" equal; got {base}"
+            )
         false_alarms_per_year = plain(false_alarms_per_year)
-        if not 0 < false_alarms_per_year < 52: raise ValueError(f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52")
+        if not 0 < false_alarms_per_year < 52:
+            raise ValueError(
+                f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52"
+            )
         self.baseline_losses, self.losses = base.tolist(), []
         self.false_alarms_per_year = false_alarms_per_year
         x, n = np.log(base), len(base)
-        self.threshold = float(np.exp(x.mean() + special.stdtrit(n - 1, 1 - false_alarms_per_year/52)*x.std(ddof=1)*np.sqrt(1 + 1/n)))
+        self.threshold = float(
+            np.exp(
+                x.mean()
+                + special.stdtrit(n - 1, 1 - false_alarms_per_year / 52)
+                * x.std(ddof=1)
+                * np.sqrt(1 + 1 / n)
+            )
+        )
 
     def update(self, week_losses: object) -> bool:
         """Add a week of matured labels.
@@ -574,7 +726,11 @@ class PerformanceMonitor:
         """
         several = week_losses if np.ndim(week_losses) else [week_losses]
         losses = column_of_floats(several, "loss", "week_losses")
-        if not losses.size or not (np.isfinite(losses) & (losses >= 0)).all(): raise ValueError(f"week_losses: finite losses, 0 or above, at least one; got {losses[:5]}; wait until the labels have matured")
+        if not losses.size or not (np.isfinite(losses) & (losses >= 0)).all():
+            raise ValueError(
+                f"week_losses: finite losses, 0 or above, at least one; got {losses[:5]}; wait"
+                " until the labels have matured"
+            )
         self.losses.append(float(losses.mean()))
         return self.losses[-1] > self.threshold
 
@@ -586,7 +742,13 @@ class PerformanceMonitor:
         dict
             For `from_dict`.
         """
-        return {"kind": "PerformanceMonitor", "format": FORMAT, "baseline_losses": self.baseline_losses, "false_alarms_per_year": self.false_alarms_per_year, "losses": list(self.losses)}
+        return {
+            "kind": "PerformanceMonitor",
+            "format": FORMAT,
+            "baseline_losses": self.baseline_losses,
+            "false_alarms_per_year": self.false_alarms_per_year,
+            "losses": list(self.losses),
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "PerformanceMonitor":
@@ -602,7 +764,12 @@ class PerformanceMonitor:
         PerformanceMonitor
             The same monitor.
         """
-        if not isinstance(d, Mapping) or d.get("kind") != "PerformanceMonitor" or d.get("format") != FORMAT: raise ValueError(f"d: not a PerformanceMonitor of format {FORMAT} written by to_dict")
+        if (
+            not isinstance(d, Mapping)
+            or d.get("kind") != "PerformanceMonitor"
+            or d.get("format") != FORMAT
+        ):
+            raise ValueError(f"d: not a PerformanceMonitor of format {FORMAT} written by to_dict")
         out = cls(d["baseline_losses"], false_alarms_per_year=d["false_alarms_per_year"])
         out.losses = list(d["losses"])
         return out

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'repository', 'rolling_facts', 'flight_views', 'flight_repository', 'read', 'write', 'materialize', 'frame',
            'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01d_online.ipynb #aaed338d
+# %% ../nbs/01d_online.ipynb #39bce9ed
 import fcntl, filecmp, hashlib, heapq, json, logging, math, os, sqlite3, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,24 +16,42 @@ import numpy as np
 import pandas as pd
 from .data import load_flights, load_weather
 from .features import RATES, WEATHER, flight_facts
-from .point_in_time import (View, as_frame, check_columns, exact_frame, exact_key, exact_keys,
-                                   some_names)
+from mlscale.point_in_time import (
+    View,
+    as_frame,
+    check_columns,
+    exact_frame,
+    exact_key,
+    exact_keys,
+    some_names,
+)
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
 
 _log = logging.getLogger(__name__)
 
-# %% ../nbs/01d_online.ipynb #750f3d1b
-_CONFIGURATION = {"project": "mlscale", "provider": "local", "registry": "registry.db", "offline_store": {"type": "duckdb"}, "entity_key_serialization_version": 3}
-_EVENT, _CREATED = "event_us", "created_us"   # both clocks in microseconds since 1970, kept as features
+# %% ../nbs/01d_online.ipynb #4f0c533e
+_CONFIGURATION = {
+    "project": "mlscale",
+    "provider": "local",
+    "registry": "registry.db",
+    "offline_store": {"type": "duckdb"},
+    "entity_key_serialization_version": 3,
+}
+# both clocks in microseconds since 1970, kept as features
+_EVENT, _CREATED = "event_us", "created_us"
 _CLOCKS = {"event_timestamp": _EVENT, "created_timestamp": _CREATED}
 
 def _online_store(online: str | Mapping) -> dict:
     "Feast's configuration of an online store."
     if isinstance(online, Mapping): return dict(online)
     if online == "sqlite": return {"type": "sqlite", "path": "online.db"}
-    if isinstance(online, str) and online.startswith("redis://") and len(online) > 8: return {"type": "redis", "connection_string": online[8:], "skip_dedup": True}
-    raise ValueError(f"online={online!r}: 'sqlite', 'redis://HOST:PORT', or Feast's own configuration as a mapping")
+    if isinstance(online, str) and online.startswith("redis://") and len(online) > 8:
+        return {"type": "redis", "connection_string": online[8:], "skip_dedup": True}
+    raise ValueError(
+        f"online={online!r}: 'sqlite', 'redis://HOST:PORT', or Feast's own configuration as a"
+        " mapping"
+    )
 
 def _feast_type(x: pd.Series, what: str) -> str:
     "The name of the Feast type of a column."
@@ -44,7 +62,7 @@ def _feast_type(x: pd.Series, what: str) -> str:
     raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; "
                      "turn times into a number such as an age in minutes")
 
-# %% ../nbs/01d_online.ipynb #e4503464
+# %% ../nbs/01d_online.ipynb #0e788296
 def _from_arrow(x: pd.Series) -> pd.Series:
     import pyarrow as pa
     return exact_frame(pa.table({"x": x.array.__arrow_array__()}))["x"].set_axis(x.index)
@@ -67,8 +85,10 @@ def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame
             facts = facts.assign(**{key: facts[key].replace([np.inf, -np.inf], np.nan)})
     facts = facts.dropna(subset=list(by))
     for key in by:   # a missing one made whole numbers floats
-        if pd.api.types.is_float_dtype(facts[key]) and (facts[key] % 1 == 0).all(): facts = facts.astype({key: np.int64})
-        if _feast_type(facts[key], f"{what}, key {key!r}") not in ("INT64", "STRING"): raise ValueError(f"{what}, key {key!r} holds {facts[key].dtype}: whole numbers or text")
+        if pd.api.types.is_float_dtype(facts[key]) and (facts[key] % 1 == 0).all():
+            facts = facts.astype({key: np.int64})
+        if _feast_type(facts[key], f"{what}, key {key!r}") not in ("INT64", "STRING"):
+            raise ValueError(f"{what}, key {key!r} holds {facts[key].dtype}: whole numbers or text")
     return facts.assign(**_micros(facts, what))
 
 def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
@@ -90,9 +110,12 @@ def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
         out |= {clock: utc, name: utc.astype(np.int64)}
     return out
 
-# %% ../nbs/01d_online.ipynb #553dcc84
-def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.FeatureView", pd.DataFrame]:
-    "A view in Feast's words, and its facts in the order in which they became known; adds its keys to the entities."
+# %% ../nbs/01d_online.ipynb #a40bb763
+def _feast_view(
+    view: View, folder: Path, entities: dict
+) -> tuple["feast.FeatureView", pd.DataFrame]:
+    """A view in Feast's words, and its facts in the order in which they became known; adds its keys
+    to the entities."""
     with needs("features"): import pyarrow as pa
     from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
     from feast.types import from_value_type
@@ -102,18 +125,39 @@ def _feast_view(view: View, folder: Path, entities: dict) -> tuple["feast.Featur
     facts = exact_frame(facts)
     if "created_timestamp" not in wanted: facts["created_timestamp"] = facts.event_timestamp
     facts = _prepared(facts, view.by, f"view {view.name!r}")
-    types = {c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in [*view.by, *features]}
+    types = {
+        c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in [*view.by, *features]
+    }
     facts = facts.iloc[np.argsort(np.maximum(facts[_EVENT], facts[_CREATED]), kind="stable")]
     for key in view.by:
         entity = Entity(name=key, join_keys=[key], value_type=ValueType[types[key]])
-        if entities.setdefault(key, entity).value_type != entity.value_type: raise ValueError(f"key {key!r} is {types[key]} in view {view.name!r} and {entities[key].value_type.name} in another; one type a key")
-    source = FileSource(name=f"{view.name}_facts", path=str(folder/f"{view.name}.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
-    schema = [Field(name=c, dtype=from_value_type(ValueType[t])) for c, t in {**types, _EVENT: "INT64", _CREATED: "INT64"}.items()]
+        if entities.setdefault(key, entity).value_type != entity.value_type:
+            raise ValueError(
+                f"key {key!r} is {types[key]} in view {view.name!r} and"
+                f" {entities[key].value_type.name} in another; one type a key"
+            )
+    source = FileSource(
+        name=f"{view.name}_facts",
+        path=str(folder / f"{view.name}.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+    schema = [
+        Field(name=c, dtype=from_value_type(ValueType[t]))
+        for c, t in {**types, _EVENT: "INT64", _CREATED: "INT64"}.items()
+    ]
     ttl = None if view.ttl is None else view.ttl.to_pytimedelta()
     if ttl is not None and pd.Timedelta(ttl) != view.ttl:
         raise ValueError(f"view {view.name!r}: ttl={view.ttl!r} holds parts of a microsecond, "
                          "which are not kept; round it")
-    made = FeatureView(name=view.name, entities=[entities[k] for k in view.by], ttl=ttl, schema=schema, online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
+    made = FeatureView(
+        name=view.name,
+        entities=[entities[k] for k in view.by],
+        ttl=ttl,
+        schema=schema,
+        online=True,
+        source=PushSource(name=f"{view.name}_push", batch_source=source),
+    )
     return made, facts
 
 # %% ../nbs/01d_online.ipynb #80fe3e31
@@ -139,28 +183,31 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01d_online.ipynb #d2e7c5eb
-def repository(path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite") -> "feast.FeatureStore":
-    """Set up a Feast repository for views that the point-in-time join also takes: one definition for both sides.
+# %% ../nbs/01d_online.ipynb #33dd9988
+def repository(
+    path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
+) -> "feast.FeatureStore":
+    """Set up a Feast repository for views that the point-in-time join also takes: one definition
+    for both sides.
 
     Parameters
     ----------
     path : path
-        The folder, made if missing. It gets `feature_store.yaml`, the facts of each view as Parquet (times in
-        microseconds, in the order in which they became known), and Feast's own files.
+        The folder, made if missing. It gets `feature_store.yaml`, the facts of each view as Parquet
+        (times in microseconds, in the order in which they became known), and Feast's own files.
     views : View or sequence of View
-        What to serve; sources with times that have a time zone. Features are numbers, truth values or text;
-        the two clocks among them are answered from what is stored anyway.
+        What to serve; sources with times that have a time zone. Features are numbers, truth values
+        or text; the two clocks among them are answered from what is stored anyway.
     online : str or mapping
-        Where the newest values live: "sqlite" (a file in the folder), "redis://HOST:PORT", or Feast's own
-        configuration of an online store.
+        Where the newest values live: "sqlite" (a file in the folder), "redis://HOST:PORT", or
+        Feast's own configuration of an online store.
 
     Returns
     -------
     feast.FeatureStore
-        With an entity for each key column, and for each view a feature view and a push source `<name>_push`.
-        Each view also carries its clocks as `event_us` and `created_us`. Views of an earlier call
-        that are left out now are gone. Nothing new is materialized yet.
+        With an entity for each key column, and for each view a feature view and a push source
+        `<name>_push`. Each view also carries its clocks as `event_us` and `created_us`. Views of an
+        earlier call that are left out now are gone. Nothing new is materialized yet.
 
     Raises
     ------
@@ -176,13 +223,23 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
     if isinstance(views, View): views = [views]
     if not isinstance(views, Sequence) or not all(isinstance(v, View) for v in views):
         raise TypeError("views: a View, or a list with at least one")
-    if not views or len({v.name for v in views}) < len(views): raise ValueError(f"views: at least one, with different names, got {[v.name for v in views]}")
-    path, configuration, entities, made = Path(path).resolve(), {**_CONFIGURATION, "online_store": _online_store(online)}, {}, []
+    if not views or len({v.name for v in views}) < len(views):
+        raise ValueError(
+            f"views: at least one, with different names, got {[v.name for v in views]}"
+        )
+    path, configuration, entities, made = (
+        Path(path).resolve(),
+        {**_CONFIGURATION, "online_store": _online_store(online)},
+        {},
+        [],
+    )
     for view in views:
         feast_view, facts = _feast_view(view, path, entities)
         _write_facts(facts, path/f"{view.name}.parquet")
         made.append(feast_view)
-    with replacing(path/"feature_store.yaml") as new: new.write_text(json.dumps(configuration, indent=1))   # JSON is YAML
+    # JSON is YAML
+    with replacing(path/"feature_store.yaml") as new:
+        new.write_text(json.dumps(configuration, indent=1))
     store = FeatureStore(repo_path=str(path))
     gone = _forget_others(store, made)
     store.apply([*entities.values(), *made], objects_to_delete=gone, partial=not gone)
@@ -192,13 +249,19 @@ def repository(path: str | os.PathLike, views: View | Sequence[View], *, online:
         database.close()
     return store
 
-# %% ../nbs/01d_online.ipynb #f424e58b
+# %% ../nbs/01d_online.ipynb #045d58c1
 def _of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     out = [rollings] if isinstance(rollings, Rolling) else list(rollings)
-    if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out): raise ValueError(f"rollings: at least one, different names, one key; got {[(r.name, r.by) for r in out]}")
+    if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out):
+        raise ValueError(
+            f"rollings: at least one, different names, one key; got {[(r.name, r.by) for r in out]}"
+        )
     return out
 
-def rolling_facts(rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, times: pd.DatetimeIndex) -> pd.DataFrame:
+
+def rolling_facts(
+    rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, times: pd.DatetimeIndex
+) -> pd.DataFrame:
     """Rolling features as facts: the value of each key at regular times.
 
     Parameters
@@ -213,8 +276,8 @@ def rolling_facts(rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, t
     Returns
     -------
     DataFrame
-        The key, both clocks (the time of the run) and a column for each feature; one row for each time and
-        each key that the events have, also before its first event.
+        The key, both clocks (the time of the run) and a column for each feature; one row for each
+        time and each key that the events have, also before its first event.
 
     Raises
     ------
@@ -224,10 +287,24 @@ def rolling_facts(rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, t
     rollings = _of_one_key(rollings)
     by, events = list(rollings[0].by), as_frame(events, "events")
     check_columns(events.columns, by, "events")
-    grid = events[by].dropna().drop_duplicates().merge(pd.DataFrame({"event_timestamp": times.as_unit("us")}), how="cross")
-    return pd.concat([grid.assign(created_timestamp=grid.event_timestamp), rolling_features(rollings, events, grid)], axis=1)
+    grid = (
+        events[by]
+        .dropna()
+        .drop_duplicates()
+        .merge(pd.DataFrame({"event_timestamp": times.as_unit("us")}), how="cross")
+    )
+    return pd.concat(
+        [
+            grid.assign(created_timestamp=grid.event_timestamp),
+            rolling_features(rollings, events, grid),
+        ],
+        axis=1,
+    )
 
-def flight_views(flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Timedelta = pd.Timedelta(hours=1)) -> list[View]:
+
+def flight_views(
+    flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Timedelta = pd.Timedelta(hours=1)
+) -> list[View]:
     """The features of flights that change with time, as views.
 
     Parameters
@@ -242,21 +319,41 @@ def flight_views(flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Time
     Returns
     -------
     list of View
-        `weather` (by origin; known an hour after its label; `ttl` six hours), `last_dep` and `last_arr` (by
-        tail number: the last departure and arrival of the aircraft, `dep_delay` and `arr_delay` in minutes and
-        their time; seven days), `carrier_rates` and `route_rates` (late rates of outcomes known in the last 1,
-        7 and 30 days; one day).
+        `weather` (by origin; known an hour after its label; `ttl` six hours), `last_dep` and
+        `last_arr` (by tail number: the last departure and arrival of the aircraft, `dep_delay` and
+        `arr_delay` in minutes and their time; seven days), `carrier_rates` and `route_rates` (late
+        rates of outcomes known in the last 1, 7 and 30 days; one day).
     """
     day, facts = pd.Timedelta(days=1), flight_facts(flights, weather)
     times = pd.date_range(flights.sched_dep.min().ceil("D"), flights.sched_dep.max(), freq=every)
     views = [View("weather", facts["weather"], "origin", pd.Timedelta(hours=6), WEATHER)]
-    views += [View(f"last_{what}", facts[f"last_{what}"], "tailnum", 7*day, [f"{what}_delay", "event_timestamp"]) for what in ("dep", "arr")]
+    views += [
+        View(
+            f"last_{what}",
+            facts[f"last_{what}"],
+            "tailnum",
+            7 * day,
+            [f"{what}_delay", "event_timestamp"],
+        )
+        for what in ("dep", "arr")
+    ]
     for name, by in (("carrier_rates", ("carrier",)), ("route_rates", ("origin", "dest"))):
         rates = [r for r in RATES if r.by == by]
-        views.append(View(name, rolling_facts(rates, facts["landed"], times), by, day, [r.name for r in rates]))
+        views.append(
+            View(
+                name, rolling_facts(rates, facts["landed"], times), by, day, [r.name for r in rates]
+            )
+        )
     return views
 
-def flight_repository(path: str | os.PathLike, flights: pd.DataFrame | None = None, weather: pd.DataFrame | None = None, *, online: str | Mapping = "sqlite") -> "feast.FeatureStore":
+
+def flight_repository(
+    path: str | os.PathLike,
+    flights: pd.DataFrame | None = None,
+    weather: pd.DataFrame | None = None,
+    *,
+    online: str | Mapping = "sqlite",
+) -> "feast.FeatureStore":
     """The feature store of the flights: `repository` with `flight_views`.
 
     Parameters
@@ -273,7 +370,9 @@ def flight_repository(path: str | os.PathLike, flights: pd.DataFrame | None = No
     feast.FeatureStore
         Nothing is materialized yet.
     """
-    flights, weather = load_flights() if flights is None else flights, load_weather() if weather is None else weather
+    flights, weather = load_flights() if flights is None else flights, (
+        load_weather() if weather is None else weather
+    )
     return repository(path, flight_views(flights, weather), online=online)
 
 # %% ../nbs/01d_online.ipynb #78e4059d
@@ -308,21 +407,33 @@ def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     return [None if None in key else key for key in zip(*columns)]
 
 
-# %% ../nbs/01d_online.ipynb #80928a3c
-def _stored(store: "feast.FeatureStore", view: "feast.FeatureView", keys: Sequence[tuple | None], features: Sequence[str]) -> dict[str, list]:
+# %% ../nbs/01d_online.ipynb #1350f121
+def _stored(
+    store: "feast.FeatureStore",
+    view: "feast.FeatureView",
+    keys: Sequence[tuple | None],
+    features: Sequence[str],
+) -> dict[str, list]:
     "What the online store holds for these keys, feature by feature; None where it holds nothing."
     wanted, found = list(dict.fromkeys(k for k in keys if k is not None)), {f: [] for f in features}
     names = [e.name for e in view.entity_columns]
     for i in range(0, len(wanted), 10_000):   # SQLite limits the parameters of a query
         rows = dict(zip(names, map(list, zip(*wanted[i:i + 10_000]))))
-        answer = store.get_online_features(features=[f"{view.name}:{f}" for f in features], entity_rows=rows).to_dict()
+        answer = store.get_online_features(
+            features=[f"{view.name}:{f}" for f in features], entity_rows=rows
+        ).to_dict()
         for f in features: found[f] += answer[f]
     place = {key: i for i, key in enumerate(wanted)}
     at = [place.get(key) for key in keys]
     return {f: [None if i is None else values[i] for i in at] for f, values in found.items()}
 
+
 def _instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
-    if not isinstance(at, pd.Timestamp) or pd.isna(at) or at.tzinfo is None: raise ValueError(f"{what}={at!r}: a Timestamp with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
+    if not isinstance(at, pd.Timestamp) or pd.isna(at) or at.tzinfo is None:
+        raise ValueError(
+            f"{what}={at!r}: a Timestamp with a time zone, such as pd.Timestamp('2013-07-08 22:00',"
+            " tz='UTC')"
+        )
     return at.tz_convert("UTC")
 
 def _nanoseconds(at: pd.Timestamp) -> int:
@@ -338,7 +449,7 @@ def _holding(values: list, type_: object) -> Any:
         return pd.array(values, "Int64")
     return np.array(values, float)
 
-# %% ../nbs/01d_online.ipynb #396eadc6
+# %% ../nbs/01d_online.ipynb #d5c5dd41
 def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
          at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
@@ -357,10 +468,11 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
     Returns
     -------
     DataFrame
-        The rows, order, index and columns of `keys`, and for each view its features as `view__feature` and
-        `view__event_timestamp`. All of them are missing where a part of the key is missing, nothing is
-        stored, or what is stored is older than `ttl` at `at` (`event_timestamp < at - ttl`), is about a later
-        moment (`event_timestamp > at`), or became known later (`created_timestamp > at`).
+        The rows, order, index and columns of `keys`, and for each view its features as
+        `view__feature` and `view__event_timestamp`. All of them are missing where a part of the key
+        is missing, nothing is stored, or what is stored is older than `ttl` at `at`
+        (`event_timestamp < at - ttl`), is about a later moment (`event_timestamp > at`), or became
+        known later (`created_timestamp > at`).
 
     Raises
     ------
@@ -370,9 +482,9 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
 
     Notes
     -----
-    The store holds the newest fact only. Asked about a moment before that fact, it answers nothing: it does
-    not know what it knew. If it has been given all facts known at `at` and none after, the answer is that of
-    `point_in_time_join`.
+    The store holds the newest fact only. Asked about a moment before that fact, it answers nothing:
+    it does not know what it knew. If it has been given all facts known at `at` and none after, the
+    answer is that of `point_in_time_join`.
     """
     keys, columns = as_frame(keys, "keys"), {}
     now, rest = divmod(_nanoseconds(_instant(at)), 1000)
@@ -381,24 +493,40 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
         check_columns(keys.columns, view.join_keys, "keys")
         stored = _stored(store, view, _keys(view, keys), [f.name for f in view.features])
         since = now + (rest > 0) - view.ttl//pd.Timedelta(microseconds=1) if view.ttl else -np.inf
-        usable = [e is not None and since <= e <= now and c <= now for e, c in zip(stored[_EVENT], stored[_CREATED])]
+        usable = [
+            e is not None and since <= e <= now and c <= now
+            for e, c in zip(stored[_EVENT], stored[_CREATED])
+        ]
         for f in view.features:
             values = [v if u else None for v, u in zip(stored[f.name], usable)]
-            if f.name == _EVENT: columns[f"{name}__event_timestamp"] = pd.DatetimeIndex(np.array([pd.NaT.value if v is None else v for v in values], np.int64).view("M8[us]"), tz="UTC")
+            if f.name == _EVENT:
+                columns[f"{name}__event_timestamp"] = pd.DatetimeIndex(
+                    np.array([pd.NaT.value if v is None else v for v in values], np.int64).view(
+                        "M8[us]"
+                    ),
+                    tz="UTC",
+                )
             elif f.name != _CREATED:
                 columns[f"{name}__{f.name}"] = _holding(values, f.dtype)
     check_columns([*keys.columns, *columns], [], "the result")
     return pd.concat([keys, pd.DataFrame(columns, index=keys.index)], axis=1)
 
-
-# %% ../nbs/01d_online.ipynb #c0de3dbc
+# %% ../nbs/01d_online.ipynb #52ff93d8
 def _newest(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame:
     "Of each key the newest fact by (event, created); rows without a key are left out."
     facts = _prepared(facts, by, what).drop_duplicates()
     identity = [*by, _EVENT, _CREATED]
     if len(twice := facts[facts.duplicated(identity, keep=False)]):
-        raise ValueError(f"{what}: {len(twice)} facts have the same key and both times equal, but different values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later created_timestamp")
-    return facts.sort_values([_EVENT, _CREATED]).drop_duplicates(list(by), keep="last").reset_index(drop=True)
+        raise ValueError(
+            f"{what}: {len(twice)} facts have the same key and both times equal, but different"
+            f" values, for example {twice.iloc[0][list(by)].to_dict()}; a correction needs a later"
+            " created_timestamp"
+        )
+    return (
+        facts.sort_values([_EVENT, _CREATED])
+        .drop_duplicates(list(by), keep="last")
+        .reset_index(drop=True)
+    )
 
 # %% ../nbs/01d_online.ipynb #35f7a9ea
 def _as_stored(x: pd.Series, wanted: str, what: str) -> pd.Series:
@@ -447,7 +575,7 @@ def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool],
                          f"{repr(b)[:40]} with both times equal; "
                          "a correction needs a later created_timestamp")
 
-# %% ../nbs/01d_online.ipynb #5788a6b5
+# %% ../nbs/01d_online.ipynb #cdbdf766
 def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame,
            added: Sequence[str] = ()) -> int:
     "As `write`; features that the view did not have before are `added` to facts that are stored."
@@ -479,8 +607,8 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     Returns
     -------
     int
-        The number of keys that have a new value. Facts that are not newer by (event, created) than what is
-        stored change nothing, and so do duplicates.
+        The number of keys that have a new value. Facts that are not newer by (event, created) than
+        what is stored change nothing, and so do duplicates.
 
     Raises
     ------
@@ -491,8 +619,8 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
 
     Notes
     -----
-    One writer at a time for each view: a lock in the repository's folder keeps the processes of a machine
-    apart. Writers on several machines need a lock that reaches them all, or a view each.
+    One writer at a time for each view: a lock in the repository's folder keeps the processes of a
+    machine apart. Writers on several machines need a lock that reaches them all, or a view each.
     """
     return _write(store, view, facts)
 
@@ -531,8 +659,14 @@ def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: 
         with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
-# %% ../nbs/01d_online.ipynb #724512dc
-def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str | Sequence[str] | None = None, since: pd.Timestamp | None = None) -> dict[str, int]:
+# %% ../nbs/01d_online.ipynb #9d6fcbaf
+def materialize(
+    store: "feast.FeatureStore",
+    until: pd.Timestamp,
+    *,
+    views: str | Sequence[str] | None = None,
+    since: pd.Timestamp | None = None,
+) -> dict[str, int]:
     """Bring the newest facts known by a moment from the history to the online store.
 
     Parameters
@@ -540,7 +674,8 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
     store : feast.FeatureStore
         From `repository`.
     until : Timestamp
-        The moment, with a time zone: facts with `event_timestamp <= until` and `created_timestamp <= until`.
+        The moment, with a time zone: facts with `event_timestamp <= until` and `created_timestamp
+        <= until`.
     views : str or sequence of str, optional
         Names of views; all if not given.
     since : Timestamp, optional
@@ -561,18 +696,22 @@ def materialize(store: "feast.FeatureStore", until: pd.Timestamp, *, views: str 
 
     Notes
     -----
-    What decides is when a fact became known, not the moment it is about, so late facts are not lost. Each
-    view is written by `write`; the end of the run is recorded after that, in a file `<view>.until` that is
-    replaced in one step, so a run that dies is repeated. Feast's registry is left alone. A fact
-    that was *deleted* from the history stays online: what is stored never becomes older. Take it
-    back by a fact with a later `created_timestamp`.
+    What decides is when a fact became known, not the moment it is about, so late facts are not
+    lost. Each view is written by `write`; the end of the run is recorded after that, in a file
+    `<view>.until` that is replaced in one step, so a run that dies is repeated. Feast's registry is
+    left alone. A fact that was *deleted* from the history stays online: what is stored never
+    becomes older. Take it back by a fact with a later `created_timestamp`.
     """
     micros = lambda t, what: None if t is None else _nanoseconds(_instant(t, what))//1000
     moments = micros(_instant(until, "until"), "until"), micros(since, "since")
-    names = [v.name for v in store.list_feature_views(allow_cache=True)] if views is None else [views] if isinstance(views, str) else views
+    names = (
+        [v.name for v in store.list_feature_views(allow_cache=True)]
+        if views is None
+        else [views] if isinstance(views, str) else views
+    )
     return {name: _materialize(store, _feature_view(store, name), *moments) for name in names}
 
-# %% ../nbs/01d_online.ipynb #f300aa9c
+# %% ../nbs/01d_online.ipynb #618b6ecb
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -604,7 +743,8 @@ def unframe(line: bytes) -> object:
     object
         What `frame` was given.
     """
-    if line[-1:] != b"\n" or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:-1]): return None
+    if line[-1:] != b"\n" or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
+        return None
     return json.loads(line[9:-1])
 
 def _plain(x: object) -> object:
@@ -612,7 +752,8 @@ def _plain(x: object) -> object:
     if type(x) is str: return x
     x = x.item() if isinstance(x, np.generic) else x
     if x is None or x is pd.NA or x is pd.NaT or x != x: return None
-    if isinstance(x, float) and x.is_integer() and abs(x) < 2**53 or isinstance(x, bool): return int(x)
+    if isinstance(x, float) and x.is_integer() and abs(x) < 2**53 or isinstance(x, bool):
+        return int(x)
     if not isinstance(x, (str, int, float)):
         raise TypeError(f"event: {repr(x)[:60]} is a {type(x).__name__}; numbers and text only")
     return x
@@ -623,32 +764,47 @@ def _plain_key(key: object) -> tuple:
     for part in parts: exact_key(part)
     return tuple(map(_plain, parts))
 
-# %% ../nbs/01d_online.ipynb #00cc9fa7
+# %% ../nbs/01d_online.ipynb #4387f6f9
 _WAY_OUT = "use another folder and send the events of the window again"
 
 def _header(path: Path, about: Mapping) -> dict:
     "The first line of a file of the log, checked."
     with open(path, "rb") as f: found = unframe(f.readline())
-    if not isinstance(found, dict): raise ValueError(f"{path}: its first line is damaged; {_WAY_OUT}")
-    if found["format"] != FORMAT: raise ValueError(f"{path}: format {found['format']}, this version reads {FORMAT}; use the version that wrote it, or {_WAY_OUT}")
-    if differs := ", ".join(f"{k}: {found['about'].get(k)!r}, asked for {v!r}" for k, v in about.items() if found["about"].get(k) != v):
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its first line is damaged; {_WAY_OUT}")
+    if found["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: format {found['format']}, this version reads {FORMAT}; use the version that"
+            f" wrote it, or {_WAY_OUT}"
+        )
+    if differs := ", ".join(
+        f"{k}: {found['about'].get(k)!r}, asked for {v!r}"
+        for k, v in about.items()
+        if found["about"].get(k) != v
+    ):
         raise ValueError(f"{path}: it was written for other {differs}; {_WAY_OUT}")
     return found
 
 def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
-    "The rows of each line after the first, and where the line ends; only the last file may end in a damaged one."
+    """The rows of each line after the first, and where the line ends; only the last file may end in
+    a damaged one."""
     with open(path, "rb") as f:
         f.readline()
         yield [], f.tell()
         for line in iter(f.readline, b""):
             if (rows := unframe(line)) is None: break
             yield rows, f.tell()
-        else: return
+        else:
+            return
         at = f.tell() - len(line)
-        if not last or any(unframe(later) is not None for later in f): raise ValueError(f"{path}: damaged at byte {at}, before its end: the disk or somebody changed it; restore the file, or {_WAY_OUT}")
+        if not last or any(unframe(later) is not None for later in f):
+            raise ValueError(
+                f"{path}: damaged at byte {at}, before its end: the disk or somebody changed it;"
+                f" restore the file, or {_WAY_OUT}"
+            )
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01d_online.ipynb #840d94a1
+# %% ../nbs/01d_online.ipynb #fbb3793f
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -657,7 +813,8 @@ class EventLog:
     folder : path
         Its folder, made if missing.
     about : mapping
-        What the log holds, as JSON; kept in the first line of each file and compared when it is opened again.
+        What the log holds, as JSON; kept in the first line of each file and compared when it is
+        opened again.
 
     Attributes
     ----------
@@ -669,18 +826,23 @@ class EventLog:
     Raises
     ------
     ValueError
-        If a file is damaged before its last line, has another format or holds something else, or one is missing.
+        If a file is damaged before its last line, has another format or holds something else, or
+        one is missing.
     OSError
         If the disk fails.
 
     Notes
     -----
-    Files are named after the number of their first row. A line is one call of `append`: rows that belong
-    together are there together. A damaged last line is one that was never acknowledged (or, which cannot be
-    told apart, one that the disk lost later): it is cut off with a warning.
+    Files are named after the number of their first row. A line is one call of `append`: rows that
+    belong together are there together. A damaged last line is one that was never acknowledged (or,
+    which cannot be told apart, one that the disk lost later): it is cut off with a warning.
     """
     def __init__(self, folder: str | os.PathLike, about: Mapping) -> None:
-        self.folder, self.about, self._file = Path(folder), json.loads(json.dumps(about, default=str)), None
+        self.folder, self.about, self._file = (
+            Path(folder),
+            json.loads(json.dumps(about, default=str)),
+            None,
+        )
         if not (paths := self.paths()): return self.start(0, None)
         for path in paths: _header(path, self.about)
         size, self.end = 0, int(paths[-1].stem)
@@ -708,7 +870,8 @@ class EventLog:
             The time of the newest row before it, for `forget`.
         """
         path = self.folder/f"{first:016d}.log"
-        with replacing(path) as new: new.write_bytes(frame({"format": FORMAT, "about": self.about, "newest": newest}))
+        with replacing(path) as new:
+            new.write_bytes(frame({"format": FORMAT, "about": self.about, "newest": newest}))
         self.end = first
         self._open(path, path.stat().st_size)
 
@@ -729,8 +892,8 @@ class EventLog:
         Raises
         ------
         OSError
-            If the disk is full or fails. The log takes nothing more: what reached the disk is only known
-            when it is opened again.
+            If the disk is full or fails. The log takes nothing more: what reached the disk is only
+            known when it is opened again.
         """
         if self._file is None: raise ValueError(f"{self.folder}: the log is closed; open it again")
         line, written = frame(rows), 0
@@ -740,7 +903,12 @@ class EventLog:
         except OSError as e:
             name = self._file.name
             self.close()
-            raise OSError(e.errno, f"{os.strerror(e.errno)}: the events of this call may not be stored; make room, open {self.folder} again and send them again", name) from e
+            raise OSError(
+                e.errno,
+                f"{os.strerror(e.errno)}: the events of this call may not be stored; make room,"
+                f" open {self.folder} again and send them again",
+                name,
+            ) from e
         self.size, self.end = self.size + len(line), self.end + len(rows)
 
     def replay(self, since: int = 0) -> Iterator[list]:
@@ -763,7 +931,11 @@ class EventLog:
             for rows, _ in _lines(path, last=following is None):
                 yield from rows[max(0, since - number):]
                 number += len(rows)
-            if following not in (None, number): raise ValueError(f"{path}: ends at row {number}, the next file begins at {following}: one between is missing; restore it, or {_WAY_OUT}")
+            if following not in (None, number):
+                raise ValueError(
+                    f"{path}: ends at row {number}, the next file begins at {following}: one"
+                    f" between is missing; restore it, or {_WAY_OUT}"
+                )
 
     def forget(self, before: int) -> None:
         """Delete files that hold nothing newer than a time.
@@ -783,7 +955,7 @@ class EventLog:
         if self._file is not None: self._file.close()
         self._file = None
 
-# %% ../nbs/01d_online.ipynb #50f9ea5f
+# %% ../nbs/01d_online.ipynb #812db390
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -816,7 +988,8 @@ class SeenIds:
         heapq.heappush(self._oldest_first, (time, id))
         self._ids.add(id)
         self.newest = time if self.newest is None else max(self.newest, time)
-        while self.past(self._oldest_first[0][0]): self._ids.discard(heapq.heappop(self._oldest_first)[1])
+        while self.past(self._oldest_first[0][0]):
+            self._ids.discard(heapq.heappop(self._oldest_first)[1])
 
     def past(self, time: int) -> bool:
         """Whether a time lies before the window.
@@ -846,27 +1019,42 @@ class SeenIds:
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
-# %% ../nbs/01d_online.ipynb #78facf29
+# %% ../nbs/01d_online.ipynb #99d0e265
 def _one_process(folder: Path) -> IO:
     "A file that is locked until it is closed, or its process ends."
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder/"lock", "a")
-    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e: raise BlockingIOError(e.errno, "another process has this state open; one at a time, stop it first", str(folder)) from e
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise BlockingIOError(
+            e.errno,
+            "another process has this state open; one at a time, stop it first",
+            str(folder),
+        ) from e
     return file
 
 def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence[str]) -> dict:
     "What the features need of an event, in plain values."
-    if missing := [c for c in (id, "created_timestamp", *columns) if c not in event]: raise ValueError(f"event: {missing} missing")
+    if missing := [c for c in (id, "created_timestamp", *columns) if c not in event]:
+        raise ValueError(f"event: {missing} missing")
     for c in (id, *by): exact_key(event[c], f"event: {c}")
     known, created = _plain(event[id]), pd.Timestamp(event["created_timestamp"])
-    if not isinstance(known, (str, int)): raise ValueError(f"event: {id}={event[id]!r}; text or a whole number, another for each event")
-    if created is pd.NaT or created.tzinfo is None: raise ValueError(f"event: created_timestamp={created!r}; a time with a time zone, such as pd.Timestamp('2013-07-08 22:00', tz='UTC')")
+    if not isinstance(known, (str, int)):
+        raise ValueError(
+            f"event: {id}={event[id]!r}; text or a whole number, another for each event"
+        )
+    if created is pd.NaT or created.tzinfo is None:
+        raise ValueError(
+            f"event: created_timestamp={created!r}; a time with a time zone, such as"
+            " pd.Timestamp('2013-07-08 22:00', tz='UTC')"
+        )
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01d_online.ipynb #e2bc4e12
+# %% ../nbs/01d_online.ipynb #94cf8cfc
 class DurableState:
-    """Rolling features online that survive `kill -9`: every event is on the disk before it is acknowledged.
+    """Rolling features online that survive `kill -9`: every event is on the disk before it is
+    acknowledged.
 
     Parameters
     ----------
@@ -877,8 +1065,8 @@ class DurableState:
     id : str
         The field of an event that tells it from all others: text or a whole number.
     segment_bytes : int
-        The size at which a file of the log is closed, a snapshot taken, and files older than the longest
-        window deleted.
+        The size at which a file of the log is closed, a snapshot taken, and files older than the
+        longest window deleted.
 
     Attributes
     ----------
@@ -888,20 +1076,23 @@ class DurableState:
     Raises
     ------
     TypeError, ValueError
-        If the features do not share a key, or the folder holds other features, another format or damage.
+        If the features do not share a key, or the folder holds other features, another format or
+        damage.
     BlockingIOError
         If another process has the folder open.
 
     Notes
     -----
-    At-least-once delivery becomes exactly once in effect: an event whose id is known is ignored. Ids are
-    remembered as long as their event is in the longest window, counted back from the newest event; one that
-    comes again later is out of every window and ignored for that. The log keeps the same time, so the snapshot
-    is only a shortcut: if it is damaged, the state is replayed from the log.
+    At-least-once delivery becomes exactly once in effect: an event whose id is known is ignored.
+    Ids are remembered as long as their event is in the longest window, counted back from the newest
+    event; one that comes again later is out of every window and ignored for that. The log keeps the
+    same time, so the snapshot is only a shortcut: if it is damaged, the state is replayed from the
+    log.
     """
     def __init__(self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], *, id: str = "event_id", segment_bytes: int = 64*2**20) -> None:
         self.rollings = _of_one_key(rollings)
-        if isinstance(segment_bytes, bool) or not isinstance(segment_bytes, int) or segment_bytes < 1: raise ValueError(f"segment_bytes={segment_bytes!r}: a positive whole number")
+        if isinstance(segment_bytes, bool) or not isinstance(segment_bytes, int) or segment_bytes < 1:
+            raise ValueError(f"segment_bytes={segment_bytes!r}: a positive whole number")
         self.folder, self.id, self.segment_bytes, self.duplicates, self.expired = Path(folder), id, segment_bytes, 0, 0
         self.columns = list(dict.fromkeys([*self.rollings[0].by, *(r.value for r in self.rollings if r.value)]))
         self._lock = _one_process(self.folder)
@@ -909,18 +1100,23 @@ class DurableState:
         for row in self._log.replay(self._restore()): self._apply(self._event(row))
 
     def _restore(self) -> int:
-        "Begin empty, or with the snapshot if there is a good one; the number of the first row to replay."
+        """Begin empty, or with the snapshot if there is a good one; the number of the first row to
+        replay."""
         windows, path = [r.window for r in self.rollings], self.folder/"snapshot.json"
         saved = unframe(path.read_bytes()) if path.exists() else {}
         good = bool(saved) and (saved["format"], saved["about"]) == (FORMAT, self._log.about)
-        if saved != {} and not good: _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
-        if good and saved["end"] > self._log.end: raise ValueError(f"{path} was taken at row {saved['end']}, the log ends at {self._log.end}: files of the log are missing; restore them, or {_WAY_OUT}")
+        if saved != {} and not good:
+            _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
+        if good and saved["end"] > self._log.end:
+            raise ValueError(f"{path} was taken at row {saved['end']}, the log ends at {self._log.end}: files of the log are missing; restore them, or {_WAY_OUT}")
         self._states = [RollingState.from_dict(d) for d in saved["states"]] if good else [r.online() for r in self.rollings]
         self._seen = SeenIds(None if None in windows else max(windows).value, saved["ids"] if good else ())
         return saved["end"] if good else 0
 
-    def _row(self, event: dict) -> list: return [event[self.id], event["created_timestamp"].value, *(event[c] for c in self.columns)]
-    def _event(self, row: list) -> dict: return {self.id: row[0], "created_timestamp": pd.Timestamp(row[1], tz="UTC"), **dict(zip(self.columns, row[2:]))}
+    def _row(self, event: dict) -> list:
+        return [event[self.id], event["created_timestamp"].value, *(event[c] for c in self.columns)]
+    def _event(self, row: list) -> dict:
+        return {self.id: row[0], "created_timestamp": pd.Timestamp(row[1], tz="UTC"), **dict(zip(self.columns, row[2:]))}
 
     def _apply(self, event: dict) -> None:
         for s in self._states: s.update(event)
@@ -932,8 +1128,8 @@ class DurableState:
         Parameters
         ----------
         events : mapping or sequence of mappings
-            Each with the id, `created_timestamp` (with a time zone; late ones take their place), the key columns
-            and the values. Many at once cost one wait for the disk.
+            Each with the id, `created_timestamp` (with a time zone; late ones take their place),
+            the key columns and the values. Many at once cost one wait for the disk.
 
         Returns
         -------
@@ -953,7 +1149,8 @@ class DurableState:
             if event[self.id] in self._seen or event[self.id] in new: self.duplicates += 1
             elif self._seen.past(event["created_timestamp"].value): self.expired += 1
             else:
-                for s in checks: s.update(event)   # refuses what the state would refuse, before anything is stored
+                # refuses what the state would refuse, before anything is stored
+                for s in checks: s.update(event)
                 new[event[self.id]] = event
         if new:
             self._log.append([self._row(event) for event in new.values()])
@@ -990,11 +1187,14 @@ class DurableState:
         return map(self._event, self._log.replay())
 
     def snapshot(self) -> None:
-        """Write the state beside the log, begin a new file of the log, delete files older than the longest window."""
+        """Write the state beside the log, begin a new file of the log, delete files older than the
+        longest window."""
         state = {"format": FORMAT, "about": self._log.about, "end": self._log.end, "ids": self._seen.entries(), "states": [s.to_dict() for s in self._states]}
         with replacing(self.folder/"snapshot.json") as new: new.write_bytes(frame(state))
-        if self._log.end > int(self._log.paths()[-1].stem): self._log.start(self._log.end, self._seen.newest)
-        if len(self._seen) and self._seen.window is not None: self._log.forget(self._seen.newest - self._seen.window)
+        if self._log.end > int(self._log.paths()[-1].stem):
+            self._log.start(self._log.end, self._seen.newest)
+        if len(self._seen) and self._seen.window is not None:
+            self._log.forget(self._seen.newest - self._seen.window)
 
     def close(self) -> None:
         """Close the files and let other processes open the folder."""
@@ -1004,7 +1204,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01d_online.ipynb #6ac589c4
+# %% ../nbs/01d_online.ipynb #91dd88d1
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -1020,17 +1220,20 @@ def partition(key: object, n: int) -> int:
     int
         0 to n - 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
 class PartitionedState:
-    """Rolling features online, the keys dealt over several `DurableState`s; the answers are those of one.
+    """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
+    of one.
 
     Parameters
     ----------
     folder : path
-        Each partition gets a folder in it. A partition may also be opened alone, by a process of its own.
+        Each partition gets a folder in it. A partition may also be opened alone, by a process of
+        its own.
     rollings : Rolling or sequence of Rolling
         The features; all by the same key.
     n : int
@@ -1043,17 +1246,24 @@ class PartitionedState:
     ValueError
         If the folder has another number of partitions.
     """
-    def __init__(self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], n: int, **options) -> None:
+    def __init__(
+        self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], n: int, **options
+    ) -> None:
         self.folder, self.n, self.options = Path(folder), n, options
         partition((), n)   # checks n
         made = self.folder/"partitions.json"
         if not made.exists():
             with replacing(made) as new: new.write_text(json.dumps({"format": FORMAT, "n": n}))
-        if (found := json.loads(made.read_text())) != {"format": FORMAT, "n": n}: raise ValueError(f"n={n}: {made} says {found}; open it with that number, and use `repartition` for another")
+        if (found := json.loads(made.read_text())) != {"format": FORMAT, "n": n}:
+            raise ValueError(
+                f"n={n}: {made} says {found}; open it with that number, and use `repartition` for"
+                " another"
+            )
         self.parts = [DurableState(self.folder/f"{i:04d}", rollings, **options) for i in range(n)]
 
     def update(self, events: Mapping | Sequence[Mapping]) -> int:
-        """As `DurableState.update`; a call is taken whole or not at all by each partition, not by all together.
+        """As `DurableState.update`; a call is taken whole or not at all by each partition, not by
+        all together.
 
         Parameters
         ----------
@@ -1066,7 +1276,8 @@ class PartitionedState:
             How many were new.
         """
         by, dealt = self.parts[0].rollings[0].by, [[] for _ in self.parts]
-        for event in [events] if isinstance(events, Mapping) else events: dealt[partition(tuple(event.get(c) for c in by), self.n)].append(event)
+        for event in [events] if isinstance(events, Mapping) else events:
+            dealt[partition(tuple(event.get(c) for c in by), self.n)].append(event)
         return sum(part.update(some) for part, some in zip(self.parts, dealt) if some)
 
     def get(self, key: object, at: pd.Timestamp) -> dict[str, float]:
@@ -1092,7 +1303,8 @@ class PartitionedState:
         Parameters
         ----------
         to : path
-            The new folder. If a run was interrupted, run it again: what is there is not taken twice.
+            The new folder. If a run was interrupted, run it again: what is there is not taken
+            twice.
         n : int
             Number of partitions.
 
@@ -1103,7 +1315,9 @@ class PartitionedState:
         """
         old = self.parts[0]
         new = PartitionedState(to, old.rollings, n, **self.options)
-        rows = heapq.merge(*(part.events() for part in self.parts), key=lambda event: event["created_timestamp"])
+        rows = heapq.merge(
+            *(part.events() for part in self.parts), key=lambda event: event["created_timestamp"]
+        )
         while some := list(islice(rows, 10_000)): new.update(some)
         return new
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from .storage import needs, replacing
 
-# %% ../nbs/01b_point_in_time.ipynb #c97b9ff5
+# %% ../nbs/01b_point_in_time.ipynb #577d6ce9
 _CLOCKS = ["event_timestamp", "created_timestamp"]
 
 def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
@@ -45,7 +45,11 @@ def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
     """
     try: names = (x,) if isinstance(x, str) else tuple(x)
     except TypeError: names = ()
-    if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) < len(names):
+    if (
+        not names
+        or not all(isinstance(n, str) and n for n in names)
+        or len(set(names)) < len(names)
+    ):
         raise ValueError(f"{what}={x!r}: the name of a column, or several different ones")
     return names
 
@@ -55,7 +59,8 @@ def positive_timedelta(x: pd.Timedelta, what: str) -> pd.Timedelta:
     Parameters
     ----------
     x : Timedelta
-        Or a `datetime.timedelta`; a bare number or text has no unit that everybody reads alike and is refused.
+        Or a `datetime.timedelta`; a bare number or text has no unit that everybody reads alike and
+        is refused.
     what : str
         What the argument is called in an error.
 
@@ -71,7 +76,11 @@ def positive_timedelta(x: pd.Timedelta, what: str) -> pd.Timedelta:
     """
     try: positive = not isinstance(x, (Number, str)) and pd.Timedelta(x) > pd.Timedelta(0)
     except (TypeError, ValueError, OverflowError): positive = False
-    if not positive: raise ValueError(f"{what}={x!r}: a positive Timedelta, such as pd.Timedelta(days=1), or None where there is no limit")
+    if not positive:
+        raise ValueError(
+            f"{what}={x!r}: a positive Timedelta, such as pd.Timedelta(days=1), or None where there"
+            " is no limit"
+        )
     return pd.Timedelta(x)
 
 def some_names(names: Sequence, most: int = 4) -> str:
@@ -283,7 +292,7 @@ def _open(table: Any, keys: Sequence[str], others: Sequence[str],
     if not isinstance(table, pd.DataFrame): return table.select(columns)
     return _from_pandas(table[columns], keys, what)
 
-# %% ../nbs/01b_point_in_time.ipynb #1698581a
+# %% ../nbs/01b_point_in_time.ipynb #badb8da0
 @dataclass(frozen=True, eq=False)
 class View:
     """Facts about something, each with two times: a feature view.
@@ -299,7 +308,8 @@ class View:
     by : str or sequence of str
         The key: one column or several.
     ttl : Timedelta or None
-        Facts older than this at the moment of asking are not used; one of exactly this age is. None: no limit.
+        Facts older than this at the moment of asking are not used; one of exactly this age is.
+        None: no limit.
     features : str or sequence of str
         The columns to bring.
 
@@ -315,9 +325,12 @@ class View:
     features: str | Sequence[str]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name: raise ValueError(f"name={self.name!r}: a text that is not empty")
-        for what in ("by", "features"): object.__setattr__(self, what, key_names(getattr(self, what), what))
-        if self.ttl is not None: object.__setattr__(self, "ttl", positive_timedelta(self.ttl, "ttl"))
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name={self.name!r}: a text that is not empty")
+        for what in ("by", "features"):
+            object.__setattr__(self, what, key_names(getattr(self, what), what))
+        if self.ttl is not None:
+            object.__setattr__(self, "ttl", positive_timedelta(self.ttl, "ttl"))
 
     def open(self) -> "pa.Table | ds.Dataset":
         """The facts; where they are Parquet they are not read yet.
@@ -334,7 +347,7 @@ class View:
         """
         return _open(self.source, self.by, [*_CLOCKS, *self.features], f"view {self.name!r}")
 
-# %% ../nbs/01b_point_in_time.ipynb #a2f3b87e
+# %% ../nbs/01b_point_in_time.ipynb #3f135263
 _KINDS = {"text": "is_string is_large_string is_string_view",
           "bytes": "is_binary is_large_binary is_fixed_size_binary is_binary_view",
           "decimal": "is_decimal", "number": "is_integer is_floating", "date": "is_date",
@@ -351,13 +364,22 @@ def _kind(x: "pa.DataType") -> str:
 
 def _check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None:
     import pyarrow as pa
-    times = {"entities.event_timestamp": entities.field("event_timestamp").type, **{f"{view.name}.{c}": facts.field(c).type for c in _CLOCKS if c in facts.names}}
+    times = {
+        "entities.event_timestamp": entities.field("event_timestamp").type,
+        **{f"{view.name}.{c}": facts.field(c).type for c in _CLOCKS if c in facts.names},
+    }
     for name, x in times.items():
         if not pa.types.is_timestamp(x):
             raise TypeError(f"{name} holds {_kind(x)}, not times; "
                             "convert with pd.to_datetime(..., utc=True)")
-    zoned, without = ([n for n, x in times.items() if (x.tz is not None) == wanted] for wanted in (True, False))
-    if zoned and without: raise ValueError(f"times with a time zone ({', '.join(zoned)}) and without ({', '.join(without)}): convert all with pd.to_datetime(..., utc=True)")
+    zoned, without = (
+        [n for n, x in times.items() if (x.tz is not None) == wanted] for wanted in (True, False)
+    )
+    if zoned and without:
+        raise ValueError(
+            f"times with a time zone ({', '.join(zoned)}) and without ({', '.join(without)}):"
+            " convert all with pd.to_datetime(..., utc=True)"
+        )
     for c in view.by:
         theirs, ours = (_kind(s.field(c).type) for s in (facts, entities))
         kinds = sorted({theirs, ours} - {"null"})
@@ -511,9 +533,10 @@ def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> Non
     raise ValueError(f"key {left.name!r}: {a} in the {whats[0]}, {b} in the {whats[1]}; {never}, "
                      "convert one of them")
 
-# %% ../nbs/01b_point_in_time.ipynb #4140f9b0
+# %% ../nbs/01b_point_in_time.ipynb #56d9d4ed
 def _key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> list["pa.DataType"]:
-    "The types in which keys are compared: as whole numbers if one side holds such, since a single missing key makes whole numbers floats."
+    """The types in which keys are compared: as whole numbers if one side holds such, since a single
+    missing key makes whole numbers floats."""
     import pyarrow as pa
     t, out = pa.types, []
     for c in by:
@@ -556,50 +579,82 @@ def _key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "pa.Chunked
     as_number = pa.types.is_temporal(to) and not pa.types.is_date(to)
     return column.cast(pa.int64()) if as_number else column
 
-# %% ../nbs/01b_point_in_time.ipynb #a98a11f3
-def _normal(table: "pa.Table", by: Sequence[str], types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str, what: str) -> "pa.Table":
-    "Keys as `k0`, `k1`, ... in the types in which they are compared; times as whole numbers of the unit."
+# %% ../nbs/01b_point_in_time.ipynb #18432665
+def _normal(
+    table: "pa.Table",
+    by: Sequence[str],
+    types: Sequence["pa.DataType"],
+    clocks: Mapping[str, str],
+    unit: str,
+    what: str,
+) -> "pa.Table":
+    """Keys as `k0`, `k1`, ... in the types in which they are compared; times as whole numbers of
+    the unit."""
     import pyarrow as pa
     keys = enumerate(zip(by, types))
     out = {f"k{i}": _key(table[c], to, f"{what}, key {c!r}") for i, (c, to) in keys}
     for new, c in clocks.items():
-        if n := table[c].null_count: raise ValueError(f"{what}.{c} is missing in {n} of {len(table)} rows; drop them: nothing says what was known then")
-        try: out[new] = table[c].cast(pa.timestamp(unit, table[c].type.tz)).cast(pa.int64())
-        except pa.ArrowInvalid as e: raise ValueError(f"{what}.{c} holds times that nanoseconds cannot express, and other times are in nanoseconds: convert those with .dt.as_unit('us')") from e
+        if n := table[c].null_count:
+            raise ValueError(
+                f"{what}.{c} is missing in {n} of {len(table)} rows; drop them: nothing says what"
+                " was known then"
+            )
+        try:
+            out[new] = table[c].cast(pa.timestamp(unit, table[c].type.tz)).cast(pa.int64())
+        except pa.ArrowInvalid as e:
+            raise ValueError(
+                f"{what}.{c} holds times that nanoseconds cannot express, and other times are in"
+                " nanoseconds: convert those with .dt.as_unit('us')"
+            ) from e
     return pa.table(out)
 
-def _clocks(schema: "pa.Schema") -> dict[str, str]: return {"event": "event_timestamp", "created": _CLOCKS["created_timestamp" in schema.names]}
 
-# %% ../nbs/01b_point_in_time.ipynb #7b3ff6cf
+def _clocks(schema: "pa.Schema") -> dict[str, str]:
+    return {"event": "event_timestamp", "created": _CLOCKS["created_timestamp" in schema.names]}
+
+# %% ../nbs/01b_point_in_time.ipynb #bd25525d
 def _brute(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
     "The definition of `point_in_time_join`, word for word."
     facts = facts.to_pandas(integer_object_nulls=True)
     def find(asked):
         rows = np.full(len(asked), -1)
         for i, q in enumerate(asked.to_pandas(integer_object_nulls=True).to_dict("records")):
-            known = facts[(facts.event <= q["t"]) & (facts.created <= q["t"]) & (q["t"] - facts.event <= ttl)]
+            known = facts[
+                (facts.event <= q["t"]) & (facts.created <= q["t"]) & (q["t"] - facts.event <= ttl)
+            ]
             for k in keys: known = known[known[k] == q[k]]
             if len(known): rows[i] = known.sort_values(["event", "created"]).index[-1]
         return rows
     return find
 
-# %% ../nbs/01b_point_in_time.ipynb #99712d88
+# %% ../nbs/01b_point_in_time.ipynb #fdf19411
 def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
     "The same by one as-of join: a fact is seen from `known` on, until one that is newer is seen."
     with needs("features"): import polars as pl
-    seen = (pl.from_arrow(facts).with_row_index("row").drop_nulls(keys).sort("event", "created").with_row_index("rank")
-            .with_columns(known=pl.max_horizontal("event", "created")).sort("known", "rank")
-            .filter(pl.col("rank") == pl.col("rank").cum_max().over(keys)).unique([*keys, "known"], keep="last", maintain_order=True).select(*keys, "event", "known", "row"))
+    seen = (
+        pl.from_arrow(facts)
+        .with_row_index("row")
+        .drop_nulls(keys)
+        .sort("event", "created")
+        .with_row_index("rank")
+        .with_columns(known=pl.max_horizontal("event", "created"))
+        .sort("known", "rank")
+        .filter(pl.col("rank") == pl.col("rank").cum_max().over(keys))
+        .unique([*keys, "known"], keep="last", maintain_order=True)
+        .select(*keys, "event", "known", "row")
+    )
     def find(asked):
         questions = pl.from_arrow(asked).with_row_index("i").sort("t")
-        found = questions.join_asof(seen, left_on="t", right_on="known", by=keys, check_sortedness=False).drop_nulls("row")
+        found = questions.join_asof(
+            seen, left_on="t", right_on="known", by=keys, check_sortedness=False
+        ).drop_nulls("row")
         found = found.filter(pl.col("t") - pl.col("event") <= ttl)
         rows = np.full(len(asked), -1)
         rows[found["i"].to_numpy()] = found["row"].to_numpy()
         return rows
     return find
 
-# %% ../nbs/01b_point_in_time.ipynb #f98f2021
+# %% ../nbs/01b_point_in_time.ipynb #dea7c133
 def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
     return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but "
                       f"different values, for example {str(example)[:120]}; keep one")
@@ -607,7 +662,8 @@ def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
 def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
     with needs("features"): import polars as pl
     same = pl.from_arrow(normal).with_row_index("row")
-    same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)   # few are left, and what differs after all is sorted out below
+    # few are left, and what differs after all is sorted out below
+    same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)
     if same.is_empty(): return
     rows = exact_frame(facts.take(same["row"].to_arrow()))
     identity = [*view.by, *_clocks(facts.schema).values()]
@@ -615,11 +671,22 @@ def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: l
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/01b_point_in_time.ipynb #06c84dbc
-def _in_memory(engine: Callable, view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
+# %% ../nbs/01b_point_in_time.ipynb #af732a3e
+def _in_memory(
+    engine: Callable,
+    view: View,
+    source: "pa.Table | ds.Dataset",
+    entities: "pa.Schema",
+    unit: str,
+    session: object,
+) -> Callable:
     "Facts in memory: what brings a view's features to a table of entities."
     import pyarrow as pa
-    types, keys, clocks = _key_types(entities, source.schema, view.by), [f"k{i}" for i in range(len(view.by))], _clocks(source.schema)
+    types, keys, clocks = (
+        _key_types(entities, source.schema, view.by),
+        [f"k{i}" for i in range(len(view.by))],
+        _clocks(source.schema),
+    )
     columns = list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))
     facts = source if isinstance(source, pa.Table) else _without_views(source.to_table(columns))
     normal = _normal(facts, view.by, types, clocks, unit, view.name)
@@ -656,29 +723,43 @@ def _to_duckdb(con: "duckdb.DuckDBPyConnection", view: View, source: "pa.Table |
     there = " AND ".join(f"k{i} IS NOT NULL" for i in range(len(view.by)))
     con.execute(f"CREATE TEMP VIEW known AS SELECT * FROM facts WHERE {there}")
 
-# %% ../nbs/01b_point_in_time.ipynb #9a1ec326
-def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object) -> Callable:
-    "Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to a table of entities."
+# %% ../nbs/01b_point_in_time.ipynb #4f8b0f51
+def _duckdb(
+    view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str, session: object
+) -> Callable:
+    """Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to
+    a table of entities."""
     with needs("features"): import duckdb
     import pyarrow as pa
     types = _key_types(entities, source.schema, view.by)
     keys = [f"k{i}" for i in range(len(view.by))]
     spill = tempfile.TemporaryDirectory()
-    con = session.cursor() if session is not None else duckdb.connect(config={"temp_directory": spill.name})
+    con = (
+        session.cursor()
+        if session is not None
+        else duckdb.connect(config={"temp_directory": spill.name})
+    )
     _to_duckdb(con, view, source, types, unit)
     key, features = ", ".join(keys), [f"f{i}" for i in range(len(view.features))]
-    if twice := con.execute(f"SELECT {key} FROM (SELECT DISTINCT * FROM known) GROUP BY {key}, event, created HAVING count(*) > 1 LIMIT 1").fetchone():
+    if twice := con.execute(
+        f"SELECT {key} FROM (SELECT DISTINCT * FROM known) GROUP BY {key}, event, created HAVING"
+        " count(*) > 1 LIMIT 1"
+    ).fetchone():
         raise _contradiction(view, "rows", dict(zip(view.by, twice)))
     con.execute(f"""CREATE TEMP TABLE seen AS
         WITH ranked AS (SELECT *, greatest(event, created) AS known, row_number() OVER (PARTITION BY {key} ORDER BY event, created) AS rank FROM known)
         SELECT * FROM ranked QUALIFY rank = max(rank) OVER (PARTITION BY {key} ORDER BY known)""")
     fresh = "TRUE" if view.ttl is None else f"t - event <= {view.ttl//pd.Timedelta(1, unit)}"
     def bring(asked, spill=spill):
-        questions = _normal(asked, view.by, types, {"t": "event_timestamp"}, unit, "entities").append_column("i", pa.array(np.arange(len(asked))))
+        questions = _normal(
+            asked, view.by, types, {"t": "event_timestamp"}, unit, "entities"
+        ).append_column("i", pa.array(np.arange(len(asked))))
         con.register("questions", questions)
         values = ", ".join(f"CASE WHEN {fresh} THEN {f} END AS {f}" for f in features)
-        found = con.sql(f"""SELECT {values}
-            FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY questions.i""").to_arrow_table()
+        found = con.sql(
+            f"""SELECT {values}
+            FROM questions ASOF LEFT JOIN seen ON {" AND ".join(f"questions.{k} = seen.{k}" for k in keys)} AND questions.t >= seen.known ORDER BY questions.i"""
+        ).to_arrow_table()
         return _as_declared(found.rename_columns(list(view.features)), source)
     return bring
 
@@ -806,7 +887,7 @@ def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset",
     structs = [f"struct({', '.join(some)}) AS v{i}" for i, some in enumerate(normal)]
     return frame.selectExpr(*others, *structs)
 
-# %% ../nbs/01b_point_in_time.ipynb #9bd6bae5
+# %% ../nbs/01b_point_in_time.ipynb #75024c5e
 def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View],
               facts: Sequence["pa.Table | ds.Dataset"], unit: str) -> "DataFrame":
     "The join on a cluster: for each key one pass in the order of time with the newest fact so far."
@@ -816,7 +897,13 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
     for i, (view, f) in enumerate(zip(views, facts)):
         known = _spark_facts(session, view, f, types[i], unit)
         keys = [f"k{j}" for j in range(len(view.by))]
-        if twice := known.distinct().groupBy(*keys, "event", "created").count().filter("count > 1").take(1):
+        if (
+            twice := known.distinct()
+            .groupBy(*keys, "event", "created")
+            .count()
+            .filter("count > 1")
+            .take(1)
+        ):
             raise _contradiction(view, "rows", dict(zip(view.by, twice[0])))
         asked = out.select(f"v{i}.*", "t", F.struct("*").alias("asked"))
         seen = known.withColumn("t", F.greatest("event", "created"))
@@ -844,8 +931,12 @@ def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[Vi
              for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
     out.selectExpr(*rows, *found).write.parquet(str(to))
 
-# %% ../nbs/01b_point_in_time.ipynb #cf768d10
-_ENGINES = {"polars": partial(_in_memory, _asof), "pandas": partial(_in_memory, _brute), "duckdb": _duckdb}
+# %% ../nbs/01b_point_in_time.ipynb #41b191d5
+_ENGINES = {
+    "polars": partial(_in_memory, _asof),
+    "pandas": partial(_in_memory, _brute),
+    "duckdb": _duckdb,
+}
 _ROWS = 250_000   # entities that are joined at a time where they come from a file
 
 def _pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
@@ -862,17 +953,28 @@ def _pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "Iter
         if columns is not None: schema = pa.schema([schema.field(c) for c in columns])
         yield pa.Table.from_batches(batches, schema)
 
-def _beside(entities: "pa.Table", views: Sequence[View], brought: Sequence["pa.Table"]) -> "pa.Table":
+
+def _beside(
+    entities: "pa.Table", views: Sequence[View], brought: Sequence["pa.Table"]
+) -> "pa.Table":
     for v, table in zip(views, brought):
         for c in table.column_names: entities = entities.append_column(f"{v.name}__{c}", table[c])
     return entities
+
 
 def _unit(schemas: Sequence["pa.Schema"]) -> str:
     "Nanoseconds if a table has such, else microseconds."
     units = {s.field(c).type.unit for s in schemas for c in _CLOCKS if c in s.names}
     return "ns" if "ns" in units else "us"
 
-def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], session: object) -> Callable:
+
+def _bringing(
+    engine: str,
+    entities: "pa.Schema",
+    views: Sequence[View],
+    facts: Sequence["pa.Table | ds.Dataset"],
+    session: object,
+) -> Callable:
     "What brings the features of all views to a table of entities: one table a view."
     unit = _unit([entities, *(f.schema for f in facts)])
     if engine == "spark":
@@ -887,8 +989,16 @@ def _bringing(engine: str, entities: "pa.Schema", views: Sequence[View], facts: 
     each = [_ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01b_point_in_time.ipynb #981dde10
-def _delivered(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset", views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"], engine: str, to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
+# %% ../nbs/01b_point_in_time.ipynb #9910f8b8
+def _delivered(
+    entities: pd.DataFrame | str | os.PathLike,
+    source: "pa.Table | ds.Dataset",
+    views: Sequence[View],
+    facts: Sequence["pa.Table | ds.Dataset"],
+    engine: str,
+    to: str | os.PathLike | None,
+    session: object,
+) -> pd.DataFrame | Path:
     "The joined rows, or the path of the file that holds them."
     import pyarrow as pa, pyarrow.parquet as pq
     if engine == "spark" and to is not None and not isinstance(source, pa.Table):
@@ -935,15 +1045,15 @@ def _joined_on_spark(entities: pd.DataFrame | str | os.PathLike, source: "pa.Tab
         raise ValueError(f"Spark cannot read a table ({str(e).splitlines()[0][:120]}); "
                          "give each column one type in all files") from e
 
-# %% ../nbs/01b_point_in_time.ipynb #32f6e322
+# %% ../nbs/01b_point_in_time.ipynb #a6eb8dd4
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: object = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
     Of the facts of the same key with `event_timestamp <= t`, `created_timestamp <= t` and
-    `event_timestamp >= t - ttl` it takes the one of the newest `event_timestamp`, among equals that of the
-    newest `created_timestamp`. A missing key matches nothing.
+    `event_timestamp >= t - ttl` it takes the one of the newest `event_timestamp`, among equals that
+    of the newest `created_timestamp`. A missing key matches nothing.
 
     Parameters
     ----------
@@ -953,28 +1063,30 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     views : View or sequence of View
         What to bring.
     engine : str
-        "polars" (facts in memory, entities from a file a quarter of a million at a time), "duckdb" (facts may outgrow the
-        memory), "spark" (a cluster) or "pandas" (the definition word for word, for small tables).
+        "polars" (facts in memory, entities from a file a quarter of a million at a time), "duckdb"
+        (facts may outgrow the memory), "spark" (a cluster) or "pandas" (the definition word for
+        word, for small tables).
     to : path, optional
-        Write the result there as Parquet, with times in microseconds; on Spark a folder of such files.
+        Write the result there as Parquet, with times in microseconds; on Spark a folder of such
+        files.
     session : SparkSession or DuckDBPyConnection, optional
-        Needed for "spark", where paths must be readable by every executor. For "duckdb" a connection whose
-        settings, such as its memory limit, are to be used.
+        Needed for "spark", where paths must be readable by every executor. For "duckdb" a
+        connection whose settings, such as its memory limit, are to be used.
 
     Returns
     -------
     DataFrame or Path
-        The rows, order, index and columns of `entities` and a column `view__feature` for each feature, missing
-        where nothing was known. With `to` the path.
+        The rows, order, index and columns of `entities` and a column `view__feature` for each
+        feature, missing where nothing was known. With `to` the path.
 
     Raises
     ------
     FileNotFoundError, TypeError, ValueError
-        If the engine is unknown, columns are missing or would stand twice, times are missing or mix such with
-        and without a time zone, a key is text in one table and a number in the other or a float of
-        2**53 or more (see `exact_key`), a column is of a type that not every engine can carry, or a
-        view holds rows equal in key and both times with different values. What stood at `to` is
-        then as it was.
+        If the engine is unknown, columns are missing or would stand twice, times are missing or mix
+        such with and without a time zone, a key is text in one table and a number in the other or a
+        float of 2**53 or more (see `exact_key`), a column is of a type that not every engine can
+        carry, or a view holds rows equal in key and both times with different values. What stood at
+        `to` is then as it was.
 
     Notes
     -----
@@ -985,15 +1097,25 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     write, to the microsecond.
     """
     with needs("data"): import pyarrow as pa
-    if engine not in (*_ENGINES, "spark"): raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
-    if engine == "spark" and session is None: raise ValueError("session=None: engine='spark' needs the SparkSession to run in, such as mlscale.batch.spark_session()")
-    views = [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
-    if not views or not all(isinstance(v, View) for v in views): raise TypeError("views: a View, or a list with at least one")
+    if engine not in (*_ENGINES, "spark"):
+        raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
+    if engine == "spark" and session is None:
+        raise ValueError(
+            "session=None: engine='spark' needs the SparkSession to run in, such as"
+            " mlscale.batch.spark_session()"
+        )
+    views = (
+        [views] if isinstance(views, View) else list(views) if isinstance(views, Sequence) else []
+    )
+    if not views or not all(isinstance(v, View) for v in views):
+        raise TypeError("views: a View, or a list with at least one")
     if not isinstance(entities, (str, os.PathLike)):
         entities = as_frame(entities, "entities", _TABLE_OR_PATH)
     source = _open(entities, [c for v in views for c in v.by], ["event_timestamp"], "entities")
     there = list(entities.columns) if isinstance(entities, pd.DataFrame) else source.schema.names
-    check_columns([*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result")
+    check_columns(
+        [*there, *(f"{v.name}__{f}" for v in views for f in v.features)], [], "the result"
+    )
     facts = [v.open() for v in views]
     for v, f in zip(views, facts): _check_schemas(source.schema, f.schema, v)
     if engine in ("duckdb", "spark"):
@@ -1008,4 +1130,3 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     except pa.ArrowException as e:
         raise ValueError(f"a column cannot be read or written ({str(e)[:120]}); give it one type "
                          "in all files, and whole microseconds to times that `to` holds") from e
-

@@ -52,7 +52,7 @@ class Version:
     def __post_init__(self) -> None:
         _check_digest(self.sha256, f"version {self.version} of {self.name}")
 
-# %% ../nbs/04_registry.ipynb #f0a921a6
+# %% ../nbs/04_registry.ipynb #21c8995c
 def standing(events: list[Mapping]) -> dict[str, list[int]]:
     """Replay a history.
 
@@ -64,11 +64,13 @@ def standing(events: list[Mapping]) -> dict[str, list[int]]:
     Returns
     -------
     dict
-        For each alias the versions it has named, the present one last; those rolled back are removed.
+        For each alias the versions it has named, the present one last; those rolled back are
+        removed.
     """
     stacks: dict[str, list[int]] = {}
     for e in events:
-        if e["event"] in ("promote", "deploy"): stacks.setdefault(e["alias"], []).append(e["version"])
+        if e["event"] in ("promote", "deploy"):
+            stacks.setdefault(e["alias"], []).append(e["version"])
         elif e["event"] == "rollback": stacks[e["alias"]].pop()
     return stacks
 
@@ -102,9 +104,10 @@ def _url(path: Path) -> str:
                          "choose a folder without '?' and '%'")
     return url
 
-# %% ../nbs/04_registry.ipynb #c20ff4f5
+# %% ../nbs/04_registry.ipynb #40857015
 class Ledger:
-    """What the registry writes into MLflow: versions with their digests, events, aliases. It prints nothing and sends nothing.
+    """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
+    nothing and sends nothing.
 
     Parameters
     ----------
@@ -138,10 +141,13 @@ class Ledger:
             Its name; a ValueError if there is none.
         """
         with needs("registry"): from mlflow.exceptions import MlflowException
-        try: return self._client.get_registered_model(name)
+        try:
+            return self._client.get_registered_model(name)
         except MlflowException as e:
             if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
-            raise ValueError(f"name={name!r}: no such model; known are {', '.join(self.names()) or 'none'}") from None
+            raise ValueError(
+                f"name={name!r}: no such model; known are {', '.join(self.names()) or 'none'}"
+            ) from None
 
     def versions(self, name: str) -> dict[int, Any]:
         """MLflow's records of a model's versions, by number.
@@ -151,7 +157,12 @@ class Ledger:
         name : str
             The model's name.
         """
-        return {int(v.version): v for v in self._client.search_model_versions(f"name='{self.model(name).name}'", order_by=["version_number ASC"])}
+        return {
+            int(v.version): v
+            for v in self._client.search_model_versions(
+                f"name='{self.model(name).name}'", order_by=["version_number ASC"]
+            )
+        }
 
     def add(self, name: str, number: int, source: str, sha256: str) -> int:
         """Write a version and its digest in one transaction.
@@ -170,7 +181,8 @@ class Ledger:
         Returns
         -------
         int
-            The number it got. Where that is another one (MLflow never reuses that of a deleted version) nothing is kept.
+            The number it got. Where that is another one (MLflow never reuses that of a deleted
+            version) nothing is kept.
         """
         _check_digest(sha256, "sha256")
         if name not in self.names(): self._client.create_registered_model(name)
@@ -186,7 +198,11 @@ class Ledger:
         name : str
             The model's name.
         """
-        return [json.loads(v) for k, v in sorted(self.model(name).tags.items()) if k.startswith("event.")]
+        return [
+            json.loads(v)
+            for k, v in sorted(self.model(name).tags.items())
+            if k.startswith("event.")
+        ]
 
     def record(self, name: str, event: str, alias: str, version: int, reason: str) -> None:
         """Append an event.
@@ -194,10 +210,19 @@ class Ledger:
         Parameters
         ----------
         name, event, alias, version, reason
-            The model, what happened (promote, refuse, rollback, deploy), to which alias and version, and why.
+            The model, what happened (promote, refuse, rollback, deploy), to which alias and
+            version, and why.
         """
-        entry = {"at": datetime.now(timezone.utc).isoformat(), "event": event, "alias": alias, "version": version, "reason": str(reason)[:500]}
-        self._client.set_registered_model_tag(name, f"event.{len(self.events(name)) + 1:06d}", json.dumps(entry))
+        entry = {
+            "at": datetime.now(timezone.utc).isoformat(),
+            "event": event,
+            "alias": alias,
+            "version": version,
+            "reason": str(reason)[:500],
+        }
+        self._client.set_registered_model_tag(
+            name, f"event.{len(self.events(name)) + 1:06d}", json.dumps(entry)
+        )
 
     def set_alias(self, name: str, alias: str, version: int) -> bool:
         """Let MLflow's alias name a version.
@@ -212,10 +237,11 @@ class Ledger:
         bool
             Whether it named another one before.
         """
-        if moved := int(self.model(name).aliases.get(alias, 0)) != version: self._client.set_registered_model_alias(name, alias, str(version))
+        if moved := int(self.model(name).aliases.get(alias, 0)) != version:
+            self._client.set_registered_model_alias(name, alias, str(version))
         return moved
 
-# %% ../nbs/04_registry.ipynb #db2d71a8
+# %% ../nbs/04_registry.ipynb #abf63d38
 LIVE = "production"
 
 class Shelf:
@@ -224,7 +250,8 @@ class Shelf:
     Parameters
     ----------
     folder : path
-        Holds `<name>/<version>/`, a bundle each, and `<name>/production.json`, the pointer to the live one.
+        Holds `<name>/<version>/`, a bundle each, and `<name>/production.json`, the pointer to the
+        live one.
     """
     def __init__(self, folder: str | os.PathLike) -> None: self.folder = Path(folder)
 
@@ -260,9 +287,16 @@ class Shelf:
             Whether it named another one before, or was missing or damaged.
         """
         path = self.folder/version.name/f"{LIVE}.json"
-        wanted = {"name": version.name, "version": version.version, "path": str(version.version), "sha256": version.sha256}
-        try: intact = json.loads(path.read_text()) == wanted
-        except (OSError, ValueError): intact = False
+        wanted = {
+            "name": version.name,
+            "version": version.version,
+            "path": str(version.version),
+            "sha256": version.sha256,
+        }
+        try:
+            intact = json.loads(path.read_text()) == wanted
+        except (OSError, ValueError):
+            intact = False
         if not intact:
             with replacing(path) as new: new.write_text(json.dumps(wanted))
         return not intact
@@ -280,8 +314,15 @@ class Shelf:
         list of str
             What had to be done.
         """
-        steps = {"is on the shelf": self.put(version), "is what the pointer names": self.point(version)}
-        return [f"{version.name}: version {version.version} {step}" for step, done in steps.items() if done]
+        steps = {
+            "is on the shelf": self.put(version),
+            "is what the pointer names": self.point(version),
+        }
+        return [
+            f"{version.name}: version {version.version} {step}"
+            for step, done in steps.items()
+            if done
+        ]
 
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
@@ -304,7 +345,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04_registry.ipynb #c86bad79
+# %% ../nbs/04_registry.ipynb #f779c966
 @dataclass(frozen=True)
 class GateResult:
     """What a gate says of a challenger. True where it may pass.
@@ -344,8 +385,10 @@ def ask(gate: Gate | None, challenger: Version, champion: Version | None) -> Gat
         The answer; a bool is given a reason.
     """
     result = gate(challenger, champion) if gate else GateResult(True, "no gate")
-    if isinstance(result, (bool, np.bool_)): return GateResult(bool(result), "the gate gave no reason")
-    if not isinstance(result, GateResult): raise TypeError(f"gate: must return a GateResult or a bool, got {result!r}")
+    if isinstance(result, (bool, np.bool_)):
+        return GateResult(bool(result), "the gate gave no reason")
+    if not isinstance(result, GateResult):
+        raise TypeError(f"gate: must return a GateResult or a bool, got {result!r}")
     return result
 
 def no_worse(metric: str, *, by: float = 0.) -> Gate:
@@ -356,7 +399,8 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
     metric : str
         A key of the versions' `metrics`.
     by : float
-        How much worse than the champion the challenger may be, in the metric's unit. Negative: it must be better by as much.
+        How much worse than the champion the challenger may be, in the metric's unit. Negative: it
+        must be better by as much.
 
     Returns
     -------
@@ -365,14 +409,20 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
     """
     def gate(challenger: Version, champion: Version | None) -> GateResult:
         for v in (challenger, champion):
-            if v is not None and metric not in v.metrics: raise ValueError(f"metric={metric!r}: version {v.version} has {', '.join(v.metrics) or 'none'}; register it with that metric")
+            if v is not None and metric not in v.metrics:
+                raise ValueError(
+                    f"metric={metric!r}: version {v.version} has {', '.join(v.metrics) or 'none'};"
+                    " register it with that metric"
+                )
         new = challenger.metrics[metric]
         if champion is None: return GateResult(True, f"{metric} {new:.4f}, no champion yet")
         old = champion.metrics[metric]
-        return GateResult(new <= old + by, f"{metric} {new:.4f}, champion {old:.4f}, allowed {old + by:.4f}")
+        return GateResult(
+            new <= old + by, f"{metric} {new:.4f}, champion {old:.4f}, allowed {old + by:.4f}"
+        )
     return gate
 
-# %% ../nbs/04_registry.ipynb #16103dae
+# %% ../nbs/04_registry.ipynb #0fc05ba6
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -384,9 +434,16 @@ class Catalogue:
     bundles : path, optional
         Where deployed bundles go. Default: `bundles` in the state folder.
     artifacts : path, optional
-        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the database.
+        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
+        database.
     """
-    def __init__(self, uri: str | None = None, *, bundles: str | os.PathLike | None = None, artifacts: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        bundles: str | os.PathLike | None = None,
+        artifacts: str | os.PathLike | None = None,
+    ) -> None:
         uri = uri or f"sqlite:///{home()/'state'/'registry'/'mlflow.db'}"
         self._file = _database(uri)
         self.artifacts = Path(artifacts or self._file.parent/"artifacts").absolute()
@@ -421,12 +478,19 @@ class Catalogue:
         number, known = version_or_alias, self._ledger.versions(name)
         if isinstance(number, str):
             aliases = standing(self._ledger.events(name))
-            if number not in aliases: raise ValueError(f"alias={number!r}: {name} has {', '.join(aliases) or 'no aliases'}")
+            if number not in aliases:
+                raise ValueError(
+                    f"alias={number!r}: {name} has {', '.join(aliases) or 'no aliases'}"
+                )
             number = aliases[number][-1]
         if not isinstance(number, numbers.Real) or isinstance(number, bool) or number not in known:
             there = ", ".join(map(str, known)) or "no versions"
             raise ValueError(f"version={number!r:.60}: {name} has {there}")
-        if "sha256" not in known[number].tags: raise ValueError(f"version={number!r} of {name} carries no digest, so it was not registered here; register the model anew")
+        if "sha256" not in known[number].tags:
+            raise ValueError(
+                f"version={number!r} of {name} carries no digest, so it was not registered here;"
+                " register the model anew"
+            )
         number = int(number)
         path = self.artifacts/name/str(number)
         sha256 = _check_digest(known[number].tags["sha256"], f"version={number} of {name}")
@@ -469,7 +533,11 @@ class Catalogue:
         Path
             The folder, complete and verified.
         """
-        if Path(to).exists(): raise ValueError(f"to: {Path(to).name!r} exists, and a bundle is never changed; export to a new folder")
+        if Path(to).exists():
+            raise ValueError(
+                f"to: {Path(to).name!r} exists, and a bundle is never changed; export to a new"
+                " folder"
+            )
         return copy_bundle(self.version(name, version_or_alias), to)
 
     def history(self, name: str) -> pd.DataFrame:
@@ -483,13 +551,25 @@ class Catalogue:
         Returns
         -------
         DataFrame
-            One row an event, oldest first: `at` (UTC), `event` (register, promote, refuse, rollback, deploy), `version`, `alias`, `reason`.
+            One row an event, oldest first: `at` (UTC), `event` (register, promote, refuse,
+            rollback, deploy), `version`, `alias`, `reason`.
         """
-        made = [{"at": pd.Timestamp(v.creation_timestamp, unit="ms", tz="UTC"), "event": "register", "version": number, "alias": "", "reason": ""} for number, v in self._ledger.versions(name).items()]
+        made = [
+            {
+                "at": pd.Timestamp(v.creation_timestamp, unit="ms", tz="UTC"),
+                "event": "register",
+                "version": number,
+                "alias": "",
+                "reason": "",
+            }
+            for number, v in self._ledger.versions(name).items()
+        ]
         rows = made + [{**e, "at": pd.Timestamp(e["at"])} for e in self._ledger.events(name)]
-        return pd.DataFrame(rows, columns=["at", "event", "version", "alias", "reason"]).sort_values("at", kind="stable", ignore_index=True)
+        return pd.DataFrame(
+            rows, columns=["at", "event", "version", "alias", "reason"]
+        ).sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04_registry.ipynb #7b99a98a
+# %% ../nbs/04_registry.ipynb #6eb0845e
 class Registry(Catalogue):
     """Versions of models, the aliases that name them, and the one that is served.
 
@@ -501,14 +581,25 @@ class Registry(Catalogue):
     bundles : path, optional
         Where deployed bundles go. Default: `bundles` in the state folder.
     artifacts : path, optional
-        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the database.
+        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
+        database.
 
     Notes
     -----
-    Writers on one machine wait for each other. The history says what an alias names; MLflow's alias, the
-    deployed bundle and the pointer follow from it, and `reconcile` makes them follow after a crash.
+    Writers on one machine wait for each other. The history says what an alias names; MLflow's
+    alias, the deployed bundle and the pointer follow from it, and `reconcile` makes them follow
+    after a crash.
     """
-    def register(self, model: Any, *, name: str, example: Any, lineage: Mapping, metrics: Mapping, output: str | None = None) -> Version:
+    def register(
+        self,
+        model: Any,
+        *,
+        name: str,
+        example: Any,
+        lineage: Mapping,
+        metrics: Mapping,
+        output: str | None = None,
+    ) -> Version:
         """Save a model as a new version.
 
         Parameters
@@ -542,16 +633,28 @@ class Registry(Catalogue):
                 raise ValueError(f"metrics: {key!r:.60} is {value!r:.60}; give a finite number")
         with self._locked():
             self._check_name(name)
-            number = 1 + max(self._ledger.versions(name) if name in self._ledger.names() else {}, default=0)
+            number = 1 + max(
+                self._ledger.versions(name) if name in self._ledger.names() else {}, default=0
+            )
             while True:
                 path = self.artifacts/name/str(number)
-                shutil.rmtree(path, ignore_errors=True)   # a crash left it: no version has this number
-                bundle = save(model, path, example=example, output=output, lineage={**lineage, "name": name, "version": number}, metrics=metrics)
+                # a crash left it: no version has this number
+                shutil.rmtree(path, ignore_errors=True)
+                bundle = save(
+                    model,
+                    path,
+                    example=example,
+                    output=output,
+                    lineage={**lineage, "name": name, "version": number},
+                    metrics=metrics,
+                )
                 got = self._ledger.add(name, number, str(path), bundle.sha256)
                 if got == number: return self.version(name, number)
                 number = got + 1
 
-    def promote(self, name: str, version: int, alias: str = "champion", *, gate: Gate | None = None) -> Version:
+    def promote(
+        self, name: str, version: int, alias: str = "champion", *, gate: Gate | None = None
+    ) -> Version:
         """Let an alias name a version, if the gate agrees. Doing it twice changes nothing.
 
         Parameters
@@ -563,7 +666,8 @@ class Registry(Catalogue):
         alias : str
             Any but "production", which `deploy` sets.
         gate : callable, optional
-            Called with the challenger and the version that the alias names now (None: no version); returns a `GateResult` or a bool.
+            Called with the challenger and the version that the alias names now (None: no version);
+            returns a `GateResult` or a bool.
 
         Returns
         -------
@@ -582,8 +686,17 @@ class Registry(Catalogue):
             if stack[-1:] != [challenger.version]:
                 self.load(name, challenger.version)
                 result = ask(gate, challenger, self.version(name, stack[-1]) if stack else None)
-                self._ledger.record(name, "promote" if result else "refuse", alias, challenger.version, result.reason)
-                if not result: raise GateRefused(f"{name} version {challenger.version} as {alias}: {result.reason}")
+                self._ledger.record(
+                    name,
+                    "promote" if result else "refuse",
+                    alias,
+                    challenger.version,
+                    result.reason,
+                )
+                if not result:
+                    raise GateRefused(
+                        f"{name} version {challenger.version} as {alias}: {result.reason}"
+                    )
             self._follow(name, alias)
             return challenger
 
@@ -604,14 +717,19 @@ class Registry(Catalogue):
         """
         with self._locked():
             stack = self._stack(name, alias)
-            if len(stack) < 2: raise ValueError(f"alias={alias!r}: it has named {', '.join(map(str, stack)) or 'no version'}, so there is nothing to go back to")
+            if len(stack) < 2:
+                raise ValueError(
+                    f"alias={alias!r}: it has named {', '.join(map(str, stack)) or 'no version'},"
+                    " so there is nothing to go back to"
+                )
             self.load(name, stack[-2])
             self._ledger.record(name, "rollback", alias, stack[-2], f"from version {stack[-1]}")
             self._follow(name, alias)
             return self.version(name, stack[-2])
 
     def deploy(self, name: str, alias: str = "champion") -> Path:
-        """Serve the version that an alias names: export its bundle, then flip the pointer. Doing it twice changes nothing.
+        """Serve the version that an alias names: export its bundle, then flip the pointer. Doing it
+        twice changes nothing.
 
         Parameters
         ----------
@@ -628,12 +746,14 @@ class Registry(Catalogue):
         with self._locked():
             version = self.version(name, alias)
             self._shelf.put(version)
-            if standing(self._ledger.events(name)).get(LIVE, [])[-1:] != [version.version]: self._ledger.record(name, "deploy", LIVE, version.version, f"the {alias}")
+            if standing(self._ledger.events(name)).get(LIVE, [])[-1:] != [version.version]:
+                self._ledger.record(name, "deploy", LIVE, version.version, f"the {alias}")
             self._follow(name, LIVE)
             return self._shelf.folder/name/str(version.version)
 
     def reconcile(self) -> list[str]:
-        """Finish what crashes left undone: aliases, deployed bundles and pointers follow the history again.
+        """Finish what crashes left undone: aliases, deployed bundles and pointers follow the
+        history again.
 
         Returns
         -------
@@ -643,7 +763,8 @@ class Registry(Catalogue):
         Raises
         ------
         ValueError
-            If something cannot be mended, since the registry's own copy is damaged; all else was mended before.
+            If something cannot be mended, since the registry's own copy is damaged; all else was
+            mended before.
         """
         mended, failed = [], []
         with self._locked():
@@ -675,12 +796,25 @@ class Registry(Catalogue):
                              "systems cannot tell apart; choose another")
 
     def _stack(self, name: str, alias: str) -> list[int]:
-        if alias == LIVE: raise ValueError(f"alias={alias!r}: only deploy() sets it; promote or roll back another alias and deploy that")
-        if not (isinstance(alias, str) and re.fullmatch(r"(?!latest$|v\d+$)[a-z][a-z0-9_-]{0,63}", alias)): raise ValueError(f"alias={alias!r}: a lower-case word, but not 'latest' or v1, v2, ...")
+        if alias == LIVE:
+            raise ValueError(
+                f"alias={alias!r}: only deploy() sets it; promote or roll back another alias and"
+                " deploy that"
+            )
+        if not (
+            isinstance(alias, str)
+            and re.fullmatch(r"(?!latest$|v\d+$)[a-z][a-z0-9_-]{0,63}", alias)
+        ):
+            raise ValueError(f"alias={alias!r}: a lower-case word, but not 'latest' or v1, v2, ...")
         return standing(self._ledger.events(name)).get(alias, [])
 
     def _follow(self, name: str, alias: str) -> list[str]:
-        "Let MLflow's alias, and for production the shelf, follow the history; say what had to be mended."
+        """Let MLflow's alias, and for production the shelf, follow the history; say what had to be
+        mended."""
         number = standing(self._ledger.events(name))[alias][-1]
-        mended = [f"{name}: {alias} names version {number}"] if self._ledger.set_alias(name, alias, number) else []
+        mended = (
+            [f"{name}: {alias} names version {number}"]
+            if self._ledger.set_alias(name, alias, number)
+            else []
+        )
         return mended + self._shelf.deliver(self.version(name, number)) if alias == LIVE else mended

@@ -23,36 +23,38 @@ import pandas as pd
 from .point_in_time import (View, as_frame, check_columns, check_keys, exact_key, key_names,
                                    positive_timedelta)
 
-# %% ../nbs/01c_rolling.ipynb #82274191
+# %% ../nbs/01c_rolling.ipynb #ed064f3b
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
 @dataclass(frozen=True)
 class Rolling:
-    """A rolling feature, defined once: an aggregate of what became known about a key in the time before.
+    """A rolling feature, defined once: an aggregate of what became known about a key in the time
+    before.
 
-    Its value at t is taken over the events with `t - window < created_timestamp <= t`. Events without a value
-    or a key are not counted; an event that stands there twice counts twice. Sums are exact, so a value depends
-    on the events in its window and on nothing else.
+    Its value at t is taken over the events with `t - window < created_timestamp <= t`. Events
+    without a value or a key are not counted; an event that stands there twice counts twice. Sums
+    are exact, so a value depends on the events in its window and on nothing else.
 
     Parameters
     ----------
     name : str
         The name of the feature.
     value : str or None
-        The column to aggregate: finite numbers or missing; 0 to 1 for "rate"; anything for "distinct". None to
-        "count" events. Numbers are floats: a whole number that no float holds is refused.
+        The column to aggregate: finite numbers or missing; 0 to 1 for "rate"; anything for
+        "distinct". None to "count" events. Numbers are floats: a whole number that no float holds
+        is refused.
     by : str or sequence of str
         The key: one column or several. Text and numbers; an infinite number is no key, as a missing
         one; a float of 2**53 or more is refused, since several whole numbers share it.
     window : Timedelta or None
         The length of the window; None: everything since the beginning.
     agg : str
-        "count", "sum", "mean", "rate" (a mean of values between 0 and 1), "std" (of a sample; of two events or
-        more), "min", "max", "last" (the newest; among events known at the same time the one that came last) or
-        "distinct" (how many different values).
+        "count", "sum", "mean", "rate" (a mean of values between 0 and 1), "std" (of a sample; of
+        two events or more), "min", "max", "last" (the newest; among events known at the same time
+        the one that came last) or "distinct" (how many different values).
     prior : (float, float), optional
-        Only for "rate": a mean (0 to 1) and its weight in events (0 or above) that are added to every window,
-        so that few events do not make an extreme rate.
+        Only for "rate": a mean (0 to 1) and its weight in events (0 or above) that are added to
+        every window, so that few events do not make an extreme rate.
 
     Raises
     ------
@@ -68,17 +70,26 @@ class Rolling:
     prior: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name: raise ValueError(f"name={self.name!r}: a text that is not empty")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name={self.name!r}: a text that is not empty")
         object.__setattr__(self, "by", key_names(self.by, "by"))
-        if self.window is not None: object.__setattr__(self, "window", positive_timedelta(self.window, "window"))
-        if self.agg not in _AGGREGATES: raise ValueError(f"agg={self.agg!r}: known are {', '.join(_AGGREGATES)}")
-        if self.value is not None and (not isinstance(self.value, str) or not self.value): raise ValueError(f"value={self.value!r}: the name of a column, or None to count events")
-        if self.value is None and self.agg != "count": raise ValueError(f"value=None: {self.agg} needs a column")
+        if self.window is not None:
+            object.__setattr__(self, "window", positive_timedelta(self.window, "window"))
+        if self.agg not in _AGGREGATES:
+            raise ValueError(f"agg={self.agg!r}: known are {', '.join(_AGGREGATES)}")
+        if self.value is not None and (not isinstance(self.value, str) or not self.value):
+            raise ValueError(f"value={self.value!r}: the name of a column, or None to count events")
+        if self.value is None and self.agg != "count":
+            raise ValueError(f"value=None: {self.agg} needs a column")
         if self.prior is None: return
-        if self.agg != "rate": raise ValueError(f"prior={self.prior!r}: only for agg='rate', not {self.agg!r}")
+        if self.agg != "rate":
+            raise ValueError(f"prior={self.prior!r}: only for agg='rate', not {self.agg!r}")
         try: mean, weight = map(float, self.prior)
         except (TypeError, ValueError): mean = weight = np.nan
-        if not (0 <= mean <= 1 and 0 <= weight < np.inf): raise ValueError(f"prior={self.prior!r}: a mean from 0 to 1 and a finite weight, 0 or above")
+        if not (0 <= mean <= 1 and 0 <= weight < np.inf):
+            raise ValueError(
+                f"prior={self.prior!r}: a mean from 0 to 1 and a finite weight, 0 or above"
+            )
         object.__setattr__(self, "prior", (mean, weight))
 
     def offline(self, events: Any, entities: Any) -> pd.Series:
@@ -94,8 +105,8 @@ class Rolling:
         Returns
         -------
         Series of float
-            One value a row, in the order and with the index of `entities`; NaN where the aggregate of nothing
-            has none. A row without a key has no events.
+            One value a row, in the order and with the index of `entities`; NaN where the aggregate
+            of nothing has none. A row without a key has no events.
 
         Raises
         ------
@@ -115,10 +126,11 @@ class Rolling:
         """
         return RollingState(self)
 
-# %% ../nbs/01c_rolling.ipynb #67631904
+# %% ../nbs/01c_rolling.ipynb #cbb3161e
 def _whole_numbers(x: np.ndarray) -> tuple[np.ndarray, int]:
     "Whole numbers and a denominator that give the values back exactly, safe to sum in squares."
-    if (x == np.rint(x)).all() and np.square(x).sum()*max(len(x), 1) < 2**62: return x.astype(np.int64), 1
+    if (x == np.rint(x)).all() and np.square(x).sum()*max(len(x), 1) < 2**62:
+        return x.astype(np.int64), 1
     ratios = [v.as_integer_ratio() for v in x.tolist()]
     denominator = max((d for _, d in ratios), default=1)
     return np.array([n*(denominator//d) for n, d in ratios], dtype=object), denominator
@@ -129,14 +141,18 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"): return np.where(b == 0, np.nan, a/b)
     return np.array([p/q if q else np.nan for p, q in zip(a.tolist(), b.tolist())], float)
 
-# %% ../nbs/01c_rolling.ipynb #7a4da336
+# %% ../nbs/01c_rolling.ipynb #5cc22dd5
 def _value(rolling: Rolling, count: np.ndarray, total: np.ndarray) -> np.ndarray:
-    "Count, sum, mean or rate from the number of events in a window and the float nearest to their sum."
+    """Count, sum, mean or rate from the number of events in a window and the float nearest to their
+    sum."""
     if rolling.agg in ("count", "sum"): return count if rolling.agg == "count" else total
     mean, weight = rolling.prior or (0., 0.)
     with np.errstate(invalid="ignore"): return (total + mean*weight)/(count + weight)
 
-def _sums(rolling: Rolling, whole: np.ndarray, denominator: int, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+
+def _sums(
+    rolling: Rolling, whole: np.ndarray, denominator: int, begin: np.ndarray, end: np.ndarray
+) -> np.ndarray:
     "Of the events from begin to end, by running totals of whole numbers."
     count = (end - begin).astype(whole.dtype)
     def window(values):
@@ -144,13 +160,17 @@ def _sums(rolling: Rolling, whole: np.ndarray, denominator: int, begin: np.ndarr
         np.cumsum(values, out=total[1:])
         return total[end] - total[begin]
     total = window(whole)
-    if rolling.agg != "std": return _value(rolling, (end - begin).astype(float), _ratio(total, np.full_like(total, denominator)))
+    if rolling.agg != "std":
+        return _value(
+            rolling, (end - begin).astype(float), _ratio(total, np.full_like(total, denominator))
+        )
     variance = _ratio(count*window(whole*whole) - total*total, count*(count - 1)*denominator**2)
     return np.sqrt(variance)
 
-# %% ../nbs/01c_rolling.ipynb #20f78b13
+# %% ../nbs/01c_rolling.ipynb #64dd9b2d
 def _extremes(pick: np.ufunc, x: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    "Minimum or maximum of x from begin to end: that of the first and the last 2**k of them, k as large as fits."
+    """Minimum or maximum of x from begin to end: that of the first and the last 2**k of them, k as
+    large as fits."""
     out, size, level, width = np.full(len(begin), np.nan), end - begin, x, 1
     while len(level):
         here = (size >= width) & (size < 2*width)
@@ -167,7 +187,7 @@ def _replaced(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray:
     out[order[:-1][same]] = enters[order[1:][same]]
     return out
 
-# %% ../nbs/01c_rolling.ipynb #fbc75fd2
+# %% ../nbs/01c_rolling.ipynb #780aa4a6
 def _endless(values: Any) -> np.ndarray:
     "The places of infinite numbers, which are no keys."
     if pd.api.types.is_float_dtype(values.dtype):
@@ -177,9 +197,11 @@ def _endless(values: Any) -> np.ndarray:
     return np.array([i for i, v in enumerate(values) if endless(v)] if mixed else [], int)
 
 def _codes(events: pd.Series, entities: pd.Series) -> tuple[np.ndarray, np.ndarray, int]:
-    "A whole number for each value, the same in both tables, -1 where it is missing; and how many there are."
+    """A whole number for each value, the same in both tables, -1 where it is missing; and how many
+    there are."""
     check_keys(events, entities, ("events", "entities"))
-    parts = [events, entities] if events.dtype == entities.dtype else [events.astype(object), entities.astype(object)]   # Python compares whole numbers and floats exactly
+    # Python compares whole numbers and floats exactly
+    parts = [events, entities] if events.dtype == entities.dtype else [events.astype(object), entities.astype(object)]
     both = pd.concat([x for x in parts if len(x)] or parts, ignore_index=True)
     try: code, values = pd.factorize(both)
     except TypeError:
@@ -196,10 +218,11 @@ def _combined(columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np
     for events, entities, size in columns:
         part = np.concatenate([events, entities])
         code = np.where((code < 0) | (part < 0), -1, code*size + part)
-        if code.max(initial=0) >= 2**31: code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
+        if code.max(initial=0) >= 2**31:
+            code = np.unique(code, return_inverse=True)[1] - (code.min() < 0)
     return code[:n], code[n:]
 
-# %% ../nbs/01c_rolling.ipynb #2ed0e832
+# %% ../nbs/01c_rolling.ipynb #1d2e20d9
 _SINCE_1678 = ("lies beyond what nanoseconds express, the years 1678 to 2261; drop it, "
                "or write what it stands for in another column")
 
@@ -209,7 +232,8 @@ def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     if not pd.api.types.is_datetime64_any_dtype(x):
         raise TypeError(f"{what}.{column} holds {str(x.dtype)[:60]}, not times; "
                         "convert with pd.to_datetime(..., utc=True)")
-    if n := x.isna().sum(): raise ValueError(f"{what}.{column} is missing in {n} of {len(x)} rows; drop them: nothing says what was known then")
+    if n := x.isna().sum():
+        raise ValueError(f"{what}.{column} is missing in {n} of {len(x)} rows; drop them: nothing says what was known then")
     try: return pd.DatetimeIndex(x).as_unit("ns").asi8
     except pd.errors.OutOfBoundsDatetime:
         raise ValueError(f"{what}.{column}: a time {_SINCE_1678}") from None
@@ -217,7 +241,11 @@ def _times(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
 _LARGEST = 1e150   # beyond it squares and sums are no floats any more
 
 def _refuse_value(rolling: Rolling, x: object) -> None:
-    allowed = "a rate takes values from 0 to 1" if rolling.agg == "rate" else f"finite numbers, from {-_LARGEST:g} to {_LARGEST:g}, and NaN where missing"
+    allowed = (
+        "a rate takes values from 0 to 1"
+        if rolling.agg == "rate"
+        else f"finite numbers, from {-_LARGEST:g} to {_LARGEST:g}, and NaN where missing"
+    )
     raise ValueError(f"{rolling.name}: {rolling.value}={repr(x)[:60]}; {allowed}")
 
 def _as_float(rolling: Rolling, x: object) -> float:
@@ -249,32 +277,65 @@ def _numbers(group: Sequence[Rolling], column: pd.Series) -> np.ndarray:
 
 def _missing(x: object) -> bool: return x is None or x is pd.NA or x != x
 
-
-# %% ../nbs/01c_rolling.ipynb #e88aa5c4
+# %% ../nbs/01c_rolling.ipynb #57f3abc1
 def _by_key(code: np.ndarray) -> np.ndarray:
-    "The order that brings equal codes together and leaves them in their order; 16 bits are sorted in one pass."
-    return np.argsort(code.astype(np.uint16) if code.max(initial=0) < 2**16 - 1 else code, kind="stable")
+    """The order that brings equal codes together and leaves them in their order; 16 bits are sorted
+    in one pass."""
+    return np.argsort(
+        code.astype(np.uint16) if code.max(initial=0) < 2**16 - 1 else code, kind="stable"
+    )
 
-def _of_key(group: Sequence[Rolling], column: pd.Series | None, of_event: np.ndarray, of_question: np.ndarray, enters: np.ndarray, leaves: Mapping) -> Iterator[np.ndarray]:
+
+def _of_key(
+    group: Sequence[Rolling],
+    column: pd.Series | None,
+    of_event: np.ndarray,
+    of_question: np.ndarray,
+    enters: np.ndarray,
+    leaves: Mapping,
+) -> Iterator[np.ndarray]:
     "The features of one key and one column; events and questions come in the order of time."
     distinct = group[0].agg == "distinct"
-    x = np.zeros(len(of_event)) if column is None else pd.factorize(column)[0] if distinct else _numbers(group, column)
+    x = (
+        np.zeros(len(of_event))
+        if column is None
+        else pd.factorize(column)[0] if distinct else _numbers(group, column)
+    )
     kept = np.flatnonzero((of_event >= 0) & (x >= 0 if distinct else ~np.isnan(x)))
     e, q = kept[_by_key(of_event[kept])], _by_key(of_question)
     x, first = x[e], of_event[e]*(len(q) + 1)
     asked = of_question[q]*(len(q) + 1) + q
-    reached = lambda ranks: np.searchsorted(first + ranks, asked, side="right")   # by each question, counted over the keys one after the other
-    end, begins = reached(enters[e]), {w: reached(leaves[w][e]) for w in dict.fromkeys(r.window for r in group)}
-    exact = _whole_numbers(x) if any(r.agg in ("sum", "mean", "rate", "std") for r in group) else None
+    # by each question, counted over the keys one after the other
+    reached = lambda ranks: np.searchsorted(first + ranks, asked, side="right")
+    end, begins = reached(enters[e]), {
+        w: reached(leaves[w][e]) for w in dict.fromkeys(r.window for r in group)
+    }
+    exact = (
+        _whole_numbers(x) if any(r.agg in ("sum", "mean", "rate", "std") for r in group) else None
+    )
     for r in group:
         begin, out = begins[r.window], np.full(len(q), np.nan)
-        if r.agg in ("min", "max"): out[q] = _extremes(np.minimum if r.agg == "min" else np.maximum, x, begin, end)
-        elif r.agg == "last": out[q[end > begin]] = x[end[end > begin] - 1]
-        elif distinct: out[q] = end - np.searchsorted(np.sort(first + np.minimum(leaves[r.window][e], _replaced(of_event[e]*(x.max(initial=0) + 1) + x, enters[e], len(q)))), asked, side="right")
-        else: out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
+        if r.agg in ("min", "max"):
+            out[q] = _extremes(np.minimum if r.agg == "min" else np.maximum, x, begin, end)
+        elif r.agg == "last":
+            out[q[end > begin]] = x[end[end > begin] - 1]
+        elif distinct:
+            out[q] = end - np.searchsorted(
+                np.sort(
+                    first
+                    + np.minimum(
+                        leaves[r.window][e],
+                        _replaced(of_event[e] * (x.max(initial=0) + 1) + x, enters[e], len(q)),
+                    )
+                ),
+                asked,
+                side="right",
+            )
+        else:
+            out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
         yield out
 
-# %% ../nbs/01c_rolling.ipynb #9813ef90
+# %% ../nbs/01c_rolling.ipynb #6c88c3a2
 def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -295,33 +356,49 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
     TypeError, ValueError
         As `Rolling.offline`, and if two definitions have the same name.
     """
-    if not isinstance(rollings, Sequence) or not rollings or not all(isinstance(r, Rolling) for r in rollings): raise TypeError("rollings: a list with at least one Rolling")
+    if (
+        not isinstance(rollings, Sequence)
+        or not rollings
+        or not all(isinstance(r, Rolling) for r in rollings)
+    ):
+        raise TypeError("rollings: a list with at least one Rolling")
     keys = list(dict.fromkeys(c for r in rollings for c in r.by))
     events, entities = as_frame(events, "events"), as_frame(entities, "entities")
     values = dict.fromkeys(r.value for r in rollings if r.value)
     check_columns(events.columns, ["created_timestamp", *keys, *values], "events")
     check_columns(entities.columns, ["event_timestamp", *keys], "entities")
     check_columns([r.name for r in rollings], [], "rollings")
-    created, t = _times(events, "created_timestamp", "events"), _times(entities, "event_timestamp", "entities")
+    created, t = _times(events, "created_timestamp", "events"), _times(
+        entities, "event_timestamp", "entities"
+    )
     if (events.created_timestamp.dt.tz is None) != (entities.event_timestamp.dt.tz is None):
-        raise ValueError("times with a time zone and without: convert events.created_timestamp and entities.event_timestamp with pd.to_datetime(..., utc=True)")
+        raise ValueError(
+            "times with a time zone and without: convert events.created_timestamp and"
+            " entities.event_timestamp with pd.to_datetime(..., utc=True)"
+        )
     of_event, of_question = np.argsort(created, kind="stable"), np.argsort(t, kind="stable")
     created, t = created[of_event], t[of_question]
-    enters = np.searchsorted(t, created)   # the first question that sees an event, and the first that sees it no more
+    # the first question that sees an event, and the first that sees it no more
+    enters = np.searchsorted(t, created)
     never = np.iinfo(np.int64).max
     until = lambda w: np.where(created > never - w.value, never, created + w.value)
-    leaves = {r.window: np.searchsorted(t, until(r.window)) if r.window else np.full(len(created), len(t)) for r in rollings}
+    leaves = {
+        r.window: np.searchsorted(t, until(r.window)) if r.window else np.full(len(created), len(t))
+        for r in rollings
+    }
     codes, out = {c: _codes(events[c], entities[c]) for c in keys}, {}
     for by, value, labels in dict.fromkeys((r.by, r.value, r.agg == "distinct") for r in rollings):
         group = [r for r in rollings if (r.by, r.value, r.agg == "distinct") == (by, value, labels)]
         keyed = _combined([codes[c] for c in by])
         column = events[value].iloc[of_event] if value else None
-        for r, x in zip(group, _of_key(group, column, keyed[0][of_event], keyed[1][of_question], enters, leaves)):
+        for r, x in zip(
+            group, _of_key(group, column, keyed[0][of_event], keyed[1][of_question], enters, leaves)
+        ):
             out[r.name] = np.empty(len(t))
             out[r.name][of_question] = x
     return pd.DataFrame({r.name: out[r.name] for r in rollings}, index=entities.index)
 
-# %% ../nbs/01c_rolling.ipynb #7201aebe
+# %% ../nbs/01c_rolling.ipynb #d6c4c06e
 class _Forward:
     "A state that goes forward in time: it answers for the newest time it has seen, or later."
     def __init__(self) -> None:
@@ -330,16 +407,28 @@ class _Forward:
     @property
     def now(self) -> pd.Timestamp | None:
         "The newest time seen, of an event or a question."
-        return None if self._now is None else pd.Timestamp(self._now, tz="UTC" if self._zoned else None)
+        return (
+            None
+            if self._now is None
+            else pd.Timestamp(self._now, tz="UTC" if self._zoned else None)
+        )
 
     def _instant(self, at: pd.Timestamp, what: str) -> int:
         if type(at) is not pd.Timestamp:
             try: at = pd.NaT if isinstance(at, Number) else pd.Timestamp(at)
             except (TypeError, ValueError): at = pd.NaT
-        if at is pd.NaT: raise ValueError(f"{what}: a time is needed, such as pd.Timestamp('2013-07-01 12:00', tz='UTC')")
-        if self._zoned is not (at.tzinfo is not None) and self._zoned is not None: raise ValueError(f"{what}={at}: times with and without a time zone do not mix; so far {self.now}")
-        try: return at.value
-        except OverflowError: raise ValueError(f"{what}={at} {_SINCE_1678}") from None
+        if at is pd.NaT:
+            raise ValueError(
+                f"{what}: a time is needed, such as pd.Timestamp('2013-07-01 12:00', tz='UTC')"
+            )
+        if self._zoned is not (at.tzinfo is not None) and self._zoned is not None:
+            raise ValueError(
+                f"{what}={at}: times with and without a time zone do not mix; so far {self.now}"
+            )
+        try:
+            return at.value
+        except OverflowError:
+            raise ValueError(f"{what}={at} {_SINCE_1678}") from None
 
     def _take_in(self, when: int, at: pd.Timestamp) -> None:
         if self._zoned is None: self._zoned = pd.Timestamp(at).tzinfo is not None
@@ -348,7 +437,11 @@ class _Forward:
 
     def _ask(self, at: pd.Timestamp) -> int:
         when = self._instant(at, "at")
-        if self._now is not None and when < self._now: raise ValueError(f"at={at} lies before {self.now}, which was already seen: the state only goes forward; ask for that time or later")
+        if self._now is not None and when < self._now:
+            raise ValueError(
+                f"at={at} lies before {self.now}, which was already seen: the state only goes"
+                " forward; ask for that time or later"
+            )
         if self._zoned is None: self._zoned = pd.Timestamp(at).tzinfo is not None
         self._now = self._asked = when
         return when
@@ -376,8 +469,15 @@ def _no_key(key: object) -> bool:
     return none
 
 def _refuse_other_kind(key: object, known: object) -> None:
-    texts = [tuple(isinstance(part, str) for part in (k if isinstance(k, tuple) else (k,))) for k in (key, known)]
-    if texts[0] != texts[1] and not _no_key(key): raise ValueError(f"key={key!r}: the known keys are such as {known!r}; text never equals a number, convert it")
+    texts = [
+        tuple(isinstance(part, str) for part in (k if isinstance(k, tuple) else (k,)))
+        for k in (key, known)
+    ]
+    if texts[0] != texts[1] and not _no_key(key):
+        raise ValueError(
+            f"key={key!r}: the known keys are such as {known!r}; text never equals a number,"
+            " convert it"
+        )
 
 def _checked(rolling: Rolling, x: object) -> object:
     "The value of an event if it has a place in the aggregate, None if it is missing."
@@ -388,7 +488,7 @@ def _checked(rolling: Rolling, x: object) -> object:
     if not (0 <= x <= 1 if rolling.agg == "rate" else abs(x) <= _LARGEST): _refuse_value(rolling, x)
     return x
 
-# %% ../nbs/01c_rolling.ipynb #c1c2ade2
+# %% ../nbs/01c_rolling.ipynb #7ae4ba4a
 def _insert(events: deque, event: tuple) -> None:
     "In the order of time; mostly at the end."
     if not events or events[-1][0] <= event[0]: events.append(event)
@@ -418,9 +518,17 @@ class _Totals:
     def value(self, rolling: Rolling) -> float:
         "The aggregate that `rolling` names."
         n = self.count
-        if rolling.agg == "std": return math.nan if n < 2 else math.sqrt(float((n*self.squares - self.total*self.total)/Fraction(n*(n - 1))))
+        if rolling.agg == "std":
+            return (
+                math.nan
+                if n < 2
+                else math.sqrt(
+                    float((n * self.squares - self.total * self.total) / Fraction(n * (n - 1)))
+                )
+            )
         mean, weight = rolling.prior or (0., 0.)
-        if rolling.agg in ("count", "sum"): return float(n if rolling.agg == "count" else self.total)
+        if rolling.agg in ("count", "sum"):
+            return float(n if rolling.agg == "count" else self.total)
         return (float(self.total) + mean*weight)/(n + weight) if n + weight else math.nan
 
     def dump(self) -> list | dict:
@@ -430,20 +538,32 @@ class _Totals:
 
     def load(self, stored: list | dict) -> None:
         "Take in what `dump` gave as `stored`."
-        if self.kept: [self.add(when, float(x)) for when, x in stored]
-        else: self.count, self.total, self.squares = int(stored["count"]), Fraction(stored["total"]), Fraction(stored["squares"])
+        if self.kept:
+            [self.add(when, float(x)) for when, x in stored]
+        else:
+            self.count, self.total, self.squares = (
+                int(stored["count"]),
+                Fraction(stored["total"]),
+                Fraction(stored["squares"]),
+            )
 
     def __len__(self) -> int: return self.count
 
-# %% ../nbs/01c_rolling.ipynb #9c2d9d0f
+# %% ../nbs/01c_rolling.ipynb #6a5818e7
 class _Extreme:
     "Of one key: the events that are the best of all that came no earlier."
-    def __init__(self, rolling: Rolling) -> None: self.events, self.kept, self.sign = deque(), rolling.window is not None, 1 if rolling.agg == "max" else -1
+    def __init__(self, rolling: Rolling) -> None:
+        self.events, self.kept, self.sign = (
+            deque(),
+            rolling.window is not None,
+            1 if rolling.agg == "max" else -1,
+        )
 
     def add(self, when: int, x: float) -> None:
         "Take in the value `x` of an event at `when`."
         events, i = self.events, len(self.events)
-        while i and events[i - 1][0] > when: i -= 1   # an event that came late has its place before the end
+        # an event that came late has its place before the end
+        while i and events[i - 1][0] > when: i -= 1
         if i < len(events) and self.sign*(events[i][1] - x) >= 0: return
         events.insert(i, (when, x))
         while i and self.sign*(x - events[i - 1][1]) >= 0:
@@ -505,20 +625,25 @@ class _Distinct(_Extreme):
 
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
-# %% ../nbs/01c_rolling.ipynb #3e1d5ad0
+# %% ../nbs/01c_rolling.ipynb #520aefb8
 _FORMAT = 1
 
 def _plain(x: object) -> object:
     out = x.item() if isinstance(x, np.generic) else x
-    if not isinstance(out, (str, int, float)): raise TypeError(f"{x!r} is neither text nor a number, so it cannot be stored as JSON; convert it in the events")
+    if not isinstance(out, (str, int, float)):
+        raise TypeError(
+            f"{x!r} is neither text nor a number, so it cannot be stored as JSON; convert it in the"
+            " events"
+        )
     return out
 
 class RollingState(_Forward):
-    """A rolling feature online: events come in as they become known, values are asked for in between.
+    """A rolling feature online: events come in as they become known, values are asked for in
+    between.
 
-    An event that comes late (not after a time already asked for) takes its place: later answers are those of a
-    state that had it in time, and `late` counts it. One whose window is over is dropped. An event that is
-    delivered twice counts twice. Memory is bounded by the events in the windows.
+    An event that comes late (not after a time already asked for) takes its place: later answers are
+    those of a state that had it in time, and `late` counts it. One whose window is over is dropped.
+    An event that is delivered twice counts twice. Memory is bounded by the events in the windows.
 
     Parameters
     ----------
@@ -533,10 +658,15 @@ class RollingState(_Forward):
         How many events came after a question that should have seen them.
     """
     def __init__(self, rolling: Rolling) -> None:
-        if not isinstance(rolling, Rolling): raise TypeError(f"rolling: a Rolling, got {type(rolling).__name__}")
+        if not isinstance(rolling, Rolling):
+            raise TypeError(f"rolling: a Rolling, got {type(rolling).__name__}")
         super().__init__()
         self.rolling, self._keys, self._added, self._stored = rolling, {}, 0, 0
-        self._key, self._new, self._nothing = itemgetter(*rolling.by), (new := _WINDOWS.get(rolling.agg, _Totals)), new(rolling).value(rolling)
+        self._key, self._new, self._nothing = (
+            itemgetter(*rolling.by),
+            (new := _WINDOWS.get(rolling.agg, _Totals)),
+            new(rolling).value(rolling),
+        )
 
     def update(self, event: Mapping) -> None:
         """Take in an event.
@@ -553,9 +683,22 @@ class RollingState(_Forward):
             of 2**53 or more; nothing is changed then.
         """
         rolling = self.rolling
-        try: created, key, x = event["created_timestamp"], self._key(event), 1. if rolling.value is None else event[rolling.value]
-        except (KeyError, TypeError) as e: raise ValueError(f"event: {e} is missing; needed are created_timestamp, {', '.join([*rolling.by, *([rolling.value] if rolling.value else [])])}") from None
-        when, x, no_key = self._instant(created, "created_timestamp"), _checked(rolling, x), _no_key(key)
+        try:
+            created, key, x = (
+                event["created_timestamp"],
+                self._key(event),
+                1.0 if rolling.value is None else event[rolling.value],
+            )
+        except (KeyError, TypeError) as e:
+            raise ValueError(
+                f"event: {e} is missing; needed are created_timestamp,"
+                f" {', '.join([*rolling.by, *([rolling.value] if rolling.value else [])])}"
+            ) from None
+        when, x, no_key = (
+            self._instant(created, "created_timestamp"),
+            _checked(rolling, x),
+            _no_key(key),
+        )
         self._take_in(when, created)
         until = self._until()
         if x is None or when <= until or no_key: return
@@ -584,8 +727,8 @@ class RollingState(_Forward):
         Raises
         ------
         ValueError
-            If the time goes back, the key has the wrong number of parts, or is text where the events have a
-            number.
+            If the time goes back, the key has the wrong number of parts, or is text where the
+            events have a number.
         """
         key = _asked_key(key, self.rolling.by)
         self._ask(at)
@@ -597,10 +740,12 @@ class RollingState(_Forward):
         if not len(window): del self._keys[key]
         return window.value(self.rolling)
 
-    def _until(self) -> float: return -math.inf if self.rolling.window is None else self._now - self.rolling.window.value
+    def _until(self) -> float:
+        return -math.inf if self.rolling.window is None else self._now - self.rolling.window.value
 
     def _sweep(self) -> None:
-        "Drop what has left its window, of all keys; done after as many events as are stored, so it costs a constant each."
+        """Drop what has left its window, of all keys; done after as many events as are stored, so
+        it costs a constant each."""
         for key, window in list(self._keys.items()):
             window.expire(self._until())
             if not len(window): del self._keys[key]
@@ -619,10 +764,29 @@ class RollingState(_Forward):
         TypeError
             If a part of a key or a value that "distinct" counts is neither text nor a number.
         """
-        r, keys = self.rolling, [[[_plain(part) for part in (key if isinstance(key, tuple) else (key,))], window.dump()] for key, window in self._keys.items()]
-        definition = {"name": r.name, "value": r.value, "by": list(r.by), "window": r.window and r.window.value, "agg": r.agg, "prior": r.prior and list(r.prior)}
-        if r.agg == "distinct": keys = [[key, [[when, _plain(x)] for when, x in stored]] for key, stored in keys]
-        return {"format": _FORMAT, "rolling": definition, "now": self._now, "asked": self._asked, "zoned": self._zoned, "late": self.late, "keys": keys}
+        r, keys = self.rolling, [
+            [[_plain(part) for part in (key if isinstance(key, tuple) else (key,))], window.dump()]
+            for key, window in self._keys.items()
+        ]
+        definition = {
+            "name": r.name,
+            "value": r.value,
+            "by": list(r.by),
+            "window": r.window and r.window.value,
+            "agg": r.agg,
+            "prior": r.prior and list(r.prior),
+        }
+        if r.agg == "distinct":
+            keys = [[key, [[when, _plain(x)] for when, x in stored]] for key, stored in keys]
+        return {
+            "format": _FORMAT,
+            "rolling": definition,
+            "now": self._now,
+            "asked": self._asked,
+            "zoned": self._zoned,
+            "late": self.late,
+            "keys": keys,
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping) -> "RollingState":
@@ -643,24 +807,46 @@ class RollingState(_Forward):
         ValueError
             If it is of another format or damaged.
         """
-        if not isinstance(stored, Mapping) or stored.get("format") != _FORMAT: raise ValueError(f"stored: a state of format {_FORMAT} is needed, got {stored.get('format') if isinstance(stored, Mapping) else type(stored).__name__!r}; rebuild it by replaying the events")
+        if not isinstance(stored, Mapping) or stored.get("format") != _FORMAT:
+            raise ValueError(
+                f"stored: a state of format {_FORMAT} is needed, got"
+                f" {stored.get('format') if isinstance(stored, Mapping) else type(stored).__name__!r};"
+                " rebuild it by replaying the events"
+            )
         try:
             definition = stored["rolling"]
-            state = cls(Rolling(**{**definition, "window": definition["window"] and pd.Timedelta(definition["window"]), "prior": definition["prior"] and tuple(definition["prior"])}))
-            state._now, state._asked, state._zoned, state.late = (stored[c] for c in ("now", "asked", "zoned", "late"))
+            state = cls(
+                Rolling(
+                    **{
+                        **definition,
+                        "window": definition["window"] and pd.Timedelta(definition["window"]),
+                        "prior": definition["prior"] and tuple(definition["prior"]),
+                    }
+                )
+            )
+            state._now, state._asked, state._zoned, state.late = (
+                stored[c] for c in ("now", "asked", "zoned", "late")
+            )
             for key, window in stored["keys"]:
-                state._keys[tuple(key) if len(state.rolling.by) > 1 else key[0]] = new = state._new(state.rolling)
+                state._keys[tuple(key) if len(state.rolling.by) > 1 else key[0]] = new = state._new(
+                    state.rolling
+                )
                 new.load(window)
-        except (KeyError, TypeError, IndexError, ValueError) as e: raise ValueError(f"stored: damaged ({type(e).__name__}: {e}); rebuild the state by replaying the events") from e
+        except (KeyError, TypeError, IndexError, ValueError) as e:
+            raise ValueError(
+                f"stored: damaged ({type(e).__name__}: {e}); rebuild the state by replaying the"
+                " events"
+            ) from e
         state._stored = sum(map(len, state._keys.values()))
         return state
 
-# %% ../nbs/01c_rolling.ipynb #a9316513
+# %% ../nbs/01c_rolling.ipynb #b1a42a57
 class LookupState(_Forward):
     """The newest known fact of each key online, as `point_in_time_join` gives it offline.
 
-    Facts may come in any order and more than once: the newest (`event_timestamp`, `created_timestamp`) counts. A
-    fact about a moment to come waits for it. One fact a key is kept, and those that wait.
+    Facts may come in any order and more than once: the newest (`event_timestamp`,
+    `created_timestamp`) counts. A fact about a moment to come waits for it. One fact a key is kept,
+    and those that wait.
 
     Parameters
     ----------
@@ -677,7 +863,13 @@ class LookupState(_Forward):
     def __init__(self, view: View) -> None:
         if not isinstance(view, View): raise TypeError(f"view: a View, got {type(view).__name__}")
         super().__init__()
-        self.view, self._newest, self._waiting, self._values, self._order = view, {}, [], {}, count()
+        self.view, self._newest, self._waiting, self._values, self._order = (
+            view,
+            {},
+            [],
+            {},
+            count(),
+        )
         self._key = itemgetter(*view.by)
 
     def update(self, fact: Mapping) -> None:
@@ -686,24 +878,43 @@ class LookupState(_Forward):
         Parameters
         ----------
         fact : mapping
-            `event_timestamp`, `created_timestamp` (without it: the event), the key columns and the features.
+            `event_timestamp`, `created_timestamp` (without it: the event), the key columns and the
+            features.
 
         Raises
         ------
         ValueError
-            If something is missing, or the newest fact of the key, or one that waits, has the same times and
-            other values; nothing is changed then.
+            If something is missing, or the newest fact of the key, or one that waits, has the same
+            times and other values; nothing is changed then.
         """
         view = self.view
-        try: key, event, values = self._key(fact), fact["event_timestamp"], tuple(fact[c] for c in view.features)
-        except (KeyError, TypeError) as e: raise ValueError(f"fact: {e} is missing; needed are event_timestamp, {', '.join([*view.by, *view.features])}") from None
+        try:
+            key, event, values = (
+                self._key(fact),
+                fact["event_timestamp"],
+                tuple(fact[c] for c in view.features),
+            )
+        except (KeyError, TypeError) as e:
+            raise ValueError(
+                f"fact: {e} is missing; needed are event_timestamp,"
+                f" {', '.join([*view.by, *view.features])}"
+            ) from None
         created = fact.get("created_timestamp", event)
-        about, known = self._instant(event, "event_timestamp"), self._instant(created, "created_timestamp")
+        about, known = self._instant(event, "event_timestamp"), self._instant(
+            created, "created_timestamp"
+        )
         if _no_key(key): return
         newest = self._newest.get(key)
-        old = newest[2] if newest and newest[:2] == (about, known) else self._values.get((key, about, known), values)
+        old = (
+            newest[2]
+            if newest and newest[:2] == (about, known)
+            else self._values.get((key, about, known), values)
+        )
         if any(a != b and not (_missing(a) and _missing(b)) for a, b in zip(old, values)):
-            raise ValueError(f"fact: {key!r} at {event}, known at {created}, has the values {values} and had {old}; keep one")
+            raise ValueError(
+                f"fact: {key!r} at {event}, known at {created}, has the values {values} and had"
+                f" {old}; keep one"
+            )
         self._take_in(known, created)
         heappush(self._waiting, (about, known, next(self._order), key, values))
         self._values[key, about, known] = values
@@ -722,7 +933,8 @@ class LookupState(_Forward):
         Returns
         -------
         dict
-            Feature to value; None for all where nothing is known or it is older than the time to live.
+            Feature to value; None for all where nothing is known or it is older than the time to
+            live.
 
         Raises
         ------
@@ -734,7 +946,9 @@ class LookupState(_Forward):
         self._settle()
         found = self._newest.get(key)
         if found is None and self._newest: _refuse_other_kind(key, next(iter(self._newest)))
-        fresh = found is not None and (self.view.ttl is None or when - found[0] <= self.view.ttl.value)
+        fresh = found is not None and (
+            self.view.ttl is None or when - found[0] <= self.view.ttl.value
+        )
         return dict(zip(self.view.features, found[2] if fresh else [None]*len(self.view.features)))
 
     def _settle(self) -> None:
@@ -742,4 +956,5 @@ class LookupState(_Forward):
         while self._waiting and self._waiting[0][0] <= self._now:
             about, known, _, key, values = heappop(self._waiting)
             self._values.pop((key, about, known), None)
-            if key not in self._newest or (about, known) > self._newest[key][:2]: self._newest[key] = (about, known, values)
+            if key not in self._newest or (about, known) > self._newest[key][:2]:
+                self._newest[key] = (about, known, values)

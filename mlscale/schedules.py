@@ -20,44 +20,90 @@ from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
 from .arguments import plain
 
-# %% ../nbs/11_schedules.ipynb #1102caa2
-def _number(name: str, x: object, low: float, *, above: bool = False, high: float = inf, below: bool = False, whole: bool = False) -> float:
+# %% ../nbs/11_schedules.ipynb #737ecb5d
+def _number(
+    name: str,
+    x: object,
+    low: float,
+    *,
+    above: bool = False,
+    high: float = inf,
+    below: bool = False,
+    whole: bool = False,
+) -> float:
     "A finite number in a range, or an error that says which."
-    if not isinstance(x, Real) or isinstance(x, (bool, np.bool_)): raise TypeError(f"{name}={x!r}: a number, not {type(x).__name__}")
+    if not isinstance(x, Real) or isinstance(x, (bool, np.bool_)):
+        raise TypeError(f"{name}={x!r}: a number, not {type(x).__name__}")
     try: value = float(x)
     except OverflowError: value = x = inf if x > 0 else -inf
-    if not (isfinite(value) and (low < value if above else low <= value) and (value < high if below else value <= high)) or whole and x != int(x):
-        raise ValueError(f"{name}={x!r}: a {'whole' if whole else 'finite'} number {'above' if above else 'from'} {low:g}{'' if high == inf else (' below ' if below else ' to ') + f'{high:g}'}{'' if above or high < inf else ' up'}")
+    if (
+        not (
+            isfinite(value)
+            and (low < value if above else low <= value)
+            and (value < high if below else value <= high)
+        )
+        or whole
+        and x != int(x)
+    ):
+        raise ValueError(
+            f"{name}={x!r}: a {'whole' if whole else 'finite'} number"
+            f" {'above' if above else 'from'}"
+            f" {low:g}{'' if high == inf else (' below ' if below else ' to ') + f'{high:g}'}{'' if above or high < inf else ' up'}"
+        )
     return int(x) if whole else value
+
 
 def _array(name: str, x: object, ndim: int, *, missing: bool = False) -> np.ndarray:
     "Numbers of a shape, or an error that says what is wrong."
-    if (a := np.asarray(x)).dtype.kind not in "iuf": raise TypeError(f"{name}: numbers, not {a.dtype}")
+    if (a := np.asarray(x)).dtype.kind not in "iuf":
+        raise TypeError(f"{name}: numbers, not {a.dtype}")
     a = np.ascontiguousarray(a, float)
-    if a.ndim != ndim or not a.size: raise ValueError(f"{name}: shape {a.shape}; {'one row an example, one column a feature' if ndim == 2 else 'one value a row'}, and at least one")
-    if not (np.isfinite(a) | (np.isnan(a) & missing)).all(): raise ValueError(f"{name}: {(~np.isfinite(a)).sum()} of {a.size} values are NaN or infinite; {'NaN is allowed, infinity is not' if missing else 'fill or leave them out first'}")
+    if a.ndim != ndim or not a.size:
+        raise ValueError(
+            f"{name}: shape {a.shape};"
+            f" {'one row an example, one column a feature' if ndim == 2 else 'one value a row'},"
+            " and at least one"
+        )
+    if not (np.isfinite(a) | (np.isnan(a) & missing)).all():
+        raise ValueError(
+            f"{name}: {(~np.isfinite(a)).sum()} of {a.size} values are NaN or infinite;"
+            f" {'NaN is allowed, infinity is not' if missing else 'fill or leave them out first'}"
+        )
     return a
 
 def _labels(name: str, y: object, n: int) -> list:
     "Labels as a list, or an error that says what is wrong."
     if n == 1 and isinstance(y, float) and y in (0., 1.): return [y]   # one row at a time, quickly
-    if (a := np.asarray(y)).dtype.kind not in "iufb": raise TypeError(f"{name}: labels 0 and 1, not {a.dtype}")
+    if (a := np.asarray(y)).dtype.kind not in "iufb":
+        raise TypeError(f"{name}: labels 0 and 1, not {a.dtype}")
     labels = a.reshape(-1).tolist()
-    if len(labels) != n: raise ValueError(f"{name}: {len(labels)} labels for {n} rows; one for each")
-    if not {0, 1}.issuperset(labels): raise ValueError(f"{name}: labels 0 and 1, none missing; got {sorted(set(labels) - {0, 1})[:5]}")
+    if len(labels) != n:
+        raise ValueError(f"{name}: {len(labels)} labels for {n} rows; one for each")
+    if not {0, 1}.issuperset(labels):
+        raise ValueError(
+            f"{name}: labels 0 and 1, none missing; got {sorted(set(labels) - {0, 1})[:5]}"
+        )
     return labels
 
 def _probabilities(name: str, p: object, n: int | None = None) -> np.ndarray:
     "Probabilities, those of 0 and 1 replaced by the nearest between them."
-    if (a := np.asarray(p)).dtype.kind not in "iuf": raise TypeError(f"{name}: probabilities, not {a.dtype}")
+    if (a := np.asarray(p)).dtype.kind not in "iuf":
+        raise TypeError(f"{name}: probabilities, not {a.dtype}")
     a = a.astype(float).reshape(-1)
-    if n is not None and len(a) != n: raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
-    if not ((a >= 0) & (a <= 1)).all(): raise ValueError(f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}")
+    if n is not None and len(a) != n:
+        raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
+    if not ((a >= 0) & (a <= 1)).all():
+        raise ValueError(
+            f"{name}: probabilities from 0 to 1, none missing; got {a[~((a >= 0) & (a <= 1))][:5]}"
+        )
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11_schedules.ipynb #8169d439
-def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, limit: float = 5.) -> np.ndarray:
-    """Standardise columns by what was known at the time: the mean and the standard deviation of the days before.
+# %% ../nbs/11_schedules.ipynb #9e613c32
+def standardise_known(
+    X: np.ndarray, day: np.ndarray, *, first_days: int = 7, limit: float = 5.0
+) -> np.ndarray:
+    """Standardise columns by what was known at the time: the mean and the standard deviation of the
+    days before.
 
     Parameters
     ----------
@@ -66,7 +112,8 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
     day : array of int, shape (n,)
         The day of each row, never decreasing; up to 2**53, so that no two are taken for one.
     first_days : int
-        The first days, 1 or more, share one mean and deviation, their own: do not judge predictions on them.
+        The first days, 1 or more, share one mean and deviation, their own: do not judge predictions
+        on them.
     limit : float
         Standardised values are clipped to this many standard deviations, above 0.
 
@@ -81,18 +128,33 @@ def standardise_known(X: np.ndarray, day: np.ndarray, *, first_days: int = 7, li
         If shapes, values, days or settings are not as described.
     """
     X, day = _array("X", X, 2, missing=True), _array("day", day, 1)
-    if len(day) != len(X) or (day != np.floor(day)).any() or (np.abs(day) >= 2**53).any() or (np.diff(day) < 0).any(): raise ValueError(f"day: a whole number below 2**53 for each of the {len(X)} rows, never decreasing; sort the rows by time")
-    first_days, limit = _number("first_days", first_days, 1, whole=True), _number("limit", limit, 0, above=True)
+    if (
+        len(day) != len(X)
+        or (day != np.floor(day)).any()
+        or (np.abs(day) >= 2**53).any()
+        or (np.diff(day) < 0).any()
+    ):
+        raise ValueError(
+            f"day: a whole number below 2**53 for each of the {len(X)} rows, never decreasing; sort"
+            " the rows by time"
+        )
+    first_days, limit = _number("first_days", first_days, 1, whole=True), _number(
+        "limit", limit, 0, above=True
+    )
     (days, index), known = np.unique(day, return_inverse=True), np.isfinite(X)
     X = X - X[known.argmax(0), np.arange(X.shape[1])]   # sums of squares keep their digits
-    values, last = np.where(known, X, 0), np.searchsorted(days, np.maximum(day, days[0] + first_days)) - 1
+    values, last = (
+        np.where(known, X, 0),
+        np.searchsorted(days, np.maximum(day, days[0] + first_days)) - 1,
+    )
     until = lambda A: np.stack([np.bincount(index, a).cumsum() for a in A.T], axis=1)[last]
     n = np.maximum(until(known.astype(float)), 1)
     mean = until(values)/n
     sd = np.sqrt(np.maximum(until(values**2)/n - mean**2, 0))
-    return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)   # what differs from a constant is at the limit
+    # what differs from a constant is at the limit
+    return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)
 
-# %% ../nbs/11_schedules.ipynb #08d22519
+# %% ../nbs/11_schedules.ipynb #26d61554
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -115,7 +177,8 @@ class Schedule:
 
     def __hash__(self) -> int: return hash((self.kind, frozenset(self.arguments.items())))
 
-    def __reduce__(self) -> tuple: return Schedule.from_dict, (self.to_dict(),)   # the rate, a closure, cannot be pickled
+    # the rate, a closure, cannot be pickled
+    def __reduce__(self) -> tuple: return Schedule.from_dict, (self.to_dict(),)
 
     def __call__(self, t: float | np.ndarray) -> float | np.ndarray:
         """The rate at a step.
@@ -136,13 +199,20 @@ class Schedule:
             If a step is no number, negative or not finite.
         """
         steps = np.asarray(t)
-        if steps.dtype == object: steps = np.array([_number("t", step, 0) for step in steps.flat]).reshape(steps.shape)   # whole numbers from 2**63 on
-        if steps.dtype.kind not in "iuf": raise TypeError(f"t={t!r}: steps are numbers, not {steps.dtype}")
-        if not (np.isfinite(steps) & (steps >= 0)).all(): raise ValueError(f"t={t!r}: steps are finite and 0 or above")
+        # whole numbers from 2**63 on
+        if steps.dtype == object:
+            steps = np.array([_number("t", step, 0) for step in steps.flat]).reshape(steps.shape)
+        if steps.dtype.kind not in "iuf":
+            raise TypeError(f"t={t!r}: steps are numbers, not {steps.dtype}")
+        if not (np.isfinite(steps) & (steps >= 0)).all():
+            raise ValueError(f"t={t!r}: steps are finite and 0 or above")
         eta = np.array(np.broadcast_to(self.rate(steps.astype(float)), steps.shape))
         return float(eta) if steps.ndim == 0 else eta
 
-    def __repr__(self) -> str: return f"{self.kind}({', '.join(f'{k}={v:g}' if isinstance(v, Real) else f'{k}={v!r}' for k, v in self.arguments.items())})"
+    def __repr__(self) -> str:
+        return (
+            f"{self.kind}({', '.join(f'{k}={v:g}' if isinstance(v, Real) else f'{k}={v!r}' for k, v in self.arguments.items())})"
+        )
 
     def to_dict(self) -> dict:
         """The schedule as plain values for JSON.
@@ -152,7 +222,10 @@ class Schedule:
         dict
             For `Schedule.from_dict`.
         """
-        return {"kind": self.kind, **{k: v.to_dict() if isinstance(v, Schedule) else v for k, v in self.arguments.items()}}
+        return {
+            "kind": self.kind,
+            **{k: v.to_dict() if isinstance(v, Schedule) else v for k, v in self.arguments.items()},
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Schedule":
@@ -174,12 +247,32 @@ class Schedule:
             If no function makes schedules of this kind from these arguments.
         """
         kind = d.get("kind") if isinstance(d, Mapping) else None
-        if kind not in SCHEDULES: raise ValueError(f"d: a schedule of kind {kind!r}; known kinds are {', '.join(SCHEDULES)}")
-        arguments = {k: cls.from_dict(v) if isinstance(v, Mapping) else v for k, v in d.items() if k != "kind"}
-        try: return globals()[kind](**arguments)
-        except TypeError as e: raise ValueError(f"d: not the arguments of {kind}: {e}") from None
+        if kind not in SCHEDULES:
+            raise ValueError(
+                f"d: a schedule of kind {kind!r}; known kinds are {', '.join(SCHEDULES)}"
+            )
+        arguments = {
+            k: cls.from_dict(v) if isinstance(v, Mapping) else v
+            for k, v in d.items()
+            if k != "kind"
+        }
+        try:
+            return globals()[kind](**arguments)
+        except TypeError as e:
+            raise ValueError(f"d: not the arguments of {kind}: {e}") from None
 
-SCHEDULES = ("constant", "inverse_time", "inverse_scaling", "step_decay", "exponential", "polynomial", "cosine", "warm_restarts", "warm_up", "chain")
+SCHEDULES = (
+    "constant",
+    "inverse_time",
+    "inverse_scaling",
+    "step_decay",
+    "exponential",
+    "polynomial",
+    "cosine",
+    "warm_restarts",
+    "warm_up",
+    "chain",
+)
 
 def constant(eta0: float) -> Schedule:
     """The same rate at every step.
@@ -219,9 +312,10 @@ def inverse_time(eta0: float, gamma: float) -> Schedule:
     eta0, gamma = _number("eta0", eta0, 0, above=True), _number("gamma", gamma, 0)
     return Schedule("inverse_time", {"eta0": eta0, "gamma": gamma}, lambda t: eta0/(1 + gamma*t))
 
-# %% ../nbs/11_schedules.ipynb #caa8ec3b
+# %% ../nbs/11_schedules.ipynb #34d2725c
 def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
-    """The rate falls like a power of the time; with the default power it is the 1/sqrt(t) of regret bounds.
+    """The rate falls like a power of the time; with the default power it is the 1/sqrt(t) of regret
+    bounds.
 
     Parameters
     ----------
@@ -240,7 +334,9 @@ def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
     Zinkevich, Online Convex Programming and Generalized Infinitesimal Gradient Ascent, ICML 2003.
     """
     eta0, power = _number("eta0", eta0, 0, above=True), _number("power", power, 0)
-    return Schedule("inverse_scaling", {"eta0": eta0, "power": power}, lambda t: eta0/(t + 1)**power)
+    return Schedule(
+        "inverse_scaling", {"eta0": eta0, "power": power}, lambda t: eta0 / (t + 1) ** power
+    )
 
 def step_decay(eta0: float, factor: float, every: int) -> Schedule:
     """The rate is multiplied by a factor every so many steps.
@@ -259,11 +355,20 @@ def step_decay(eta0: float, factor: float, every: int) -> Schedule:
     Schedule
         eta_t = eta0 * factor**floor(t/every).
     """
-    eta0, factor, every = _number("eta0", eta0, 0, above=True), _number("factor", factor, 0, above=True, high=1), _number("every", every, 1, whole=True)
-    return Schedule("step_decay", {"eta0": eta0, "factor": factor, "every": every}, lambda t: eta0*factor**(t//every))
+    eta0, factor, every = (
+        _number("eta0", eta0, 0, above=True),
+        _number("factor", factor, 0, above=True, high=1),
+        _number("every", every, 1, whole=True),
+    )
+    return Schedule(
+        "step_decay",
+        {"eta0": eta0, "factor": factor, "every": every},
+        lambda t: eta0 * factor ** (t // every),
+    )
 
 def exponential(eta0: float, gamma: float) -> Schedule:
-    """The rate falls by the same share at each step. Its sum is finite, so it stops moving; see the first condition.
+    """The rate falls by the same share at each step. Its sum is finite, so it stops moving; see the
+    first condition.
 
     Parameters
     ----------
@@ -299,9 +404,17 @@ def polynomial(eta0: float, steps: int, power: float = 1., end: float = 0.) -> S
     Schedule
         eta_t = end + (eta0 - end) * (1 - min(t, steps)/steps)**power.
     """
-    eta0, steps, power = _number("eta0", eta0, 0, above=True), _number("steps", steps, 1, whole=True), _number("power", power, 0, above=True)
+    eta0, steps, power = (
+        _number("eta0", eta0, 0, above=True),
+        _number("steps", steps, 1, whole=True),
+        _number("power", power, 0, above=True),
+    )
     end = _number("end", end, 0, high=eta0)
-    return Schedule("polynomial", {"eta0": eta0, "steps": steps, "power": power, "end": end}, lambda t: end + (eta0 - end)*(1 - np.minimum(t, steps)/steps)**power)
+    return Schedule(
+        "polynomial",
+        {"eta0": eta0, "steps": steps, "power": power, "end": end},
+        lambda t: end + (eta0 - end) * (1 - np.minimum(t, steps) / steps) ** power,
+    )
 
 def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
     """The rate falls to its last value along half a cosine.
@@ -326,11 +439,16 @@ def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
     """
     eta0, steps = _number("eta0", eta0, 0, above=True), _number("steps", steps, 1, whole=True)
     end = _number("end", end, 0, high=eta0)
-    return Schedule("cosine", {"eta0": eta0, "steps": steps, "end": end}, lambda t: end + (eta0 - end)*(1 + np.cos(np.pi*np.minimum(t, steps)/steps))/2)
+    return Schedule(
+        "cosine",
+        {"eta0": eta0, "steps": steps, "end": end},
+        lambda t: end + (eta0 - end) * (1 + np.cos(np.pi * np.minimum(t, steps) / steps)) / 2,
+    )
 
-# %% ../nbs/11_schedules.ipynb #804e177c
+# %% ../nbs/11_schedules.ipynb #e5e309ff
 def _schedule(name: str, x: object) -> Schedule:
-    if not isinstance(x, Schedule): raise TypeError(f"{name}={x!r}: a schedule such as inverse_time(.1, .001)")
+    if not isinstance(x, Schedule):
+        raise TypeError(f"{name}={x!r}: a schedule such as inverse_time(.1, .001)")
     return x
 
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
@@ -349,7 +467,13 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
         eta_t = schedule(0) * (t + 1)/(steps + 1) for t < steps, then schedule(t - steps).
     """
     schedule, steps = _schedule("schedule", schedule), _number("steps", steps, 1, whole=True)
-    return Schedule("warm_up", {"schedule": schedule, "steps": steps}, lambda t: np.where(t < steps, schedule(0)*(t + 1)/(steps + 1), schedule.rate(np.maximum(t - steps, 0))))
+    return Schedule(
+        "warm_up",
+        {"schedule": schedule, "steps": steps},
+        lambda t: np.where(
+            t < steps, schedule(0) * (t + 1) / (steps + 1), schedule.rate(np.maximum(t - steps, 0))
+        ),
+    )
 
 def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
     """One schedule for some steps, then another from its beginning.
@@ -368,8 +492,16 @@ def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
     Schedule
         eta_t = first(t) for t < steps, then then(t - steps).
     """
-    first, steps, then = _schedule("first", first), _number("steps", steps, 1, whole=True), _schedule("then", then)
-    return Schedule("chain", {"first": first, "steps": steps, "then": then}, lambda t: np.where(t < steps, first.rate(t), then.rate(np.maximum(t - steps, 0))))
+    first, steps, then = (
+        _schedule("first", first),
+        _number("steps", steps, 1, whole=True),
+        _schedule("then", then),
+    )
+    return Schedule(
+        "chain",
+        {"first": first, "steps": steps, "then": then},
+        lambda t: np.where(t < steps, first.rate(t), then.rate(np.maximum(t - steps, 0))),
+    )
 
 def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     """A schedule that begins anew after each period; each period may be longer than the one before.
@@ -392,16 +524,22 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     ----------
     Loshchilov, Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017.
     """
-    schedule, period, growth = _schedule("schedule", schedule), _number("period", period, 1, whole=True), _number("growth", growth, 1, whole=True)
+    schedule, period, growth = (
+        _schedule("schedule", schedule),
+        _number("period", period, 1, whole=True),
+        _number("growth", growth, 1, whole=True),
+    )
     def rate(t: np.ndarray) -> np.ndarray:
         if growth == 1: return schedule.rate(t % period)
         starts = [0]
         while starts[-1] <= t.max(initial=0): starts.append(starts[-1]*growth + period)
         k = np.searchsorted(starts, t, side="right") - 1
         return schedule.rate((t - np.array(starts)[k])/float(growth)**k)
-    return Schedule("warm_restarts", {"schedule": schedule, "period": period, "growth": growth}, rate)
+    return Schedule(
+        "warm_restarts", {"schedule": schedule, "period": period, "growth": growth}, rate
+    )
 
-# %% ../nbs/11_schedules.ipynb #9c18569c
+# %% ../nbs/11_schedules.ipynb #f2d6edbf
 class Adaptive:
     """A rate that is kept while the loss falls and divided where it no longer does.
 
@@ -416,8 +554,15 @@ class Adaptive:
     factor : float
         By how much it is divided, above 1.
     """
-    def __init__(self, eta0: float, *, tol: float = 1e-3, patience: int = 5, factor: float = 5.) -> None:
-        self.settings = {"eta0": _number("eta0", eta0, 0, above=True), "tol": _number("tol", tol, 0), "patience": _number("patience", patience, 1, whole=True), "factor": _number("factor", factor, 1, above=True)}
+    def __init__(
+        self, eta0: float, *, tol: float = 1e-3, patience: int = 5, factor: float = 5.0
+    ) -> None:
+        self.settings = {
+            "eta0": _number("eta0", eta0, 0, above=True),
+            "tol": _number("tol", tol, 0),
+            "patience": _number("patience", patience, 1, whole=True),
+            "factor": _number("factor", factor, 1, above=True),
+        }
         self.rate, self.best, self.idle = self.settings["eta0"], inf, 0
 
     def update(self, loss: float) -> "Adaptive":
@@ -436,10 +581,15 @@ class Adaptive:
         loss = _number("loss", loss, -inf)
         self.idle = self.idle + 1 if loss > self.best - self.settings["tol"] else 0
         self.best = min(self.best, loss)
-        if self.idle >= self.settings["patience"]: self.rate, self.idle = self.rate/self.settings["factor"], 0
+        if self.idle >= self.settings["patience"]:
+            self.rate, self.idle = self.rate/self.settings["factor"], 0
         return self
 
-    def __repr__(self) -> str: return f"Adaptive(rate {self.rate:g}, best loss {self.best:g}, {self.idle} without improvement)"
+    def __repr__(self) -> str:
+        return (
+            f"Adaptive(rate {self.rate:g}, best loss {self.best:g}, {self.idle} without"
+            " improvement)"
+        )
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON.
@@ -449,7 +599,14 @@ class Adaptive:
         dict
             For `Adaptive.from_dict`.
         """
-        return {"kind": "Adaptive", "format": FORMAT, **self.settings, "rate": self.rate, "best": None if self.best == inf else self.best, "idle": self.idle}
+        return {
+            "kind": "Adaptive",
+            "format": FORMAT,
+            **self.settings,
+            "rate": self.rate,
+            "best": None if self.best == inf else self.best,
+            "idle": self.idle,
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Adaptive":
@@ -470,8 +627,17 @@ class Adaptive:
         ValueError
             If it is not what `to_dict` writes; names the field.
         """
-        v = _opened(d, "Adaptive", eta0=dict(low=0, above=True), tol=dict(low=0), patience=dict(low=1, whole=True), factor=dict(low=1, above=True),
-                    rate=dict(low=0), best=lambda best: inf if best is None else _number("best", best, -inf), idle=dict(low=0, whole=True))
+        v = _opened(
+            d,
+            "Adaptive",
+            eta0=dict(low=0, above=True),
+            tol=dict(low=0),
+            patience=dict(low=1, whole=True),
+            factor=dict(low=1, above=True),
+            rate=dict(low=0),
+            best=lambda best: inf if best is None else _number("best", best, -inf),
+            idle=dict(low=0, whole=True),
+        )
         _agree("Adaptive", rate=v["rate"] <= v["eta0"], idle=v["idle"] < v["patience"])
         out = cls(v["eta0"], tol=v["tol"], patience=v["patience"], factor=v["factor"])
         out.rate, out.best, out.idle = v["rate"], v["best"], v["idle"]
@@ -480,22 +646,33 @@ class Adaptive:
 FORMAT = 1
 
 def _opened(d: object, kind: str, **fields: dict | Callable) -> dict:
-    "What a from_dict is given: each field read as a `_number` of a range or by a function of its own, or a ValueError that names it."
-    if not isinstance(d, Mapping) or d.get("kind") != kind: raise ValueError(f"d: not a {kind} written by to_dict")
-    if d.get("format") != FORMAT: raise ValueError(f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
-    if missing := [name for name in fields if name not in d]: raise ValueError(f"d: {kind} without {', '.join(missing)}")
+    """What a from_dict is given: each field read as a `_number` of a range or by a function of its
+    own, or a ValueError that names it."""
+    if not isinstance(d, Mapping) or d.get("kind") != kind:
+        raise ValueError(f"d: not a {kind} written by to_dict")
+    if d.get("format") != FORMAT:
+        raise ValueError(
+            f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}"
+        )
+    if missing := [name for name in fields if name not in d]:
+        raise ValueError(f"d: {kind} without {', '.join(missing)}")
     values = {}
     for name, read in fields.items():
-        try: values[name] = _number(name, d[name], **read) if isinstance(read, dict) else read(d[name])
-        except (TypeError, ValueError, KeyError) as e: raise ValueError(f"d: {kind} with a damaged {name}: {e}") from None
+        try:
+            values[name] = (
+                _number(name, d[name], **read) if isinstance(read, dict) else read(d[name])
+            )
+        except (TypeError, ValueError, KeyError) as e:
+            raise ValueError(f"d: {kind} with a damaged {name}: {e}") from None
     return values
 
 def _agree(kind: str, **fields: bool) -> None:
     "An error that names the first field that contradicts another."
     for name, fits in fields.items():
-        if not fits: raise ValueError(f"d: {kind} with a damaged {name}: it contradicts the other fields")
+        if not fits:
+            raise ValueError(f"d: {kind} with a damaged {name}: it contradicts the other fields")
 
-# %% ../nbs/11_schedules.ipynb #b0cc1b29
+# %% ../nbs/11_schedules.ipynb #9b036f0f
 @dataclass(frozen=True)
 class AdaGrad:
     """A rate for each column that falls with the squared gradients seen in it.
@@ -509,15 +686,20 @@ class AdaGrad:
 
     References
     ----------
-    Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, JMLR 2011.
+    Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization, JMLR 2011.
     """
     eta0: float
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        for name in ("eta0", "eps"): object.__setattr__(self, name, _number(name, getattr(self, name), 0, above=True))
+        for name in ("eta0", "eps"):
+            object.__setattr__(self, name, _number(name, getattr(self, name), 0, above=True))
 
-    def __repr__(self) -> str: return f"AdaGrad(eta0={self.eta0:g}{'' if self.eps == AdaGrad.eps else f', eps={self.eps:g}'})"
+    def __repr__(self) -> str:
+        return (
+            f"AdaGrad(eta0={self.eta0:g}{'' if self.eps == AdaGrad.eps else f', eps={self.eps:g}'})"
+        )
 
     def to_dict(self) -> dict:
         """Plain values for JSON.
@@ -529,8 +711,10 @@ class AdaGrad:
         """
         return {"kind": "AdaGrad", "eta0": self.eta0, "eps": self.eps}
 
-# %% ../nbs/11_schedules.ipynb #64f5c203
-def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None) -> None:
+# %% ../nbs/11_schedules.ipynb #18a6fc25
+def _play(
+    model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int], logits: list | None
+) -> None:
     "Events in order: i learns from row i; ~i predicts it and keeps its logit."
     w, s, ahead, detector, count = model._w, model._squares, model._ahead, model.detector, 0
     scaled = None if s is None else np.empty(len(w))
@@ -542,23 +726,36 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
             x, count = X[i], count + 1
             error = y[i] - .5 - .5*tanh(.5*ddot(x, w))
             if s is None:
-                if not ahead:   # in blocks that begin at whole thousands, so that a restored model computes the same arrays
+                # in blocks that begin at whole thousands, so that a restored model computes the
+                # same arrays
+                if not ahead:
                     first, t = divmod(model.step + count - 1, 1000)
-                    ahead += model.rate(np.arange(1000.*first + 999, 1000.*first - 1, -1)).tolist()[:1000 - t]
+                    ahead += model.rate(
+                        np.arange(1000.0 * first + 999, 1000.0 * first - 1, -1)
+                    ).tolist()[: 1000 - t]
                 daxpy(x, w, a=ahead.pop()*error)
             else:
                 np.multiply(x, x, scaled); daxpy(scaled, s, a=error*error)
-                np.sqrt(s, scaled); np.divide(x, scaled, scaled); daxpy(scaled, w, a=model.rate.eta0*error)
-            if detector is not None and detector.update((.5 + .5*tanh(.5*logits[i]) - y[i])*logits[i]).drift_detected:
+                np.sqrt(s, scaled)
+                np.divide(x, scaled, scaled)
+                daxpy(scaled, w, a=model.rate.eta0 * error)
+            if (
+                detector is not None
+                and detector.update(
+                    (0.5 + 0.5 * tanh(0.5 * logits[i]) - y[i]) * logits[i]
+                ).drift_detected
+            ):
                 model.updates, count = model.updates + count, 0
                 model.restart()
                 s, ahead = model._squares, model._ahead
-    except BaseException:   # interrupted: what was learned is counted, and the rates go on from there
+    # interrupted: what was learned is counted, and the rates go on from there
+    except BaseException:
         model._ahead.clear()
         raise
-    finally: model.updates, model.step = model.updates + count, model.step + count
+    finally:
+        model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11_schedules.ipynb #b88600c6
+# %% ../nbs/11_schedules.ipynb #240ba52f
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -569,17 +766,26 @@ class OnlineLogistic:
     rate : Schedule or AdaGrad
         The learning rate.
     detector : PageHinkley, optional
-        Is told the surprise of each outcome, from the state that it is in; where it detects a change, the rate begins anew.
+        Is told the surprise of each outcome, from the state that it is in; where it detects a
+        change, the rate begins anew.
 
     Notes
     -----
-    `weights`, `intercept`, `rates`, `updates` (rows learned from), `step` (of the schedule, 0 again after a restart)
-    and `restarts` (the value of `updates` at each restart) may be read at any time. Two models cannot be
-    merged: what they learned depends on the order.
+    `weights`, `intercept`, `rates`, `updates` (rows learned from), `step` (of the schedule, 0 again
+    after a restart) and `restarts` (the value of `updates` at each restart) may be read at any
+    time. Two models cannot be merged: what they learned depends on the order.
     """
-    def __init__(self, n_features: int, rate: Schedule | AdaGrad, *, detector: "PageHinkley | None" = None) -> None:
-        if detector is not None and not isinstance(detector, PageHinkley): raise TypeError(f"detector={detector!r}: a PageHinkley or None")
-        self._w, self.detector, self.updates = np.zeros(_number("n_features", n_features, 1, whole=True) + 1), detector, 0   # the last weight is the intercept
+    def __init__(
+        self, n_features: int, rate: Schedule | AdaGrad, *, detector: "PageHinkley | None" = None
+    ) -> None:
+        if detector is not None and not isinstance(detector, PageHinkley):
+            raise TypeError(f"detector={detector!r}: a PageHinkley or None")
+        # the last weight is the intercept
+        self._w, self.detector, self.updates = (
+            np.zeros(_number("n_features", n_features, 1, whole=True) + 1),
+            detector,
+            0,
+        )
         self._begin(rate)
         self.restarts = []
 
@@ -588,8 +794,13 @@ class OnlineLogistic:
 
     @property
     def rates(self) -> np.ndarray:
-        "The present rate of each weight, shape (n_features,): one number for a schedule, column by column for AdaGrad."
-        return self.rate.eta0/np.sqrt(self._squares[:-1]) if self._squares is not None else np.full(len(self._w) - 1, self.rate(self.step))
+        """The present rate of each weight, shape (n_features,): one number for a schedule, column
+        by column for AdaGrad."""
+        return (
+            self.rate.eta0 / np.sqrt(self._squares[:-1])
+            if self._squares is not None
+            else np.full(len(self._w) - 1, self.rate(self.step))
+        )
 
     def restart(self, rate: Schedule | AdaGrad | None = None) -> "OnlineLogistic":
         """Begin the schedule anew; what was learned stays.
@@ -611,7 +822,10 @@ class OnlineLogistic:
 
     def _begin(self, rate: Schedule | AdaGrad) -> None:
         "A rate from its first step on."
-        if not isinstance(rate, (Schedule, AdaGrad)): raise TypeError(f"rate={rate!r}: a schedule such as inverse_time(.1, .001), or AdaGrad(.1)")
+        if not isinstance(rate, (Schedule, AdaGrad)):
+            raise TypeError(
+                f"rate={rate!r}: a schedule such as inverse_time(.1, .001), or AdaGrad(.1)"
+            )
         self.rate, self.step, self._ahead = rate, 0, []
         self._squares = np.full(len(self._w), rate.eps) if isinstance(rate, AdaGrad) else None
 
@@ -631,7 +845,9 @@ class OnlineLogistic:
         p = expit(self._rows(X) @ self._w)
         return p if np.ndim(X) == 2 else float(p[0])
 
-    def update(self, X: np.ndarray, y: float | np.ndarray, p: float | np.ndarray | None = None) -> "OnlineLogistic":
+    def update(
+        self, X: np.ndarray, y: float | np.ndarray, p: float | np.ndarray | None = None
+    ) -> "OnlineLogistic":
         """Learn from rows whose labels have become known, one after the other.
 
         Parameters
@@ -655,25 +871,41 @@ class OnlineLogistic:
         """
         X = self._rows(X)
         labels = _labels("y", y, len(X))
-        if self.detector is None: logits = None
-        elif p is None: raise ValueError("p=None: the detector needs the probabilities that had been predicted for these rows")
-        else: logits = logit(_probabilities("p", p, len(X))).tolist()
+        if self.detector is None:
+            logits = None
+        elif p is None:
+            raise ValueError(
+                "p=None: the detector needs the probabilities that had been predicted for these"
+                " rows"
+            )
+        else:
+            logits = logit(_probabilities("p", p, len(X))).tolist()
         _play(self, X, labels, range(len(X)), logits)
         return self
 
     def _rows(self, X: object) -> np.ndarray:
         "The rows with a column of ones, or an error."
-        if type(X) is not np.ndarray or X.dtype != float: X = _array("X", X, max(1, min(np.ndim(X), 2)))
+        if type(X) is not np.ndarray or X.dtype != float:
+            X = _array("X", X, max(1, min(np.ndim(X), 2)))
         n = len(self._w) - 1
-        if X.ndim not in (1, 2) or X.shape[-1] != n or not X.size: raise ValueError(f"X: shape {X.shape}; {n} values a row, one row or more")
+        if X.ndim not in (1, 2) or X.shape[-1] != n or not X.size:
+            raise ValueError(f"X: shape {X.shape}; {n} values a row, one row or more")
         rows = np.empty((X.size//n, n + 1))
-        if X.ndim == 1: rows[0, :n], rows[0, n] = X, 1   # the same as below, in a third of the time
+        if X.ndim == 1:rows[0, :n], rows[0, n] = X, 1   # the same as below, in a third of the time
         else: rows[:, :n], rows[:, n] = X, 1
         flat = rows.ravel()
-        if not isfinite(ddot(flat, flat)): raise ValueError(f"X: {(~np.isfinite(X)).sum()} of {X.size} values are NaN or infinite, or they are too large to square; fill or scale them first")
+        if not isfinite(ddot(flat, flat)):
+            raise ValueError(
+                f"X: {(~np.isfinite(X)).sum()} of {X.size} values are NaN or infinite, or they are"
+                " too large to square; fill or scale them first"
+            )
         return rows
 
-    def __repr__(self) -> str: return f"OnlineLogistic({len(self._w) - 1} features, {self.rate!r}, {self.updates:,} updates, {len(self.restarts)} restarts)"
+    def __repr__(self) -> str:
+        return (
+            f"OnlineLogistic({len(self._w) - 1} features, {self.rate!r}, {self.updates:,} updates,"
+            f" {len(self.restarts)} restarts)"
+        )
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, with a format number.
@@ -683,8 +915,17 @@ class OnlineLogistic:
         dict
             For `OnlineLogistic.from_dict`.
         """
-        return {"kind": "OnlineLogistic", "format": FORMAT, "rate": self.rate.to_dict(), "weights": self._w.tolist(), "squares": None if self._squares is None else self._squares.tolist(),
-                "updates": self.updates, "step": self.step, "restarts": list(self.restarts), "detector": self.detector and self.detector.to_dict()}
+        return {
+            "kind": "OnlineLogistic",
+            "format": FORMAT,
+            "rate": self.rate.to_dict(),
+            "weights": self._w.tolist(),
+            "squares": None if self._squares is None else self._squares.tolist(),
+            "updates": self.updates,
+            "step": self.step,
+            "restarts": list(self.restarts),
+            "detector": self.detector and self.detector.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "OnlineLogistic":
@@ -705,18 +946,50 @@ class OnlineLogistic:
         ValueError
             If it is not what `to_dict` writes; names the field.
         """
-        rate = lambda r: AdaGrad(r["eta0"], r["eps"]) if isinstance(r, Mapping) and r.get("kind") == "AdaGrad" else Schedule.from_dict(r)
-        count, perhaps = dict(low=0, whole=True), lambda read: lambda x: None if x is None else read(x)
-        v = _opened(d, "OnlineLogistic", rate=rate, weights=lambda w: _array("weights", w, 1), squares=perhaps(lambda s: _array("squares", s, 1)), updates=count, step=count,
-                    restarts=lambda r: [_number("restarts", k, **count) for k in ([r] if isinstance(r, (str, Mapping)) else r)], detector=perhaps(lambda d: PageHinkley.from_dict(d)))
+        rate = lambda r: (
+            AdaGrad(r["eta0"], r["eps"])
+            if isinstance(r, Mapping) and r.get("kind") == "AdaGrad"
+            else Schedule.from_dict(r)
+        )
+        count, perhaps = dict(low=0, whole=True), lambda read: lambda x: (
+            None if x is None else read(x)
+        )
+        v = _opened(
+            d,
+            "OnlineLogistic",
+            rate=rate,
+            weights=lambda w: _array("weights", w, 1),
+            squares=perhaps(lambda s: _array("squares", s, 1)),
+            updates=count,
+            step=count,
+            restarts=lambda r: [
+                _number("restarts", k, **count)
+                for k in ([r] if isinstance(r, (str, Mapping)) else r)
+            ],
+            detector=perhaps(lambda d: PageHinkley.from_dict(d)),
+        )
         begun, squares, adagrad = [0, *v["restarts"]], v["squares"], isinstance(v["rate"], AdaGrad)
-        _agree("OnlineLogistic", weights=len(v["weights"]) > 1, restarts=begun == sorted(begun) and begun[-1] <= v["updates"], step=v["step"] == v["updates"] - begun[-1],
-               squares=adagrad == (squares is not None) and (not adagrad or len(squares) == len(v["weights"]) and squares.min() >= v["rate"].eps))
+        _agree(
+            "OnlineLogistic",
+            weights=len(v["weights"]) > 1,
+            restarts=begun == sorted(begun) and begun[-1] <= v["updates"],
+            step=v["step"] == v["updates"] - begun[-1],
+            squares=adagrad == (squares is not None)
+            and (
+                not adagrad or len(squares) == len(v["weights"]) and squares.min() >= v["rate"].eps
+            ),
+        )
         out = cls(len(v["weights"]) - 1, v["rate"], detector=v["detector"])
-        out._w, out._squares, out.updates, out.step, out.restarts = v["weights"].copy(), None if squares is None else squares.copy(), v["updates"], v["step"], v["restarts"]
+        out._w, out._squares, out.updates, out.step, out.restarts = (
+            v["weights"].copy(),
+            None if squares is None else squares.copy(),
+            v["updates"],
+            v["step"],
+            v["restarts"],
+        )
         return out
 
-# %% ../nbs/11_schedules.ipynb #1fee9e7f
+# %% ../nbs/11_schedules.ipynb #5b61f298
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -743,7 +1016,12 @@ class Progressive:
     learned: np.ndarray
     restarts: tuple[int, ...]
 
-    def __repr__(self) -> str: return f"Progressive({len(self.p):,} rows, {len(self.learned):,} learned, {f'log loss {self.loss[self.learned].mean():.4f}' if len(self.learned) else 'no label yet'}, {len(self.restarts)} restarts)"
+    def __repr__(self) -> str:
+        return (
+            f"Progressive({len(self.p):,} rows, {len(self.learned):,} learned,"
+            f" {f'log loss {self.loss[self.learned].mean():.4f}' if len(self.learned) else 'no label yet'},"
+            f" {len(self.restarts)} restarts)"
+        )
 
 def surprise(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The log loss minus what the model itself expected it to be: (p - y) times the logit of p.
@@ -763,7 +1041,14 @@ def surprise(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     p = _probabilities("p", p)
     return (p - np.array(_labels("y", y, len(p)), float))*logit(p)
 
-def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_at: pd.Series, known_at: pd.Series) -> Progressive:
+
+def progressive(
+    model: OnlineLogistic,
+    X: np.ndarray,
+    y: np.ndarray,
+    predicted_at: pd.Series,
+    known_at: pd.Series,
+) -> Progressive:
     """Predict each row at its time, and learn from it when its label is known.
 
     Parameters
@@ -775,13 +1060,15 @@ def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_a
     y : array of float, shape (n,)
         Labels, 0 or 1; NaN where none ever came.
     predicted_at, known_at : Series or array, shape (n,)
-        Both times or both numbers; `known_at` is not before `predicted_at`, and missing where no label ever came.
+        Both times or both numbers; `known_at` is not before `predicted_at`, and missing where no
+        label ever came.
 
     Notes
     -----
-    A prediction at t has seen the labels with `known_at` <= t of the rows with `predicted_at` < t, never its own and never that
-    of a row predicted at the same moment. Labels are learned in the order of `known_at`; of those known at one moment, rows
-    predicted earlier come before rows predicted at that moment, and otherwise the upper row comes first.
+    A prediction at t has seen the labels with `known_at` <= t of the rows with `predicted_at` < t,
+    never its own and never that of a row predicted at the same moment. Labels are learned in the
+    order of `known_at`; of those known at one moment, rows predicted earlier come before rows
+    predicted at that moment, and otherwise the upper row comes first.
 
     Returns
     -------
@@ -795,51 +1082,95 @@ def progressive(model: OnlineLogistic, X: np.ndarray, y: np.ndarray, predicted_a
     """
     if not isinstance(model, OnlineLogistic): raise TypeError(f"model={model!r}: an OnlineLogistic")
     rows = model._rows(X)
-    if np.ndim(X) != 2: raise ValueError(f"X: shape {np.shape(X)}; one row an example, one column a feature")
+    if np.ndim(X) != 2:
+        raise ValueError(f"X: shape {np.shape(X)}; one row an example, one column a feature")
     y, at, known = _outcomes(len(rows), y, predicted_at, known_at)
     labelled = np.flatnonzero(~np.isnan(y))
-    turn = np.concatenate([np.where(known == at, 2, 0)[labelled], np.ones(len(y))])   # at one moment: labels, predictions, labels of these predictions
-    events = np.concatenate([labelled, ~np.arange(len(y))])[np.lexsort((turn, np.concatenate([known[labelled], at])))]
+    # at one moment: labels, predictions, labels of these predictions
+    turn = np.concatenate([np.where(known == at, 2, 0)[labelled], np.ones(len(y))])
+    events = np.concatenate([labelled, ~np.arange(len(y))])[
+        np.lexsort((turn, np.concatenate([known[labelled], at])))
+    ]
     logits, before, restarts = [0.]*len(y), model.updates, len(model.restarts)
     _play(model, rows, y.tolist(), events.tolist(), logits)
     p, learned = expit(logits), events[events >= 0]
-    return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned, tuple(learned[k - before - 1].item() for k in model.restarts[restarts:]))
+    return Progressive(
+        p,
+        y,
+        np.logaddexp(0, logits) - y * logits,
+        (p - y) * logits,
+        learned,
+        tuple(learned[k - before - 1].item() for k in model.restarts[restarts:]),
+    )
 
-def _outcomes(n: int, y: object, predicted_at: object, known_at: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def _outcomes(
+    n: int, y: object, predicted_at: object, known_at: object
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Labels as floats and both times as numbers on one scale, or an error that says what is wrong."
     y = np.asarray(y)
-    if y.shape != (n,): raise ValueError(f"y: shape {y.shape} for {n} rows; one label for each of the rows")
+    if y.shape != (n,):
+        raise ValueError(f"y: shape {y.shape} for {n} rows; one label for each of the rows")
     if y.dtype.kind not in "iufb": raise TypeError(f"y: labels 0, 1 or NaN, not {y.dtype}")
     y = y.astype(float)
     (at, timeless), (known, unknown) = _instants(n, predicted_at=predicted_at, known_at=known_at)
-    if timeless.any(): raise ValueError(f"predicted_at: {timeless.sum()} are missing; each row was predicted at some time")
-    if (odd := np.isnan(y) != unknown).any(): raise ValueError(f"known_at: {odd.sum()} rows have a label without a time or a time without a label")
-    if (early := (known < at) & ~unknown).any(): raise ValueError(f"known_at: {early.sum()} labels are known before their prediction, the first in row {early.argmax()}; such a row needs no model")
+    if timeless.any():
+        raise ValueError(
+            f"predicted_at: {timeless.sum()} are missing; each row was predicted at some time"
+        )
+    if (odd := np.isnan(y) != unknown).any():
+        raise ValueError(
+            f"known_at: {odd.sum()} rows have a label without a time or a time without a label"
+        )
+    if (early := (known < at) & ~unknown).any():
+        raise ValueError(
+            f"known_at: {early.sum()} labels are known before their prediction, the first in row"
+            f" {early.argmax()}; such a row needs no model"
+        )
     if not unknown.all(): _labels("y", y[~unknown], n - unknown.sum())
     return y, at, known
+
 
 def _instants(n: int, **times: object) -> list[tuple[np.ndarray, np.ndarray]]:
     "Times as whole numbers of their finest unit, numbers as they are; and which are missing."
     indexes = {name: pd.Index(x) for name, x in times.items()}
     for name, other in zip(indexes, reversed(list(indexes.values()))):
-        if indexes[name].isna().all() and len(other) == n: indexes[name] = other.where(np.zeros(n, bool))   # nothing known: of the form of the other
-    clock = lambda t: f"times {'with' if t.tz else 'without'} a time zone" if isinstance(t, pd.DatetimeIndex) else "numbers" if t.dtype.kind in "iuf" else None
+        # nothing known: of the form of the other
+        if indexes[name].isna().all() and len(other) == n:
+            indexes[name] = other.where(np.zeros(n, bool))
+    clock = lambda t: (
+        f"times {'with' if t.tz else 'without'} a time zone"
+        if isinstance(t, pd.DatetimeIndex)
+        else "numbers" if t.dtype.kind in "iuf" else None
+    )
     for name, t in indexes.items():
         if len(t) != n: raise ValueError(f"{name}: {len(t)} for {n} rows; one for each")
         if clock(t) is None: raise TypeError(f"{name}: times or numbers, not {t.dtype}")
-    if len(clocks := {name: clock(t) for name, t in indexes.items()}) > 1 and len(set(clocks.values())) > 1: raise TypeError(f"{' and '.join(f'{k}: {v}' for k, v in clocks.items())}; give both in one form")
+    if (
+        len(clocks := {name: clock(t) for name, t in indexes.items()}) > 1
+        and len(set(clocks.values())) > 1
+    ):
+        raise TypeError(
+            f"{' and '.join(f'{k}: {v}' for k, v in clocks.items())}; give both in one form"
+        )
     if all(isinstance(t, pd.DatetimeIndex) for t in indexes.values()):
         unit = max((t.unit for t in indexes.values()), key=("s", "ms", "us", "ns").index)
         return [(t.as_unit(unit).asi8, t.isna()) for t in indexes.values()]
-    if all(t.dtype.kind == "i" and not t.hasnans for t in indexes.values()): return [(t.to_numpy(np.int64), t.isna()) for t in indexes.values()]
+    if all(t.dtype.kind == "i" and not t.hasnans for t in indexes.values()):
+        return [(t.to_numpy(np.int64), t.isna()) for t in indexes.values()]
     numbers = {name: t.to_numpy(float, na_value=np.nan) for name, t in indexes.items()}
     for name, x in numbers.items():
-        if indexes[name].dtype.kind in "iu" and (np.abs(x) > 2**53).any(): raise ValueError(f"{name}: whole numbers above 2**53 beside fractions or missing ones; give times, or count from a later moment")
+        if indexes[name].dtype.kind in "iu" and (np.abs(x) > 2**53).any():
+            raise ValueError(
+                f"{name}: whole numbers above 2**53 beside fractions or missing ones; give times,"
+                " or count from a later moment"
+            )
     return [(x, np.isnan(x)) for x in numbers.values()]
 
-# %% ../nbs/11_schedules.ipynb #40599463
+# %% ../nbs/11_schedules.ipynb #6b70c09b
 def optimal(alpha: float) -> Schedule:
-    """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers taken from one.
+    """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers
+    taken from one.
 
     Parameters
     ----------
@@ -858,7 +1189,7 @@ def optimal(alpha: float) -> Schedule:
     eta0 = _number("alpha", alpha, 0, above=True)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11_schedules.ipynb #85e10d17
+# %% ../nbs/11_schedules.ipynb #010d0b49
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -874,8 +1205,8 @@ class Choice:
 
     Notes
     -----
-    It knows what the choice looked at, not where the candidates came from: a length or a rate in them that was taken from
-    later months is hindsight that no date shows.
+    It knows what the choice looked at, not where the candidates came from: a length or a rate in
+    them that was taken from later months is hindsight that no date shows.
     """
     rate: "Schedule | AdaGrad"
     table: pd.DataFrame
@@ -898,9 +1229,21 @@ class Choice:
 
     def __repr__(self) -> str:
         until = f"{self.until:%d %B %Y}" if isinstance(self.until, pd.Timestamp) else self.until
-        return f"Choice({self.rate!r}, the best of {len(self.table)}: log loss {self.table.loss.min():.4f}, labels known until {until})"
+        return (
+            f"Choice({self.rate!r}, the best of {len(self.table)}: log loss"
+            f" {self.table.loss.min():.4f}, labels known until {until})"
+        )
 
-def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarray, predicted_at: pd.Series, known_at: pd.Series, *, rows: np.ndarray) -> Choice:
+
+def choose(
+    candidates: Sequence[Schedule | AdaGrad],
+    X: np.ndarray,
+    y: np.ndarray,
+    predicted_at: pd.Series,
+    known_at: pd.Series,
+    *,
+    rows: np.ndarray,
+) -> Choice:
     """Choose the rate with the smallest progressive log loss on some rows.
 
     Parameters
@@ -920,22 +1263,46 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: np.ndarray, y: np.ndarra
     Raises
     ------
     ValueError, TypeError
-        If there is no candidate, no row with a label or no finite loss, or the arrays are not as described.
+        If there is no candidate, no row with a label or no finite loss, or the arrays are not as
+        described.
     """
     X, rows = _array("X", X, 2), np.asarray(rows)
     candidates = list(candidates) if isinstance(candidates, Iterable) else [candidates]
     if not candidates: raise ValueError("candidates: none; give at least one rate")
-    if not all(isinstance(rate, (Schedule, AdaGrad)) for rate in candidates): raise TypeError(f"candidates={candidates!r:.60}: schedules such as inverse_time(.1, .001), or AdaGrad(.1)")
-    if rows.dtype != bool or rows.shape != (len(X),) or not rows.any(): raise ValueError(f"rows: a True or False for each of the {len(X)} rows, at least one True; got {rows.dtype} of shape {rows.shape}")
+    if not all(isinstance(rate, (Schedule, AdaGrad)) for rate in candidates):
+        raise TypeError(
+            f"candidates={candidates!r:.60}: schedules such as inverse_time(.1, .001), or"
+            " AdaGrad(.1)"
+        )
+    if rows.dtype != bool or rows.shape != (len(X),) or not rows.any():
+        raise ValueError(
+            f"rows: a True or False for each of the {len(X)} rows, at least one True; got"
+            f" {rows.dtype} of shape {rows.shape}"
+        )
     y, moments, _ = _outcomes(len(X), y, predicted_at, known_at)
-    if not (rows := rows & ~np.isnan(y)).any(): raise ValueError("rows: none of them has a label; choose on rows whose labels are known")
+    if not (rows := rows & ~np.isnan(y)).any():
+        raise ValueError("rows: none of them has a label; choose on rows whose labels are known")
     at, known, used = pd.Index(predicted_at), pd.Index(known_at), moments <= moments[rows].max()
-    with np.errstate(invalid="ignore"): losses = [progressive(OnlineLogistic(X.shape[1], rate), X[used], y[used], at[used], known[used]).loss[rows[used]].mean() for rate in candidates]
-    table = pd.DataFrame({"candidate": list(map(repr, candidates)), "loss": [loss if isfinite(loss) else inf for loss in losses]})
-    if table.loss.min() == inf: raise ValueError(f"candidates: the loss of none of the {len(table)} is finite; give smaller rates")
+    with np.errstate(invalid="ignore"):
+        losses = [
+            progressive(OnlineLogistic(X.shape[1], rate), X[used], y[used], at[used], known[used])
+            .loss[rows[used]]
+            .mean()
+            for rate in candidates
+        ]
+    table = pd.DataFrame(
+        {
+            "candidate": list(map(repr, candidates)),
+            "loss": [loss if isfinite(loss) else inf for loss in losses],
+        }
+    )
+    if table.loss.min() == inf:
+        raise ValueError(
+            f"candidates: the loss of none of the {len(table)} is finite; give smaller rates"
+        )
     return Choice(candidates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11_schedules.ipynb #e078ca4f
+# %% ../nbs/11_schedules.ipynb #75118d7b
 def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -946,7 +1313,8 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
     y : array, shape (n,)
         Labels 0 and 1, both present.
     l2 : float
-        Half of this times the squared weights and intercept is added to the mean loss, above 0, so that columns that say the same are no trouble.
+        Half of this times the squared weights and intercept is added to the mean loss, above 0, so
+        that columns that say the same are no trouble.
 
     Returns
     -------
@@ -960,7 +1328,10 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
     """
     X, l2 = _array("X", X, 2), _number("l2", l2, 0, above=True)
     y = np.array(_labels("y", y, len(X)), float)
-    if y.min() == y.max(): raise ValueError(f"y: only the label {y[0]:g}; both are needed, or the best weights are infinite")
+    if y.min() == y.max():
+        raise ValueError(
+            f"y: only the label {y[0]:g}; both are needed, or the best weights are infinite"
+        )
     A, w = np.column_stack([X, np.ones(len(X))]), np.zeros(X.shape[1] + 1)
     objective = lambda w: (np.logaddexp(0, z := A @ w) - y*z).mean() + l2*(w @ w)/2
     for _ in range(50):
@@ -973,8 +1344,16 @@ def best_fixed(X: np.ndarray, y: np.ndarray, *, l2: float = 1e-6) -> tuple[np.nd
         w = w - step
     return w[:-1], float(w[-1])
 
-# %% ../nbs/11_schedules.ipynb #4a50db41
-def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jump_at: int | None = None, size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+# %% ../nbs/11_schedules.ipynb #934ec6f8
+def simulate_labels(
+    X: np.ndarray,
+    weights: np.ndarray,
+    intercept: float,
+    *,
+    jump_at: int | None = None,
+    size: float = 0.0,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
 
     Parameters
@@ -988,8 +1367,8 @@ def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jum
     jump_at : int, optional
         The first row after the jump, 0 to n. Default: no jump.
     size : float
-        From the jump on the weights are (1 - 2 size) times the old ones: 0 no jump, 1/2 no effect any more, 1 all
-        effects reversed; 0 to 1.
+        From the jump on the weights are (1 - 2 size) times the old ones: 0 no jump, 1/2 no effect
+        any more, 1 all effects reversed; 0 to 1.
     seed : int
         Of the labels. The same seed gives the same labels where the probabilities are the same.
 
@@ -1004,16 +1383,23 @@ def simulate_labels(X: np.ndarray, weights: np.ndarray, intercept: float, *, jum
         If shapes or settings are not as described.
     """
     X, weights = _array("X", X, 2), _array("weights", weights, 1)
-    if len(weights) != X.shape[1]: raise ValueError(f"weights: {len(weights)} for {X.shape[1]} columns; one for each")
-    size, seed, intercept = _number("size", size, 0, high=1), _number("seed", seed, 0, whole=True), _number("intercept", intercept, -inf)
+    if len(weights) != X.shape[1]:
+        raise ValueError(f"weights: {len(weights)} for {X.shape[1]} columns; one for each")
+    size, seed, intercept = (
+        _number("size", size, 0, high=1),
+        _number("seed", seed, 0, whole=True),
+        _number("intercept", intercept, -inf),
+    )
     jump_at = len(X) if jump_at is None else _number("jump_at", jump_at, 0, high=len(X), whole=True)
     z = X @ weights
     z[jump_at:] *= 1 - 2*size
     p = expit(z + intercept)
     return (np.random.default_rng(seed).random(len(p)) < p).astype(float), p
 
+
 def excess(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """The log loss that predictions cost over the oracle's, in expectation: the Kullback-Leibler divergence.
+    """The log loss that predictions cost over the oracle's, in expectation: the Kullback-Leibler
+    divergence.
 
     Parameters
     ----------
@@ -1029,9 +1415,10 @@ def excess(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
     """
     truth = _probabilities("truth", truth)
     p = _probabilities("p", p, len(truth))
-    return np.maximum(truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p)), 0)   # rounding alone is below 0
+    # rounding alone is below 0
+    return np.maximum(truth*np.log(truth/p) + (1 - truth)*np.log((1 - truth)/(1 - p)), 0)
 
-# %% ../nbs/11_schedules.ipynb #7598b196
+# %% ../nbs/11_schedules.ipynb #cb28388d
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -1040,7 +1427,8 @@ class PageHinkley:
     delta : float
         Rises up to this size are tolerated, 0 or above, in the unit of the values.
     threshold : float
-        How far the sum of excesses may rise, above 0, in the unit of the values; see `restart_threshold`.
+        How far the sum of excesses may rise, above 0, in the unit of the values; see
+        `restart_threshold`.
     warm_up : int
         How many values after the start and after each `reset` are only counted, 0 or above.
 
@@ -1050,11 +1438,15 @@ class PageHinkley:
 
     References
     ----------
-    Page, Continuous Inspection Schemes, Biometrika 1954. Hinkley, Inference about the Change-Point from Cumulative
-    Sum Tests, Biometrika 1971.
+    Page, Continuous Inspection Schemes, Biometrika 1954. Hinkley, Inference about the Change-Point
+    from Cumulative Sum Tests, Biometrika 1971.
     """
     def __init__(self, delta: float, threshold: float, *, warm_up: int = 0) -> None:
-        self.delta, self.threshold, self.warm_up = _number("delta", delta, 0), _number("threshold", threshold, 0, above=True), _number("warm_up", warm_up, 0, whole=True)
+        self.delta, self.threshold, self.warm_up = (
+            _number("delta", delta, 0),
+            _number("threshold", threshold, 0, above=True),
+            _number("warm_up", warm_up, 0, whole=True),
+        )
         self.reset()
 
     def reset(self) -> "PageHinkley":
@@ -1098,7 +1490,11 @@ class PageHinkley:
         "Whether the statistic is above the threshold; stays so until it falls or `reset`."
         return self.statistic > self.threshold
 
-    def __repr__(self) -> str: return f"PageHinkley({self.n:,} values, statistic {self.statistic:.4g} of {self.threshold:g}, delta {self.delta:g})"
+    def __repr__(self) -> str:
+        return (
+            f"PageHinkley({self.n:,} values, statistic {self.statistic:.4g} of {self.threshold:g},"
+            f" delta {self.delta:g})"
+        )
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, with a format number.
@@ -1108,7 +1504,16 @@ class PageHinkley:
         dict
             For `PageHinkley.from_dict`.
         """
-        return {"kind": "PageHinkley", "format": FORMAT, "delta": self.delta, "threshold": self.threshold, "warm_up": self.warm_up, "n": self.n, "mean": self.mean, "statistic": self.statistic}
+        return {
+            "kind": "PageHinkley",
+            "format": FORMAT,
+            "delta": self.delta,
+            "threshold": self.threshold,
+            "warm_up": self.warm_up,
+            "n": self.n,
+            "mean": self.mean,
+            "statistic": self.statistic,
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "PageHinkley":
@@ -1129,7 +1534,16 @@ class PageHinkley:
         ValueError
             If it is not what `to_dict` writes; names the field.
         """
-        v = _opened(d, "PageHinkley", delta=dict(low=0), threshold=dict(low=0, above=True), warm_up=dict(low=0, whole=True), n=dict(low=0, whole=True), mean=dict(low=-inf), statistic=dict(low=0))
+        v = _opened(
+            d,
+            "PageHinkley",
+            delta=dict(low=0),
+            threshold=dict(low=0, above=True),
+            warm_up=dict(low=0, whole=True),
+            n=dict(low=0, whole=True),
+            mean=dict(low=-inf),
+            statistic=dict(low=0),
+        )
         begun = v["n"] > v["warm_up"]
         _agree("PageHinkley", mean=begun or v["mean"] == 0, statistic=begun or v["statistic"] == 0)
         out = cls(v["delta"], v["threshold"], warm_up=v["warm_up"])
@@ -1155,21 +1569,42 @@ def page_hinkley_path(x: np.ndarray, delta: float) -> np.ndarray:
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - _number("delta", delta, 0))
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11_schedules.ipynb #2dd2d1bc
+# %% ../nbs/11_schedules.ipynb #e98ec544
 def _blocks(x: np.ndarray, day: np.ndarray, run_days: int, block_days: int, n: int, seed: int):
-    "Runs made of blocks of consecutive days, one after the other, the last one cut; the last day is followed by the first."
+    """Runs made of blocks of consecutive days, one after the other, the last one cut; the last day
+    is followed by the first."""
     x, day = _array("x", x, 1), _array("day", day, 1)
-    if len(day) != len(x) or (np.diff(day) < 0).any(): raise ValueError(f"day: one for each of the {len(x)} values, never decreasing; sort the values by time")
+    if len(day) != len(x) or (np.diff(day) < 0).any():
+        raise ValueError(
+            f"day: one for each of the {len(x)} values, never decreasing; sort the values by time"
+        )
     starts = np.append(np.flatnonzero(np.diff(day, prepend=-inf)), len(x))
     days = len(starts) - 1
-    run_days, block_days = _number("run_days", run_days, 1, whole=True), _number("block_days", block_days, 1, high=days//2 or 1, whole=True)
+    run_days, block_days = _number("run_days", run_days, 1, whole=True), _number(
+        "block_days", block_days, 1, high=days // 2 or 1, whole=True
+    )
     n, twice = _number("n", n, 20, whole=True), np.concatenate([x, x])
     ends = np.concatenate([starts, starts[1:] + len(x)])
     lengths = np.diff(np.append(np.arange(0, run_days, block_days), run_days))
-    for first in np.random.default_rng(_number("seed", seed, 0, whole=True)).integers(days, size=(n, len(lengths))):
-        yield np.concatenate([twice[starts[k]:ends[k + length]] for k, length in zip(first, lengths, strict=True)])
+    for first in np.random.default_rng(_number("seed", seed, 0, whole=True)).integers(
+        days, size=(n, len(lengths))
+    ):
+        yield np.concatenate(
+            [twice[starts[k] : ends[k + length]] for k, length in zip(first, lengths, strict=True)]
+        )
 
-def false_restarts(losses: np.ndarray, day: np.ndarray, *, delta: float, threshold: float, run_days: int, block_days: int = 7, n: int = 400, seed: int = 0) -> float:
+
+def false_restarts(
+    losses: np.ndarray,
+    day: np.ndarray,
+    *,
+    delta: float,
+    threshold: float,
+    run_days: int,
+    block_days: int = 7,
+    n: int = 400,
+    seed: int = 0,
+) -> float:
     """How many runs in which nothing changes would restart.
 
     Parameters
@@ -1200,9 +1635,27 @@ def false_restarts(losses: np.ndarray, day: np.ndarray, *, delta: float, thresho
         If losses, days or settings are not as described.
     """
     threshold = _number("threshold", threshold, 0, above=True)
-    return float(np.mean([page_hinkley_path(run, delta).max() > threshold for run in _blocks(losses, day, run_days, block_days, n, seed)]))
+    return float(
+        np.mean(
+            [
+                page_hinkley_path(run, delta).max() > threshold
+                for run in _blocks(losses, day, run_days, block_days, n, seed)
+            ]
+        )
+    )
 
-def restart_threshold(losses: np.ndarray, day: np.ndarray, *, delta: float, run_days: int, share: float = .05, block_days: int = 7, n: int = 400, seed: int = 0) -> float:
+
+def restart_threshold(
+    losses: np.ndarray,
+    day: np.ndarray,
+    *,
+    delta: float,
+    run_days: int,
+    share: float = 0.05,
+    block_days: int = 7,
+    n: int = 400,
+    seed: int = 0,
+) -> float:
     """The threshold that a stated share of the runs passes in which nothing changes.
 
     Parameters
@@ -1220,11 +1673,25 @@ def restart_threshold(losses: np.ndarray, day: np.ndarray, *, delta: float, run_
     Raises
     ------
     ValueError
-        If days are not in order, too few, the share cannot be measured with so few runs, or `delta` is so large that the
-        statistic does not rise at all in the share of runs that may not restart.
+        If days are not in order, too few, the share cannot be measured with so few runs, or `delta`
+        is so large that the statistic does not rise at all in the share of runs that may not
+        restart.
     """
-    share, n = _number("share", share, 1e-9, high=1, below=True), int(_number("n", n, 1, whole=True))
-    if share*n < 5: raise ValueError(f"n={n!r}: too few runs to find what {share:g} of them pass; use {int(np.ceil(5/share))} or more")
-    highest = [page_hinkley_path(run, delta).max() for run in _blocks(losses, day, run_days, block_days, n, seed)]
-    if not (threshold := float(np.quantile(highest, 1 - share, method="higher"))): raise ValueError(f"delta={delta!r}: the statistic of {1 - share:.0%} of the runs never rises, any threshold would do; use a smaller delta")
+    share, n = _number("share", share, 1e-9, high=1, below=True), int(
+        _number("n", n, 1, whole=True)
+    )
+    if share*n < 5:
+        raise ValueError(
+            f"n={n!r}: too few runs to find what {share:g} of them pass; use"
+            f" {int(np.ceil(5/share))} or more"
+        )
+    highest = [
+        page_hinkley_path(run, delta).max()
+        for run in _blocks(losses, day, run_days, block_days, n, seed)
+    ]
+    if not (threshold := float(np.quantile(highest, 1 - share, method="higher"))):
+        raise ValueError(
+            f"delta={delta!r}: the statistic of {1 - share:.0%} of the runs never rises, any"
+            " threshold would do; use a smaller delta"
+        )
     return threshold

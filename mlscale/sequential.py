@@ -22,94 +22,154 @@ from .arguments import plain
 from .experiments import _DIFFERENCE, _alpha, _chance, _percent
 from .storage import needs
 
-# %% ../nbs/10_sequential.ipynb #d32729b1
+# %% ../nbs/10_sequential.ipynb #af1ae345
 def _number(name: str, value: object, low: float, high: float) -> float:
     "The value, if it is a number strictly between low and high."
     value = plain(value)   # 16 bits of numpy would round the limits
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or not low < value < high:
-        raise ValueError(f"{name}={value!r}: a " + ("finite number" if low == -math.inf else f"number above {low:g}") + ("" if high == math.inf else f" and below {high:g}"))
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not low < value < high
+    ):
+        raise ValueError(
+            f"{name}={value!r}: a "
+            + ("finite number" if low == -math.inf else f"number above {low:g}")
+            + ("" if high == math.inf else f" and below {high:g}")
+        )
     return float(value)
 
 def _whole(name: str, value: object, low: int, high: int) -> int:
     "The value, if it is a whole number from low to high."
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, np.integer))
+        or not low <= value <= high
+    ):
         raise ValueError(f"{name}={value!r}: a whole number from {low:,} to {high:,}")
     return int(value)
 
 def _unmasked(name: str, values: object) -> None:
-    if isinstance(values, np.ma.MaskedArray): raise ValueError(f"{name}: a masked array; leave the masked values out with .compressed(), or decide what they count as")
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name}: a masked array; leave the masked values out with .compressed(), or decide"
+            " what they count as"
+        )
 
 def _numbers(name: str, values: object, allowed: Callable, says: str) -> np.ndarray:
     "The values as floats, if all of them are finite and allowed."
     _unmasked(name, values)
     try: a = np.asarray(values)
     except ValueError: a = np.array(None)
-    if a.dtype.kind not in "iuf": raise ValueError(f"{name}: {says}; got {type(values).__name__}" + (f" of {a.dtype}" if a.ndim else f" {values!r}"))
+    if a.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{name}: {says}; got {type(values).__name__}"
+            + (f" of {a.dtype}" if a.ndim else f" {values!r}")
+        )
     a = a.astype(float)
     bad = ~(np.isfinite(a) & allowed(a))
-    if bad.any(): raise ValueError(f"{name}: {says}; {bad.sum():,} of {a.size:,} are not, the first is {a[bad].flat[0]:g}")
+    if bad.any():
+        raise ValueError(
+            f"{name}: {says}; {bad.sum():,} of {a.size:,} are not, the first is {a[bad].flat[0]:g}"
+        )
     return a
 
 def _counts(name: str, values: object) -> np.ndarray:
     "Whole numbers from 0 to 1e12, as floats; beyond, log e-values lose their digits."
-    return _numbers(name, values, lambda a: (a >= 0) & (a <= 1e12) & (a == np.floor(a)), "whole numbers, 0 to 1e12")
+    return _numbers(
+        name,
+        values,
+        lambda a: (a >= 0) & (a <= 1e12) & (a == np.floor(a)),
+        "whole numbers, 0 to 1e12",
+    )
 
 def _weight(k: object) -> float: return _number("k", k, 1e-9, 1e8)
 
 def _choice(name: str, value: object, known: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in known: raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}={value!r}: known are {', '.join(known)}")
     return str(value)
 
-# %% ../nbs/10_sequential.ipynb #bf8fb185
+# %% ../nbs/10_sequential.ipynb #5e55ac81
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class _Walk:
-    "The sum S of a test that has not stopped: at the points s it has the weights w. Call go(t), ask, then stay(region)."
+    """The sum S of a test that has not stopped: at the points s it has the weights w. Call go(t),
+    ask, then stay(region)."""
     def __init__(self, drift: float = 0.) -> None:
-        self.drift, self.t, self.dt, self.s, self.w, self.region = drift, 0., 0., np.zeros(1), np.ones(1), None
+        self.drift, self.t, self.dt, self.s, self.w, self.region = (
+            drift,
+            0.0,
+            0.0,
+            np.zeros(1),
+            np.ones(1),
+            None,
+        )
 
     def go(self, t: float) -> None:
         "On to the look at information t."
         dt = t - self.t
-        if self.region is not None:   # carry the weights from the look before last to the region where the last one let us stay
+        # carry the weights from the look before last to the region where the last one let us stay
+        if self.region is not None:
             low, high = self.region
-            panels = max(1, math.ceil((high - low)/(6*math.sqrt(min(dt, self.dt)))))   # 24 points for every six standard deviations
+            # 24 points for every six standard deviations
+            panels = max(1, math.ceil((high - low)/(6*math.sqrt(min(dt, self.dt)))))
             width = (high - low)/panels
             s = (low + width*(np.arange(panels)[:, None] + (_NODES + 1)/2)).ravel()
             self.s, self.w = s, np.tile(_WEIGHTS*width/2, panels)*self._density(s)
         self.at, self.t, self.dt = self.t, t, dt
 
     def _density(self, s: np.ndarray) -> np.ndarray:
-        "The density at the last look, at the points s; each block of them from the points near enough to come from."
+        """The density at the last look, at the points s; each block of them from the points near
+        enough to come from."""
         step, out = self.drift*self.dt, [np.zeros(0)]
-        far = min(38., 10 + 38*math.sqrt(self.dt/self.t))*math.sqrt(self.dt)   # a point 38 deviations out is reached in steps that share the way
+        # a point 38 deviations out is reached in steps that share the way
+        far = min(38., 10 + 38*math.sqrt(self.dt/self.t))*math.sqrt(self.dt)
         for i in range(0, len(s), 100):
             block = s[i:i + 100]
             near = slice(*np.searchsorted(self.s, (block[0] - step - far, block[-1] - step + far)))
-            out.append(np.exp(-(block[:, None] - self.s[near] - step)**2/(2*self.dt)) @ self.w[near])
+            out.append(
+                np.exp(-((block[:, None] - self.s[near] - step) ** 2) / (2 * self.dt))
+                @ self.w[near]
+            )
         return np.concatenate(out)/math.sqrt(2*math.pi*self.dt)
 
     def _weights(self, drift: np.ndarray) -> np.ndarray:
         "The weights if the sum had so much more drift: times the likelihood ratio."
-        return np.exp(np.minimum(drift*(self.s - self.drift*self.at) - drift**2*self.at/2, 700))*self.w
+        return (
+            np.exp(
+                np.minimum(drift * (self.s - self.drift * self.at) - drift**2 * self.at / 2, 700)
+            )
+            * self.w
+        )
 
     def above(self, x: float, drift: np.ndarray | float = 0.) -> np.ndarray | float:
-        "The probability to stand above x at this look, having stayed until now, with so much more drift."
+        """The probability to stand above x at this look, having stayed until now, with so much more
+        drift."""
         drift = np.asarray(drift, float)[..., None]
-        return (self._weights(drift)*ndtr((self.s + (self.drift + drift)*self.dt - x)/math.sqrt(self.dt))).sum(-1)
+        return (
+            self._weights(drift)
+            * ndtr((self.s + (self.drift + drift) * self.dt - x) / math.sqrt(self.dt))
+        ).sum(-1)
 
     def below(self, x: float, drift: np.ndarray | float = 0.) -> np.ndarray | float:
         "The same below x, for this drift."
         drift = np.asarray(drift, float)[..., None]
-        return (self._weights(drift)*ndtr((x - self.s - (self.drift + drift)*self.dt)/math.sqrt(self.dt))).sum(-1)
+        return (
+            self._weights(drift)
+            * ndtr((x - self.s - (self.drift + drift) * self.dt) / math.sqrt(self.dt))
+        ).sum(-1)
 
     def stay(self, low: float, high: float) -> None:
-        "Stop outside low to high; 38 standard deviations are as far as a double can tell from zero."
+        """Stop outside low to high; 38 standard deviations are as far as a double can tell from
+        zero."""
         middle, far = self.drift*self.t, 38*math.sqrt(self.t)
         low, high = max(low, middle - far), min(high, middle + far)
         self.region = low, max(low, high)
 
-def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: float = 0.) -> list[_Walk]:
+
+def _walk_through(
+    t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: float = 0.0
+) -> list[_Walk]:
     "The walk as it arrives at each look, for boundaries in units of z."
     walk, out = _Walk(drift), []
     for time, low, high in zip(t, lower*np.sqrt(t), upper*np.sqrt(t)):
@@ -118,28 +178,62 @@ def _walk_through(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: fl
         walk.stay(low, high)
     return out
 
-def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: np.ndarray | float = 0., own: float = 0.) -> tuple[np.ndarray, np.ndarray]:
-    "The probabilities to stop above and below, from a walk of its own drift; others by likelihood ratio."
-    looks = list(zip(_walk_through(t, lower, upper, own), lower*np.sqrt(t), upper*np.sqrt(t)))
-    return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack([walk.below(low, drift) for walk, low, _ in looks], -1)
 
-# %% ../nbs/10_sequential.ipynb #19fdb823
+def _stops(
+    t: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    drift: np.ndarray | float = 0.0,
+    own: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities to stop above and below, from a walk of its own drift; others by likelihood
+    ratio."""
+    looks = list(zip(_walk_through(t, lower, upper, own), lower*np.sqrt(t), upper*np.sqrt(t)))
+    return np.stack([walk.above(high, drift) for walk, _, high in looks], -1), np.stack(
+        [walk.below(low, drift) for walk, low, _ in looks], -1
+    )
+
+# %% ../nbs/10_sequential.ipynb #46b306c2
 def _information(information: object, most: float = math.inf) -> np.ndarray:
-    t = _numbers("information", information, lambda a: (a > 0) & (a < most + 1e-9), "fractions of the planned information above 0" + (f", at most {most:g}, such as [.25, .5, .75, 1]" if most < math.inf else ""))
+    t = _numbers(
+        "information",
+        information,
+        lambda a: (a > 0) & (a < most + 1e-9),
+        "fractions of the planned information above 0"
+        + (f", at most {most:g}, such as [.25, .5, .75, 1]" if most < math.inf else ""),
+    )
     t = np.where(abs(t - most) < 1e-9, most, t)
-    if t.ndim != 1 or not len(t): raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
-    if len(t) > 2000: raise ValueError(f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method, which costs nothing a look")
-    if (np.diff(t, prepend=0) < 1e-6).any(): raise ValueError("information: must increase from look to look, by at least one millionth; looks that bring no data are no looks")
+    if t.ndim != 1 or not len(t):
+        raise ValueError(f"information: one fraction a look, got an array of shape {t.shape}")
+    if len(t) > 2000:
+        raise ValueError(
+            f"information: {len(t):,} looks; at most 2,000. For more use an always-valid method,"
+            " which costs nothing a look"
+        )
+    if (np.diff(t, prepend=0) < 1e-6).any():
+        raise ValueError(
+            "information: must increase from look to look, by at least one millionth; looks that"
+            " bring no data are no looks"
+        )
     return t
 
 def _bounds(name: str, z: object, looks: int) -> np.ndarray:
     "Boundaries in units of z, one for each look; infinite ones are allowed."
     a = np.asarray(z) if np.ndim(z) == 1 and np.size(z) == looks else np.array(None)
-    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing")
+    if a.dtype.kind not in "iuf" or np.isnan(a).any():
+        raise ValueError(
+            f"{name}={z!r}: one boundary for each of the {looks} looks, numbers, none missing"
+        )
     return a.astype(float)
 
-def crossing_probabilities(information: Sequence[float], upper: Sequence[float], lower: Sequence[float] | None = None, *,
-                           drift: float | np.ndarray = 0.) -> tuple[np.ndarray, np.ndarray]:
+
+def crossing_probabilities(
+    information: Sequence[float],
+    upper: Sequence[float],
+    lower: Sequence[float] | None = None,
+    *,
+    drift: float | np.ndarray = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """How likely a test stops at each look, above and below, by recursive numerical integration.
 
     Parameters
@@ -147,14 +241,16 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
     information : sequence of float, shape (looks,)
         Information at the looks, increasing; 1 is the planned end.
     upper, lower : sequence of float, shape (looks,)
-        Boundaries in units of z; `lower` is minus `upper` if left out. Infinite ones are never crossed.
+        Boundaries in units of z; `lower` is minus `upper` if left out. Infinite ones are never
+        crossed.
     drift : float or array, shape (...)
         The mean of z at information 1; 0 is the null hypothesis.
 
     Returns
     -------
     (ndarray, ndarray), each of shape (..., looks)
-        The probabilities to stop at each look at or above the upper and at or below the lower boundary.
+        The probabilities to stop at each look at or above the upper and at or below the lower
+        boundary.
 
     Raises
     ------
@@ -168,15 +264,21 @@ def crossing_probabilities(information: Sequence[float], upper: Sequence[float],
     t = _information(information)
     upper = _bounds("upper", upper, len(t))
     lower = -upper if lower is None else _bounds("lower", lower, len(t))
-    if not (lower < upper)[:-1].all() or not (lower <= upper).all(): raise ValueError(f"upper, lower: the lower boundary lies below the upper; got {upper} and {lower}")
+    if not (lower < upper)[:-1].all() or not (lower <= upper).all():
+        raise ValueError(
+            f"upper, lower: the lower boundary lies below the upper; got {upper} and {lower}"
+        )
     drift = _numbers("drift", drift, lambda d: abs(d) < 1e100, "finite numbers below 1e100")
     far = np.abs(drift)*math.sqrt(t[-1]) > 25   # too far from 0 for likelihood ratios
     up, down = _stops(t, lower, upper, np.where(far, 0, drift))
-    for i in map(tuple, np.argwhere(far)): up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
+    for i in map(tuple, np.argwhere(far)):
+        up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
     return up, down
 
+
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
-    """The probability of at least one false alarm when a fixed-sample test is read at equally spaced looks.
+    """The probability of at least one false alarm when a fixed-sample test is read at equally
+    spaced looks.
 
     Parameters
     ----------
@@ -196,12 +298,22 @@ def peeking_error(looks: int, *, alpha: float = .05) -> float:
         If an argument is out of range.
     """
     looks, alpha = _whole("looks", looks, 1, 2000), _number("alpha", alpha, 0, 1)
-    return float(sum(p.sum() for p in crossing_probabilities(np.arange(1, looks + 1)/looks, np.full(looks, -ndtri(alpha/2)))))
+    return float(
+        sum(
+            p.sum()
+            for p in crossing_probabilities(
+                np.arange(1, looks + 1) / looks, np.full(looks, -ndtri(alpha / 2))
+            )
+        )
+    )
 
-# %% ../nbs/10_sequential.ipynb #6fea8903
+# %% ../nbs/10_sequential.ipynb #fc3b9343
 KINDS = {"pocock": .5, "obrien-fleming": 0.}   # the boundary is c t^(power - 1/2)
 
-def group_sequential_constant(looks: int, *, alpha: float = .05, kind: str = "obrien-fleming") -> float:
+
+def group_sequential_constant(
+    looks: int, *, alpha: float = 0.05, kind: str = "obrien-fleming"
+) -> float:
     """The constant of a classical two-sided boundary with equally spaced looks.
 
     Parameters
@@ -211,7 +323,8 @@ def group_sequential_constant(looks: int, *, alpha: float = .05, kind: str = "ob
     alpha : float
         Type I error of all looks together, above 0 and below 1.
     kind : str
-        "pocock": z is the constant at each look; "obrien-fleming": z at look k of K is constant x sqrt(K/k).
+        "pocock": z is the constant at each look; "obrien-fleming": z at look k of K is constant x
+        sqrt(K/k).
 
     Returns
     -------
@@ -233,10 +346,18 @@ def group_sequential_constant(looks: int, *, alpha: float = .05, kind: str = "ob
     excess = lambda c: 2*crossing_probabilities(t, c*shape)[0].sum() - alpha
     return optimize.brentq(excess, -ndtri(alpha/2) - 1e-9, -ndtri(alpha/2/looks) + 1e-9, xtol=1e-12)
 
-# %% ../nbs/10_sequential.ipynb #2b01067f
+# %% ../nbs/10_sequential.ipynb #9dce7d8a
 SPENDING = ("obrien-fleming", "pocock", "hwang-shih-decani", "power")
 
-def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-fleming", gamma: float | None = None, rho: float | None = None) -> np.ndarray:
+
+def alpha_spent(
+    t: np.ndarray | float,
+    *,
+    alpha: float,
+    spending: str = "obrien-fleming",
+    gamma: float | None = None,
+    rho: float | None = None,
+) -> np.ndarray:
     """The error that may have been spent by information t.
 
     Parameters
@@ -269,20 +390,24 @@ def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-
     alpha, _ = _number("alpha", alpha, 0, 1), _choice("spending", spending, SPENDING)
     t = np.minimum(_numbers("t", t, lambda a: a >= 0, "information fractions, 0 or above"), 1)
     for name, value, owner in (("gamma", gamma, "hwang-shih-decani"), ("rho", rho, "power")):
-        if value is None and spending == owner: raise ValueError(f"{name}=None: spending={owner!r} needs it")
-        if value is not None and spending != owner: raise ValueError(f"{name}={value!r}: belongs to spending={owner!r}, not {spending!r}")
+        if value is None and spending == owner:
+            raise ValueError(f"{name}=None: spending={owner!r} needs it")
+        if value is not None and spending != owner:
+            raise ValueError(f"{name}={value!r}: belongs to spending={owner!r}, not {spending!r}")
     if spending == "pocock": return alpha*np.log1p((math.e - 1)*t)
     if spending == "power": return alpha*t**_number("rho", rho, 0, math.inf)
     if spending == "obrien-fleming":
         with np.errstate(divide="ignore"): return 2*ndtr(ndtri(alpha/2)/np.sqrt(t))
     gamma = _number("gamma", gamma, -math.inf, math.inf)
     if abs(gamma) < 1e-9: return alpha*t
-    late = np.exp(gamma*(1 - t)) if gamma < 0 else 1.   # the same fraction, by numbers that cannot overflow
+    # the same fraction, by numbers that cannot overflow
+    late = np.exp(gamma*(1 - t)) if gamma < 0 else 1.
     return alpha*late*np.expm1(-abs(gamma)*t)/np.expm1(-abs(gamma))
 
-# %% ../nbs/10_sequential.ipynb #0df869c1
+# %% ../nbs/10_sequential.ipynb #b09920d1
 def _boundary_at(walk: _Walk, spend: float) -> float:
-    "The z that a walk at its look exceeds with probability `spend`; infinite where nothing can be spent."
+    """The z that a walk at its look exceeds with probability `spend`; infinite where nothing can be
+    spent."""
     if spend < 1e-290: return math.inf
     root = math.sqrt(walk.t)
     excess = lambda z: math.log(max(walk.above(z*root), 1e-320)) - math.log(spend)
@@ -294,20 +419,38 @@ def _boundaries(t: np.ndarray, spent: np.ndarray, one_sided: bool = False) -> np
     for time, spend in zip(t, np.diff(spent, prepend=0)):
         walk.go(time)
         z.append(_boundary_at(walk, spend))
-        walk.stay(-12*math.sqrt(time) if one_sided else -z[-1]*math.sqrt(time), z[-1]*math.sqrt(time))
+        walk.stay(
+            -12 * math.sqrt(time) if one_sided else -z[-1] * math.sqrt(time),
+            z[-1] * math.sqrt(time),
+        )
     return np.array(z)
 
 def _spent_a_side(t: np.ndarray, alpha: float, spend: str, **shape: object) -> np.ndarray:
-    return alpha_spent(t, alpha=alpha/2, **shape) if spend == "per-side" else alpha_spent(t, alpha=alpha, **shape)/2
+    return (
+        alpha_spent(t, alpha=alpha / 2, **shape)
+        if spend == "per-side"
+        else alpha_spent(t, alpha=alpha, **shape) / 2
+    )
 
-def alpha_spending_boundaries(information: Sequence[float], *, alpha: float = .05, spending: str = "obrien-fleming", gamma: float | None = None,
-                              rho: float | None = None, spend: str = "per-side", sided: int = 2, spending_time: Sequence[float] | None = None) -> np.ndarray:
+
+def alpha_spending_boundaries(
+    information: Sequence[float],
+    *,
+    alpha: float = 0.05,
+    spending: str = "obrien-fleming",
+    gamma: float | None = None,
+    rho: float | None = None,
+    spend: str = "per-side",
+    sided: int = 2,
+    spending_time: Sequence[float] | None = None,
+) -> np.ndarray:
     """The boundaries of a group-sequential test by error spending.
 
     Parameters
     ----------
     information : sequence of float, shape (looks,)
-        Information fractions of the looks, increasing, above 0, at most 1 unless `spending_time` is given.
+        Information fractions of the looks, increasing, above 0, at most 1 unless `spending_time` is
+        given.
     alpha : float
         Type I error of all looks together, above 0 and below 1.
     spending : str
@@ -315,17 +458,20 @@ def alpha_spending_boundaries(information: Sequence[float], *, alpha: float = .0
     gamma, rho : float, optional
         The parameter of "hwang-shih-decani" and of "power".
     spend : str
-        "per-side": each side spends alpha/2 by its own function. "total": alpha is spent once and halved.
+        "per-side": each side spends alpha/2 by its own function. "total": alpha is spent once and
+        halved.
     sided : int
         2, or 1 for a test that can only stop above, which spends all of alpha there.
     spending_time : sequence of float, shape (looks,), optional
-        Where to read the spending function, if not at the information: the shares of the planned units, or of the days; 0 or above, never
-        falling. From 1 on all is spent. It must not depend on the outcomes.
+        Where to read the spending function, if not at the information: the shares of the planned
+        units, or of the days; 0 or above, never falling. From 1 on all is spent. It must not depend
+        on the outcomes.
 
     Returns
     -------
     ndarray of float, shape (looks,)
-        Stop at look k if |z| (for one side: z) reaches the k-th value. Infinite where next to nothing (1e-290) may be spent.
+        Stop at look k if |z| (for one side: z) reaches the k-th value. Infinite where next to
+        nothing (1e-290) may be spent.
 
     Raises
     ------
@@ -336,16 +482,35 @@ def alpha_spending_boundaries(information: Sequence[float], *, alpha: float = .0
     ----------
     Jennison, Turnbull, Group Sequential Methods with Applications to Clinical Trials, 2000.
     """
-    t, alpha = _information(information, 1. if spending_time is None else math.inf), _number("alpha", alpha, 0, 1)
+    t, alpha = _information(information, 1.0 if spending_time is None else math.inf), _number(
+        "alpha", alpha, 0, 1
+    )
     _choice("spend", spend, ("per-side", "total"))
-    shape, used = dict(spending=spending, gamma=gamma, rho=rho), t if spending_time is None else _numbers("spending_time", spending_time, lambda a: a >= 0, "fractions, 0 or above")
-    if used.shape != t.shape or (np.diff(used) < 0).any(): raise ValueError(f"spending_time={spending_time!r:.60}: one fraction for each of the {len(t)} looks, never falling")
-    if _whole("sided", sided, 1, 2) == 1: return _boundaries(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
+    shape, used = dict(spending=spending, gamma=gamma, rho=rho), (
+        t
+        if spending_time is None
+        else _numbers("spending_time", spending_time, lambda a: a >= 0, "fractions, 0 or above")
+    )
+    if used.shape != t.shape or (np.diff(used) < 0).any():
+        raise ValueError(
+            f"spending_time={spending_time!r:.60}: one fraction for each of the {len(t)} looks,"
+            " never falling"
+        )
+    if _whole("sided", sided, 1, 2) == 1:
+        return _boundaries(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
     return _boundaries(t, _spent_a_side(used, alpha, spend, **shape))
 
-# %% ../nbs/10_sequential.ipynb #dcc4cc58
-def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt: float, alpha_opt: float | None = None, two_sided: bool = True) -> np.ndarray | float:
-    """A curve that a sum of normal (or lighter-tailed, "sub-normal") steps ever crosses with probability at most alpha: the normal mixture.
+# %% ../nbs/10_sequential.ipynb #f8982d6f
+def normal_mixture_boundary(
+    v: np.ndarray | float,
+    *,
+    alpha: float = 0.05,
+    v_opt: float,
+    alpha_opt: float | None = None,
+    two_sided: bool = True,
+) -> np.ndarray | float:
+    """A curve that a sum of normal (or lighter-tailed, "sub-normal") steps ever crosses with
+    probability at most alpha: the normal mixture.
 
     Parameters
     ----------
@@ -372,24 +537,33 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
 
     References
     ----------
-    Robbins, Annals of Mathematical Statistics 1970; Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 2021.
+    Robbins, Annals of Mathematical Statistics 1970; Howard, Ramdas, McAuliffe, Sekhon, Annals of
+    Statistics 2021.
     """
     v = _numbers("v", v, lambda a: a >= 0, "variances, 0 or above")
     alpha, v_opt = _number("alpha", alpha, 0, 1), _number("v_opt", v_opt, 0, math.inf)
-    level = _number("alpha_opt", alpha if alpha_opt is None else alpha_opt, 0, 1)*(1 if two_sided else 2)
+    level = _number("alpha_opt", alpha if alpha_opt is None else alpha_opt, 0, 1) * (
+        1 if two_sided else 2
+    )
     if level >= 1: raise ValueError(f"alpha_opt={level/2:g}: one-sided, below 0.5")
     r = v_opt/(-2*math.log(level) + math.log1p(-2*math.log(level)))
-    if two_sided: out = np.sqrt((v + r)*np.log((v + r)/(alpha**2*r)))
+    if two_sided:
+        out = np.sqrt((v + r) * np.log((v + r) / (alpha**2 * r)))
     else:
-        log_m = lambda s: .5*np.log(4*r/(v + r)) + s**2/(2*(v + r)) + log_ndtr(s/np.sqrt(v + r))   # the mixture martingale at the sum s
-        low, high = -40*np.sqrt(v + r), np.sqrt((v + r)*np.log((v + r)/(alpha**2*r))) + np.sqrt(v + r)
+        # the mixture martingale at the sum s
+        log_m = lambda s: .5*np.log(4*r/(v + r)) + s**2/(2*(v + r)) + log_ndtr(s/np.sqrt(v + r))
+        low, high = -40 * np.sqrt(v + r), np.sqrt(
+            (v + r) * np.log((v + r) / (alpha**2 * r))
+        ) + np.sqrt(v + r)
         for _ in range(80):
             middle = (low + high)/2
-            low, high = np.where(log_m(middle) < -math.log(alpha), middle, low), np.where(log_m(middle) < -math.log(alpha), high, middle)
+            low, high = np.where(log_m(middle) < -math.log(alpha), middle, low), np.where(
+                log_m(middle) < -math.log(alpha), high, middle
+            )
         out = (low + high)/2
     return out if out.ndim else float(out)
 
-# %% ../nbs/10_sequential.ipynb #ed7e0441
+# %% ../nbs/10_sequential.ipynb #fb168081
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -451,11 +625,24 @@ class GroupSequentialDesign:
         return stop @ t[:-1] + (1 - stop.sum(-1))*t[-1]
 
     def __repr__(self) -> str:
-        return (f"GroupSequentialDesign(looks {len(self.information)}, alpha {self.alpha:g}, power {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample, "
-                f"{self.inflation*self.expected_information(self.drift):.3f} on average under the planned effect)")
+        return (
+            f"GroupSequentialDesign(looks {len(self.information)}, alpha {self.alpha:g}, power"
+            f" {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample,"
+            f" {self.inflation*self.expected_information(self.drift):.3f} on average under the"
+            " planned effect)"
+        )
 
-def group_sequential_design(information: Sequence[float], *, boundary: Sequence[float] | None = None, alpha: float = .05, power: float = .8,
-                            spending: str = "obrien-fleming", gamma: float | None = None, rho: float | None = None) -> GroupSequentialDesign:
+
+def group_sequential_design(
+    information: Sequence[float],
+    *,
+    boundary: Sequence[float] | None = None,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    spending: str = "obrien-fleming",
+    gamma: float | None = None,
+    rho: float | None = None,
+) -> GroupSequentialDesign:
     """Plan a two-sided group-sequential test.
 
     Parameters
@@ -465,7 +652,8 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     boundary : sequence of float, optional
         |z| to stop at, look by look, for a plan of your own; by error spending if left out.
     alpha, power : float
-        Type I error, and the probability to stop at the upper boundary; above 0 and below 1, alpha below power.
+        Type I error, and the probability to stop at the upper boundary; above 0 and below 1, alpha
+        below power.
     spending : str
         See `alpha_spent`.
     gamma, rho : float, optional
@@ -484,11 +672,17 @@ def group_sequential_design(information: Sequence[float], *, boundary: Sequence[
     t, alpha = _information(information, 1.), _number("alpha", alpha, 0, 1)
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
     power = _number("power", power, alpha, 1)
-    z = alpha_spending_boundaries(t, alpha=alpha, spending=spending, gamma=gamma, rho=rho) if boundary is None else _bounds("boundary", boundary, len(t))
-    drift = optimize.brentq(lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1., 100., xtol=1e-10)
+    z = (
+        alpha_spending_boundaries(t, alpha=alpha, spending=spending, gamma=gamma, rho=rho)
+        if boundary is None
+        else _bounds("boundary", boundary, len(t))
+    )
+    drift = optimize.brentq(
+        lambda d: crossing_probabilities(t, z, drift=d)[0].sum() - power, -1.0, 100.0, xtol=1e-10
+    )
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #b323b773
+# %% ../nbs/10_sequential.ipynb #c18b939a
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -496,7 +690,8 @@ class StagewiseEstimate:
     Parameters
     ----------
     estimate : float
-        Median-unbiased: of the drift, the mean of z at information 1, or in the unit of the effect where a SequentialTest gives it.
+        Median-unbiased: of the drift, the mean of z at information 1, or in the unit of the effect
+        where a SequentialTest gives it.
     lower, upper : float
         Its confidence interval.
     p_value : float
@@ -510,9 +705,16 @@ class StagewiseEstimate:
     p_value: float
     level: float
 
-    def __repr__(self) -> str: return f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at {_percent(self.level)} %, p = {self.p_value:.3g})"
+    def __repr__(self) -> str:
+        return (
+            f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at"
+            f" {_percent(self.level)} %, p = {self.p_value:.3g})"
+        )
 
-def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], z: float, *, level: float = .95) -> StagewiseEstimate:
+
+def stagewise_estimate(
+    information: Sequence[float], boundary: Sequence[float], z: float, *, level: float = 0.95
+) -> StagewiseEstimate:
     """Estimate, interval and p-value after a two-sided group-sequential test has ended.
 
     Parameters
@@ -529,7 +731,8 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     Returns
     -------
     StagewiseEstimate
-        In units of the drift. An effect d with standard error e at the last look has the naive drift d/(e sqrt(t)): multiply by e sqrt(t) to return to its scale.
+        In units of the drift. An effect d with standard error e at the last look has the naive
+        drift d/(e sqrt(t)): multiply by e sqrt(t) to return to its scale.
 
     Raises
     ------
@@ -540,9 +743,14 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
     ----------
     Tsiatis, Rosner, Mehta, Biometrics 1984; Jennison, Turnbull 2000, chapter 8.
     """
-    t, z, level = _information(information), _number("z", z, -math.inf, math.inf), _number("level", level, 0, 1)
+    t, z, level = (
+        _information(information),
+        _number("z", z, -math.inf, math.inf),
+        _number("level", level, 0, 1),
+    )
     upper = np.append(_bounds("boundary", boundary, len(t))[:-1], abs(z))
-    if (upper[:-1] <= 0).any(): raise ValueError(f"boundary={boundary!r:.60}: |z| to stop at, above 0")
+    if (upper[:-1] <= 0).any():
+        raise ValueError(f"boundary={boundary!r:.60}: |z| to stop at, above 0")
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
     def exceeded(d):
         "Stopped above before, or reaches |z| now."
@@ -550,14 +758,17 @@ def stagewise_estimate(information: Sequence[float], boundary: Sequence[float], 
         return float(sum(walk.above(high, d) for walk, high in walks))
     ordered = exceeded if z >= 0 else lambda d: 1 - exceeded(-d)
     def at(p):
-        "The drift at which an outcome at least as high has probability p, which rises with the drift: from 0 outwards, doubling the step."
+        """The drift at which an outcome at least as high has probability p, which rises with the
+        drift: from 0 outwards, doubling the step."""
         far = step = math.copysign(1/math.sqrt(t[-1]), p - ordered(0.))
         while (ordered(far) - p)*step < 0: far, step = far + 2*step, 2*step
         return optimize.brentq(lambda d: ordered(d) - p, *sorted((0., far)), xtol=1e-9)
     p = ordered(0.)
-    return StagewiseEstimate(at(.5), at((1 - level)/2), at((1 + level)/2), min(1., 2*min(p, 1 - p)), level)
+    return StagewiseEstimate(
+        at(0.5), at((1 - level) / 2), at((1 + level) / 2), min(1.0, 2 * min(p, 1 - p)), level
+    )
 
-# %% ../nbs/10_sequential.ipynb #a9d0eb23
+# %% ../nbs/10_sequential.ipynb #a90bb5a1
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -578,12 +789,21 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """
     try: a = np.asarray(log_e)
     except ValueError: a = np.array(None)
-    if a.dtype.kind not in "iuf" or np.isnan(a).any(): raise ValueError(f"log_e={log_e!r:.60}: numbers, none missing")
+    if a.dtype.kind not in "iuf" or np.isnan(a).any():
+        raise ValueError(f"log_e={log_e!r:.60}: numbers, none missing")
     p = np.exp(-np.maximum(np.maximum.accumulate(a, -1) if a.ndim else a, 0))
     return p if p.ndim else float(p)
 
-def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarray | int, *, share: float = .5, k: float = 100) -> np.ndarray | float:
-    """Evidence that two rates differ, valid at every moment: the conditional beta-binomial e-process.
+
+def conditional_beta_binomial(
+    x_control: np.ndarray | int,
+    x_treatment: np.ndarray | int,
+    *,
+    share: float = 0.5,
+    k: float = 100,
+) -> np.ndarray | float:
+    """Evidence that two rates differ, valid at every moment: the conditional beta-binomial
+    e-process.
 
     Parameters
     ----------
@@ -592,8 +812,8 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     share : float
         The probability with which a unit is assigned to the treatment, above 0 and below 1.
     k : float
-        Weight of the bet, above 0 and below 1e8: it is sharpest where the treated share of the conversions is off by about
-        sqrt(share (1 - share)/k), with equal arms 1/(2 sqrt(k)).
+        Weight of the bet, above 0 and below 1e8: it is sharpest where the treated share of the
+        conversions is off by about sqrt(share (1 - share)/k), with equal arms 1/(2 sqrt(k)).
 
     Returns
     -------
@@ -607,8 +827,8 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
 
     Notes
     -----
-    Exact, whatever the rates and however they change, if units are assigned independently with a fixed share. On
-    discordant pairs with `share=.5` it is the sequential McNemar test.
+    Exact, whatever the rates and however they change, if units are assigned independently with a
+    fixed share. On discordant pairs with `share=.5` it is the sequential McNemar test.
 
     References
     ----------
@@ -616,25 +836,34 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     """
     xc, xt = _counts("x_control", x_control), _counts("x_treatment", x_treatment)
     share, k = _number("share", share, 0, 1), _weight(k)
-    try: np.broadcast_shapes(xc.shape, xt.shape)
-    except ValueError: raise ValueError(f"x_control, x_treatment: counts of the same shape, got {xc.shape} and {xt.shape}") from None
+    try:
+        np.broadcast_shapes(xc.shape, xt.shape)
+    except ValueError:
+        raise ValueError(
+            f"x_control, x_treatment: counts of the same shape, got {xc.shape} and {xt.shape}"
+        ) from None
     out = _log_beta_binomial(xc, xt, share, k)
     return out if np.ndim(out) else float(out)
+
 
 def _log_beta_binomial(xc: np.ndarray, xt: np.ndarray, share: float, k: float) -> np.ndarray:
     a, b = k*share, k*(1 - share)
     return betaln(a + xt, b + xc) - betaln(a, b) - xt*math.log(share) - xc*math.log1p(-share)
 
-# %% ../nbs/10_sequential.ipynb #49ac110b
-def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alpha: float = .05, share: float = .5, k: float = 100) -> tuple[float, float]:
-    """The confidence sequence for the ratio of two rates that goes with `conditional_beta_binomial`.
+# %% ../nbs/10_sequential.ipynb #2d587aef
+def conditional_beta_binomial_interval(
+    x_control: int, x_treatment: int, *, alpha: float = 0.05, share: float = 0.5, k: float = 100
+) -> tuple[float, float]:
+    """The confidence sequence for the ratio of two rates that goes with
+    `conditional_beta_binomial`.
 
     Parameters
     ----------
     x_control, x_treatment : int
         Conversions so far.
     alpha : float
-        One minus the level, above 0 and below 1. All looks together miss the ratio with at most this probability.
+        One minus the level, above 0 and below 1. All looks together miss the ratio with at most
+        this probability.
     share : float
         The probability with which a unit is assigned to the treatment, above 0 and below 1.
     k : float
@@ -643,32 +872,39 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     Returns
     -------
     (float, float)
-        Bounds of the rate in the treatment over that in the control, 0 to infinity, if the ratio is constant in
-        time. For discordant pairs: of the odds. The share of conversions is r share/(r share + 1 - share).
+        Bounds of the rate in the treatment over that in the control, 0 to infinity, if the ratio is
+        constant in time. For discordant pairs: of the odds. The share of conversions is r share/(r
+        share + 1 - share).
 
     Raises
     ------
     ValueError
         If an argument is out of range.
     """
-    xc, xt = (_whole(n, v, 0, 10**12) for n, v in (("x_control", x_control), ("x_treatment", x_treatment)))
+    xc, xt = (
+        _whole(n, v, 0, 10**12) for n, v in (("x_control", x_control), ("x_treatment", x_treatment))
+    )
     alpha, share, k = _number("alpha", alpha, 0, 1), _number("share", share, 0, 1), _weight(k)
     if xc + xt == 0: return 0., math.inf
     a, b = k*share, k*(1 - share)
     room = betaln(a + xt, b + xc) - betaln(a, b) + math.log(alpha)
-    inside = lambda u: -xt*np.logaddexp(0, -u) - xc*np.logaddexp(0, u) - room    # above 0 for the log odds u inside the interval
+    # above 0 for the log odds u inside the interval
+    inside = lambda u: -xt*np.logaddexp(0, -u) - xc*np.logaddexp(0, u) - room
     best = math.log(max(xt, .5)/max(xc, .5))
     def edge(way):
-        "The end of the interval below (-1) or above (1): by growing steps from where it is inside to where it is not."
+        """The end of the interval below (-1) or above (1): by growing steps from where it is inside
+        to where it is not."""
         start, step = best, 1.
-        while inside(start) <= 0: start, step = start - way*step, 2*step   # only where an arm has no conversions: the likeliest odds are infinite
+        # only where an arm has no conversions: the likeliest odds are infinite
+        while inside(start) <= 0: start, step = start - way*step, 2*step
         stop, step = start, 1.
         while inside(stop) > 0: stop, step = stop + way*step, 2*step
         return optimize.brentq(inside, *sorted((start, stop)), xtol=1e-14, rtol=1e-14)
     bounds = edge(-1) if xt else -math.inf, edge(1) if xc else math.inf
-    with np.errstate(over="ignore"): return tuple(float(np.exp(u)*(1 - share)/share) for u in bounds)
+    with np.errstate(over="ignore"):
+        return tuple(float(np.exp(u)*(1 - share)/share) for u in bounds)
 
-# %% ../nbs/10_sequential.ipynb #35fc3205
+# %% ../nbs/10_sequential.ipynb #577c66a9
 def _zeros_and_ones(name: str, y: object) -> np.ndarray:
     _unmasked(name, y)
     try: y = np.asarray(y).astype(float) if np.asarray(y).dtype == bool else y
@@ -686,7 +922,8 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     Returns
     -------
     (int, int)
-        Pairs in which only the control is 1, and in which only the treatment is: for `conditional_beta_binomial` with share .5.
+        Pairs in which only the control is 1, and in which only the treatment is: for
+        `conditional_beta_binomial` with share .5.
 
     Raises
     ------
@@ -694,13 +931,18 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
         If the outcomes are not 0 and 1, or not paired.
     """
     c, t = _zeros_and_ones("control", control), _zeros_and_ones("treatment", treatment)
-    if c.shape != t.shape or c.ndim != 1: raise ValueError(f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and {t.shape}")
+    if c.shape != t.shape or c.ndim != 1:
+        raise ValueError(
+            f"control, treatment: one outcome of each for every pair, got the shapes {c.shape} and"
+            f" {t.shape}"
+        )
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10_sequential.ipynb #f1a52de7
+# %% ../nbs/10_sequential.ipynb #09fc2865
 @dataclass(frozen=True)
 class Moments:
-    """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look, and then add look by look.
+    """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look,
+    and then add look by look.
 
     Parameters
     ----------
@@ -736,21 +978,40 @@ class Moments:
             Of these outcomes.
         """
         _unmasked(name, x)
-        try: a = np.asarray(x)
-        except ValueError: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension; got a {type(x).__name__} whose items differ in length") from None
+        try:
+            a = np.asarray(x)
+        except ValueError:
+            raise ValueError(
+                f"{name}: outcomes, an array of numbers of one dimension; got a {type(x).__name__}"
+                " whose items differ in length"
+            ) from None
         if a.dtype.kind not in "iufb" or a.ndim != 1:
-            if a.ndim != 1 or a.size: raise ValueError(f"{name}: outcomes, an array of numbers of one dimension (for counts: Moments.from_counts(x, n)); got {type(x).__name__} of {a.dtype} and shape {a.shape}")
+            if a.ndim != 1 or a.size:
+                raise ValueError(
+                    f"{name}: outcomes, an array of numbers of one dimension (for counts:"
+                    f" Moments.from_counts(x, n)); got {type(x).__name__} of {a.dtype} and shape"
+                    f" {a.shape}"
+                )
         a = a.astype(float, copy=False)
         if not a.size: return cls()
-        with np.errstate(over="ignore", invalid="ignore"): ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ones, total, squares = int(np.count_nonzero(a)), float(a.sum()), float(a @ a)
         if not squares < 1e180 and len(bad := np.flatnonzero(~(np.abs(a) < 1e90))):
-            raise ValueError(f"{name}: finite numbers below 1e90; {len(bad):,} of {a.size:,} are not, the first is {a[bad[0]]:g} at position {bad[0]}. Leave such units out, or decide what they count as")
-        if ones == total == squares and np.array_equal(a, a.astype(bool)): return _binary(ones, a.size)      # sum and sum of squares equal the number of non-zeros: all are 1
+            raise ValueError(
+                f"{name}: finite numbers below 1e90; {len(bad):,} of {a.size:,} are not, the first"
+                f" is {a[bad[0]]:g} at position {bad[0]}. Leave such units out, or decide what they"
+                " count as"
+            )
+        # sum and sum of squares equal the number of non-zeros: all are 1
+        if ones == total == squares and np.array_equal(a, a.astype(bool)):
+            return _binary(ones, a.size)
         mean = total/a.size
         d = a - mean
         d2 = d*d
         m2 = float(d2.sum())
-        if m2 <= a.size*(4*np.finfo(float).eps*mean)**2: return cls(float(a.size), float(a[0]), 0., 0., False)   # constant but for the rounding of the mean
+        # constant but for the rounding of the mean
+        if m2 <= a.size*(4*np.finfo(float).eps*mean)**2:
+            return cls(float(a.size), float(a[0]), 0., 0., False)
         return cls(float(a.size), mean, m2, float(d2 @ d), False)
 
     @classmethod
@@ -773,9 +1034,17 @@ class Moments:
             If a count is missing, negative, not whole, or if more units converted than there are.
         """
         x, n = _counts("x", x), _counts("n", n)
-        try: more = x > n
-        except ValueError: raise ValueError(f"x, n: counts of the same shape, got {x.shape} and {n.shape}") from None
-        if more.any(): raise ValueError(f"x={np.broadcast_to(x, more.shape)[more].flat[0]:g}: more conversions than units, n={np.broadcast_to(n, more.shape)[more].flat[0]:g}; count a unit once")
+        try:
+            more = x > n
+        except ValueError:
+            raise ValueError(
+                f"x, n: counts of the same shape, got {x.shape} and {n.shape}"
+            ) from None
+        if more.any():
+            raise ValueError(
+                f"x={np.broadcast_to(x, more.shape)[more].flat[0]:g}: more conversions than units,"
+                f" n={np.broadcast_to(n, more.shape)[more].flat[0]:g}; count a unit once"
+            )
         return _binary(x[()], n[()])
 
     @classmethod
@@ -794,7 +1063,11 @@ class Moments:
         Moments
             Not binary.
         """
-        n, mean, variance = _whole("n", n, 2, 10**12), _number("mean", mean, -1e90, 1e90), _number("variance", variance, -1e-300, 1e180)
+        n, mean, variance = (
+            _whole("n", n, 2, 10**12),
+            _number("mean", mean, -1e90, 1e90),
+            _number("variance", variance, -1e-300, 1e180),
+        )
         return cls(float(n), mean, variance*(n - 1), 0., False)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -802,9 +1075,16 @@ class Moments:
         if not np.ndim(n):
             if not other.n: return self
             if not self.n: return other
-        if self.binary and other.binary: return _binary(np.rint(self.n*self.mean + other.n*other.mean), n)   # stays exact
+        # stays exact
+        if self.binary and other.binary:
+            return _binary(np.rint(self.n*self.mean + other.n*other.mean), n)
         d, share = other.mean - self.mean, other.n/np.maximum(n, 1)
-        m3 = self.m3 + other.m3 + d**3*self.n*share*(1 - 2*share) + 3*d*((1 - share)*other.m2 - share*self.m2)
+        m3 = (
+            self.m3
+            + other.m3
+            + d**3 * self.n * share * (1 - 2 * share)
+            + 3 * d * ((1 - share) * other.m2 - share * self.m2)
+        )
         return Moments(n, self.mean + d*share, self.m2 + other.m2 + d*d*self.n*share, m3, False)
 
     @property
@@ -823,12 +1103,16 @@ def _binary(x: float | np.ndarray, n: float | np.ndarray) -> Moments:
     p = x/np.maximum(n, 1)
     return Moments(n + 0., p, n*p*(1 - p), n*p*(1 - p)*(1 - 2*p))
 
-# %% ../nbs/10_sequential.ipynb #5fb5f6ea
+# %% ../nbs/10_sequential.ipynb #e7303e33
 class RegimeWarning(UserWarning):
     "An asymptotic method is used where its error is not what it says."
 
-def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_count: float | None = None) -> bool | np.ndarray:
-    """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, for rates at .01 and .001, too. It is about alarms, not about the size of a small p-value.
+
+def in_regime(
+    control: Moments, treatment: Moments, *, alpha: float = 0.05, min_count: float | None = None
+) -> bool | np.ndarray:
+    """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, for rates
+    at .01 and .001, too. It is about alarms, not about the size of a small p-value.
 
     Parameters
     ----------
@@ -837,10 +1121,11 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_c
     alpha : float
         The level, above 0 and below 1: farther out in the tail the normal approximation needs more.
     min_count : float, optional
-        For rates: each arm expects at least so many successes and so many failures, at the rate of both
-        together. For other outcomes: each arm has at least `min_count` x max(2, 5 x skewness squared) units.
-        With 1 for 5 that would be the rule for rates; but a sample shows less skewness than there is.
-        If left out 20, or below alpha .05 as many times 20 as (ln alpha / ln .05) squared: 47 at .01, 106 at .001.
+        For rates: each arm expects at least so many successes and so many failures, at the rate of
+        both together. For other outcomes: each arm has at least `min_count` x max(2, 5 x skewness
+        squared) units. With 1 for 5 that would be the rule for rates; but a sample shows less
+        skewness than there is. If left out 20, or below alpha .05 as many times 20 as (ln alpha /
+        ln .05) squared: 47 at .01, 106 at .001.
 
     Returns
     -------
@@ -851,13 +1136,19 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05, min_c
         if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
     return _regime(control, treatment, _min_count(min_count, _number("alpha", alpha, 0, 1)))
 
+
 def _min_count(min_count: float | None, alpha: float) -> float:
     if min_count is None: return 20*max(1., math.log(alpha)/math.log(.05))**2
-    return 0. if not isinstance(min_count, bool) and min_count == 0 else _number("min_count", min_count, 0, math.inf)
+    return (
+        0.0
+        if not isinstance(min_count, bool) and min_count == 0
+        else _number("min_count", min_count, 0, math.inf)
+    )
 
 def _worth(control: Moments, treatment: Moments) -> tuple:
     "What a unit of each arm adds to the count that the regime asks for."
-    if not (control.binary and treatment.binary): return tuple(1/np.maximum(2, 5*m.skewness**2) for m in (control, treatment))
+    if not (control.binary and treatment.binary):
+        return tuple(1/np.maximum(2, 5*m.skewness**2) for m in (control, treatment))
     p = (control.n*control.mean + treatment.n*treatment.mean)/np.maximum(control.n + treatment.n, 1)
     return (np.minimum(p, 1 - p),)*2
 
@@ -889,34 +1180,55 @@ class ConfidenceSequence:
     def __repr__(self) -> str:
         last = lambda v: float(np.ravel(v)[-1])
         looks = f", the last of {np.size(self.log_e):,} looks" if np.ndim(self.log_e) else ""
-        return f"ConfidenceSequence(difference {last(self.estimate):.4g} [{last(self.lower):.4g}, {last(self.upper):.4g}], always-valid p = {last(self.p_value):.3g}{looks})"
+        return (
+            f"ConfidenceSequence(difference {last(self.estimate):.4g} [{last(self.lower):.4g},"
+            f" {last(self.upper):.4g}], always-valid p = {last(self.p_value):.3g}{looks})"
+        )
 
-def _rho2(alpha: float, n_star: float) -> float: return (-2*math.log(alpha) + math.log1p(-2*math.log(alpha)))/n_star
+def _rho2(alpha: float, n_star: float) -> float:
+    return (-2*math.log(alpha) + math.log1p(-2*math.log(alpha)))/n_star
 
 def _asymptotic(c: Moments, t: Moments, rho2: float) -> tuple:
-    "Estimate, its variance, log e-value; an arm without variance bets nothing, and without units there is no difference."
+    """Estimate, its variance, log e-value; an arm without variance bets nothing, and without units
+    there is no difference."""
     n, d = c.n + t.n, np.where((c.n > 0) & (t.n > 0), t.mean - c.mean, np.nan)
     v = c.variance/np.maximum(c.n, 1) + t.variance/np.maximum(t.n, 1)
     known = (v > 0) & (c.n > 0) & (t.n > 0)
-    with np.errstate(over="ignore"): log_e = np.where(known, np.minimum(n*rho2*d*d/(2*np.where(known, v, 1)*(n*rho2 + 1)), 1e300) - .5*np.log1p(n*rho2), 0.)
+    with np.errstate(over="ignore"):
+        log_e = np.where(
+            known,
+            np.minimum(n * rho2 * d * d / (2 * np.where(known, v, 1) * (n * rho2 + 1)), 1e300)
+            - 0.5 * np.log1p(n * rho2),
+            0.0,
+        )
     return d, np.where(known, v, np.inf), log_e
 
 def _half_width(n: np.ndarray, v: np.ndarray, rho2: float, alpha: float) -> np.ndarray:
     return np.sqrt(v*(n*rho2 + 1)/np.maximum(n*rho2, 1e-300)*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10_sequential.ipynb #f4383469
-def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.ndarray | Moments, *, alpha: float = .05, n_star: float, burn_in: int = 0,
-                                   min_count: float | None = None) -> ConfidenceSequence:
-    """Intervals for a difference of means or rates that may be read at every look, for large samples.
+# %% ../nbs/10_sequential.ipynb #61fa0210
+def asymptotic_confidence_sequence(
+    control: np.ndarray | Moments,
+    treatment: np.ndarray | Moments,
+    *,
+    alpha: float = 0.05,
+    n_star: float,
+    burn_in: int = 0,
+    min_count: float | None = None,
+) -> ConfidenceSequence:
+    """Intervals for a difference of means or rates that may be read at every look, for large
+    samples.
 
     Parameters
     ----------
     control, treatment : array of numbers, or Moments
-        The outcomes so far (0 and 1 only: rates, with variance p (1 - p)), or their moments, with one value a look for a whole path.
+        The outcomes so far (0 and 1 only: rates, with variance p (1 - p)), or their moments, with
+        one value a look for a whole path.
     alpha : float
         One minus the level, above 0 and below 1.
     n_star : float
-        Units in both arms together at which the interval is to be tightest, above 0; chosen beforehand.
+        Units in both arms together at which the interval is to be tightest, above 0; chosen
+        beforehand.
     burn_in : int
         Looks with fewer units in both arms together say nothing, 0 or above.
     min_count : float, optional
@@ -934,24 +1246,49 @@ def asymptotic_confidence_sequence(control: np.ndarray | Moments, treatment: np.
 
     References
     ----------
-    Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics 2024.
+    Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic
+    confidence sequences, Annals of Statistics 2024.
     """
     alpha, n_star = _number("alpha", alpha, 0, 1), _number("n_star", n_star, 1e-9, 1e18)
     burn_in, min_count = _whole("burn_in", burn_in, 0, 10**15), _min_count(min_count, alpha)
-    c, t = (m if isinstance(m, Moments) else Moments.of(m, name) for name, m in (("control", control), ("treatment", treatment)))
-    if np.ndim(c.n) and np.ndim(t.n) and np.shape(c.n) != np.shape(t.n): raise ValueError(f"control, treatment: moments of as many looks, got the shapes {np.shape(c.n)} and {np.shape(t.n)}")
+    c, t = (
+        m if isinstance(m, Moments) else Moments.of(m, name)
+        for name, m in (("control", control), ("treatment", treatment))
+    )
+    if np.ndim(c.n) and np.ndim(t.n) and np.shape(c.n) != np.shape(t.n):
+        raise ValueError(
+            f"control, treatment: moments of as many looks, got the shapes {np.shape(c.n)} and"
+            f" {np.shape(t.n)}"
+        )
     counted = np.asarray(c.n + t.n >= max(burn_in, 1))
     outside = int((counted & ~_regime(c, t, min_count)).sum())
-    if outside: warnings.warn(f"{outside:,} of {counted.size:,} looks are outside the regime of the asymptotic method (each arm needs {min_count:.4g} successes and failures, or {5*min_count:.4g} times the "
-                              "squared skewness in units): too many false alarms are to be expected. Raise burn_in, or use conditional_beta_binomial for rates", RegimeWarning, stacklevel=2)
+    if outside:
+        warnings.warn(
+            f"{outside:,} of {counted.size:,} looks are outside the regime of the asymptotic method"
+            f" (each arm needs {min_count:.4g} successes and failures, or {5*min_count:.4g} times"
+            " the squared skewness in units): too many false alarms are to be expected. Raise"
+            " burn_in, or use conditional_beta_binomial for rates",
+            RegimeWarning,
+            stacklevel=2,
+        )
     rho2 = _rho2(alpha, n_star)
     d, v, log_e = _asymptotic(c, t, rho2)
-    half, log_e = np.where(counted, _half_width(c.n + t.n, v, rho2, alpha), np.inf), np.where(counted, log_e, 0.)
-    values = d, np.where(half < np.inf, d - half, -np.inf), np.where(half < np.inf, d + half, np.inf), log_e, always_valid_p(log_e)
+    half, log_e = np.where(counted, _half_width(c.n + t.n, v, rho2, alpha), np.inf), np.where(
+        counted, log_e, 0.0
+    )
+    values = (
+        d,
+        np.where(half < np.inf, d - half, -np.inf),
+        np.where(half < np.inf, d + half, np.inf),
+        log_e,
+        always_valid_p(log_e),
+    )
     return ConfidenceSequence(*(v if np.ndim(v) else float(v) for v in values))
 
-# %% ../nbs/10_sequential.ipynb #e5db18fb
-def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *, k: float = 100) -> np.ndarray | float:
+# %% ../nbs/10_sequential.ipynb #5f036225
+def sequential_srm(
+    counts: np.ndarray, weights: Sequence[float] | None = None, *, k: float = 100
+) -> np.ndarray | float:
     """Evidence that arms are filled in other proportions than planned, valid at every moment.
 
     Parameters
@@ -966,8 +1303,8 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     Returns
     -------
     float or ndarray of shape (...)
-        The logarithm of the e-value. There is a mismatch when it reaches log(1/alpha); take a small alpha, such as .001.
-        `always_valid_p` turns it into a p-value.
+        The logarithm of the e-value. There is a mismatch when it reaches log(1/alpha); take a small
+        alpha, such as .001. `always_valid_p` turns it into a p-value.
 
     Raises
     ------
@@ -979,14 +1316,31 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | None = None, *
     Lindon, Malek, Anytime-Valid Inference for Multinomial Count Data, NeurIPS 2022.
     """
     n, k = _counts("counts", counts), _weight(k)
-    if not n.ndim or n.shape[-1] < 2: raise ValueError(f"counts: the units in two arms or more, got an array of shape {n.shape}")
-    w = np.ones(n.shape[-1]) if weights is None else _numbers("weights", weights, lambda a: (a > 1e-100) & (a < 1e100), "planned proportions, above 0 (from 1e-100 to 1e100)")
-    if w.shape != n.shape[-1:]: raise ValueError(f"weights: one for each of the {n.shape[-1]} arms, got the shape {w.shape}")
+    if not n.ndim or n.shape[-1] < 2:
+        raise ValueError(f"counts: the units in two arms or more, got an array of shape {n.shape}")
+    w = (
+        np.ones(n.shape[-1])
+        if weights is None
+        else _numbers(
+            "weights",
+            weights,
+            lambda a: (a > 1e-100) & (a < 1e100),
+            "planned proportions, above 0 (from 1e-100 to 1e100)",
+        )
+    )
+    if w.shape != n.shape[-1:]:
+        raise ValueError(
+            f"weights: one for each of the {n.shape[-1]} arms, got the shape {w.shape}"
+        )
     w = w/w.sum()
-    out = gammaln(k) - gammaln(k + n.sum(-1)) + (gammaln(k*w + n) - gammaln(k*w) - n*np.log(w)).sum(-1)
+    out = (
+        gammaln(k)
+        - gammaln(k + n.sum(-1))
+        + (gammaln(k * w + n) - gammaln(k * w) - n * np.log(w)).sum(-1)
+    )
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10_sequential.ipynb #6e633155
+# %% ../nbs/10_sequential.ipynb #b36526d8
 class _BetaBinomial:
     "Rates, exact: the conditional e-process on conversions."
     measure, in_order, null, assumes = "risk ratio", False, 1., "units were assigned at random"
@@ -996,10 +1350,20 @@ class _BetaBinomial:
         self.settings = {"k": self.k}
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
-        "The information in the arms c (control) and t (treatment), 0 without a plan; the evidence, its boundary, the sign of the effect. None where the look does not count."
-        if not (c.binary and t.binary): raise ValueError("control, treatment: outcomes 0 and 1 for this method; for other numbers use method='asymptotic'")
+        """The information in the arms c (control) and t (treatment), 0 without a plan; the
+        evidence, its boundary, the sign of the effect. None where the look does not count."""
+        if not (c.binary and t.binary):
+            raise ValueError(
+                "control, treatment: outcomes 0 and 1 for this method; for other numbers use"
+                " method='asymptotic'"
+            )
         xc, xt = round(c.n*c.mean), round(t.n*t.mean)
-        return 0., float(_log_beta_binomial(xc, xt, self.share, self.k)), -math.log(self.alpha), xt*(1 - self.share) - xc*self.share
+        return (
+            0.0,
+            float(_log_beta_binomial(xc, xt, self.share, self.k)),
+            -math.log(self.alpha),
+            xt * (1 - self.share) - xc * self.share,
+        )
 
     def p_value(self, path: pd.DataFrame) -> float:
         "From the path, all looks so far."
@@ -1007,7 +1371,9 @@ class _BetaBinomial:
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
         "From the arms c and t and, for a plan, the boundary of the look."
-        return conditional_beta_binomial_interval(round(c.n*c.mean), round(t.n*t.mean), alpha=self.alpha, share=self.share, k=self.k)
+        return conditional_beta_binomial_interval(
+            round(c.n * c.mean), round(t.n * t.mean), alpha=self.alpha, share=self.share, k=self.k
+        )
 
     def estimate(self, c: Moments, t: Moments) -> float:
         "The plain estimate from the arms c and t."
@@ -1016,16 +1382,32 @@ class _BetaBinomial:
 
 class _Paired(_BetaBinomial):
     "Pairs of outcomes 0 and 1: the same on discordant pairs."
-    measure, assumes = "odds among discordant pairs", "a pair that differs could as well have differed the other way, whatever came before, were neither side better"
+    measure, assumes = (
+        "odds among discordant pairs",
+        (
+            "a pair that differs could as well have differed the other way, whatever came before,"
+            " were neither side better"
+        ),
+    )
 
-# %% ../nbs/10_sequential.ipynb #619d6e65
+# %% ../nbs/10_sequential.ipynb #214905da
 class _Asymptotic(_BetaBinomial):
     "Means and rates of large samples; looks outside the regime do not count."
     measure, null = "difference", 0.
 
-    def __init__(self, alpha: float, share: float, *, n_star: float, min_count: float | None = None) -> None:
-        self.alpha, self.share, self.n_star, self.min_count = alpha, share, _number("n_star", n_star, 1e-9, 1e18), _min_count(min_count, alpha)
-        self.rho2, self.settings = _rho2(alpha, self.n_star), {"n_star": self.n_star, "min_count": self.min_count}
+    def __init__(
+        self, alpha: float, share: float, *, n_star: float, min_count: float | None = None
+    ) -> None:
+        self.alpha, self.share, self.n_star, self.min_count = (
+            alpha,
+            share,
+            _number("n_star", n_star, 1e-9, 1e18),
+            _min_count(min_count, alpha),
+        )
+        self.rho2, self.settings = _rho2(alpha, self.n_star), {
+            "n_star": self.n_star,
+            "min_count": self.min_count,
+        }
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
         "As above, on the moments of c and t."
@@ -1043,21 +1425,43 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #673d7d9b
-_LOOKS, _STEP = 2000, 1e-4   # at most so many looks count, and only those that bring so much of the planned information
+# %% ../nbs/10_sequential.ipynb #a7573c61
+# at most so many looks count, and only those that bring so much of the planned information
+_LOOKS, _STEP = 2000, 1e-4
 
 class _GroupSequential(_Asymptotic):
     "A planned number of units, spending the error as they come."
     in_order = True
 
-    def __init__(self, alpha: float, share: float, *, n_max: int, spending: str = "obrien-fleming", gamma: float | None = None, rho: float | None = None,
-                 spend: str = "per-side", min_count: float | None = None) -> None:
-        self.alpha, self.share, self.n_max, self.min_count = alpha, share, _whole("n_max", n_max, 2, 10**15), _min_count(min_count, alpha)
-        alpha_spent(1., alpha=alpha, spending=spending, gamma=gamma, rho=rho)   # refuses a wrong spending function now
+    def __init__(
+        self,
+        alpha: float,
+        share: float,
+        *,
+        n_max: int,
+        spending: str = "obrien-fleming",
+        gamma: float | None = None,
+        rho: float | None = None,
+        spend: str = "per-side",
+        min_count: float | None = None,
+    ) -> None:
+        self.alpha, self.share, self.n_max, self.min_count = (
+            alpha,
+            share,
+            _whole("n_max", n_max, 2, 10**15),
+            _min_count(min_count, alpha),
+        )
+        # refuses a wrong spending function now
+        alpha_spent(1., alpha=alpha, spending=spending, gamma=gamma, rho=rho)
         self.spend = _choice("spend", spend, ("per-side", "total"))
         as_float = lambda x: x if x is None else float(x)
         self.shape = {"spending": str(spending), "gamma": as_float(gamma), "rho": as_float(rho)}
-        self.settings = {"n_max": self.n_max, **self.shape, "spend": self.spend, "min_count": self.min_count}
+        self.settings = {
+            "n_max": self.n_max,
+            **self.shape,
+            "spend": self.spend,
+            "min_count": self.min_count,
+        }
         self.spent, self.looks, self.walk = 0., 0, _Walk()
 
     def look(self, c: Moments, t: Moments) -> tuple[float, float, float, float] | None:
@@ -1065,7 +1469,8 @@ class _GroupSequential(_Asymptotic):
         if not (c.n and t.n) or not _regime(c, t, self.min_count): return None
         units = c.n + t.n
         time = c.n*t.n/units/(self.n_max*self.share*(1 - self.share))
-        if units >= self.n_max: time = max(time, self.walk.t + 2*_STEP)   # little information is no reason to leave out the last look
+        # little information is no reason to leave out the last look
+        if units >= self.n_max:time = max(time, self.walk.t + 2*_STEP)
         elif time < self.walk.t + _STEP or self.looks > _LOOKS - 2: return None
         pooled = (c.n*c.mean + t.n*t.mean)/units
         variance = [pooled*(1 - pooled) if c.binary and t.binary else m.variance for m in (c, t)]
@@ -1075,7 +1480,8 @@ class _GroupSequential(_Asymptotic):
         return time, abs(z), self.advance(time, units), z
 
     def spending(self, units: np.ndarray | float, alpha: float) -> np.ndarray:
-        "What a side may have spent by so many units. Units, not information: that of random arms never comes to be exactly as planned, and all of alpha is there to be spent."
+        """What a side may have spent by so many units. Units, not information: that of random arms
+        never comes to be exactly as planned, and all of alpha is there to be spent."""
         return _spent_a_side(np.asarray(units)/self.n_max, alpha, self.spend, **self.shape)
 
     def advance(self, time: float, units: float) -> float:
@@ -1089,83 +1495,183 @@ class _GroupSequential(_Asymptotic):
 
     def p_value(self, path: pd.DataFrame) -> float:
         "The smallest alpha at which the path would have crossed."
-        z, times, units = path.statistic.to_numpy(), path.information.to_numpy(), (path.n_control + path.n_treatment).to_numpy()
-        over = lambda a: float((z - np.minimum(_boundaries(times, self.spending(units, math.exp(a))), 38)).max())
-        low, high = max(math.log(2) + log_ndtr(-z.max()), -640.), math.log(.9999)   # not below that of one look
+        z, times, units = (
+            path.statistic.to_numpy(),
+            path.information.to_numpy(),
+            (path.n_control + path.n_treatment).to_numpy(),
+        )
+        over = lambda a: float(
+            (z - np.minimum(_boundaries(times, self.spending(units, math.exp(a))), 38)).max()
+        )
+        # not below that of one look
+        low, high = max(math.log(2) + log_ndtr(-z.max()), -640.), math.log(.9999)
         if over(high) < 0: return 1.
         return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
-        "The differences of the arms c and t that a look with this boundary does not reject: for rates by the score test, which is the one that decides."
+        """The differences of the arms c and t that a look with this boundary does not reject: for
+        rates by the score test, which is the one that decides."""
         if boundary == math.inf: return -math.inf, math.inf
-        if c.binary and t.binary: return tuple(float(v) for v in _DIFFERENCE["mee"](*map(np.asarray, (c.n*c.mean, c.n, t.n*t.mean, t.n)), boundary))
+        if c.binary and t.binary:
+            return tuple(
+                float(v)
+                for v in _DIFFERENCE["mee"](
+                    *map(np.asarray, (c.n * c.mean, c.n, t.n * t.mean, t.n)), boundary
+                )
+            )
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10_sequential.ipynb #fcd36eb0
+# %% ../nbs/10_sequential.ipynb #d2a25f1b
 _MOST = 10**12   # units in an arm
 
 def _together(name: str, seen: Moments, new: Moments) -> Moments:
     m = seen + new
-    if m.n > _MOST or not m.m2 < 1e200: raise ValueError(f"{name}: {m.n:g} units with those before, of variance {m.variance:g}; at most {_MOST:,} units, and squares that sum to less than 1e200")
+    if m.n > _MOST or not m.m2 < 1e200:
+        raise ValueError(
+            f"{name}: {m.n:g} units with those before, of variance {m.variance:g}; at most"
+            f" {_MOST:,} units, and squares that sum to less than 1e200"
+        )
     return m
 
 def _split_evidence(test: "SequentialTest") -> float:
     "Log evidence that the arms are filled in other shares than planned; none for pairs."
-    return 0. if test.method == "paired" else max(0., float(_log_beta_binomial(test.control.n, test.treatment.n, test.share, 100.)))
+    return (
+        0.0
+        if test.method == "paired"
+        else max(
+            0.0, float(_log_beta_binomial(test.control.n, test.treatment.n, test.share, 100.0))
+        )
+    )
 
 def _why_not(control: Moments, treatment: Moments, min_count: float) -> str:
     "Why a look did not count."
     if not (control.n and treatment.n): return ": an arm is empty"
     if not control.m2 + treatment.m2: return ": all outcomes are alike so far"
     if _regime(control, treatment, min_count): return ": too little of the planned information"
-    return f": by what was seen so far each arm needs about {math.ceil(np.max(np.divide(min_count, _worth(control, treatment)))):,} units (see in_regime)"
+    return (
+        ": by what was seen so far each arm needs about"
+        f" {math.ceil(np.max(np.divide(min_count, _worth(control, treatment)))):,} units (see"
+        " in_regime)"
+    )
 
 def _one_look(name: str, m: Moments) -> Moments:
-    if np.ndim(m.n): raise ValueError(f"{name}: the moments of one look at a time, got those of {np.size(m.n):,}")
+    if np.ndim(m.n):
+        raise ValueError(
+            f"{name}: the moments of one look at a time, got those of {np.size(m.n):,}"
+        )
     return _stored_moments(name, [m.n, m.mean, m.m2, m.m3, m.binary])
 
 def _stored_moments(name: str, stored: Sequence) -> Moments:
     "The moments of an arm, if outcomes can have left them."
     *sums, binary = stored
     n, mean, m2, m3 = _numbers(name, sums, np.isfinite, "four finite numbers").tolist()
-    sound = 0 <= n <= _MOST and n % 1 == 0 and 0 <= m2 < 1e200 and abs(mean) < 1e90 and isinstance(binary, (bool, np.bool_)) and (n > 0 or mean == m2 == m3 == 0)
+    sound = (
+        0 <= n <= _MOST
+        and n % 1 == 0
+        and 0 <= m2 < 1e200
+        and abs(mean) < 1e90
+        and isinstance(binary, (bool, np.bool_))
+        and (n > 0 or mean == m2 == m3 == 0)
+    )
     m, x = Moments(n, mean, m2, m3, bool(binary)), round(n*mean) if sound else 0
-    if not sound or binary and not (0 <= x <= n and np.allclose([mean, m2], [x/max(n, 1), x*(1 - mean)], rtol=1e-9)): raise ValueError(f"{name}={stored}: no moments of outcomes")
+    if (
+        not sound
+        or binary
+        and not (
+            0 <= x <= n and np.allclose([mean, m2], [x / max(n, 1), x * (1 - mean)], rtol=1e-9)
+        )
+    ):
+        raise ValueError(f"{name}={stored}: no moments of outcomes")
     return m
 
-# %% ../nbs/10_sequential.ipynb #9aff339f
-METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
+# %% ../nbs/10_sequential.ipynb #53b4537f
+METHODS = {
+    "beta-binomial": _BetaBinomial,
+    "paired": _Paired,
+    "asymptotic": _Asymptotic,
+    "group-sequential": _GroupSequential,
+}
 FORMAT = 2
 WINNERS = ("treatment higher", "control higher")
 PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
 
 def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> list[tuple]:
-    "The looks, if a test of these settings can have taken them: its plan is walked again, and the last look is taken again."
-    path = _numbers("path", stored, np.isfinite, "finite numbers") if len(stored) else np.empty((0, 5))
+    """The looks, if a test of these settings can have taken them: its plan is walked again, and the
+    last look is taken again."""
+    path = (
+        _numbers("path", stored, np.isfinite, "finite numbers") if len(stored) else np.empty((0, 5))
+    )
     if path.shape != (len(stored), 5): raise ValueError(f"path: {', '.join(PATH)} for each look")
-    counted, engine, rows = [m.n for m in test._counted], test._engine, [tuple(row) for row in path.tolist()]
+    counted, engine, rows = (
+        [m.n for m in test._counted],
+        test._engine,
+        [tuple(row) for row in path.tolist()],
+    )
     grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]])
-    if (grown < 0).any() or (grown % 1 > 0).any() or not grown.any(1).all() or counted != (list(rows[-1][:2]) if rows else [0, 0]): raise ValueError("path: whole units that grow from look to look, up to those counted")
+    if (
+        (grown < 0).any()
+        or (grown % 1 > 0).any()
+        or not grown.any(1).all()
+        or counted != (list(rows[-1][:2]) if rows else [0, 0])
+    ):
+        raise ValueError("path: whole units that grow from look to look, up to those counted")
     if not rows and end is None: return rows
-    boundary = [engine.advance(t, c + n) for c, n, t, *_ in rows[:-1]] if engine.in_order else -math.log(test.alpha)
+    boundary = (
+        [engine.advance(t, c + n) for c, n, t, *_ in rows[:-1]]
+        if engine.in_order
+        else -math.log(test.alpha)
+    )
     again = engine.look(*test._counted)
-    if again is None or engine.in_order and (path[:, 3] < 0).any() or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6) or not np.allclose(rows[-1][2:], again[:3], rtol=1e-6, atol=1e-6) or not engine.in_order and path[:, 2].any():
+    if (
+        again is None
+        or engine.in_order
+        and (path[:, 3] < 0).any()
+        or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6)
+        or not np.allclose(rows[-1][2:], again[:3], rtol=1e-6, atol=1e-6)
+        or not engine.in_order
+        and path[:, 2].any()
+    ):
         raise ValueError("path: not that of these settings and outcomes")
     crossed, winner = np.flatnonzero(path[:, 3] >= path[:, 4]), WINNERS[0 if again[3] > 0 else 1]
-    ends = [[crossed[0] + 1, w] for w in WINNERS if crossed[0] < len(path) - 1 or w == winner] if len(crossed) else [None]
-    if end not in ends: raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
+    ends = (
+        [[crossed[0] + 1, w] for w in WINNERS if crossed[0] < len(path) - 1 or w == winner]
+        if len(crossed)
+        else [None]
+    )
+    if end not in ends:
+        raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
     return rows
 
-# %% ../nbs/10_sequential.ipynb #3a26ccef
+# %% ../nbs/10_sequential.ipynb #2abe7524
 class _Looks:
     "What every sequential test does: take outcomes, look, merge, survive a restart."
-    def __init__(self, method: str = "beta-binomial", *, alpha: float = .05, share: float = .5, **settings: object) -> None:
-        self.method, self.alpha, self.share = _choice("method", method, list(METHODS)), _alpha(alpha), _number("share", share, 0, 1)
+    def __init__(
+        self,
+        method: str = "beta-binomial",
+        *,
+        alpha: float = 0.05,
+        share: float = 0.5,
+        **settings: object,
+    ) -> None:
+        self.method, self.alpha, self.share = (
+            _choice("method", method, list(METHODS)),
+            _alpha(alpha),
+            _number("share", share, 0, 1),
+        )
         if method == "paired" and share != .5: raise ValueError(f"share={share!r}: .5 for pairs")
-        try: self._engine = METHODS[method](self.alpha, self.share, **settings)
-        except TypeError as e: raise ValueError(f"settings of method={method!r}: {str(e).split('__init__() ')[-1]}") from None
-        self.measure, self.control, self.treatment, self._counted = self._engine.measure, Moments(), Moments(), (Moments(), Moments())
+        try:
+            self._engine = METHODS[method](self.alpha, self.share, **settings)
+        except TypeError as e:
+            raise ValueError(
+                f"settings of method={method!r}: {str(e).split('__init__() ')[-1]}"
+            ) from None
+        self.measure, self.control, self.treatment, self._counted = (
+            self._engine.measure,
+            Moments(),
+            Moments(),
+            (Moments(), Moments()),
+        )
         self._path, self._end, self._srm, self._warned = [], None, 0., False
 
     @property
@@ -1179,58 +1685,105 @@ class _Looks:
         Parameters
         ----------
         control, treatment : array of numbers or bool, shape (n,), or Moments
-            Their outcomes, in any order; an arm may have none. Where only sums are at hand their moments: `Moments.from_counts(x, n)`
-            for x conversions of n units, or `Moments.from_summary`. For "paired" one outcome of each for every pair.
+            Their outcomes, in any order; an arm may have none. Where only sums are at hand their
+            moments: `Moments.from_counts(x, n)` for x conversions of n units, or
+            `Moments.from_summary`. For "paired" one outcome of each for every pair.
 
         Returns
         -------
         SequentialTest
             Itself, unchanged if the outcomes are refused.
         """
-        if self.method != "paired": return self._look(*(_one_look(name, x) if isinstance(x, Moments) else Moments.of(x, name) for name, x in (("control", control), ("treatment", treatment))))
-        if isinstance(control, Moments) or isinstance(treatment, Moments): raise ValueError("control, treatment: outcomes for pairs, not Moments; sums do not tell which outcomes belong together")
+        if self.method != "paired":
+            return self._look(
+                *(
+                    _one_look(name, x) if isinstance(x, Moments) else Moments.of(x, name)
+                    for name, x in (("control", control), ("treatment", treatment))
+                )
+            )
+        if isinstance(control, Moments) or isinstance(treatment, Moments):
+            raise ValueError(
+                "control, treatment: outcomes for pairs, not Moments; sums do not tell which"
+                " outcomes belong together"
+            )
         return self._look(*(_binary(x, len(control)) for x in discordant_pairs(control, treatment)))
 
     def merge(self, later: "SequentialTest") -> "SequentialTest":
-        """Take in what another test of the same settings saw *after* this one, as one look at its end.
+        """Take in what another test of the same settings saw *after* this one, as one look at its
+        end.
 
         Parameters
         ----------
         later : SequentialTest
-            Of the same method and settings; not changed. That its outcomes are later ones, and none of them counted here already, only the caller can know.
-            Its looks are not taken over, nor an alarm about the split that it alone has raised: read `later.srm_p_value` first.
+            Of the same method and settings; not changed. That its outcomes are later ones, and none
+            of them counted here already, only the caller can know. Its looks are not taken over,
+            nor an alarm about the split that it alone has raised: read `later.srm_p_value` first.
 
         Returns
         -------
         SequentialTest
             Itself.
         """
-        if not isinstance(later, _Looks) or later is self: raise ValueError(f"later: another SequentialTest, got {'this one, whose outcomes would count twice' if later is self else type(later).__name__}")
-        ours, theirs = ({"method": x.method} if later.method != self.method else {"alpha": x.alpha, "share": x.share, **x.settings} for x in (self, later))
-        if differ := [f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v]: raise ValueError(f"later: another plan, {', '.join(differ)}; only tests of the same settings merge")
-        if self._engine.in_order: raise ValueError(f"method={self.method!r} spends its error look by look and cannot be merged: send the outcomes to one test, in order")
+        if not isinstance(later, _Looks) or later is self:
+            raise ValueError(
+                "later: another SequentialTest, got"
+                f" {'this one, whose outcomes would count twice' if later is self else type(later).__name__}"
+            )
+        ours, theirs = (
+            (
+                {"method": x.method}
+                if later.method != self.method
+                else {"alpha": x.alpha, "share": x.share, **x.settings}
+            )
+            for x in (self, later)
+        )
+        if differ := [
+            f"{k}={theirs.get(k)!r} instead of {v!r}" for k, v in ours.items() if theirs.get(k) != v
+        ]:
+            raise ValueError(
+                f"later: another plan, {', '.join(differ)}; only tests of the same settings merge"
+            )
+        if self._engine.in_order:
+            raise ValueError(
+                f"method={self.method!r} spends its error look by look and cannot be merged: send"
+                " the outcomes to one test, in order"
+            )
         return self._look(later.control, later.treatment)
 
     def _look(self, control: Moments, treatment: Moments) -> "SequentialTest":
-        if self.finished: raise ValueError("this group-sequential test has ended; later outcomes belong to a new one")
+        if self.finished:
+            raise ValueError(
+                "this group-sequential test has ended; later outcomes belong to a new one"
+            )
         if not control.n + treatment.n: return self
-        c, t = _together("control", self.control, control), _together("treatment", self.treatment, treatment)
+        c, t = _together("control", self.control, control), _together(
+            "treatment", self.treatment, treatment
+        )
         seen = self._engine.look(c, t)
         if seen is None and not self._warned and not _regime(c, t, self._engine.min_count):
-            warnings.warn(f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r} and does not count{_why_not(c, t, self._engine.min_count)}", RegimeWarning, stacklevel=3)
+            warnings.warn(
+                f"a look at {c.n:g} + {t.n:g} units is outside the regime of method={self.method!r}"
+                f" and does not count{_why_not(c, t, self._engine.min_count)}",
+                RegimeWarning,
+                stacklevel=3,
+            )
             self._warned = True
         self.control, self.treatment = c, t
         self._srm = max(self._srm, _split_evidence(self))
         if seen is not None:
             (information, statistic, boundary, sign), self._counted = seen, (c, t)
             self._path.append((c.n, t.n, information, statistic, boundary))
-            if self._end is None and statistic >= boundary: self._end = [len(self._path), WINNERS[0 if sign > 0 else 1]]
+            if self._end is None and statistic >= boundary:
+                self._end = [len(self._path), WINNERS[0 if sign > 0 else 1]]
         return self
 
     @property
     def finished(self) -> bool:
-        "Whether a group-sequential test has ended, by a decision or by having all its units; the others may always go on."
-        return self._engine.in_order and (self._end is not None or bool(self.control.n + self.treatment.n >= self._engine.n_max))
+        """Whether a group-sequential test has ended, by a decision or by having all its units; the
+        others may always go on."""
+        return self._engine.in_order and (
+            self._end is not None or bool(self.control.n + self.treatment.n >= self._engine.n_max)
+        )
 
     def to_dict(self) -> dict:
         """The whole state as plain values for JSON, with a format number.
@@ -1240,9 +1793,25 @@ class _Looks:
         dict
             For `from_dict`.
         """
-        control, treatment, *counted = ([float(v) for v in (m.n, m.mean, m.m2, m.m3)] + [bool(m.binary)] for m in (self.control, self.treatment, *self._counted))
-        return {"kind": "SequentialTest", "format": FORMAT, "method": self.method, "alpha": self.alpha, "share": self.share, "settings": self.settings,
-                "control": control, "treatment": treatment, "counted": counted, "path": [[float(v) for v in row] for row in self._path], "end": self._end and list(self._end), "srm": self._srm, "warned": self._warned}
+        control, treatment, *counted = (
+            [float(v) for v in (m.n, m.mean, m.m2, m.m3)] + [bool(m.binary)]
+            for m in (self.control, self.treatment, *self._counted)
+        )
+        return {
+            "kind": "SequentialTest",
+            "format": FORMAT,
+            "method": self.method,
+            "alpha": self.alpha,
+            "share": self.share,
+            "settings": self.settings,
+            "control": control,
+            "treatment": treatment,
+            "counted": counted,
+            "path": [[float(v) for v in row] for row in self._path],
+            "end": self._end and list(self._end),
+            "srm": self._srm,
+            "warned": self._warned,
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "SequentialTest":
@@ -1261,44 +1830,81 @@ class _Looks:
         Raises
         ------
         ValueError
-            If the state is of another format, or so damaged that no looks can have left its counts, its last look and the boundaries.
+            If the state is of another format, or so damaged that no looks can have left its counts,
+            its last look and the boundaries.
         """
-        if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest": raise ValueError("d: not a SequentialTest written by to_dict" + ("; a text is read by json.loads first" if isinstance(d, str) else ""))
-        if d.get("format") != FORMAT: raise ValueError(f"d: a SequentialTest of format {d.get('format')!r}; this version reads format {FORMAT}")
+        if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest":
+            raise ValueError(
+                "d: not a SequentialTest written by to_dict"
+                + ("; a text is read by json.loads first" if isinstance(d, str) else "")
+            )
+        if d.get("format") != FORMAT:
+            raise ValueError(
+                f"d: a SequentialTest of format {d.get('format')!r}; this version reads format"
+                f" {FORMAT}"
+            )
         try:
             test = cls(d["method"], alpha=d["alpha"], share=d["share"], **d["settings"])
-            test.control, test.treatment, *counted = (_stored_moments(name, stored) for name, stored in zip(("control", "treatment", "counted", "counted"), (d["control"], d["treatment"], *d["counted"]), strict=True))
-            if any(m.n > now.n or m.n == now.n and m != now for m, now in zip(counted, (test.control, test.treatment))): raise ValueError("counted: not a part of what was seen")
+            test.control, test.treatment, *counted = (
+                _stored_moments(name, stored)
+                for name, stored in zip(
+                    ("control", "treatment", "counted", "counted"),
+                    (d["control"], d["treatment"], *d["counted"]),
+                    strict=True,
+                )
+            )
+            if any(
+                m.n > now.n or m.n == now.n and m != now
+                for m, now in zip(counted, (test.control, test.treatment))
+            ):
+                raise ValueError("counted: not a part of what was seen")
             test._counted = tuple(counted)
-            test._path, test._end = _stored_path(d["path"], d["end"], test), d["end"] and list(d["end"])
-            test._srm, test._warned = _number("srm", d["srm"], (1 - 1e-9)*_split_evidence(test) - 1e-6, 1e-300 if test.method == "paired" else math.inf), d["warned"]
-            if not isinstance(test._warned, bool): raise ValueError(f"warned={test._warned!r}: true or false")
-        except (KeyError, TypeError, ValueError, ArithmeticError) as e: raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
+            test._path, test._end = _stored_path(d["path"], d["end"], test), d["end"] and list(
+                d["end"]
+            )
+            test._srm, test._warned = (
+                _number(
+                    "srm",
+                    d["srm"],
+                    (1 - 1e-9) * _split_evidence(test) - 1e-6,
+                    1e-300 if test.method == "paired" else math.inf,
+                ),
+                d["warned"],
+            )
+            if not isinstance(test._warned, bool):
+                raise ValueError(f"warned={test._warned!r}: true or false")
+        except (KeyError, TypeError, ValueError, ArithmeticError) as e:
+            raise ValueError(f"d: a damaged SequentialTest ({type(e).__name__}: {e})") from None
         return test
 
-# %% ../nbs/10_sequential.ipynb #a8ba88c7
+# %% ../nbs/10_sequential.ipynb #0bee288b
 class SequentialTest(_Looks):
     """An experiment that may be read at every look.
 
     Parameters
     ----------
     method : str
-        "beta-binomial": rates, exact. "paired": pairs of outcomes 0 and 1, exact if pairs are exchangeable.
-        "asymptotic": means or rates of large samples (needs `n_star`). "group-sequential": a planned end (needs `n_max`).
+        "beta-binomial": rates, exact. "paired": pairs of outcomes 0 and 1, exact if pairs are
+        exchangeable. "asymptotic": means or rates of large samples (needs `n_star`).
+        "group-sequential": a planned end (needs `n_max`).
     alpha : float
         Type I error of all looks together, above 1e-12 and below 1.
     share : float
-        The probability with which a unit is assigned to the treatment, above 0 and below 1; .5 for pairs.
+        The probability with which a unit is assigned to the treatment, above 0 and below 1; .5 for
+        pairs.
     k : float, default 100
         Of "beta-binomial" and "paired": weight of the bet, see `conditional_beta_binomial`.
     n_star : float
-        Of "asymptotic": units in both arms together at which the interval is to be tightest, such as the sample of the fixed test.
+        Of "asymptotic": units in both arms together at which the interval is to be tightest, such
+        as the sample of the fixed test.
     n_max : int
-        Of "group-sequential": planned units in both arms together, such as the `inflation` of `group_sequential_design` times the fixed sample.
+        Of "group-sequential": planned units in both arms together, such as the `inflation` of
+        `group_sequential_design` times the fixed sample.
     spending, gamma, rho, spend : default "obrien-fleming", None, None, "per-side"
         Of "group-sequential": see `alpha_spending_boundaries`.
     min_count : float, default by alpha
-        Of "asymptotic" and "group-sequential": see `in_regime`. Looks outside the regime do not count.
+        Of "asymptotic" and "group-sequential": see `in_regime`. Looks outside the regime do not
+        count.
 
     Attributes
     ----------
@@ -1309,17 +1915,19 @@ class SequentialTest(_Looks):
 
     Notes
     -----
-    Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned information; what others bring waits for the
-    next. A test is for one thread at a time.
+    Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned
+    information; what others bring waits for the next. A test is for one thread at a time.
     """
     @property
     def decision(self) -> str:
-        "`continue`, `treatment higher`, `control higher`, or `no difference shown` at the planned end; once made it stays."
+        """`continue`, `treatment higher`, `control higher`, or `no difference shown` at the planned
+        end; once made it stays."""
         return self._end[1] if self._end else "no difference shown" if self.finished else "continue"
 
     @property
     def p_value(self) -> float:
-        "At most alpha if and only if a decision for an arm was made; may be read at any look, and is cautious for that. When a plan has ended, report that of `after_stopping`."
+        """At most alpha if and only if a decision for an arm was made; may be read at any look, and
+        is cautious for that. When a plan has ended, report that of `after_stopping`."""
         return self._engine.p_value(self.path) if self._path else 1.
 
     @property
@@ -1343,25 +1951,50 @@ class SequentialTest(_Looks):
         Returns
         -------
         StagewiseEstimate
-            Median-unbiased, in the unit of `estimate`. The intervals of the other methods stay valid as they are.
+            Median-unbiased, in the unit of `estimate`. The intervals of the other methods stay
+            valid as they are.
         """
-        if not (self.finished and self._path): raise ValueError(f"after_stopping: for a group-sequential test that has ended, with a look that counted; this is {self.method!r}, decision {self.decision!r}, {len(self._path)} looks")
-        path, (_, _, time, z, _), d, (c, t) = self.path, self._path[-1], self.estimate, self._counted
-        error = math.sqrt(c.variance/c.n + t.variance/t.n) or abs(d)/z     # of the difference; z of rates has that of no difference
-        e, tested = (stagewise_estimate(path.information, path.boundary, v, level=level) for v in (d/error, math.copysign(z, d)))
-        unit = error*math.sqrt(time)                                       # the effect of a drift of 1
-        most = 1. if c.binary and t.binary else math.inf                   # of a difference of rates
-        return StagewiseEstimate(*(max(-most, min(v*unit, most)) for v in (e.estimate, e.lower, e.upper)), tested.p_value, level)
+        if not (self.finished and self._path):
+            raise ValueError(
+                "after_stopping: for a group-sequential test that has ended, with a look that"
+                f" counted; this is {self.method!r}, decision {self.decision!r}, {len(self._path)}"
+                " looks"
+            )
+        path, (_, _, time, z, _), d, (c, t) = (
+            self.path,
+            self._path[-1],
+            self.estimate,
+            self._counted,
+        )
+        # of the difference; z of rates has that of no difference
+        error = math.sqrt(c.variance/c.n + t.variance/t.n) or abs(d)/z
+        e, tested = (
+            stagewise_estimate(path.information, path.boundary, v, level=level)
+            for v in (d / error, math.copysign(z, d))
+        )
+        # the effect of a drift of 1
+        unit = error*math.sqrt(time)
+        # of a difference of rates
+        most = 1. if c.binary and t.binary else math.inf
+        return StagewiseEstimate(
+            *(max(-most, min(v * unit, most)) for v in (e.estimate, e.lower, e.upper)),
+            tested.p_value,
+            level,
+        )
 
     @property
     def srm_p_value(self) -> float:
-        "Always-valid p-value of the split itself; below .001 distrust everything else. 1 for pairs."
+        """Always-valid p-value of the split itself; below .001 distrust everything else. 1 for
+        pairs."""
         return math.exp(-self._srm)
 
     @property
     def path(self) -> pd.DataFrame:
-        "The looks that counted: units, information (of a plan), statistic (log e, or |z|) and its boundary."
-        return pd.DataFrame(self._path, columns=PATH, index=pd.RangeIndex(1, len(self._path) + 1, name="look"))
+        """The looks that counted: units, information (of a plan), statistic (log e, or |z|) and its
+        boundary."""
+        return pd.DataFrame(
+            self._path, columns=PATH, index=pd.RangeIndex(1, len(self._path) + 1, name="look")
+        )
 
     def plot(self, ax: object = None) -> object:
         """The path of the evidence with its boundary.
@@ -1382,10 +2015,21 @@ class SequentialTest(_Looks):
         pairs, scale = self.method == "paired", 1. if plan else math.log(10)
         units = path.n_control if pairs else path.n_control + path.n_treatment
         ax.plot(units, path.statistic/scale, marker=".", color="C0", label="a look")
-        if plan: ax.plot(units, path.boundary, color="C3", ls="--", marker=".", label="boundary")
+        if plan:ax.plot(units, path.boundary, color="C3", ls="--", marker=".", label="boundary")
         else: ax.axhline(-math.log10(self.alpha), color="C3", ls="--", label="boundary")
-        if self._end: ax.plot(units[self._end[0]], path.statistic[self._end[0]]/scale, "o", color="C3", label="decided")
-        ax.set(xlabel="pairs" if pairs else "units in both arms", ylabel="|z|" if plan else "evidence, powers of ten", title=f"{self.method}: {self.decision}")
+        if self._end:
+            ax.plot(
+                units[self._end[0]],
+                path.statistic[self._end[0]] / scale,
+                "o",
+                color="C3",
+                label="decided",
+            )
+        ax.set(
+            xlabel="pairs" if pairs else "units in both arms",
+            ylabel="|z|" if plan else "evidence, powers of ten",
+            title=f"{self.method}: {self.decision}",
+        )
         ax.legend()
         return ax
 
@@ -1403,34 +2047,95 @@ class SequentialTest(_Looks):
 
     def __repr__(self) -> str:
         low, high = self.ci
-        wrong = f"; THE SPLIT IS WRONG (p = {self.srm_p_value:.1g})" if self.srm_p_value < .001 else ""
-        return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} + {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g}, "
-                f"{self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
+        wrong = (
+            f"; THE SPLIT IS WRONG (p = {self.srm_p_value:.1g})" if self.srm_p_value < 0.001 else ""
+        )
+        return (
+            f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} +"
+            f" {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g},"
+            f" {self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})"
+        )
 
-# %% ../nbs/10_sequential.ipynb #fd377c16
+# %% ../nbs/10_sequential.ipynb #b8a6f64c
 def _sentence(test: "SequentialTest") -> str:
     "The state of a test for someone who has to decide; no more than was shown."
     some = lambda n, what: f"{n:,.0f} {what}{'' if n == 1 else 's'}"
-    units = some(test.control.n, "pair") if test.method == "paired" else f"{some(test.control.n, 'unit')} in the control and {test.treatment.n:,.0f} in the treatment"
-    seen, waiting = f"After {some(len(test._path), 'look')} at {units}", sum(m.n - counted.n for m, counted in zip((test.control, test.treatment), test._counted))
-    if test.srm_p_value < .001: return f"{seen} the arms hold other shares than planned ({_chance(test.srm_p_value)}); find out who is missing before reading any result."
+    units = (
+        some(test.control.n, "pair")
+        if test.method == "paired"
+        else (
+            f"{some(test.control.n, 'unit')} in the control and {test.treatment.n:,.0f} in the"
+            " treatment"
+        )
+    )
+    seen, waiting = f"After {some(len(test._path), 'look')} at {units}", sum(
+        m.n - counted.n for m, counted in zip((test.control, test.treatment), test._counted)
+    )
+    if test.srm_p_value < .001:
+        return (
+            f"{seen} the arms hold other shares than planned ({_chance(test.srm_p_value)}); find"
+            " out who is missing before reading any result."
+        )
     if not test._path and test.control.n + test.treatment.n:
-        return f"After {units} nothing can be said, since no look has counted{' and the plan has ended' if test.finished else ' yet'}{_why_not(test.control, test.treatment, test._engine.min_count)}."
+        return (
+            f"After {units} nothing can be said, since no look has"
+            f" counted{' and the plan has ended' if test.finished else ' yet'}{_why_not(test.control, test.treatment, test._engine.min_count)}."
+        )
     stagewise = test.after_stopping(level=1 - test.alpha) if test.finished else None
     low, high = (stagewise.lower, stagewise.upper) if stagewise else test.ci
-    if waiting: seen += f" (of which {waiting:,.0f} came later and do not count{_why_not(test.control, test.treatment, test._engine.min_count)})"
-    fits = f"any {test.measure} from {low:.3g} to {high:.3g} is compatible with the data ({_percent(1 - test.alpha)} % interval, valid {'for a plan that ended here' if stagewise else 'at every look'})"
-    side, won = int(low > test._engine.null) - int(high < test._engine.null), (1 - 2*WINNERS.index(test._end[1])) if test._end else 0
-    if stagewise and side != won: fits += ": a close call that test and interval decide differently"
-    elif side != won: fits += "; the looks since the decision say the opposite, so the effect has changed or the units are not alike" if side else "; the looks since the decision leave it open again"
-    p = stagewise.p_value if stagewise else test._engine.p_value(test.path[:test._end[0]]) if test._end else test.p_value   # a later reversal is no evidence for the decision
-    if test._end: return f"{seen} it is decided since look {test._end[0]:,}: the outcomes of the {test._end[1].split()[0]} were higher than luck alone would make them ({_chance(p)}), if {test._engine.assumes}; {fits}."
-    if test.finished: return f"{seen} the plan has ended without a decision; {fits}" + ("." if side else ", so it is not shown that there is no difference.")
+    if waiting:
+        seen += (
+            f" (of which {waiting:,.0f} came later and do not"
+            f" count{_why_not(test.control, test.treatment, test._engine.min_count)})"
+        )
+    fits = (
+        f"any {test.measure} from {low:.3g} to {high:.3g} is compatible with the data"
+        f" ({_percent(1 - test.alpha)} % interval, valid"
+        f" {'for a plan that ended here' if stagewise else 'at every look'})"
+    )
+    side, won = int(low > test._engine.null) - int(high < test._engine.null), (
+        (1 - 2 * WINNERS.index(test._end[1])) if test._end else 0
+    )
+    if stagewise and side != won:
+        fits += ": a close call that test and interval decide differently"
+    elif side != won:
+        fits += (
+            "; the looks since the decision say the opposite, so the effect has changed or the"
+            " units are not alike"
+            if side
+            else "; the looks since the decision leave it open again"
+        )
+    # a later reversal is no evidence for the decision
+    p = (
+        stagewise.p_value
+        if stagewise
+        else test._engine.p_value(test.path[: test._end[0]]) if test._end else test.p_value
+    )
+    if test._end:
+        return (
+            f"{seen} it is decided since look {test._end[0]:,}: the outcomes of the"
+            f" {test._end[1].split()[0]} were higher than luck alone would make them"
+            f" ({_chance(p)}), if {test._engine.assumes}; {fits}."
+        )
+    if test.finished:
+        return f"{seen} the plan has ended without a decision; {fits}" + (
+            "." if side else ", so it is not shown that there is no difference."
+        )
     return f"{seen} nothing is decided ({_chance(test.p_value)}); {fits}, and the test may go on."
 
-# %% ../nbs/10_sequential.ipynb #329fc1ba
-def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *, alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
-                     reps: int = 1000, seed: int = 0) -> pd.DataFrame:
+# %% ../nbs/10_sequential.ipynb #9cd8131e
+def days_to_decision(
+    daily_units: int,
+    baseline: float,
+    relative_effect: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    share: float = 0.5,
+    k: float = 100,
+    reps: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """How long an experiment on rates takes, looked at once a day, by each method.
 
     Parameters
@@ -1440,7 +2145,8 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     baseline : float
         The rate without treatment, above 0 and below 1.
     relative_effect : float
-        The effect worth finding, relative to the baseline, not 0; the rate with it must lie between 0 and 1.
+        The effect worth finding, relative to the baseline, not 0; the rate with it must lie between
+        0 and 1.
     alpha, power : float
         Type I error and power, above 0 and below 1.
     share : float
@@ -1455,41 +2161,105 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     Returns
     -------
     DataFrame
-        By method: `days` after which a share `power` of such experiments has been decided, if the effect is as planned (for methods with a plan:
-        its length, at least until looks count, see `in_regime`); `mean_days` until they end if it is; `mean_days_without_effect` (endless for methods without a plan: infinite). Infinite, too,
-        where streams remain undecided after eight times the days of the fixed test.
+        By method: `days` after which a share `power` of such experiments has been decided, if the
+        effect is as planned (for methods with a plan: its length, at least until looks count, see
+        `in_regime`); `mean_days` until they end if it is; `mean_days_without_effect` (endless for
+        methods without a plan: infinite). Infinite, too, where streams remain undecided after eight
+        times the days of the fixed test.
 
     Raises
     ------
     ValueError
         If an argument is out of range.
     """
-    daily, p, alpha = _whole("daily_units", daily_units, 2, 10**9), _number("baseline", baseline, 0, 1), _number("alpha", alpha, 0, 1)
-    effect, power, share = _number("relative_effect", relative_effect, -1, math.inf), _number("power", power, alpha, 1), _number("share", share, 0, 1)
-    reps, seed, k, q = _whole("reps", reps, 100, 100_000), _whole("seed", seed, 0, 2**63), _weight(k), p*(1 + effect)
-    if effect == 0 or q >= 1: raise ValueError(f"relative_effect={relative_effect!r}: not 0, and a rate with treatment below 1, not {q:g}")
+    daily, p, alpha = (
+        _whole("daily_units", daily_units, 2, 10**9),
+        _number("baseline", baseline, 0, 1),
+        _number("alpha", alpha, 0, 1),
+    )
+    effect, power, share = (
+        _number("relative_effect", relative_effect, -1, math.inf),
+        _number("power", power, alpha, 1),
+        _number("share", share, 0, 1),
+    )
+    reps, seed, k, q = (
+        _whole("reps", reps, 100, 100_000),
+        _whole("seed", seed, 0, 2**63),
+        _weight(k),
+        p * (1 + effect),
+    )
+    if effect == 0 or q >= 1:
+        raise ValueError(
+            f"relative_effect={relative_effect!r}: not 0, and a rate with treatment below 1, not"
+            f" {q:g}"
+        )
     mean = p*(1 - share) + q*share
-    null, effect_error = math.sqrt(mean*(1 - mean)/share/(1 - share)), math.sqrt(p*(1 - p)/(1 - share) + q*(1 - q)/share)     # x sqrt(units): of the difference
-    needed = ((ndtri(power)*effect_error - ndtri(alpha/2)*null)/(q - p))**2/daily          # days of a test with one look, as in chapter 9
+    # x sqrt(units): of the difference
+    null, effect_error = math.sqrt(mean * (1 - mean) / share / (1 - share)), math.sqrt(
+        p * (1 - p) / (1 - share) + q * (1 - q) / share
+    )
+    # days of a test with one look, as in chapter 9
+    needed = ((ndtri(power)*effect_error - ndtri(alpha/2)*null)/(q - p))**2/daily
     fixed = math.ceil(needed)
     count = _min_count(None, alpha)
-    ready = math.ceil((count + 3*math.sqrt(count))/(min(share, 1 - share)*min(mean, 1 - mean)*daily))       # days until the regime holds but for bad luck
-    if max(fixed, ready) > 1000: raise ValueError(f"daily_units={daily:,}: it would take {max(fixed, ready):,} days, and at most 1,000 can be planned: find more traffic, or a larger effect")
+    # days until the regime holds but for bad luck
+    ready = math.ceil(
+        (count + 3 * math.sqrt(count)) / (min(share, 1 - share) * min(mean, 1 - mean) * daily)
+    )
+    if max(fixed, ready) > 1000:
+        raise ValueError(
+            f"daily_units={daily:,}: it would take {max(fixed, ready):,} days, and at most 1,000"
+            " can be planned: find more traffic, or a larger effect"
+        )
     rows = {"fixed": (fixed, float(fixed), float(fixed))}
     for spending in ("obrien-fleming", "pocock"):
         plan, days = None, fixed
         while plan is None or needed*plan.inflation > days:      # a longer plan has more looks
             days = math.ceil(needed*plan.inflation) if plan else max(fixed, ready)
-            plan = group_sequential_design(np.arange(ready, days + 1)/days, alpha=alpha, power=power, spending=spending)
-        rows[f"group-sequential, {spending}"] = (days, *(float(plan.expected_information(d)*days) for d in (plan.drift*math.sqrt(days/needed/plan.inflation), 0.)))
-    return pd.DataFrame({**rows, **_simulated_days(daily, p, q, alpha, power, share, k, fixed, reps, seed)}, index=["days", "mean_days", "mean_days_without_effect"]).T.rename_axis("method")
+            plan = group_sequential_design(
+                np.arange(ready, days + 1) / days, alpha=alpha, power=power, spending=spending
+            )
+        rows[f"group-sequential, {spending}"] = (
+            days,
+            *(
+                float(plan.expected_information(d) * days)
+                for d in (plan.drift * math.sqrt(days / needed / plan.inflation), 0.0)
+            ),
+        )
+    return pd.DataFrame(
+        {**rows, **_simulated_days(daily, p, q, alpha, power, share, k, fixed, reps, seed)},
+        index=["days", "mean_days", "mean_days_without_effect"],
+    ).T.rename_axis("method")
 
-def _simulated_days(daily: int, p: float, q: float, alpha: float, power: float, share: float, k: float, fixed: int, reps: int, seed: int) -> dict:
+
+def _simulated_days(
+    daily: int,
+    p: float,
+    q: float,
+    alpha: float,
+    power: float,
+    share: float,
+    k: float,
+    fixed: int,
+    reps: int,
+    seed: int,
+) -> dict:
     "The always-valid methods on the same simulated streams, as long as it takes."
     rng, horizon = np.random.default_rng(seed), 8*fixed + 10
     n = rng.binomial(daily, share, (reps, horizon))
     xt, xc = rng.binomial(n, q).cumsum(1), rng.binomial(daily - n, p).cumsum(1)
     c, t = _binary(xc, (daily - n).cumsum(1)), _binary(xt, n.cumsum(1))
-    found = {"beta-binomial": _log_beta_binomial(xc, xt, share, k), "asymptotic": np.where(in_regime(c, t, alpha=alpha), _asymptotic(c, t, _rho2(alpha, fixed*daily))[2], 0)}
-    first = {m: np.where((hit := e >= -math.log(alpha)).any(1), hit.argmax(1) + 1, np.inf) for m, e in found.items()}
-    return {m: (float(np.quantile(d, power, method="higher")), float(d.mean()), math.inf) for m, d in first.items()}
+    found = {
+        "beta-binomial": _log_beta_binomial(xc, xt, share, k),
+        "asymptotic": np.where(
+            in_regime(c, t, alpha=alpha), _asymptotic(c, t, _rho2(alpha, fixed * daily))[2], 0
+        ),
+    }
+    first = {
+        m: np.where((hit := e >= -math.log(alpha)).any(1), hit.argmax(1) + 1, np.inf)
+        for m, e in found.items()
+    }
+    return {
+        m: (float(np.quantile(d, power, method="higher")), float(d.mean()), math.inf)
+        for m, d in first.items()
+    }

@@ -7,7 +7,7 @@ __all__ = ['MAX_ROWS', 'THREADS', 'MAX_BYTES', 'PATIENCE', 'read_rows', 'Conflic
            'Deployed', 'load_pointer', 'load_model_from_registry', 'LiveModel', 'UnavailableError', 'Service',
            'ServiceMetrics', 'Limits', 'create_app', 'serve', 'serving_process']
 
-# %% ../nbs/06_serving.ipynb #5082081e
+# %% ../nbs/06_serving.ipynb #375477c0
 import asyncio, json, math, os, re, signal, socket, sqlite3, subprocess, sys, tempfile, threading, time, uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def _answers(host: str, port: int) -> bool:
     except OSError: return False
     finally: connection.close()
 
-# %% ../nbs/06_serving.ipynb #12e2c8bc
+# %% ../nbs/06_serving.ipynb #9f99209e
 MAX_ROWS = 10_000
 _NUMBERS = frozenset({int, float, type(None)})
 
@@ -57,24 +57,39 @@ def read_rows(values: Any, k: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `values` is empty, mixes rows with numbers, or holds a row of another length, or anything but finite
-        numbers and None.
+        If `values` is empty, mixes rows with numbers, or holds a row of another length, or anything
+        but finite numbers and None.
     """
-    if not isinstance(values, list) or not values: raise ValueError("values: give one row as a list of numbers, or a list of rows")
+    if not isinstance(values, list) or not values:
+        raise ValueError("values: give one row as a list of numbers, or a list of rows")
     rows = values if isinstance(values[0], list) else [values]
-    if len(rows) > MAX_ROWS: raise ValueError(f"values: {len(rows)} rows, at most {MAX_ROWS} in a request; score more in a batch")
+    if len(rows) > MAX_ROWS:
+        raise ValueError(
+            f"values: {len(rows)} rows, at most {MAX_ROWS} in a request; score more in a batch"
+        )
     for i, row in enumerate(rows):
-        if not isinstance(row, list): raise ValueError(f"values[{i}]: expected a row like the first, got {json.dumps(row)[:40]}")
+        if not isinstance(row, list):
+            raise ValueError(
+                f"values[{i}]: expected a row like the first, got {json.dumps(row)[:40]}"
+            )
         if len(row) != k: raise ValueError(f"values[{i}]: {len(row)} values, the model takes {k}")
         if not _NUMBERS.issuperset(map(type, row)):
             j = next(j for j, v in enumerate(row) if type(v) not in _NUMBERS)
-            raise ValueError(f"values[{i}][{j}]: {json.dumps(row[j])[:40]} is not a number; give a number, or null where it is unknown")
-    try: out = np.array(rows, float)
-    except OverflowError: raise ValueError("values: an integer is too large for a float; give null where a value is unknown") from None
-    if np.isnan(out).sum() > sum(row.count(None) for row in rows): raise ValueError("values: NaN is not JSON; give null where a value is unknown")
+            raise ValueError(
+                f"values[{i}][{j}]: {json.dumps(row[j])[:40]} is not a number; give a number, or"
+                " null where it is unknown"
+            )
+    try:
+        out = np.array(rows, float)
+    except OverflowError:
+        raise ValueError(
+            "values: an integer is too large for a float; give null where a value is unknown"
+        ) from None
+    if np.isnan(out).sum() > sum(row.count(None) for row in rows):
+        raise ValueError("values: NaN is not JSON; give null where a value is unknown")
     return out
 
-# %% ../nbs/06_serving.ipynb #45f7b3e8
+# %% ../nbs/06_serving.ipynb #ed8bfee3
 class ConflictError(ValueError):
     "A request id that is known with another prediction."
 
@@ -96,11 +111,19 @@ def iso_utc(at: str | datetime) -> str:
     ValueError
         If it is no time, or has no time zone.
     """
-    try: time = datetime.fromisoformat(at.replace("\0", "NUL")) if isinstance(at, str) else at
-    except ValueError: raise ValueError(f"at: {at[:40]!r} is no ISO 8601 time; give one like 2013-01-31T12:00:00Z") from None
+    try:
+        time = datetime.fromisoformat(at.replace("\0", "NUL")) if isinstance(at, str) else at
+    except ValueError:
+        raise ValueError(
+            f"at: {at[:40]!r} is no ISO 8601 time; give one like 2013-01-31T12:00:00Z"
+        ) from None
     if time.tzinfo is None: raise ValueError(f"at: {at!s} has no time zone; add +00:00 or Z")
-    try: return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
-    except OverflowError: raise ValueError(f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 to 9999") from None
+    try:
+        return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise ValueError(
+            f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 to 9999"
+        ) from None
 
 def check_ids(ids: Iterable[str]) -> None:
     """Refuse request ids that a database or JSON cannot hold.
@@ -118,7 +141,10 @@ def check_ids(ids: Iterable[str]) -> None:
     for id in ids:
         if not isinstance(id, str): raise TypeError(f"ids: {id!r} is no text; write {str(id)!r}")
         if "\0" in id or not id.isascii() and any("\ud800" <= c <= "\udfff" for c in id):
-            raise ValueError(f"ids: {ascii(id)[:60]} holds a NUL or half a surrogate pair, which cannot be stored; give plain text")
+            raise ValueError(
+                f"ids: {ascii(id)[:60]} holds a NUL or half a surrogate pair, which cannot be"
+                " stored; give plain text"
+            )
 
 class PredictionLog:
     """What was predicted, and later what happened: two tables in one SQLite file.
@@ -130,19 +156,28 @@ class PredictionLog:
 
     Notes
     -----
-    `predictions(request_id, at, model, version, prediction, features)` and `outcomes(request_id, label, known_at)`;
-    times are ISO 8601 in UTC with microseconds, features a JSON list. Write-ahead logging: readers do not wait for
-    the writer, nor it for them. May be used from several threads. A commit survives the end of the process; the
-    last ones may be lost when the power fails.
+    `predictions(request_id, at, model, version, prediction, features)` and `outcomes(request_id,
+    label, known_at)`; times are ISO 8601 in UTC with microseconds, features a JSON list.
+    Write-ahead logging: readers do not wait for the writer, nor it for them. May be used from
+    several threads. A commit survives the end of the process; the last ones may be lost when the
+    power fails.
     """
     def __init__(self, path: str | os.PathLike):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._lock, self._db = threading.Lock(), sqlite3.connect(path, timeout=10, check_same_thread=False)
+        self._lock, self._db = threading.Lock(), sqlite3.connect(
+            path, timeout=10, check_same_thread=False
+        )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS predictions(request_id TEXT PRIMARY KEY, at TEXT NOT NULL, model TEXT NOT NULL,"
-                         " version INTEGER, prediction REAL NOT NULL, features TEXT NOT NULL)")
-        self._db.execute("CREATE TABLE IF NOT EXISTS outcomes(request_id TEXT PRIMARY KEY, label REAL NOT NULL, known_at TEXT NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS predictions(request_id TEXT PRIMARY KEY, at TEXT NOT NULL,"
+            " model TEXT NOT NULL, version INTEGER, prediction REAL NOT NULL, features TEXT NOT"
+            " NULL)"
+        )
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS outcomes(request_id TEXT PRIMARY KEY, label REAL NOT NULL,"
+            " known_at TEXT NOT NULL)"
+        )
 
     def append(self, rows: Iterable[Sequence]) -> int:
         """Store predictions: all of them or, if one contradicts the log, none.
@@ -150,8 +185,8 @@ class PredictionLog:
         Parameters
         ----------
         rows : iterable of (request_id, at, model, version, prediction, features)
-            `at` as in `iso_utc`, features a list of numbers, None or NaN where missing. An id that is known with the
-            same prediction (to `PARITY`) is left as it is.
+            `at` as in `iso_utc`, features a list of numbers, None or NaN where missing. An id that
+            is known with the same prediction (to `PARITY`) is left as it is.
 
         Returns
         -------
@@ -166,26 +201,42 @@ class PredictionLog:
         number = lambda v: None if v is None or v != v else float(v)
         rows = list(rows)
         check_ids(r[0] for r in rows)
-        rows = [(id, iso_utc(at), model, version, float(p), json.dumps([number(v) for v in features])) for id, at, model, version, p, features in rows]
+        rows = [
+            (id, iso_utc(at), model, version, float(p), json.dumps([number(v) for v in features]))
+            for id, at, model, version, p, features in rows
+        ]
         with self._lock, self._db:
             before = self._db.total_changes
-            self._db.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(request_id) DO NOTHING", rows)
+            self._db.executemany(
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(request_id) DO"
+                " NOTHING",
+                rows,
+            )
             new = self._db.total_changes - before
             if new < len(rows): self._check_known(rows)
         return new
 
     def _check_known(self, rows: list[tuple]) -> None:
         "Raise if the log holds another prediction for one of the ids."
-        known = dict(self._db.execute("SELECT request_id, prediction FROM predictions JOIN json_each(?) ON request_id = value", [json.dumps([r[0] for r in rows])]))
+        known = dict(
+            self._db.execute(
+                "SELECT request_id, prediction FROM predictions JOIN json_each(?) ON request_id ="
+                " value",
+                [json.dumps([r[0] for r in rows])],
+            )
+        )
         for id, _, _, version, prediction, _ in rows:
             if not math.isclose(prediction, known[id], rel_tol=PARITY, abs_tol=PARITY):
-                raise ConflictError(f"ids: {id!r} was answered {known[id]:.6g} before and is {prediction:.6g} now, by version {version}; the first answer stands, a new question needs a new id")
+                raise ConflictError(
+                    f"ids: {id!r} was answered {known[id]:.6g} before and is {prediction:.6g} now,"
+                    f" by version {version}; the first answer stands, a new question needs a new id"
+                )
 
     def close(self) -> None:
         "Close the file."
         with self._lock: self._db.close()
 
-# %% ../nbs/06_serving.ipynb #d7d84656
+# %% ../nbs/06_serving.ipynb #4716b6a4
 @dataclass(frozen=True, eq=False)
 class Deployed:
     """A bundle that a pointer names.
@@ -211,12 +262,14 @@ def load_pointer(path: Path, text: bytes) -> Deployed:
     path : Path
         Where the pointer lies: in the model's folder.
     text : bytes
-        Its content: JSON with `name`, `version`, `path` (relative to that folder) and `sha256` (of the card).
+        Its content: JSON with `name`, `version`, `path` (relative to that folder) and `sha256` (of
+        the card).
 
     Returns
     -------
     Deployed
-        The bundle has answered its reference rows: it works, and the first client does not wait for its warming up.
+        The bundle has answered its reference rows: it works, and the first client does not wait for
+        its warming up.
 
     Raises
     ------
@@ -225,15 +278,33 @@ def load_pointer(path: Path, text: bytes) -> Deployed:
     """
     try:
         pointer = json.loads(text)
-        name, version, folder, sha256 = pointer["name"], pointer["version"], path.parent/pointer["path"], str(pointer["sha256"])
-        if type(version) is not int or not 0 < version < 2**63: raise ValueError(f"version {version!r}")
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f"{path.name} is damaged ({e!r}); deploy again") from e
-    if name != path.parent.name: raise ValueError(f"{path.name} names the model {name!r} and lies in the folder of {path.parent.name!r}; deploy again")
-    if not folder.resolve().is_relative_to(path.parent.resolve()): raise ValueError(f"{path.name} leads out of the model's folder; deploy again")
+        name, version, folder, sha256 = (
+            pointer["name"],
+            pointer["version"],
+            path.parent / pointer["path"],
+            str(pointer["sha256"]),
+        )
+        if type(version) is not int or not 0 < version < 2**63:
+            raise ValueError(f"version {version!r}")
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path.name} is damaged ({e!r}); deploy again") from e
+    if name != path.parent.name:
+        raise ValueError(
+            f"{path.name} names the model {name!r} and lies in the folder of {path.parent.name!r};"
+            " deploy again"
+        )
+    if not folder.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"{path.name} leads out of the model's folder; deploy again")
     return Deployed(name, version, load_bundle(folder, sha256=sha256))
 
-# %% ../nbs/06_serving.ipynb #beb0ad84
-def load_model_from_registry(name: str = "production", version: int | None = None, *, bundles: str | os.PathLike | None = None, model: str = "late") -> Bundle:
+# %% ../nbs/06_serving.ipynb #7b240d04
+def load_model_from_registry(
+    name: str = "production",
+    version: int | None = None,
+    *,
+    bundles: str | os.PathLike | None = None,
+    model: str = "late",
+) -> Bundle:
     """Load a deployed model.
 
     Parameters
@@ -255,18 +326,27 @@ def load_model_from_registry(name: str = "production", version: int | None = Non
     Raises
     ------
     ValueError
-        If nothing is deployed under that name, another version is, or the bundle is not what the pointer says.
+        If nothing is deployed under that name, another version is, or the bundle is not what the
+        pointer says.
     """
     root = home()/"state"/"bundles" if bundles is None else Path(bundles)
     for given in (name, model):
-        if not given or Path(given).name != given: raise ValueError(f"name={given!r}: a plain name, without a path")
+        if not given or Path(given).name != given:
+            raise ValueError(f"name={given!r}: a plain name, without a path")
     path = root/name/"production.json" if (root/name).is_dir() else root/model/f"{name}.json"
-    if not path.exists(): raise ValueError(f"name={name!r}: neither a deployed model nor an alias of {model!r}; deploy it first")
+    if not path.exists():
+        raise ValueError(
+            f"name={name!r}: neither a deployed model nor an alias of {model!r}; deploy it first"
+        )
     deployed = load_pointer(path, path.read_bytes())
-    if version is not None and version != deployed.version: raise ValueError(f"version={version!r}: {name!r} is version {deployed.version} of {deployed.name!r}; deploy the other, or ask without a version")
+    if version is not None and version != deployed.version:
+        raise ValueError(
+            f"version={version!r}: {name!r} is version {deployed.version} of {deployed.name!r};"
+            " deploy the other, or ask without a version"
+        )
     return deployed.bundle
 
-# %% ../nbs/06_serving.ipynb #fa8fb61f
+# %% ../nbs/06_serving.ipynb #af3048e5
 class LiveModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -279,7 +359,13 @@ class LiveModel:
     failed : callable
         Called when a look fails.
     """
-    def __init__(self, path: str | os.PathLike, *, every: float = 1., failed: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        every: float = 1.0,
+        failed: Callable[[], None] = lambda: None,
+    ):
         self._path, self._every, self._failed = Path(path), every, failed
         self._lock, self._due, self._seen = threading.Lock(), 0., b""
         self.deployed: Deployed | None = None
@@ -291,7 +377,8 @@ class LiveModel:
         Returns
         -------
         Deployed or None
-            None until something could be loaded. While one thread loads the new bundle, the others get the old one.
+            None until something could be loaded. While one thread loads the new bundle, the others
+            get the old one.
         """
         if time.monotonic() >= self._due and self._lock.acquire(blocking=self.deployed is None):
             try: self._look()
@@ -315,11 +402,15 @@ class LiveModel:
             if text != self._seen: self.deployed, self._seen = load_pointer(self._path, text), text
             self.error = None
         except Exception as e:
-            self.error = f"{self._path.name} is missing; deploy a model" if isinstance(e, FileNotFoundError) else str(e)
+            self.error = (
+                f"{self._path.name} is missing; deploy a model"
+                if isinstance(e, FileNotFoundError)
+                else str(e)
+            )
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06_serving.ipynb #10554786
+# %% ../nbs/06_serving.ipynb #1fa791b2
 class UnavailableError(RuntimeError):
     "Nothing to answer with."
 
@@ -333,9 +424,15 @@ class Service:
     log : PredictionLog, optional
         Where answers are recorded before they are given.
     route : callable, optional
-        Given a request id, the alias whose bundle answers it; where that has none, `production` does.
+        Given a request id, the alias whose bundle answers it; where that has none, `production`
+        does.
     """
-    def __init__(self, live: Callable[[str], LiveModel], log: PredictionLog | None = None, route: Callable[[str], str] | None = None):
+    def __init__(
+        self,
+        live: Callable[[str], LiveModel],
+        log: PredictionLog | None = None,
+        route: Callable[[str], str] | None = None,
+    ):
         self._live, self._log, self._route = live, log, route
 
     def answer(self, values: Any, ids: Sequence[str] | None = None, at: str | None = None) -> dict:
@@ -353,7 +450,8 @@ class Service:
         Returns
         -------
         dict
-            `prediction` (a list, one a row), `model`, `version`, `sha256` (of `production`), `ids`, and with a route `versions`, one a row.
+            `prediction` (a list, one a row), `model`, `version`, `sha256` (of `production`), `ids`,
+            and with a route `versions`, one a row.
 
         Raises
         ------
@@ -369,31 +467,79 @@ class Service:
         rows = read_rows(values, len(production.bundle.columns))
         at = iso_utc(datetime.now(timezone.utc) if at is None else at)
         ids = [uuid.uuid4().hex for _ in rows] if ids is None else list(ids)
-        if len(ids) != len(rows): raise ValueError(f"ids: {len(ids)} for {len(rows)} rows; give one a row")
+        if len(ids) != len(rows):
+            raise ValueError(f"ids: {len(ids)} for {len(rows)} rows; give one a row")
         check_ids(ids)
-        if len(set(ids)) < len(ids): raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; give each row its own")
-        by = [production]*len(rows) if self._route is None else [self._live(self._route(i)).current() or production for i in ids]
+        if len(set(ids)) < len(ids):
+            raise ValueError(
+                f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; give each row"
+                " its own"
+            )
+        by = (
+            [production] * len(rows)
+            if self._route is None
+            else [self._live(self._route(i)).current() or production for i in ids]
+        )
         prediction = np.empty(len(rows))
         for deployed in set(by):
             chosen = np.flatnonzero([d is deployed for d in by])
             asked = rows[chosen]
-            if deployed.bundle.columns != production.bundle.columns: asked = dict(zip(production.bundle.columns, asked.T))   # by name
-            try: prediction[chosen] = deployed.bundle.predict(asked)
-            except ValueError as e: raise ValueError(re.sub(r"^values\[(\d+)\]", lambda m: f"values[{chosen[int(m[1])]}]", str(e))) from e
-        if self._log: self._log.append(zip(ids, repeat(at), repeat(production.name), (d.version for d in by), prediction, rows.tolist()))
+            # by name
+            if deployed.bundle.columns != production.bundle.columns:
+                asked = dict(zip(production.bundle.columns, asked.T))
+            try:
+                prediction[chosen] = deployed.bundle.predict(asked)
+            except ValueError as e:
+                raise ValueError(
+                    re.sub(r"^values\[(\d+)\]", lambda m: f"values[{chosen[int(m[1])]}]", str(e))
+                ) from e
+        if self._log:
+            self._log.append(
+                zip(
+                    ids,
+                    repeat(at),
+                    repeat(production.name),
+                    (d.version for d in by),
+                    prediction,
+                    rows.tolist(),
+                )
+            )
         routed = {} if self._route is None else {"versions": [d.version for d in by]}
-        return {"prediction": prediction.tolist(), "model": production.name, "version": production.version, "sha256": production.bundle.sha256, "ids": ids, **routed}
+        return {
+            "prediction": prediction.tolist(),
+            "model": production.name,
+            "version": production.version,
+            "sha256": production.bundle.sha256,
+            "ids": ids,
+            **routed,
+        }
 
-# %% ../nbs/06_serving.ipynb #e70d6979
+# %% ../nbs/06_serving.ipynb #fd6ee0c1
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch."""
     def __init__(self):
         with needs("serve"): from prometheus_client import CollectorRegistry, Counter, Histogram
         self.registry = CollectorRegistry()
-        self.requests = Counter("mlscale_requests", "Requests to /predict, by status.", ["status"], registry=self.registry)
-        self.predictions = Counter("mlscale_predictions", "Rows answered, by version.", ["version"], registry=self.registry)
-        self.seconds = Histogram("mlscale_request_seconds", "Time to answer a request.", buckets=[.001*2**i for i in range(12)], registry=self.registry)
-        self.failures = Counter("mlscale_reload_failures", "Looks at a pointer that found no good bundle.", registry=self.registry)
+        self.requests = Counter(
+            "mlscale_requests",
+            "Requests to /predict, by status.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.predictions = Counter(
+            "mlscale_predictions", "Rows answered, by version.", ["version"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "mlscale_request_seconds",
+            "Time to answer a request.",
+            buckets=[0.001 * 2**i for i in range(12)],
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "mlscale_reload_failures",
+            "Looks at a pointer that found no good bundle.",
+            registry=self.registry,
+        )
 
     def text(self) -> bytes:
         """The present numbers.
@@ -406,21 +552,25 @@ class ServiceMetrics:
         from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
-# %% ../nbs/06_serving.ipynb #42bdd9ba
+# %% ../nbs/06_serving.ipynb #24149527
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer questions
 
 def _refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse":
     from fastapi.responses import JSONResponse
     metrics.requests.labels(status).inc()
-    return JSONResponse({"detail": str(why)[:290].encode(errors="backslashreplace").decode()}, status)
+    return JSONResponse(
+        {"detail": str(why)[:290].encode(errors="backslashreplace").decode()}, status
+    )
 
 def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter":
-    "POST /predict. All work on a question, reading its JSON included, is done in a thread of a small pool."
+    """POST /predict. All work on a question, reading its JSON included, is done in a thread of a
+    small pool."""
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Request
     from fastapi.responses import JSONResponse
     from pydantic import BaseModel, Field, StrictStr, ValidationError
-    router, threads = APIRouter(), cache(lambda: CapacityLimiter(THREADS))   # made where the event loop runs
+    # made where the event loop runs
+    router, threads = APIRouter(), cache(lambda: CapacityLimiter(THREADS))
 
     class Question(BaseModel, extra="forbid"):
         values: list = Field(description="One row of numbers, or a list of rows; null where a value is unknown")
@@ -434,8 +584,10 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
     def understood(body: bytes) -> Question:
         if not body: raise ValueError("body: Field required")
         try: return Question.model_validate(json.loads(body, object_pairs_hook=each_once))
-        except ValidationError as e: raise ValueError("; ".join(f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3])) from None
-        except RecursionError: raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
+        except ValidationError as e:
+            raise ValueError("; ".join(f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3])) from None
+        except RecursionError:
+            raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
         except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
     def answer(body: bytes) -> JSONResponse:
@@ -447,40 +599,54 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
             except ValueError as e: return _refusal(metrics, 422, e)
             except (UnavailableError, sqlite3.Error) as e: return _refusal(metrics, 503, e)
         metrics.requests.labels(200).inc()
-        for version, n in Counter(given.get("versions") or {given["version"]: len(given["ids"])}).items(): metrics.predictions.labels(version).inc(n)
+        for version, n in Counter(given.get("versions") or {given["version"]: len(given["ids"])}).items():
+            metrics.predictions.labels(version).inc(n)
         return JSONResponse(given)
 
     schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": Question.model_json_schema()}}}}
     @router.post("/predict", openapi_extra=schema)
-    async def predict(request: Request): return await to_thread.run_sync(answer, await request.body(), limiter=threads())
+    async def predict(request: Request):
+        return await to_thread.run_sync(answer, await request.body(), limiter=threads())
     return router
 
-# %% ../nbs/06_serving.ipynb #6718415b
+# %% ../nbs/06_serving.ipynb #fe0466d0
 def _operation_routes(live: LiveModel, metrics: ServiceMetrics) -> "APIRouter":
-    "Health, metrics and reloading. None of it waits for a thread that answers questions: looks at the pointer have a thread of their own."
+    """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
+    the pointer have a thread of their own."""
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Response
     from fastapi.responses import JSONResponse
     router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
 
     def state(deployed: Deployed | None) -> JSONResponse:
-        what = {"model": deployed.name, "version": deployed.version, "sha256": deployed.bundle.sha256} if deployed else {}
-        return JSONResponse({"ready": deployed is not None, **what, "error": live.error}, 200 if deployed else 503)
+        what = (
+            {"model": deployed.name, "version": deployed.version, "sha256": deployed.bundle.sha256}
+            if deployed
+            else {}
+        )
+        return JSONResponse(
+            {"ready": deployed is not None, **what, "error": live.error}, 200 if deployed else 503
+        )
 
     @router.get("/health/live")
-    async def is_live(): return {"live": True}
+    async def is_live():
+        return {"live": True}
 
     @router.get("/health/ready")
-    async def is_ready(): return state(await to_thread.run_sync(live.current, limiter=one()))
+    async def is_ready():
+        return state(await to_thread.run_sync(live.current, limiter=one()))
 
     @router.post("/reload")
-    async def reload(): return state(await to_thread.run_sync(live.reload, limiter=one()))
+    async def reload():
+        return state(await to_thread.run_sync(live.reload, limiter=one()))
 
     @router.get("/metrics")
-    async def numbers(): return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+    async def numbers():
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
     return router
 
-# %% ../nbs/06_serving.ipynb #94ac6cc8
+# %% ../nbs/06_serving.ipynb #a0aafbbd
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 
@@ -498,8 +664,19 @@ class Limits:
     patience : float
         Seconds for the whole body to arrive; after that 408.
     """
-    def __init__(self, app: Callable, metrics: ServiceMetrics, max_bytes: int = MAX_BYTES, patience: float = PATIENCE):
-        self._app, self._metrics, self._max_bytes, self._patience = app, metrics, max_bytes, patience
+    def __init__(
+        self,
+        app: Callable,
+        metrics: ServiceMetrics,
+        max_bytes: int = MAX_BYTES,
+        patience: float = PATIENCE,
+    ):
+        self._app, self._metrics, self._max_bytes, self._patience = (
+            app,
+            metrics,
+            max_bytes,
+            patience,
+        )
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answer a request.
@@ -512,9 +689,25 @@ class Limits:
         if scope["type"] != "http": return await self._app(scope, receive, send)
         try:
             async with asyncio.timeout(self._patience): body = await self._read(scope, receive)
-        except TimeoutError: return await self._refuse(408, f"the body did not arrive within {self._patience:g} s; send it in one go", scope, receive, send)
-        except ConnectionError: return   # the client has gone, and its question is not whole
-        if body is None: return await self._refuse(413, f"the body is larger than {self._max_bytes:,} bytes; send fewer rows, or score them in a batch", scope, receive, send)
+        except TimeoutError:
+            return await self._refuse(
+                408,
+                f"the body did not arrive within {self._patience:g} s; send it in one go",
+                scope,
+                receive,
+                send,
+            )
+        except ConnectionError:
+            return  # the client has gone, and its question is not whole
+        if body is None:
+            return await self._refuse(
+                413,
+                f"the body is larger than {self._max_bytes:,} bytes; send fewer rows, or score them"
+                " in a batch",
+                scope,
+                receive,
+                send,
+            )
         whole = iter([{"type": "http.request", "body": body, "more_body": False}])
         async def replay(): return next(whole, None) or await receive()
         await self._app(scope, replay, send)
@@ -531,17 +724,27 @@ class Limits:
             if message["type"] == "http.disconnect": raise ConnectionError
             more = message.get("more_body", False)
             body += message.get("body", b"")
-            if large := large or len(body) > self._max_bytes: body.clear()   # read on: who is still sending does not hear an answer
+            # read on: who is still sending does not hear an answer
+            if large := large or len(body) > self._max_bytes: body.clear()
         return None if large else bytes(body)
 
-    async def _refuse(self, status: int, why: str, scope: dict, receive: Callable, send: Callable) -> None:
+    async def _refuse(
+        self, status: int, why: str, scope: dict, receive: Callable, send: Callable
+    ) -> None:
         refusal = _refusal(self._metrics, status, why)
         refusal.headers["Connection"] = "close"
         await refusal(scope, receive, send)
 
-# %% ../nbs/06_serving.ipynb #272e8f00
-def create_app(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None, route: Callable[[str], str] | None = None,
-               max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> "FastAPI":
+# %% ../nbs/06_serving.ipynb #015bd74d
+def create_app(
+    bundles: str | os.PathLike,
+    *,
+    model: str = "late",
+    log: str | os.PathLike | None = None,
+    route: Callable[[str], str] | None = None,
+    max_bytes: int = MAX_BYTES,
+    patience: float = PATIENCE,
+) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -553,29 +756,44 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late", log: str | os
     log : path, optional
         The prediction log, see `PredictionLog`.
     route : callable, optional
-        Given a request id, the alias whose bundle answers it (a canary); default: `production` answers all.
+        Given a request id, the alias whose bundle answers it (a canary); default: `production`
+        answers all.
     max_bytes, patience
         See `Limits`.
 
     Returns
     -------
     FastAPI
-        `POST /predict`, `GET /health/live`, `GET /health/ready`, `GET /metrics`, `POST /reload`. It starts without a
-        deployed model as well, and is ready when there is one.
+        `POST /predict`, `GET /health/live`, `GET /health/ready`, `GET /metrics`, `POST /reload`. It
+        starts without a deployed model as well, and is ready when there is one.
     """
     with needs("serve"):
         from fastapi import FastAPI
     metrics = ServiceMetrics()
-    live = cache(lambda alias: LiveModel(Path(bundles)/model/f"{alias}.json", failed=metrics.failures.inc))
+    live = cache(
+        lambda alias: LiveModel(
+            Path(bundles) / model / f"{alias}.json", failed=metrics.failures.inc
+        )
+    )
     live("production").reload()
     app = FastAPI(title="mlscale")
-    app.include_router(_prediction_routes(Service(live, PredictionLog(log) if log else None, route), metrics))
+    app.include_router(
+        _prediction_routes(Service(live, PredictionLog(log) if log else None, route), metrics)
+    )
     app.include_router(_operation_routes(live("production"), metrics))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app
 
-# %% ../nbs/06_serving.ipynb #40a4dcd4
-def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None, host: str = "127.0.0.1", port: int = 8000, patience: float = PATIENCE) -> None:
+# %% ../nbs/06_serving.ipynb #25726af8
+def serve(
+    bundles: str | os.PathLike,
+    *,
+    model: str = "late",
+    log: str | os.PathLike | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    patience: float = PATIENCE,
+) -> None:
     """Serve in this process, until it is interrupted.
 
     Parameters
@@ -583,7 +801,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     bundles, model, log
         See `create_app`.
     host : str
-        The address to listen at. The service knows no passwords: keep it on a network that may use it.
+        The address to listen at. The service knows no passwords: keep it on a network that may use
+        it.
     port : int
         The port.
     patience : float
@@ -591,14 +810,29 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     """
     _serve_at(socket.create_server((host, port)), bundles, model, log, patience)
 
-def _serve_at(listening: socket.socket, bundles: str | os.PathLike, model: str, log: str | os.PathLike | None, patience: float) -> None:
+
+def _serve_at(
+    listening: socket.socket,
+    bundles: str | os.PathLike,
+    model: str,
+    log: str | os.PathLike | None,
+    patience: float,
+) -> None:
     with needs("serve"): import uvicorn
     app = create_app(bundles, model=model, log=log, patience=patience)
-    settings = uvicorn.Config(app, http=_impatient(patience), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    settings = uvicorn.Config(
+        app,
+        http=_impatient(patience),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
     uvicorn.Server(settings).run(sockets=[listening])
 
+
 def _impatient(patience: float) -> type:
-    "uvicorn's protocol, but a connection is closed on which the head of a request does not arrive in time."
+    """uvicorn's protocol, but a connection is closed on which the head of a request does not arrive
+    in time."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Impatient(AutoHTTPProtocol):
@@ -618,25 +852,39 @@ def _impatient(patience: float) -> type:
 
         def _set_alarm(self):
             waiting = self.cycle is None or self.cycle.response_complete   # for the end of a head
-            if waiting and self._alarm is None: self._alarm = self.loop.call_later(patience, self._give_up)
+            if waiting and self._alarm is None:
+                self._alarm = self.loop.call_later(patience, self._give_up)
             elif self._alarm is not None and not waiting:
                 self._alarm.cancel()
                 self._alarm = None
 
         def _give_up(self):
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
             self.transport.close()
     return Impatient
 
-# %% ../nbs/06_serving.ipynb #c06301d5
+# %% ../nbs/06_serving.ipynb #6d26a6db
 def _child() -> None:
-    "The process that `serving_process` starts: serves at the socket it inherits, until its standard input is closed."
+    """The process that `serving_process` starts: serves at the socket it inherits, until its
+    standard input is closed."""
     fd, *what = json.loads(sys.argv[1])
-    threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+    threading.Thread(
+        target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
+    ).start()
     _serve_at(socket.socket(fileno=fd), *what)
 
+
 @contextmanager
-def serving_process(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None, port: int = 0, patience: float = PATIENCE) -> Iterator[str]:
+def serving_process(
+    bundles: str | os.PathLike,
+    *,
+    model: str = "late",
+    log: str | os.PathLike | None = None,
+    port: int = 0,
+    patience: float = PATIENCE,
+) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -660,16 +908,35 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late", log: str
     """
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
-            what = [listening.fileno(), str(bundles), model, None if log is None else str(log), patience]
-            child = subprocess.Popen([sys.executable, "-c", "from mlscale.serving import _child; _child()", json.dumps(what)],
-                                     stdin=subprocess.PIPE, stdout=said, stderr=said, pass_fds=[listening.fileno()])
+            what = [
+                listening.fileno(),
+                str(bundles),
+                model,
+                None if log is None else str(log),
+                patience,
+            ]
+            child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    "from mlscale.serving import _child; _child()",
+                    json.dumps(what),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                pass_fds=[listening.fileno()],
+            )
             host, port = listening.getsockname()
         try:
             deadline = time.monotonic() + 60
             while not _answers(host, port):
                 if child.poll() is None and time.monotonic() < deadline: continue
                 said.seek(0)
-                raise RuntimeError(f"the server did not answer: {(said.read().strip().splitlines() or ['it wrote nothing'])[-1]}")
+                raise RuntimeError(
+                    "the server did not answer:"
+                    f" {(said.read().strip().splitlines() or ['it wrote nothing'])[-1]}"
+                )
             yield f"http://{host}:{port}"
         finally:
             child.stdin.close()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/000_storage.ipynb #4c20d5c1
+# %% ../nbs/000_storage.ipynb #4624853a
 def _fsync(path: Path) -> None:
     "Ask the operating system to bring a file or folder to the disk."
     fd = os.open(path, os.O_RDONLY)
@@ -30,9 +30,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Yields
     ------
     Path
-        A free name in the same folder: create a file or a folder there. When the block ends without an
-        exception it is brought to the disk and renamed to `path`; otherwise it is deleted and `path` is
-        as it was.
+        A free name in the same folder: create a file or a folder there. When the block ends without
+        an exception it is brought to the disk and renamed to `path`; otherwise it is deleted and
+        `path` is as it was.
 
     Raises
     ------
@@ -41,8 +41,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Notes
     -----
-    A file replaces a file atomically. A folder that replaces a folder that is not empty leaves an instant
-    without either: give live folders new names and replace a pointer file instead.
+    A file replaces a file atomically. A folder that replaces a folder that is not empty leaves an
+    instant without either: give live folders new names and replace a pointer file instead.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     new = box/path.name
     try:
         yield new
-        if not new.exists(): raise FileNotFoundError(f"nothing was written for {path}: create the file or folder that `replacing` yields")
+        if not new.exists():
+            raise FileNotFoundError(f"nothing was written for {path}: create the file or folder that `replacing` yields")
         for f in ([new, *new.rglob("*")] if new.is_dir() else [new]): _fsync(f)
         old = box/"old"
         if new.is_dir() and path.exists(): path.rename(old)
@@ -61,16 +62,16 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         _fsync(path.parent)
     finally: shutil.rmtree(box, ignore_errors=True)
 
-# %% ../nbs/000_storage.ipynb #7feaa916
+# %% ../nbs/000_storage.ipynb #8a3dd540
 def home() -> Path:
     """The folder that holds all state.
 
     Returns
     -------
     Path
-        `MLSCALE_HOME` if that is set; in a checkout `.mlscale` at its root; otherwise `mlscale` in the
-        user's data folder. It holds `cache/` (can be deleted), `state/` (cannot) and `runs/` (reports),
-        each made by whoever writes there first.
+        `MLSCALE_HOME` if that is set; in a checkout `.mlscale` at its root; otherwise `mlscale` in
+        the user's data folder. It holds `cache/` (can be deleted), `state/` (cannot) and `runs/`
+        (reports), each made by whoever writes there first.
     """
     if given := os.environ.get("MLSCALE_HOME"): return Path(given).expanduser().resolve()
     root = Path(__file__).resolve().parent.parent
@@ -94,7 +95,7 @@ def digest(path: str | os.PathLike) -> str:
     """
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/000_storage.ipynb #ced2cb5e
+# %% ../nbs/000_storage.ipynb #6f940be1
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock between processes for the time of the block.
@@ -106,8 +107,8 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
 
     Notes
     -----
-    Uses `flock`: released by the kernel when the holder ends, also by `kill -9`. Not for network file
-    systems without lock support.
+    Uses `flock`: released by the kernel when the holder ends, also by `kill -9`. Not for network
+    file systems without lock support.
 
     Raises
     ------
@@ -115,13 +116,14 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
         Where the system has no `flock`, as on native Windows or in a browser.
     """
     try: import fcntl   # here, so that the rest of the package works without it
-    except ModuleNotFoundError as e: raise OSError("locks between processes need Linux or macOS; on Windows use WSL2") from e
+    except ModuleNotFoundError as e:
+        raise OSError("locks between processes need Linux or macOS; on Windows use WSL2") from e
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/000_storage.ipynb #c429a75f
+# %% ../nbs/000_storage.ipynb #e6226e15
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Import optional packages; where one is missing, say which extra brings it.
@@ -136,9 +138,12 @@ def needs(extra: str) -> Iterator[None]:
     ImportError
         If an import in the block fails because a package is missing.
     """
-    try: yield
+    try:
+        yield
     except ModuleNotFoundError as e:
-        raise ImportError(f"{e.name} is missing: pip install 'mlscale[{extra}]'", name=e.name) from e
+        raise ImportError(
+            f"{e.name} is missing: pip install 'mlscale[{extra}]'", name=e.name
+        ) from e
 
 def style() -> str:
     """The path of the style of all figures, for `matplotlib.pyplot.style.use`.

@@ -12,9 +12,14 @@ import numpy as np
 import pandas as pd
 from .storage import needs
 
-# %% ../nbs/02_training.ipynb #7a5f483f
-def time_split(times: pd.Series, *, train_until: pd.Timestamp, test_from: pd.Timestamp | None = None,
-               test_until: pd.Timestamp | None = None) -> tuple[np.ndarray, np.ndarray]:
+# %% ../nbs/02_training.ipynb #b67c6bdc
+def time_split(
+    times: pd.Series,
+    *,
+    train_until: pd.Timestamp,
+    test_from: pd.Timestamp | None = None,
+    test_until: pd.Timestamp | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Split rows by time: the past to learn from, the future to be judged on.
 
     Parameters
@@ -41,17 +46,29 @@ def time_split(times: pd.Series, *, train_until: pd.Timestamp, test_from: pd.Tim
         If only one of times and bounds has a time zone.
     """
     times = pd.DatetimeIndex(times)
-    if times.hasnans: raise ValueError(f"times: {times.isna().sum()} of {len(times)} are missing; a row without a time belongs to neither part")
+    if times.hasnans:
+        raise ValueError(
+            f"times: {times.isna().sum()} of {len(times)} are missing; a row without a time belongs"
+            " to neither part"
+        )
     train_until = pd.Timestamp(train_until)
     test_from = train_until if test_from is None else pd.Timestamp(test_from)
-    if test_from < train_until: raise ValueError(f"test_from={test_from}: before train_until={train_until}; rows would be learned and judged on")
+    if test_from < train_until:
+        raise ValueError(
+            f"test_from={test_from}: before train_until={train_until}; rows would be learned and"
+            " judged on"
+        )
     train, test = times < train_until, times >= test_from
     if test_until is not None: test &= times < pd.Timestamp(test_until)
     for name, part in (("train", train), ("test", test)):
-        if not part.any(): raise ValueError(f"the {name} part is empty: the {len(times)} times run from {times.min()} to {times.max()}")
+        if not part.any():
+            raise ValueError(
+                f"the {name} part is empty: the {len(times)} times run from {times.min()} to"
+                f" {times.max()}"
+            )
     return np.asarray(train), np.asarray(test)
 
-# %% ../nbs/02_training.ipynb #a87f481f
+# %% ../nbs/02_training.ipynb #536e8fdb
 def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
     """Which labels are known at a moment.
 
@@ -67,25 +84,40 @@ def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
     ndarray of bool, shape (n,)
         True where the label was known by then.
     """
-    if "label_time" not in frame: raise ValueError(f"frame: no column 'label_time' among {', '.join(map(str, frame.columns))}; without it nobody can say which labels were known")
+    if "label_time" not in frame:
+        raise ValueError(
+            f"frame: no column 'label_time' among {', '.join(map(str, frame.columns))}; without it"
+            " nobody can say which labels were known"
+        )
     return (frame.label_time <= pd.Timestamp(at)).to_numpy()
 
-# %% ../nbs/02_training.ipynb #012fa456
+# %% ../nbs/02_training.ipynb #925eec22
 def _few_values(values: np.ndarray, most: int = 255) -> np.ndarray:
-    "Each value replaced by the nearest of at most `most` (the bins of the trees) of its column; columns of no more values are as they were."
+    """Each value replaced by the nearest of at most `most` (the bins of the trees) of its column;
+    columns of no more values are as they were."""
     out = values.copy()
     for column in out.T:
         present = ~np.isnan(column)
         few = np.unique(column[present])
         if len(few) <= most: continue
-        few = np.unique(np.quantile(column[present], (np.arange(most) + .5)/most, method="inverted_cdf"))
+        few = np.unique(
+            np.quantile(column[present], (np.arange(most) + 0.5) / most, method="inverted_cdf")
+        )
         column[present] = few[np.searchsorted((few[:-1] + few[1:])/2, column[present])]
     return out
 
-# %% ../nbs/02_training.ipynb #ee8629c1
+# %% ../nbs/02_training.ipynb #892ad67a
 _KINDS = ("boosted_trees", "logistic")
 
-def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.ndarray | None = None, kind: str = "boosted_trees", seed: int = 0) -> object:
+
+def fit_model(
+    X: pd.DataFrame | np.ndarray,
+    y: np.ndarray,
+    *,
+    sample_weight: np.ndarray | None = None,
+    kind: str = "boosted_trees",
+    seed: int = 0,
+) -> object:
     """Train a classifier that gives the probability of the positive class.
 
     Parameters
@@ -97,8 +129,8 @@ def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.
     sample_weight : array, shape (n,), optional
         Weight of each row, finite, 0 or above. The borders of the trees' bins are drawn without it.
     kind : str
-        "boosted_trees" (150 trees of 31 leaves, rate .06, at least 100 rows a leaf, l2 1) or "logistic"
-        (medians for missing values, standardised, l2 1).
+        "boosted_trees" (150 trees of 31 leaves, rate .06, at least 100 rows a leaf, l2 1) or
+        "logistic" (medians for missing values, standardised, l2 1).
     seed : int
         Same seed, same data, same machine: the same model.
 
@@ -120,30 +152,61 @@ def fit_model(X: pd.DataFrame | np.ndarray, y: np.ndarray, *, sample_weight: np.
         from sklearn.preprocessing import StandardScaler
     if kind not in _KINDS: raise ValueError(f"kind={kind!r}: known kinds are {', '.join(_KINDS)}")
     values, y = _numbers(X, "X"), _numbers(y, "y")
-    if values.ndim != 2 or not values.size: raise ValueError(f"X: shape {values.shape}; rows and columns, at least one of each")
-    if (empty := np.isnan(values).all(0)).any(): raise ValueError(f"X: columns {np.array(getattr(X, 'columns', range(values.shape[1])))[empty].tolist()} are missing in every row; leave them out, or find out why")
-    if np.isinf(values).any(): raise ValueError(f"X: {np.isinf(values).sum()} infinite values; make them finite or NaN (missing)")
-    if y.shape != (len(values),): raise ValueError(f"y: shape {y.shape}; one label for each of the {len(values)} rows")
-    if not np.isin(y, (0, 1)).all() or len(np.unique(y)) < 2: raise ValueError(f"y: labels 0 and 1, both present, none missing; got {np.unique(y)[:5]}")
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"X: shape {values.shape}; rows and columns, at least one of each")
+    if (empty := np.isnan(values).all(0)).any():
+        raise ValueError(
+            f"X: columns {np.array(getattr(X, 'columns', range(values.shape[1])))[empty].tolist()}"
+            " are missing in every row; leave them out, or find out why"
+        )
+    if np.isinf(values).any():
+        raise ValueError(
+            f"X: {np.isinf(values).sum()} infinite values; make them finite or NaN (missing)"
+        )
+    if y.shape != (len(values),):
+        raise ValueError(f"y: shape {y.shape}; one label for each of the {len(values)} rows")
+    if not np.isin(y, (0, 1)).all() or len(np.unique(y)) < 2:
+        raise ValueError(f"y: labels 0 and 1, both present, none missing; got {np.unique(y)[:5]}")
     if sample_weight is not None:
         sample_weight = _numbers(sample_weight, "sample_weight")
-        if sample_weight.shape != y.shape or not (np.isfinite(sample_weight) & (sample_weight >= 0)).all() or not sample_weight.any():
-            raise ValueError(f"sample_weight: one finite number, 0 or above, for each of the {len(y)} rows, not all 0")
+        if (
+            sample_weight.shape != y.shape
+            or not (np.isfinite(sample_weight) & (sample_weight >= 0)).all()
+            or not sample_weight.any()
+        ):
+            raise ValueError(
+                f"sample_weight: one finite number, 0 or above, for each of the {len(y)} rows, not"
+                " all 0"
+            )
     if kind == "boosted_trees":
-        model = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31, learning_rate=.06, min_samples_leaf=100, l2_regularization=1, early_stopping=False, random_state=seed)
-        if sample_weight is not None and (sample_weight == 1).all(): sample_weight = None   # the same model, sooner
+        model = HistGradientBoostingClassifier(
+            max_iter=150,
+            max_leaf_nodes=31,
+            learning_rate=0.06,
+            min_samples_leaf=100,
+            l2_regularization=1,
+            early_stopping=False,
+            random_state=seed,
+        )
+        # the same model, sooner
+        if sample_weight is not None and (sample_weight == 1).all(): sample_weight = None
         if sample_weight is not None:
             few = _few_values(values)
             X = pd.DataFrame(few, columns=X.columns) if hasattr(X, "columns") else few
         return model.fit(X, y, sample_weight=sample_weight)
-    model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
+    model = make_pipeline(
+        SimpleImputer(strategy="median"),
+        StandardScaler(),
+        LogisticRegression(max_iter=1000, random_state=seed),
+    )
     return model.fit(X, y, logisticregression__sample_weight=sample_weight)
+
 
 def _numbers(x: object, name: str) -> np.ndarray:
     try: return np.asarray(x, float)
     except (TypeError, ValueError) as e: raise ValueError(f"{name}: numbers only ({e})") from None
 
-# %% ../nbs/02_training.ipynb #9662a785
+# %% ../nbs/02_training.ipynb #56001365
 @dataclass(frozen=True)
 class Evaluation:
     """How good probabilities were.
@@ -157,11 +220,13 @@ class Evaluation:
     log_loss : float
         Mean of -log of the probability given to what happened, in nats; 0 is perfect.
     auc : float
-        Probability that a positive row is scored above a negative one, ties half; NaN if a class is absent.
+        Probability that a positive row is scored above a negative one, ties half; NaN if a class is
+        absent.
     brier : float
         Mean squared distance of probability and label, 0 to 1.
     calibration_error : float
-        Mean distance of predicted and observed rate over twenty groups of equal size, 0 to 1. Noise alone makes it positive.
+        Mean distance of predicted and observed rate over twenty groups of equal size, 0 to 1. Noise
+        alone makes it positive.
     intervals : dict, optional
         For each of the names above but `n`, the (low, high) of a 95 % interval.
     """
@@ -184,21 +249,35 @@ class Evaluation:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
     def __repr__(self) -> str:
-        show = lambda k: f"{k} {getattr(self, k):.4f}" + (" [{:.4f}, {:.4f}]".format(*self.intervals[k]) if self.intervals else "")
+        show = lambda k: f"{k} {getattr(self, k):.4f}" + (
+            " [{:.4f}, {:.4f}]".format(*self.intervals[k]) if self.intervals else ""
+        )
         return f"Evaluation({self.n:,} rows: " + ", ".join(map(show, _MEASURES)) + ")"
 
 _MEASURES = ("rate", "log_loss", "auc", "brier", "calibration_error")
 
-# %% ../nbs/02_training.ipynb #0d0877ba
+# %% ../nbs/02_training.ipynb #e1bc0480
 def _groups(p: np.ndarray, bins: int = 20) -> np.ndarray:
     "The group of each prediction: `bins` groups of equal size, fewer where predictions repeat."
-    return np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")), p)
+    return np.searchsorted(
+        np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")), p
+    )
 
 def _labels_and_predictions(y: object, p: object) -> tuple[np.ndarray, np.ndarray]:
     y, p = _numbers(y, "y"), _numbers(p, "p")
-    if y.ndim != 1 or y.shape != p.shape or not len(y): raise ValueError(f"y, p: shapes {y.shape} and {p.shape}; one prediction for each label, at least one")
-    if not np.isin(y, (0, 1)).all(): raise ValueError(f"y: labels 0 and 1, none missing; got {np.unique(y[~np.isin(y, (0, 1))])[:5]}; leave out rows without a label")
-    if not ((p >= 0) & (p <= 1)).all(): raise ValueError(f"p: probabilities from 0 to 1, none missing; got {p[~((p >= 0) & (p <= 1))][:5]}")
+    if y.ndim != 1 or y.shape != p.shape or not len(y):
+        raise ValueError(
+            f"y, p: shapes {y.shape} and {p.shape}; one prediction for each label, at least one"
+        )
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            f"y: labels 0 and 1, none missing; got {np.unique(y[~np.isin(y, (0, 1))])[:5]}; leave"
+            " out rows without a label"
+        )
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"p: probabilities from 0 to 1, none missing; got {p[~((p >= 0) & (p <= 1))][:5]}"
+        )
     return y, p
 
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -220,34 +299,61 @@ def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     p = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
     return -np.where(y == 1, np.log(p), np.log1p(-p))
 
-# %% ../nbs/02_training.ipynb #d084e355
+# %% ../nbs/02_training.ipynb #d45b3ce8
 def _measures(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    "For rows sorted by prediction, a function of their weights that gives `_MEASURES`; what does not depend on the weights is done once."
-    loss, square, group, first = log_losses(y, p), (p - y)**2, _groups(p), np.flatnonzero(np.diff(p, prepend=-1))
+    """For rows sorted by prediction, a function of their weights that gives `_MEASURES`; what does
+    not depend on the weights is done once."""
+    loss, square, group, first = (
+        log_losses(y, p),
+        (p - y) ** 2,
+        _groups(p),
+        np.flatnonzero(np.diff(p, prepend=-1)),
+    )
     def measure(w: np.ndarray) -> np.ndarray:
         mean = lambda x: (w*x).sum()/w.sum()
         positive = np.add.reduceat(w*y, first)
         negative = np.add.reduceat(w, first) - positive
         pairs = positive.sum()*negative.sum()
         auc = (positive*(negative.cumsum() - negative/2)).sum()/pairs if pairs else np.nan
-        return np.array([mean(y), mean(loss), auc, mean(square), np.abs(np.bincount(group, w*(p - y))).sum()/w.sum()])
+        return np.array(
+            [
+                mean(y),
+                mean(loss),
+                auc,
+                mean(square),
+                np.abs(np.bincount(group, w * (p - y))).sum() / w.sum(),
+            ]
+        )
     return measure
 
-# %% ../nbs/02_training.ipynb #d54c64ab
+# %% ../nbs/02_training.ipynb #5b4a01c6
 def _days_of(days: object, n: int) -> np.ndarray:
     days = pd.Index(days) if np.ndim(days) == 1 else np.asarray(days)
-    if days.shape != (n,) or pd.isna(days).any(): raise ValueError(f"days: one for each of the {n} rows, none missing; got shape {days.shape}")
+    if days.shape != (n,) or pd.isna(days).any():
+        raise ValueError(
+            f"days: one for each of the {n} rows, none missing; got shape {days.shape}"
+        )
     return pd.factorize(days, sort=True)[0]
 
 def _weights_of(weights: object, n: int) -> np.ndarray:
     w = np.ones(n) if weights is None else _numbers(weights, "weights")
-    if w.shape != (n,) or not (np.isfinite(w) & (w >= 0)).all() or not w.any(): raise ValueError(f"weights: a finite number, 0 or above, for each of the {n} rows, not all 0")
+    if w.shape != (n,) or not (np.isfinite(w) & (w >= 0)).all() or not w.any():
+        raise ValueError(
+            f"weights: a finite number, 0 or above, for each of the {n} rows, not all 0"
+        )
     return w
 
-def _draw_days(days: np.ndarray, n_resamples: int, block_days: int, seed: int) -> Iterator[np.ndarray]:
+
+def _draw_days(
+    days: np.ndarray, n_resamples: int, block_days: int, seed: int
+) -> Iterator[np.ndarray]:
     "How often each row is drawn, draw by draw; days numbered from 0."
     size = days.max() + 1
-    if not 1 <= block_days <= size/2: raise ValueError(f"block_days={block_days!r}: 1 to half of the {size} days; fewer than two blocks say nothing about luck")
+    if not 1 <= block_days <= size/2:
+        raise ValueError(
+            f"block_days={block_days!r}: 1 to half of the {size} days; fewer than two blocks say"
+            " nothing about luck"
+        )
     if n_resamples < 20: raise ValueError(f"n_resamples={n_resamples!r}: at least 20")
     rng = np.random.default_rng(seed)
     def draw() -> np.ndarray:
@@ -256,8 +362,17 @@ def _draw_days(days: np.ndarray, n_resamples: int, block_days: int, seed: int) -
         return np.bincount(chosen, minlength=size)[days]
     return (draw() for _ in range(n_resamples))
 
-def evaluate(y: np.ndarray, p: np.ndarray, *, days: np.ndarray | None = None, weights: np.ndarray | None = None, seed: int = 0,
-             n_resamples: int = 200, block_days: int = 7) -> Evaluation:
+
+def evaluate(
+    y: np.ndarray,
+    p: np.ndarray,
+    *,
+    days: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    n_resamples: int = 200,
+    block_days: int = 7,
+) -> Evaluation:
     """Judge probabilities, with intervals whose unit is a block of days.
 
     Parameters
@@ -267,8 +382,8 @@ def evaluate(y: np.ndarray, p: np.ndarray, *, days: np.ndarray | None = None, we
     p : array, shape (n,)
         Predicted probabilities, 0 to 1.
     days : array, shape (n,), optional
-        The day of each row (any sortable label). With it, intervals come from a bootstrap that draws blocks of
-        consecutive days; at least two blocks.
+        The day of each row (any sortable label). With it, intervals come from a bootstrap that
+        draws blocks of consecutive days; at least two blocks.
     weights : array, shape (n,), optional
         Weight of each row, such as an inverse propensity; finite, 0 or above.
     seed : int
@@ -295,10 +410,12 @@ def evaluate(y: np.ndarray, p: np.ndarray, *, days: np.ndarray | None = None, we
     point = measure(w).tolist()
     if days is None: return Evaluation(len(y), *point)
     drawn = _draw_days(_days_of(days, len(y))[order], n_resamples, block_days, seed)
-    low, high = np.nanpercentile([measure(w*times) for times in drawn], [2.5, 97.5], axis=0).tolist()
+    low, high = np.nanpercentile(
+        [measure(w * times) for times in drawn], [2.5, 97.5], axis=0
+    ).tolist()
     return Evaluation(len(y), *point, dict(zip(_MEASURES, zip(low, high))))
 
-# %% ../nbs/02_training.ipynb #1063f55f
+# %% ../nbs/02_training.ipynb #af0a3a17
 def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame:
     """Predicted against observed rates.
 
@@ -318,11 +435,26 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
     """
     y, p = _labels_and_predictions(y, p)
     if bins < 1: raise ValueError(f"bins={bins!r}: at least 1")
-    return pd.DataFrame({"predicted": p, "observed": y}).groupby(_groups(p, bins)).agg(predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size")).reset_index(drop=True)
+    return (
+        pd.DataFrame({"predicted": p, "observed": y})
+        .groupby(_groups(p, bins))
+        .agg(predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size"))
+        .reset_index(drop=True)
+    )
 
-# %% ../nbs/02_training.ipynb #81b6d6d5
-def compare(y: np.ndarray, p: np.ndarray, q: np.ndarray, *, days: np.ndarray, weights: np.ndarray | None = None, level: float = .95,
-            seed: int = 0, n_resamples: int = 200, block_days: int = 7) -> tuple[float, float, float]:
+# %% ../nbs/02_training.ipynb #d8f04e8a
+def compare(
+    y: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    *,
+    days: np.ndarray,
+    weights: np.ndarray | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    n_resamples: int = 200,
+    block_days: int = 7,
+) -> tuple[float, float, float]:
     """Compare two models on the same rows: the difference of their log losses, paired.
 
     Parameters
@@ -343,16 +475,25 @@ def compare(y: np.ndarray, p: np.ndarray, q: np.ndarray, *, days: np.ndarray, we
     Returns
     -------
     tuple of float
-        Mean loss of `p` minus that of `q` in nats (negative: `p` is better), and the low and high end of its interval.
+        Mean loss of `p` minus that of `q` in nats (negative: `p` is better), and the low and high
+        end of its interval.
     """
     if not 0 < level < 1: raise ValueError(f"level={level!r}: between 0 and 1")
     difference = log_losses(y, p) - log_losses(y, q)
     w = _weights_of(weights, len(difference))
-    drawn = [(times*w) @ difference/(times @ w) for times in _draw_days(_days_of(days, len(difference)), n_resamples, block_days, seed)]
-    return float(w @ difference/w.sum()), *np.quantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
+    drawn = [
+        (times * w) @ difference / (times @ w)
+        for times in _draw_days(_days_of(days, len(difference)), n_resamples, block_days, seed)
+    ]
+    return (
+        float(w @ difference / w.sum()),
+        *np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist(),
+    )
 
-# %% ../nbs/02_training.ipynb #60ce61f9
-def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+# %% ../nbs/02_training.ipynb #ff9f1a00
+def validate(
+    frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]
+) -> pd.DataFrame:
     """Check a table of features before it is trained on or scored.
 
     Parameters
@@ -360,8 +501,8 @@ def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[fl
     frame : DataFrame
         One row an example.
     columns : names, or mapping of name to (low, high)
-        Columns of float64 that must be there, once, with finite values (in the range, bounds included) or NaN.
-        Other columns are not looked at.
+        Columns of float64 that must be there, once, with finite values (in the range, bounds
+        included) or NaN. Other columns are not looked at.
 
     Returns
     -------
@@ -376,10 +517,29 @@ def validate(frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[fl
     with needs("train"):
         import pandera.pandas as pa
     ranges = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, (-np.inf, np.inf))
-    if odd := [c for c in ranges if list(frame.columns).count(c) != 1]: raise ValueError(f"frame: columns {odd} are missing or stand there twice; it has {', '.join(map(str, frame.columns))}")
-    inside = lambda low, high: pa.Check(lambda x: np.isfinite(x) & x.between(low, high), error=f"finite, from {low:g} to {high:g}, or NaN")
-    try: pa.DataFrameSchema({name: pa.Column(float, inside(*bounds), nullable=True) for name, bounds in ranges.items()}).validate(frame, inplace=True)
-    except pa.errors.SchemaError as e: cases, check, column = e.failure_cases, e.check, e.schema.name
-    else: return frame
-    if isinstance(cases, str): raise ValueError(f"frame: column {column!r} must be of float64, not {cases}")
-    raise ValueError(f"frame: column {column!r}: {cases.failure_case.iloc[0]!s} in row {cases['index'].iloc[0]}; allowed is {getattr(check, 'error', None) or 'float64'}")
+    if odd := [c for c in ranges if list(frame.columns).count(c) != 1]:
+        raise ValueError(
+            f"frame: columns {odd} are missing or stand there twice; it has"
+            f" {', '.join(map(str, frame.columns))}"
+        )
+    inside = lambda low, high: pa.Check(
+        lambda x: np.isfinite(x) & x.between(low, high),
+        error=f"finite, from {low:g} to {high:g}, or NaN",
+    )
+    try:
+        pa.DataFrameSchema(
+            {
+                name: pa.Column(float, inside(*bounds), nullable=True)
+                for name, bounds in ranges.items()
+            }
+        ).validate(frame, inplace=True)
+    except pa.errors.SchemaError as e:
+        cases, check, column = e.failure_cases, e.check, e.schema.name
+    else:
+        return frame
+    if isinstance(cases, str):
+        raise ValueError(f"frame: column {column!r} must be of float64, not {cases}")
+    raise ValueError(
+        f"frame: column {column!r}: {cases.failure_case.iloc[0]!s} in row {cases['index'].iloc[0]};"
+        f" allowed is {getattr(check, 'error', None) or 'float64'}"
+    )
