@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SPENDING', 'METHODS', 'FORMAT', 'WINNERS', 'PATH', 'crossin
            'Moments', 'RegimeWarning', 'in_regime', 'ConfidenceSequence', 'asymptotic_confidence_sequence',
            'sequential_srm', 'SequentialTest', 'days_to_decision']
 
-# %% ../nbs/10_sequential.ipynb #81dadaae
+# %% ../nbs/10_sequential.ipynb #6fe4f7ee
 import copy, math, warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr, ndtr, ndtri
 from .arguments import plain
-from .experiments import _DIFFERENCE, _alpha, _chance, _percent
+from .experiments import DIFFERENCE, _alpha, format_p, format_level
 from .storage import needs
 
 # %% ../nbs/10_sequential.ipynb #af1ae345
@@ -682,7 +682,7 @@ def group_sequential_design(
     )
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10_sequential.ipynb #c18b939a
+# %% ../nbs/10_sequential.ipynb #5f94a207
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -708,7 +708,7 @@ class StagewiseEstimate:
     def __repr__(self) -> str:
         return (
             f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at"
-            f" {_percent(self.level)} %, p = {self.p_value:.3g})"
+            f" {format_level(self.level)} %, p = {self.p_value:.3g})"
         )
 
 
@@ -1425,7 +1425,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10_sequential.ipynb #a7573c61
+# %% ../nbs/10_sequential.ipynb #cb2ff3bc
 # at most so many looks count, and only those that bring so much of the planned information
 _LOOKS, _STEP = 2000, 1e-4
 
@@ -1515,7 +1515,7 @@ class _GroupSequential(_Asymptotic):
         if c.binary and t.binary:
             return tuple(
                 float(v)
-                for v in _DIFFERENCE["mee"](
+                for v in DIFFERENCE["mee"](
                     *map(np.asarray, (c.n * c.mean, c.n, t.n * t.mean, t.n)), boundary
                 )
             )
@@ -2056,7 +2056,7 @@ class SequentialTest(_Looks):
             f" {self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})"
         )
 
-# %% ../nbs/10_sequential.ipynb #b8a6f64c
+# %% ../nbs/10_sequential.ipynb #4a3bc12c
 def _sentence(test: "SequentialTest") -> str:
     "The state of a test for someone who has to decide; no more than was shown."
     some = lambda n, what: f"{n:,.0f} {what}{'' if n == 1 else 's'}"
@@ -2073,7 +2073,7 @@ def _sentence(test: "SequentialTest") -> str:
     )
     if test.srm_p_value < .001:
         return (
-            f"{seen} the arms hold other shares than planned ({_chance(test.srm_p_value)}); find"
+            f"{seen} the arms hold other shares than planned ({format_p(test.srm_p_value)}); find"
             " out who is missing before reading any result."
         )
     if not test._path and test.control.n + test.treatment.n:
@@ -2090,7 +2090,7 @@ def _sentence(test: "SequentialTest") -> str:
         )
     fits = (
         f"any {test.measure} from {low:.3g} to {high:.3g} is compatible with the data"
-        f" ({_percent(1 - test.alpha)} % interval, valid"
+        f" ({format_level(1 - test.alpha)} % interval, valid"
         f" {'for a plan that ended here' if stagewise else 'at every look'})"
     )
     side, won = int(low > test._engine.null) - int(high < test._engine.null), (
@@ -2115,13 +2115,13 @@ def _sentence(test: "SequentialTest") -> str:
         return (
             f"{seen} it is decided since look {test._end[0]:,}: the outcomes of the"
             f" {test._end[1].split()[0]} were higher than luck alone would make them"
-            f" ({_chance(p)}), if {test._engine.assumes}; {fits}."
+            f" ({format_p(p)}), if {test._engine.assumes}; {fits}."
         )
     if test.finished:
         return f"{seen} the plan has ended without a decision; {fits}" + (
             "." if side else ", so it is not shown that there is no difference."
         )
-    return f"{seen} nothing is decided ({_chance(test.p_value)}); {fits}, and the test may go on."
+    return f"{seen} nothing is decided ({format_p(test.p_value)}); {fits}, and the test may go on."
 
 # %% ../nbs/10_sequential.ipynb #9cd8131e
 def days_to_decision(
