@@ -18,7 +18,12 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/001_arguments.ipynb #ff86bd04
+# %% ../nbs/001_arguments.ipynb #30483b36
+def _some(names: Sequence[str]) -> str:
+    "A few names for an error, cut short."
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name)[:30] for name in names[:3]) + more
+
 def _are_records(table: Any) -> bool:
     return isinstance(table, (list, tuple)) and len(table) > 0 and isinstance(table[0], Mapping)
 
@@ -47,33 +52,24 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
     kind = type(table)   # not the table: it may have a column of such a name
     if hasattr(kind, "collect"):
         raise TypeError(f"{what}: a {type(table).__name__} holds no rows yet; collect them first")
-    if isinstance(table, Mapping):names = list(table)
-    elif _are_records(table):names = list(table[0])
-    elif hasattr(kind, "column_names"):names = list(table.column_names)   # Arrow
-    elif hasattr(kind, "columns"):names = list(table.columns)             # pandas and Polars
+    if isinstance(table, Mapping): names = list(table)
+    elif _are_records(table): names = list(table[0])
+    elif hasattr(kind, "column_names"): names = list(table.column_names)   # Arrow
+    elif hasattr(kind, "columns"): names = list(table.columns)             # pandas and Polars
     else: names = list(getattr(getattr(table, "dtype", None), "names", None) or [])
-    numbered = all(
-        isinstance(name, numbers.Integral) and not isinstance(name, bool) for name in names
-    )
+    numbered = all(isinstance(name, numbers.Integral) and not isinstance(name, bool)
+                   for name in names)
     if numbered and names == list(range(len(names))): return None
     texts = [str(name) for name in names]
     twice = sorted({name for name in texts if texts.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{what}: columns {_some(twice)} are there twice; column names must be unique"
-        )
+            f"{what}: columns {_some(twice)} are there twice; column names must be unique")
     return texts
 
-def _some(names: Sequence[str]) -> str:
-    "A few names for an error, cut short."
-    return ", ".join(repr(name)[:30] for name in names[:3]) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
-
-# %% ../nbs/001_arguments.ipynb #ac0a9fa0
-def check_names(
-    there: Sequence[str], wanted: Sequence[str], what: str = "values", *, more: bool = False
-) -> None:
+# %% ../nbs/001_arguments.ipynb #5422b56e
+def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values", *,
+                more: bool = False) -> None:
     """Refuse a table that lacks a column or has one that nobody asked for.
 
     Parameters
@@ -93,14 +89,11 @@ def check_names(
     missing = [name for name in wanted if name not in set(there)]
     unknown = [] if more else [name for name in there if name not in set(wanted)]
     if not missing and not unknown: return
-    faults = [
-        f"{word} are {_some(names)}"
-        for word, names in (("missing", missing), ("unknown", unknown))
-        if names
-    ]
+    faults = [f"{word} are {_some(names)}"
+              for word, names in (("missing", missing), ("unknown", unknown)) if names]
     raise ValueError(f"{what}: columns go by name, and {'; '.join(faults)}")
 
-
+# %% ../nbs/001_arguments.ipynb #ae47aa7a
 def _of_records(rows: Sequence[Mapping], names: Sequence[str], what: str) -> dict[str, list]:
     "Records as columns; each must have the names of the first."
     rows = [{str(name): value for name, value in row.items()} for row in rows]
@@ -110,12 +103,33 @@ def _of_records(rows: Sequence[Mapping], names: Sequence[str], what: str) -> dic
                              f"give each row {_some(names)}")
     return {name: [row[name] for row in rows] for name in names}
 
+# %% ../nbs/001_arguments.ipynb #3295966a
+def _with_masks(table: Any) -> Any:
+    "A list of masked rows as one masked array; anything else as it is."
+    if not isinstance(table, (list, tuple)): return table
+    if not any(isinstance(row, np.ma.MaskedArray) for row in table): return table
+    return np.ma.stack([np.ma.asarray(row) for row in table])
+
+def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
+    table = _with_masks(table)
+    masked = isinstance(table, np.ma.MaskedArray)
+    try: rows = table if masked else np.asarray(table)
+    except ValueError:
+        raise ValueError(f"{what}: rows of different lengths; "
+                         f"give each {len(wanted)} values") from None
+    if rows.dtype.kind in "US": rows = np.asarray(table, dtype=object)   # see column_of_floats
+    if rows.ndim != 2 or rows.shape[1] != len(wanted):
+        raise ValueError(f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of "
+                         f"{len(wanted)} values, {wanted[0]!r} first")
+    return [rows[:, j] for j in range(len(wanted))]
+
+# %% ../nbs/001_arguments.ipynb #10aa0c26
 def _columns(table: Any, wanted: Sequence[str], what: str, more: bool) -> list:
     "The wanted columns, in their order; by position where the table has no names."
     names = column_names(table, what)
     if names is None: return _columns_by_position(table, wanted, what)
     check_names(names, wanted, what, more=more)
-    if _are_records(table): table = _of_records(table, names, what)
+    if _are_records(table): table = _of_records(table, names or [], what)
     place = {name: i for i, name in enumerate(names)}
     if hasattr(type(table), "iloc"): columns = [table.iloc[:, place[name]] for name in wanted]
     elif hasattr(type(table), "column_names"):
@@ -124,31 +138,7 @@ def _columns(table: Any, wanted: Sequence[str], what: str, more: bool) -> list:
     else: columns = [table[name] for name in wanted]
     return columns
 
-def _with_masks(table: Any) -> Any:
-    "A list of masked rows as one masked array; anything else as it is."
-    masked = isinstance(table, (list, tuple)) and any(
-        isinstance(row, np.ma.MaskedArray) for row in table
-    )
-    return np.ma.stack([np.ma.asarray(row) for row in table]) if masked else table
-
-def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
-    table = _with_masks(table)
-    masked = isinstance(table, np.ma.MaskedArray)
-    try:
-        rows = table if masked else np.asarray(table)
-    except ValueError:
-        raise ValueError(
-            f"{what}: rows of different lengths; give each {len(wanted)} values"
-        ) from None
-    if rows.dtype.kind in "US": rows = np.asarray(table, dtype=object)   # see column_of_floats
-    if rows.ndim != 2 or rows.shape[1] != len(wanted):
-        raise ValueError(
-            f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of {len(wanted)}"
-            f" values, {wanted[0]!r} first"
-        )
-    return [rows[:, j] for j in range(len(wanted))]
-
-# %% ../nbs/001_arguments.ipynb #2ea17c4b
+# %% ../nbs/001_arguments.ipynb #2c0c599d
 def _is_missing(x: Any) -> bool:
     return x is None or x is np.ma.masked or type(x).__name__ == "NAType"
 
@@ -156,6 +146,25 @@ def _is_number(x: Any) -> bool:
     # to Python a timedelta64 is a whole number, whatever its unit
     return isinstance(x, (numbers.Real, Decimal, np.bool_)) and not isinstance(x, np.timedelta64)
 
+def _values(column: Any, where: str) -> np.ndarray:
+    "A column as an array, and numbers beside text as they are."
+    try: values = np.asarray(column)
+    except ValueError: values = np.empty(0, object)   # a list among numbers
+    except Exception as e:
+        raise ValueError(f"{where}: {type(column).__name__} cannot be read ({str(e)[:80]}); "
+                         "give floats") from e
+    # numpy makes text of a number beside text
+    return np.asarray(column, dtype=object) if values.dtype.kind in "USO" else values
+
+def _of_objects(values: np.ndarray, name: str, what: str) -> list:
+    "Objects as numbers, NaN where one is missing; the first that is no number is named."
+    known = [np.nan if _is_missing(x) else x for x in values.tolist()]
+    wrong = next((i for i, x in enumerate(known) if not _is_number(x)), None)
+    if wrong is None: return known
+    raise ValueError(f"{what}[{wrong}], column {name!r}: {str(known[wrong])[:60]} is not a number; "
+                     "give a float, or None where missing")
+
+# %% ../nbs/001_arguments.ipynb #cc599f3e
 def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray:
     """A column of numbers, however it is held, as 64-bit floats.
 
@@ -177,28 +186,24 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     ValueError
         If a value is no number; row, column and value are named.
     """
-    mask = np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else None
-    try: values = np.asarray(column)
-    except ValueError: values = np.empty(0, object)   # a list among numbers
-    except Exception as e:
-        raise ValueError(f"{what}, column {name!r}: {type(column).__name__} cannot be read ({str(e)[:80]}); give floats") from e
-    # numpy makes text of a number beside text
-    if values.dtype.kind in "USO": values = np.asarray(column, dtype=object)
+    where = f"{what}, column {name!r}"
+    values: Any = _values(column, where)
     if values.ndim != 1:
-        raise ValueError(f"{what}, column {name!r}: shape {values.shape}, expected one value a row")
+        raise ValueError(f"{where}: shape {values.shape}, expected one value a row")
     if values.dtype.kind not in "fiubO":
-        raise ValueError(f"{what}, column {name!r}: {values.dtype} is not a number; give floats, or None where missing")
-    if values.dtype.kind == "O":
-        values = [np.nan if _is_missing(x) else x for x in values.tolist()]
-        wrong = next((i for i, x in enumerate(values) if not _is_number(x)), None)
-        if wrong is not None:
-            raise ValueError(f"{what}[{wrong}], column {name!r}: {str(values[wrong])[:60]} is not a number; give a float, or None where missing")
+        raise ValueError(f"{where}: {values.dtype} is not a number; "
+                         "give floats, or None where missing")
+    if values.dtype.kind == "O": values = _of_objects(values, name, what)
     try: floats = np.asarray(values, float)
     except (OverflowError, ValueError, ArithmeticError):
-        raise ValueError(f"{what}, column {name!r}: a number is too large for a float; give None where it is unknown") from None
-    return floats if mask is None else np.where(mask, np.nan, floats)
+        raise ValueError(f"{where}: a number is too large for a float; "
+                         "give None where it is unknown") from None
+    if not isinstance(column, np.ma.MaskedArray): return floats
+    return np.where(np.ma.getmaskarray(column), np.nan, floats)
 
-def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *, more: bool = False) -> np.ndarray:
+# %% ../nbs/001_arguments.ipynb #ed0521f8
+def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *,
+                 more: bool = False) -> np.ndarray:
     """Rows of numbers from any table: columns by name where it has names, else by position.
 
     Parameters
@@ -223,25 +228,19 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *, mo
     ValueError
         If a column is missing, unknown or there twice, or a value is no number. It is named.
     """
-    if (
-        isinstance(table, np.ndarray)
-        and table.ndim == 2
-        and table.dtype.kind in "fiub"
-        and not isinstance(table, np.ma.MaskedArray)
-    ):
+    plain_array = isinstance(table, np.ndarray) and not isinstance(table, np.ma.MaskedArray)
+    if plain_array and table.ndim == 2 and table.dtype.kind in "fiub":
         _columns_by_position(table, columns, what)
         return np.array(table, dtype=float, subok=False)
     found = _columns(table, columns, what, more)
     found = [column_of_floats(column, name, what) for column, name in zip(found, columns)]
     lengths = {len(x) for x in found}
     if len(lengths) > 1:
-        raise ValueError(
-            f"{what}: columns of different lengths {sorted(lengths)}; give each column a value"
-            " a row"
-        )
+        raise ValueError(f"{what}: columns of different lengths {sorted(lengths)}; "
+                         "give each column a value a row")
     return np.column_stack(found) if found else np.empty((0, 0))
 
-# %% ../nbs/001_arguments.ipynb #70aad083
+# %% ../nbs/001_arguments.ipynb #8d2a016b
 def _bare(table: Any) -> np.ndarray:
     "A table without names as an array that keeps masks, and numbers beside text."
     table = _with_masks(table)
@@ -278,7 +277,7 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
         with needs("data"): frame = table.to_pandas(**({"ignore_metadata": True} if arrow else {}))
         if isinstance(frame, pd.Series): frame = frame.to_frame(name="x0")   # a Series of Polars
     else:
-        if _are_records(table): table = _of_records(table, names, what)
+        if _are_records(table): table = _of_records(table, names or [], what)
         try:
             if names is None: table = _bare(table)
             frame = pd.DataFrame(table)
@@ -432,18 +431,15 @@ def one_of(x: Any, name: str, known: Sequence[str]) -> str:
     if isinstance(x, str) and x in known: return str(x)
     raise ValueError(f"{name}={_shown(x)}: known are {', '.join(known)}")
 
-# %% ../nbs/001_arguments.ipynb #962da56c
+# %% ../nbs/001_arguments.ipynb #31468d6c
 def _bare_numbers(x: Any, name: str) -> np.ndarray:
     "An array of ints or floats, not masked."
     x = _with_masks(x)
     if np.ma.is_masked(x):
         hidden = int(np.ma.getmaskarray(x).sum())
-        raise ValueError(
-            f"{name}: a masked array, {hidden:,} values are masked; leave them out with"
-            " .compressed()"
-        )
-    try:
-        array = np.asarray(x)
+        raise ValueError(f"{name}: a masked array, {hidden:,} values are masked; "
+                         "leave them out with .compressed()")
+    try: array = np.asarray(x)
     except ValueError:
         raise ValueError(f"{name}={_shown(x)}: its rows differ in length") from None
     if array.dtype.kind not in "iuf":
@@ -451,6 +447,7 @@ def _bare_numbers(x: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name}={_shown(x)}: numbers, not {type(x).__name__}{kind}")
     return array.astype(float)
 
+# %% ../nbs/001_arguments.ipynb #e741f1af
 def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float = -inf,
                      above: float = -inf, high: float = inf, below: float = inf,
                      missing: bool = False) -> np.ndarray:
@@ -482,21 +479,20 @@ def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float =
     """
     array = _bare_numbers(x, name)
     if ndim is not None and (array.ndim != ndim or not array.size):
-        wanted = {0: "one number", 1: "one value a row", 2: "rows and columns"}.get(
-            ndim, f"{ndim} dimensions"
-        )
+        words = {0: "one number", 1: "one value a row", 2: "rows and columns"}
+        wanted = words.get(ndim, f"{ndim} dimensions")
         raise ValueError(f"{name}: shape {array.shape}; {wanted}, and at least one")
-    right = (
-        np.isfinite(array) & (array >= low) & (array <= high) & (array > above) & (array < below)
-    )
+    right = (np.isfinite(array) & (array >= low) & (array <= high) & (array > above)
+             & (array < below))
     wrong = ~(right | np.isnan(array)) if missing else ~right
     if not wrong.any(): return array
     limits = f"numbers{_limits(low, above, high, below, 'g')}".rstrip()
-    raise ValueError(
-        f"{name}: finite {limits}{', or NaN' if missing else ', none missing'}; "
-        f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}"
-    )
+    gaps = ", or NaN" if missing else ", none missing"
+    raise ValueError(f"{name}: finite {limits}{gaps}; "
+                     f"{wrong.sum():,} of {array.size:,} are not, "
+                     f"the first is {array[wrong].flat[0]:g}")
 
+# %% ../nbs/001_arguments.ipynb #5df84064
 def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     """Whole numbers from 0, of any shape, as floats.
 
@@ -521,7 +517,7 @@ def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     array = _bare_numbers(x, name)
     wrong = ~(np.isfinite(array) & (array >= 0) & (array <= most) & (array == np.floor(array)))
     if not wrong.any(): return array
-    raise ValueError(
-        f"{name}={_shown(x)}: counts, whole numbers from 0 to {most:.6g}, none missing; "
-        f"{wrong.sum():,} of {array.size:,} are not, the first is {array[wrong].flat[0]:g}"
-    )
+    raise ValueError(f"{name}={_shown(x)}: counts, whole numbers from 0 to {most:.6g}, "
+                     "none missing; "
+                     f"{wrong.sum():,} of {array.size:,} are not, "
+                     f"the first is {array[wrong].flat[0]:g}")

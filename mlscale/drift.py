@@ -126,16 +126,9 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07_drift.ipynb #d5b42632
-def resampled_distances(
-    counts: np.ndarray,
-    category: np.ndarray,
-    window_days: int,
-    *,
-    block_days: int = 1,
-    n: int = 2000,
-    seed: int = 0,
-) -> np.ndarray:
+# %% ../nbs/07_drift.ipynb #6dd2acaa
+def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
+                        block_days: int = 1, n: int = 2000, seed: int = 0) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
 
     Parameters
@@ -163,9 +156,8 @@ def resampled_distances(
     def draw(size: int) -> np.ndarray:
         first = rng.integers(days, size=(n, -(-size//block_days), 1))
         chosen = ((first + np.arange(block_days))%days).reshape(n, -1)[:, :size]
-        times = np.bincount(
-            (chosen + np.arange(n)[:, None] * days).ravel(), minlength=n * days
-        ).reshape(n, days)
+        times = np.bincount((chosen + np.arange(n)[:, None] * days).ravel(),
+                            minlength=n * days).reshape(n, days)
         return (times @ flat).reshape(n, *counts.shape[1:])
     return distances(draw(window_days), draw(days), category)
 
@@ -267,7 +259,7 @@ def _category_counts(x: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     found = [next((place[t] for t in _spellings(v) if t in place), len(known) + 1) for v in values]
     return np.bincount(np.array([*found, 0])[codes], minlength=len(known) + 2)
 
-# %% ../nbs/07_drift.ipynb #55a1c35d
+# %% ../nbs/07_drift.ipynb #055c7464
 FORMAT = 1
 
 def _table(X: object) -> pd.DataFrame:
@@ -313,11 +305,10 @@ def _opened(d: Mapping, kind: str) -> Mapping:
         raise ValueError(f"d: not a {kind} written by to_dict")
     if d.get("format") != FORMAT:
         raise ValueError(
-            f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}"
-        )
+            f"d: {kind} of format {d.get('format')!r}; this version reads format {FORMAT}")
     return d
 
-# %% ../nbs/07_drift.ipynb #9a96eb31
+# %% ../nbs/07_drift.ipynb #4a8a54f2
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -450,15 +441,10 @@ class Reference:
             The same reference.
         """
         d = _opened(d, "Reference")
-        return cls(
-            tuple(d["columns"]),
-            tuple(map(tuple, d["cuts"])),
-            tuple(d["category"]),
-            np.array(d["counts"], int),
-            d["by_day"],
-        )
+        return cls(tuple(d["columns"]), tuple(map(tuple, d["cuts"])), tuple(d["category"]),
+                   np.array(d["counts"], int), d["by_day"])
 
-# %% ../nbs/07_drift.ipynb #8549916c
+# %% ../nbs/07_drift.ipynb #0ae287c0
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -487,17 +473,9 @@ class DriftMonitor:
     `reset`. Looking more often than `checks_per_year` says costs false alarms beyond the stated
     number.
     """
-    def __init__(
-        self,
-        reference: Reference,
-        *,
-        false_alarms_per_year: float,
-        checks_per_year: float = 52,
-        block_days: int = 1,
-        min_rows: int | None = None,
-        n_resamples: int = 2000,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, reference: Reference, *, false_alarms_per_year: float,
+                 checks_per_year: float = 52, block_days: int = 1, min_rows: int | None = None,
+                 n_resamples: int = 2000, seed: int = 0) -> None:
         checks_per_year = plain(checks_per_year)
         false_alarms_per_year = plain(false_alarms_per_year)
         block_days, seed = _whole("block_days", block_days), _whole("seed", seed)
@@ -513,11 +491,9 @@ class DriftMonitor:
                 f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below"
                 f" checks_per_year={checks_per_year}"
             )
-        self.reference, self.alpha, self.window_days = (
-            reference,
-            false_alarms_per_year / checks_per_year,
-            max(1, round(365.25 / checks_per_year)),
-        )
+        self.reference, self.alpha, self.window_days = (reference,
+                                                        false_alarms_per_year / checks_per_year,
+                                                        max(1, round(365.25 / checks_per_year)))
         if self.alpha*n_resamples < 5:
             raise ValueError(
                 f"n_resamples={n_resamples!r}: too few to find a threshold passed in"
@@ -532,20 +508,12 @@ class DriftMonitor:
         if not 1 <= block_days <= days:
             raise ValueError(f"block_days={block_days!r}: 1 to the {days} days of the reference")
         if min_rows is None:
-            min_rows = (
-                int(reference.total[0].sum() / days * self.window_days / 2)
-                if reference.by_day
-                else 30
-            )
+            min_rows = (int(reference.total[0].sum() / days * self.window_days / 2)
+                        if reference.by_day else 30)
         if min_rows < 1: raise ValueError(f"min_rows={min_rows!r}: at least 1")
-        self.settings = dict(
-            false_alarms_per_year=false_alarms_per_year,
-            checks_per_year=checks_per_year,
-            block_days=block_days,
-            min_rows=min_rows,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
+        self.settings = dict(false_alarms_per_year=false_alarms_per_year,
+                             checks_per_year=checks_per_year, block_days=block_days,
+                             min_rows=min_rows, n_resamples=n_resamples, seed=seed)
         self._thresholds: dict[int, np.ndarray] = {}
         self.reset()
 
@@ -591,8 +559,7 @@ class DriftMonitor:
         """
         if self.settings != other.settings or self.reference.digest != other.reference.digest:
             raise ValueError(
-                "other: only monitors of the same reference and settings can be merged"
-            )
+                "other: only monitors of the same reference and settings can be merged")
         self.counts = self.counts + other.counts
         return self
 
@@ -607,23 +574,14 @@ class DriftMonitor:
         ref, s, n = self.reference, self.settings, 0 if self.reference.by_day else max(self.rows, 1)
         if n not in self._thresholds:
             if ref.by_day:
-                null = resampled_distances(
-                    ref.counts,
-                    np.array(ref.category),
-                    self.window_days,
-                    block_days=s["block_days"],
-                    n=s["n_resamples"],
-                    seed=s["seed"],
-                )
+                null = resampled_distances(ref.counts, np.array(ref.category), self.window_days,
+                                           block_days=s["block_days"], n=s["n_resamples"],
+                                           seed=s["seed"])
             else:
-                rng, share, size = (
-                    np.random.default_rng(s["seed"]),
-                    ref.total / ref.total.sum(1, keepdims=True),
-                    ref.total[0].sum(),
-                )
-                draw = lambda rows: np.stack(
-                    [rng.multinomial(rows, p, s["n_resamples"]) for p in share], 1
-                )
+                rng, share, size = (np.random.default_rng(s["seed"]),
+                                    ref.total / ref.total.sum(1, keepdims=True), ref.total[0].sum())
+                draw = lambda rows: np.stack([rng.multinomial(rows, p, s["n_resamples"])
+                                              for p in share], 1)
                 null = distances(draw(n), draw(size), np.array(ref.category))
             self._thresholds[n] = thresholds(null, self.alpha)
         return self._thresholds[n]
@@ -644,23 +602,13 @@ class DriftMonitor:
             `threshold` (0 to 1), `psi`, `drifted`. The furthest above its threshold first.
         """
         ref, total = self.reference, self.reference.total
-        d, limit, rows = (
-            distances(self.counts, total, np.array(ref.category)),
-            self.thresholds,
-            self.rows,
-        )
-        out = pd.DataFrame(
-            {
-                "rows": rows,
-                "missing": self.counts[:, 0] / max(rows, 1),
-                "missing_reference": total[:, 0] / total[0].sum(),
-                "distance": d,
-                "threshold": limit,
-                "psi": psi(self.counts, total),
-                "drifted": (d > limit) & (rows >= self.settings["min_rows"]),
-            },
-            index=pd.Index(ref.columns, name="column"),
-        )
+        d, limit, rows = (distances(self.counts, total, np.array(ref.category)), self.thresholds,
+                          self.rows)
+        out = pd.DataFrame({"rows": rows, "missing": self.counts[:, 0] / max(rows, 1),
+                            "missing_reference": total[:, 0] / total[0].sum(), "distance": d,
+                            "threshold": limit, "psi": psi(self.counts, total),
+                            "drifted": (d > limit) & (rows >= self.settings["min_rows"])},
+                           index=pd.Index(ref.columns, name="column"))
         return out.iloc[np.argsort(-d/limit, kind="stable")]
 
     def __repr__(self) -> str:
@@ -678,14 +626,10 @@ class DriftMonitor:
         dict
             For `from_dict`.
         """
-        return {
-            "kind": "DriftMonitor",
-            "format": FORMAT,
-            "reference": self.reference.to_dict(),
-            "settings": self.settings,
-            "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items()},
-            "counts": self.counts.tolist(),
-        }
+        return {"kind": "DriftMonitor", "format": FORMAT, "reference": self.reference.to_dict(),
+                "settings": self.settings,
+                "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items()},
+                "counts": self.counts.tolist()}
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "DriftMonitor":
@@ -703,7 +647,6 @@ class DriftMonitor:
         """
         d = _opened(d, "DriftMonitor")
         out = cls(Reference.from_dict(d["reference"]), **d["settings"])
-        out.counts, out._thresholds = np.array(d["counts"], int), {
-            int(n): np.array(t) for n, t in d["thresholds"].items()
-        }
+        out.counts, out._thresholds = np.array(d["counts"], int), {int(n): np.array(t) for n,
+                t in d["thresholds"].items()}
         return out

@@ -54,7 +54,7 @@ def ks_test(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     d = max(gap(b - moved, "left"), gap(b + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(len(a)*len(b)/(len(a) + len(b)))))
 
-# %% ../nbs/08_monitoring.ipynb #f35173d3
+# %% ../nbs/08_monitoring.ipynb #8e83912c
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by
     column.
@@ -93,13 +93,8 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     values = [_columns(batch, f"batches[{i}]", columns) for i, batch in enumerate(batches)]
     values = [v.to_numpy() for v in values]
     rest = lambda i: np.concatenate(values[:i] + values[i + 1:])
-    strays = np.array(
-        [
-            [ks_test(others[:, j], v[:, j])[0] for j in range(len(columns))]
-            for i, v in enumerate(values)
-            for others in [rest(i)]
-        ]
-    )
+    strays = np.array([[ks_test(others[:, j], v[:, j])[0] for j in range(len(columns))] for i,
+                       v in enumerate(values) for others in [rest(i)]])
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
 def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.DataFrame:
@@ -114,8 +109,7 @@ def _columns(x: object, name: str, only: Sequence[str] | None = None) -> pd.Data
         )
     if not np.isfinite(frame.to_numpy()).any():
         raise ValueError(
-            f"{name}: none of the {frame.size:,} values is known; find out what stopped arriving"
-        )
+            f"{name}: none of the {frame.size:,} values is known; find out what stopped arriving")
     return frame
 
 def _one_column(x: object, name: str) -> np.ndarray:
@@ -130,7 +124,7 @@ def _predictions(x: object, name: str) -> np.ndarray:
     "One prediction a row, some of them known."
     return _columns(_one_column(x, name), name).to_numpy().ravel()
 
-# %% ../nbs/08_monitoring.ipynb #1b9fa7a2
+# %% ../nbs/08_monitoring.ipynb #d321fe01
 SEVERITIES = ("info", "warning", "critical")
 
 @dataclass(frozen=True)
@@ -164,11 +158,8 @@ class Alert:
     resolved_at: pd.Timestamp | None = None
 
     def __str__(self) -> str:
-        life = (
-            f"open since {self.at:%Y-%m-%d}"
-            if self.resolved_at is None
-            else f"{self.at:%Y-%m-%d} to {self.resolved_at:%Y-%m-%d}"
-        )
+        life = (f"open since {self.at:%Y-%m-%d}" if self.resolved_at is None
+                else f"{self.at:%Y-%m-%d} to {self.resolved_at:%Y-%m-%d}")
         return (
             f"{self.severity} {self.name}: {life}, seen {self.seen} times;"
             f" {self.message or f'{self.value:.3g}, allowed {self.threshold:.3g}'}"
@@ -192,16 +183,8 @@ class Alerts:
         "The alerts that are not resolved, oldest first."
         return [a for a in self.history if a.resolved_at is None]
 
-    def raise_(
-        self,
-        name: str,
-        *,
-        at: pd.Timestamp,
-        value: float,
-        threshold: float,
-        severity: str = "warning",
-        message: str = "",
-    ) -> Alert:
+    def raise_(self, name: str, *, at: pd.Timestamp, value: float, threshold: float,
+               severity: str = "warning", message: str = "") -> Alert:
         """Open an alert, or add to the open one of that name.
 
         Parameters
@@ -229,14 +212,9 @@ class Alerts:
             self.history.append(Alert(name, at, float(value), float(threshold), severity, message))
             return self.history[-1]
         old = self.history[i]
-        self.history[i] = replace(
-            old,
-            value=float(value),
-            threshold=float(threshold),
-            severity=max(old.severity, severity, key=SEVERITIES.index),
-            message=message,
-            seen=old.seen + 1,
-        )
+        self.history[i] = replace(old, value=float(value), threshold=float(threshold),
+                                  severity=max(old.severity, severity, key=SEVERITIES.index),
+                                  message=message, seen=old.seen + 1)
         return self.history[i]
 
     def resolve(self, name: str, *, at: pd.Timestamp) -> Alert | None:
@@ -261,15 +239,13 @@ class Alerts:
 
     def _index(self, name: str, at: pd.Timestamp) -> int | None:
         "Where the open alert of a name stands."
-        i = next(
-            (i for i, a in enumerate(self.history) if a.name == name and a.resolved_at is None),
-            None,
-        )
+        i = next((i for i,
+                  a in enumerate(self.history) if a.name == name and a.resolved_at is None), None)
         if i is not None and at < self.history[i].at:
             raise ValueError(f"at={at}: before the alert {name!r} opened at {self.history[i].at}")
         return i
 
-# %% ../nbs/08_monitoring.ipynb #b87615ca
+# %% ../nbs/08_monitoring.ipynb #b79bcf0b
 def _percentile_99(latencies_ms: object) -> float:
     ms = _one_column(latencies_ms, "latencies_ms")
     ms = ms[~np.isnan(ms)]
@@ -318,16 +294,13 @@ class ModelMetrics:
             The four figures.
         """
         known = _known(_predictions(predictions, "predictions"))
-        return cls(
-            float(known.mean()),
-            float(known.std()),
-            float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()),
-            _percentile_99(latencies_ms),
-        )
+        return cls(float(known.mean()), float(known.std()),
+                   float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()),
+                   _percentile_99(latencies_ms))
 
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
-# %% ../nbs/08_monitoring.ipynb #23d88dcf
+# %% ../nbs/08_monitoring.ipynb #83d71be5
 def _by_column(min_effect: object, columns: Iterable[str]) -> dict[str, float]:
     if hasattr(min_effect, "items"): return {str(c): effect for c, effect in min_effect.items()}
     if np.ndim(min_effect) == 0: return dict.fromkeys(columns, min_effect)
@@ -356,15 +329,9 @@ class ModelMonitor:
     same check resolves it when all is well. Input in which nothing is known is an error, not an
     answer.
     """
-    def __init__(
-        self,
-        reference_distribution: object,
-        *,
-        reference_predictions: object = None,
-        alpha: float = 0.01,
-        min_effect: float | Mapping[str, float] = 0.1,
-        min_prediction_effect: float = 0.1,
-    ) -> None:
+    def __init__(self, reference_distribution: object, *, reference_predictions: object = None,
+                 alpha: float = 0.01, min_effect: float | Mapping[str, float] = 0.1,
+                 min_prediction_effect: float = 0.1) -> None:
         if not 0 < alpha < 1: raise ValueError(f"alpha={alpha!r}: above 0 and below 1")
         self.reference = _columns(reference_distribution, "reference_distribution")
         self.alpha, self.min_prediction_effect, self.record = alpha, min_prediction_effect, Alerts()
@@ -404,17 +371,10 @@ class ModelMonitor:
         batch = _columns(batch, "batch", list(ref))
         d, p = np.array([ks_test(ref[c].to_numpy(), batch[c].to_numpy()) for c in ref]).T
         lost = lambda frame: 1 - np.isfinite(frame).mean().to_numpy()
-        out = pd.DataFrame(
-            {
-                "distance": d,
-                "p": p,
-                "missing": lost(batch),
-                "missing_reference": lost(ref),
-                "min_effect": self.min_effect,
-                "drifted": (p < self.alpha / len(d)) & (d >= self.min_effect),
-            },
-            index=pd.Index(ref.columns, name="column"),
-        )
+        out = pd.DataFrame({"distance": d, "p": p, "missing": lost(batch),
+                            "missing_reference": lost(ref), "min_effect": self.min_effect,
+                            "drifted": (p < self.alpha / len(d)) & (d >= self.min_effect)},
+                           index=pd.Index(ref.columns, name="column"))
         return out.sort_values("distance", ascending=False, kind="stable")
 
     def check_data_drift(self, batch: object, *, at: pd.Timestamp | None = None) -> bool:
@@ -437,15 +397,12 @@ class ModelMonitor:
         worst = drifted.iloc[0] if len(drifted) else found.iloc[0]
         message = f"{len(drifted)} of {len(found)} columns: " + ", ".join(
             f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%})"
-            for r in drifted[:3].itertuples()
-        )
-        return self._judge(
-            "data_drift", len(drifted) > 0, at, worst.distance, worst.min_effect, message
-        )
+            for r in drifted[:3].itertuples())
+        return self._judge("data_drift", len(drifted) > 0, at, worst.distance, worst.min_effect,
+                           message)
 
-    def check_prediction_distribution(
-        self, predictions: object, *, at: pd.Timestamp | None = None
-    ) -> bool:
+    def check_prediction_distribution(self, predictions: object, *,
+                                      at: pd.Timestamp | None = None) -> bool:
         """Whether predictions are distributed differently: the mean by more than three standard
         deviations, or the shape.
 
@@ -487,9 +444,8 @@ class ModelMonitor:
             f"mean {known.mean():.3f}, was {usual.mean():.3f} with sd {sd:.3f}; D {d:.2f}",
         )
 
-    def check_latency(
-        self, latencies_ms: object, threshold: float = 200, *, at: pd.Timestamp | None = None
-    ) -> bool:
+    def check_latency(self, latencies_ms: object, threshold: float = 200, *,
+                      at: pd.Timestamp | None = None) -> bool:
         """Whether the 99th percentile of the latency is too high.
 
         Parameters
@@ -508,24 +464,11 @@ class ModelMonitor:
         """
         if not threshold > 0: raise ValueError(f"threshold={threshold!r}: milliseconds, above 0")
         p99 = _percentile_99(latencies_ms)
-        return self._judge(
-            "latency",
-            p99 > threshold,
-            at,
-            p99,
-            threshold,
-            f"99 % of the requests took up to {p99:.0f} ms, allowed {threshold:g}",
-        )
+        return self._judge("latency", p99 > threshold, at, p99, threshold,
+                           f"99 % of the requests took up to {p99:.0f} ms, allowed {threshold:g}")
 
-    def _judge(
-        self,
-        name: str,
-        alarm: bool,
-        at: pd.Timestamp | None,
-        value: float,
-        threshold: float,
-        message: str,
-    ) -> bool:
+    def _judge(self, name: str, alarm: bool, at: pd.Timestamp | None, value: float,
+               threshold: float, message: str) -> bool:
         at = pd.Timestamp.now("UTC") if at is None else at
         if alarm:self.record.raise_(name, at=at, value=value, threshold=threshold, message=message)
         else: self.record.resolve(name, at=at)
@@ -543,7 +486,7 @@ def _opened(log: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.DatabaseError as e:
         raise ValueError(f"log: {path.name} is no prediction log ({e}); give the file that the server writes") from None
 
-# %% ../nbs/08_monitoring.ipynb #3c582a26
+# %% ../nbs/08_monitoring.ipynb #e729552f
 def record_outcomes(frame: pd.DataFrame, *, log: str | os.PathLike | None = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
@@ -597,9 +540,8 @@ def _iso(at: object, name: str) -> str:
     return iso_utc(at)
 
 
-def record_outcome(
-    request_id: str, label: float, known_at: datetime | str, *, log: str | os.PathLike | None = None
-) -> bool:
+def record_outcome(request_id: str, label: float, known_at: datetime | str, *,
+                   log: str | os.PathLike | None = None) -> bool:
     """Record what happened.
 
     Parameters
@@ -618,18 +560,12 @@ def record_outcome(
     bool
         Whether it is new. The same label again changes nothing; another one is an error.
     """
-    return (
-        record_outcomes(
-            pd.DataFrame({"request_id": [request_id], "label": [label], "known_at": [known_at]}),
-            log=log,
-        )
-        == 1
-    )
+    return (record_outcomes(pd.DataFrame({"request_id": [request_id], "label": [label],
+                                          "known_at": [known_at]}), log=log) == 1)
 
 
-def labelled(
-    log: str | os.PathLike | None, at: datetime | str, *, since: datetime | str | None = None
-) -> pd.DataFrame:
+def labelled(log: str | os.PathLike | None, at: datetime | str, *,
+             since: datetime | str | None = None) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment.
 
     Parameters
@@ -657,11 +593,10 @@ def labelled(
     with _opened(log) as db: rows = db.execute(query, limits).fetchall()
     columns = ["request_id", "at", "version", "prediction", "label", "known_at"]
     out = pd.DataFrame(rows, columns=columns)
-    return out.assign(
-        **{c: pd.to_datetime(out[c], utc=True, format="ISO8601") for c in ("at", "known_at")}
-    )
+    return out.assign(**{c: pd.to_datetime(out[c], utc=True, format="ISO8601")
+                         for c in ("at", "known_at")})
 
-# %% ../nbs/08_monitoring.ipynb #a908506c
+# %% ../nbs/08_monitoring.ipynb #88bec006
 FORMAT = 1
 
 class PerformanceMonitor:
@@ -697,19 +632,12 @@ class PerformanceMonitor:
         false_alarms_per_year = plain(false_alarms_per_year)
         if not 0 < false_alarms_per_year < 52:
             raise ValueError(
-                f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52"
-            )
+                f"false_alarms_per_year={false_alarms_per_year!r}: above 0 and below 52")
         self.baseline_losses, self.losses = base.tolist(), []
         self.false_alarms_per_year = false_alarms_per_year
         x, n = np.log(base), len(base)
-        self.threshold = float(
-            np.exp(
-                x.mean()
-                + special.stdtrit(n - 1, 1 - false_alarms_per_year / 52)
-                * x.std(ddof=1)
-                * np.sqrt(1 + 1 / n)
-            )
-        )
+        self.threshold = float(np.exp(x.mean() + special.stdtrit(n - 1,
+                1 - false_alarms_per_year / 52) * x.std(ddof=1) * np.sqrt(1 + 1 / n)))
 
     def update(self, week_losses: object) -> bool:
         """Add a week of matured labels.
@@ -742,13 +670,9 @@ class PerformanceMonitor:
         dict
             For `from_dict`.
         """
-        return {
-            "kind": "PerformanceMonitor",
-            "format": FORMAT,
-            "baseline_losses": self.baseline_losses,
-            "false_alarms_per_year": self.false_alarms_per_year,
-            "losses": list(self.losses),
-        }
+        return {"kind": "PerformanceMonitor", "format": FORMAT,
+                "baseline_losses": self.baseline_losses,
+                "false_alarms_per_year": self.false_alarms_per_year, "losses": list(self.losses)}
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "PerformanceMonitor":
@@ -764,11 +688,8 @@ class PerformanceMonitor:
         PerformanceMonitor
             The same monitor.
         """
-        if (
-            not isinstance(d, Mapping)
-            or d.get("kind") != "PerformanceMonitor"
-            or d.get("format") != FORMAT
-        ):
+        if (not isinstance(d, Mapping) or d.get("kind") != "PerformanceMonitor"
+            or d.get("format") != FORMAT):
             raise ValueError(f"d: not a PerformanceMonitor of format {FORMAT} written by to_dict")
         out = cls(d["baseline_losses"], false_alarms_per_year=d["false_alarms_per_year"])
         out.losses = list(d["losses"])

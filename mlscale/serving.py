@@ -7,7 +7,7 @@ __all__ = ['MAX_ROWS', 'THREADS', 'MAX_BYTES', 'PATIENCE', 'read_rows', 'Conflic
            'Deployed', 'load_pointer', 'load_model_from_registry', 'LiveModel', 'UnavailableError', 'Service',
            'ServiceMetrics', 'Limits', 'create_app', 'serve', 'serving_process']
 
-# %% ../nbs/06_serving.ipynb #375477c0
+# %% ../nbs/06_serving.ipynb #5082081e
 import asyncio, json, math, os, re, signal, socket, sqlite3, subprocess, sys, tempfile, threading, time, uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def _answers(host: str, port: int) -> bool:
     except OSError: return False
     finally: connection.close()
 
-# %% ../nbs/06_serving.ipynb #9f99209e
+# %% ../nbs/06_serving.ipynb #4ffa4f8d
 MAX_ROWS = 10_000
 _NUMBERS = frozenset({int, float, type(None)})
 
@@ -65,13 +65,11 @@ def read_rows(values: Any, k: int) -> np.ndarray:
     rows = values if isinstance(values[0], list) else [values]
     if len(rows) > MAX_ROWS:
         raise ValueError(
-            f"values: {len(rows)} rows, at most {MAX_ROWS} in a request; score more in a batch"
-        )
+            f"values: {len(rows)} rows, at most {MAX_ROWS} in a request; score more in a batch")
     for i, row in enumerate(rows):
         if not isinstance(row, list):
             raise ValueError(
-                f"values[{i}]: expected a row like the first, got {json.dumps(row)[:40]}"
-            )
+                f"values[{i}]: expected a row like the first, got {json.dumps(row)[:40]}")
         if len(row) != k: raise ValueError(f"values[{i}]: {len(row)} values, the model takes {k}")
         if not _NUMBERS.issuperset(map(type, row)):
             j = next(j for j, v in enumerate(row) if type(v) not in _NUMBERS)
@@ -89,7 +87,7 @@ def read_rows(values: Any, k: int) -> np.ndarray:
         raise ValueError("values: NaN is not JSON; give null where a value is unknown")
     return out
 
-# %% ../nbs/06_serving.ipynb #ed8bfee3
+# %% ../nbs/06_serving.ipynb #db9f813e
 class ConflictError(ValueError):
     "A request id that is known with another prediction."
 
@@ -115,8 +113,7 @@ def iso_utc(at: str | datetime) -> str:
         time = datetime.fromisoformat(at.replace("\0", "NUL")) if isinstance(at, str) else at
     except ValueError:
         raise ValueError(
-            f"at: {at[:40]!r} is no ISO 8601 time; give one like 2013-01-31T12:00:00Z"
-        ) from None
+            f"at: {at[:40]!r} is no ISO 8601 time; give one like 2013-01-31T12:00:00Z") from None
     if time.tzinfo is None: raise ValueError(f"at: {at!s} has no time zone; add +00:00 or Z")
     try:
         return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
@@ -164,9 +161,8 @@ class PredictionLog:
     """
     def __init__(self, path: str | os.PathLike):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._lock, self._db = threading.Lock(), sqlite3.connect(
-            path, timeout=10, check_same_thread=False
-        )
+        self._lock, self._db = threading.Lock(), sqlite3.connect(path, timeout=10,
+                check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(
@@ -201,10 +197,9 @@ class PredictionLog:
         number = lambda v: None if v is None or v != v else float(v)
         rows = list(rows)
         check_ids(r[0] for r in rows)
-        rows = [
-            (id, iso_utc(at), model, version, float(p), json.dumps([number(v) for v in features]))
-            for id, at, model, version, p, features in rows
-        ]
+        rows = [(id, iso_utc(at), model, version, float(p),
+                 json.dumps([number(v) for v in features])) for id, at, model, version, p,
+                features in rows]
         with self._lock, self._db:
             before = self._db.total_changes
             self._db.executemany(
@@ -236,7 +231,7 @@ class PredictionLog:
         "Close the file."
         with self._lock: self._db.close()
 
-# %% ../nbs/06_serving.ipynb #4716b6a4
+# %% ../nbs/06_serving.ipynb #c096885c
 @dataclass(frozen=True, eq=False)
 class Deployed:
     """A bundle that a pointer names.
@@ -278,12 +273,8 @@ def load_pointer(path: Path, text: bytes) -> Deployed:
     """
     try:
         pointer = json.loads(text)
-        name, version, folder, sha256 = (
-            pointer["name"],
-            pointer["version"],
-            path.parent / pointer["path"],
-            str(pointer["sha256"]),
-        )
+        name, version, folder, sha256 = (pointer["name"], pointer["version"],
+                                         path.parent / pointer["path"], str(pointer["sha256"]))
         if type(version) is not int or not 0 < version < 2**63:
             raise ValueError(f"version {version!r}")
     except (KeyError, TypeError, ValueError) as e:
@@ -297,14 +288,10 @@ def load_pointer(path: Path, text: bytes) -> Deployed:
         raise ValueError(f"{path.name} leads out of the model's folder; deploy again")
     return Deployed(name, version, load_bundle(folder, sha256=sha256))
 
-# %% ../nbs/06_serving.ipynb #7b240d04
-def load_model_from_registry(
-    name: str = "production",
-    version: int | None = None,
-    *,
-    bundles: str | os.PathLike | None = None,
-    model: str = "late",
-) -> Bundle:
+# %% ../nbs/06_serving.ipynb #4b3aad3e
+def load_model_from_registry(name: str = "production", version: int | None = None, *,
+                             bundles: str | os.PathLike | None = None,
+                             model: str = "late") -> Bundle:
     """Load a deployed model.
 
     Parameters
@@ -336,8 +323,7 @@ def load_model_from_registry(
     path = root/name/"production.json" if (root/name).is_dir() else root/model/f"{name}.json"
     if not path.exists():
         raise ValueError(
-            f"name={name!r}: neither a deployed model nor an alias of {model!r}; deploy it first"
-        )
+            f"name={name!r}: neither a deployed model nor an alias of {model!r}; deploy it first")
     deployed = load_pointer(path, path.read_bytes())
     if version is not None and version != deployed.version:
         raise ValueError(
@@ -346,7 +332,7 @@ def load_model_from_registry(
         )
     return deployed.bundle
 
-# %% ../nbs/06_serving.ipynb #af3048e5
+# %% ../nbs/06_serving.ipynb #be9719a5
 class LiveModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -359,13 +345,8 @@ class LiveModel:
     failed : callable
         Called when a look fails.
     """
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        every: float = 1.0,
-        failed: Callable[[], None] = lambda: None,
-    ):
+    def __init__(self, path: str | os.PathLike, *, every: float = 1.0,
+                 failed: Callable[[], None] = lambda: None):
         self._path, self._every, self._failed = Path(path), every, failed
         self._lock, self._due, self._seen = threading.Lock(), 0., b""
         self.deployed: Deployed | None = None
@@ -402,15 +383,12 @@ class LiveModel:
             if text != self._seen: self.deployed, self._seen = load_pointer(self._path, text), text
             self.error = None
         except Exception as e:
-            self.error = (
-                f"{self._path.name} is missing; deploy a model"
-                if isinstance(e, FileNotFoundError)
-                else str(e)
-            )
+            self.error = (f"{self._path.name} is missing; deploy a model"
+                          if isinstance(e, FileNotFoundError) else str(e))
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06_serving.ipynb #1fa791b2
+# %% ../nbs/06_serving.ipynb #c528d2b2
 class UnavailableError(RuntimeError):
     "Nothing to answer with."
 
@@ -427,12 +405,8 @@ class Service:
         Given a request id, the alias whose bundle answers it; where that has none, `production`
         does.
     """
-    def __init__(
-        self,
-        live: Callable[[str], LiveModel],
-        log: PredictionLog | None = None,
-        route: Callable[[str], str] | None = None,
-    ):
+    def __init__(self, live: Callable[[str], LiveModel], log: PredictionLog | None = None,
+                 route: Callable[[str], str] | None = None):
         self._live, self._log, self._route = live, log, route
 
     def answer(self, values: Any, ids: Sequence[str] | None = None, at: str | None = None) -> dict:
@@ -475,11 +449,8 @@ class Service:
                 f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; give each row"
                 " its own"
             )
-        by = (
-            [production] * len(rows)
-            if self._route is None
-            else [self._live(self._route(i)).current() or production for i in ids]
-        )
+        by = ([production] * len(rows) if self._route is None
+              else [self._live(self._route(i)).current() or production for i in ids])
         prediction = np.empty(len(rows))
         for deployed in set(by):
             chosen = np.flatnonzero([d is deployed for d in by])
@@ -490,56 +461,31 @@ class Service:
             try:
                 prediction[chosen] = deployed.bundle.predict(asked)
             except ValueError as e:
-                raise ValueError(
-                    re.sub(r"^values\[(\d+)\]", lambda m: f"values[{chosen[int(m[1])]}]", str(e))
-                ) from e
+                raise ValueError(re.sub(r"^values\[(\d+)\]",
+                                        lambda m: f"values[{chosen[int(m[1])]}]", str(e))) from e
         if self._log:
-            self._log.append(
-                zip(
-                    ids,
-                    repeat(at),
-                    repeat(production.name),
-                    (d.version for d in by),
-                    prediction,
-                    rows.tolist(),
-                )
-            )
+            self._log.append(zip(ids, repeat(at), repeat(production.name), (d.version for d in by),
+                                 prediction, rows.tolist()))
         routed = {} if self._route is None else {"versions": [d.version for d in by]}
-        return {
-            "prediction": prediction.tolist(),
-            "model": production.name,
-            "version": production.version,
-            "sha256": production.bundle.sha256,
-            "ids": ids,
-            **routed,
-        }
+        return {"prediction": prediction.tolist(), "model": production.name,
+                "version": production.version, "sha256": production.bundle.sha256, "ids": ids,
+                **routed}
 
-# %% ../nbs/06_serving.ipynb #fd6ee0c1
+# %% ../nbs/06_serving.ipynb #bb34ae6d
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch."""
     def __init__(self):
         with needs("serve"): from prometheus_client import CollectorRegistry, Counter, Histogram
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "mlscale_requests",
-            "Requests to /predict, by status.",
-            ["status"],
-            registry=self.registry,
-        )
-        self.predictions = Counter(
-            "mlscale_predictions", "Rows answered, by version.", ["version"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "mlscale_request_seconds",
-            "Time to answer a request.",
-            buckets=[0.001 * 2**i for i in range(12)],
-            registry=self.registry,
-        )
-        self.failures = Counter(
-            "mlscale_reload_failures",
-            "Looks at a pointer that found no good bundle.",
-            registry=self.registry,
-        )
+        self.requests = Counter("mlscale_requests", "Requests to /predict, by status.", ["status"],
+                                registry=self.registry)
+        self.predictions = Counter("mlscale_predictions", "Rows answered, by version.", ["version"],
+                                   registry=self.registry)
+        self.seconds = Histogram("mlscale_request_seconds", "Time to answer a request.",
+                                 buckets=[0.001 * 2**i for i in range(12)], registry=self.registry)
+        self.failures = Counter("mlscale_reload_failures",
+                                "Looks at a pointer that found no good bundle.",
+                                registry=self.registry)
 
     def text(self) -> bytes:
         """The present numbers.
@@ -552,15 +498,14 @@ class ServiceMetrics:
         from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
-# %% ../nbs/06_serving.ipynb #24149527
+# %% ../nbs/06_serving.ipynb #3b718eb1
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer questions
 
 def _refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse":
     from fastapi.responses import JSONResponse
     metrics.requests.labels(status).inc()
-    return JSONResponse(
-        {"detail": str(why)[:290].encode(errors="backslashreplace").decode()}, status
-    )
+    return JSONResponse({"detail": str(why)[:290].encode(errors="backslashreplace").decode()},
+                        status)
 
 def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter":
     """POST /predict. All work on a question, reading its JSON included, is done in a thread of a
@@ -609,7 +554,7 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
         return await to_thread.run_sync(answer, await request.body(), limiter=threads())
     return router
 
-# %% ../nbs/06_serving.ipynb #fe0466d0
+# %% ../nbs/06_serving.ipynb #55626e31
 def _operation_routes(live: LiveModel, metrics: ServiceMetrics) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
     the pointer have a thread of their own."""
@@ -619,14 +564,10 @@ def _operation_routes(live: LiveModel, metrics: ServiceMetrics) -> "APIRouter":
     router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
 
     def state(deployed: Deployed | None) -> JSONResponse:
-        what = (
-            {"model": deployed.name, "version": deployed.version, "sha256": deployed.bundle.sha256}
-            if deployed
-            else {}
-        )
-        return JSONResponse(
-            {"ready": deployed is not None, **what, "error": live.error}, 200 if deployed else 503
-        )
+        what = ({"model": deployed.name, "version": deployed.version,
+                 "sha256": deployed.bundle.sha256} if deployed else {})
+        return JSONResponse({"ready": deployed is not None, **what, "error": live.error},
+                            200 if deployed else 503)
 
     @router.get("/health/live")
     async def is_live():
@@ -646,7 +587,7 @@ def _operation_routes(live: LiveModel, metrics: ServiceMetrics) -> "APIRouter":
 
     return router
 
-# %% ../nbs/06_serving.ipynb #a0aafbbd
+# %% ../nbs/06_serving.ipynb #8b5829e8
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 
@@ -664,19 +605,10 @@ class Limits:
     patience : float
         Seconds for the whole body to arrive; after that 408.
     """
-    def __init__(
-        self,
-        app: Callable,
-        metrics: ServiceMetrics,
-        max_bytes: int = MAX_BYTES,
-        patience: float = PATIENCE,
-    ):
-        self._app, self._metrics, self._max_bytes, self._patience = (
-            app,
-            metrics,
-            max_bytes,
-            patience,
-        )
+    def __init__(self, app: Callable, metrics: ServiceMetrics, max_bytes: int = MAX_BYTES,
+                 patience: float = PATIENCE):
+        self._app, self._metrics, self._max_bytes, self._patience = (app, metrics, max_bytes,
+                patience)
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answer a request.
@@ -728,23 +660,16 @@ class Limits:
             if large := large or len(body) > self._max_bytes: body.clear()
         return None if large else bytes(body)
 
-    async def _refuse(
-        self, status: int, why: str, scope: dict, receive: Callable, send: Callable
-    ) -> None:
+    async def _refuse(self, status: int, why: str, scope: dict, receive: Callable,
+                      send: Callable) -> None:
         refusal = _refusal(self._metrics, status, why)
         refusal.headers["Connection"] = "close"
         await refusal(scope, receive, send)
 
-# %% ../nbs/06_serving.ipynb #015bd74d
-def create_app(
-    bundles: str | os.PathLike,
-    *,
-    model: str = "late",
-    log: str | os.PathLike | None = None,
-    route: Callable[[str], str] | None = None,
-    max_bytes: int = MAX_BYTES,
-    patience: float = PATIENCE,
-) -> "FastAPI":
+# %% ../nbs/06_serving.ipynb #2889d9ff
+def create_app(bundles: str | os.PathLike, *, model: str = "late",
+               log: str | os.PathLike | None = None, route: Callable[[str], str] | None = None,
+               max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -770,30 +695,19 @@ def create_app(
     with needs("serve"):
         from fastapi import FastAPI
     metrics = ServiceMetrics()
-    live = cache(
-        lambda alias: LiveModel(
-            Path(bundles) / model / f"{alias}.json", failed=metrics.failures.inc
-        )
-    )
+    live = cache(lambda alias: LiveModel(Path(bundles) / model / f"{alias}.json",
+                                         failed=metrics.failures.inc))
     live("production").reload()
     app = FastAPI(title="mlscale")
-    app.include_router(
-        _prediction_routes(Service(live, PredictionLog(log) if log else None, route), metrics)
-    )
+    app.include_router(_prediction_routes(Service(live, PredictionLog(log) if log else None, route),
+                                          metrics))
     app.include_router(_operation_routes(live("production"), metrics))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app
 
-# %% ../nbs/06_serving.ipynb #25726af8
-def serve(
-    bundles: str | os.PathLike,
-    *,
-    model: str = "late",
-    log: str | os.PathLike | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    patience: float = PATIENCE,
-) -> None:
+# %% ../nbs/06_serving.ipynb #ca58c5af
+def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
+          host: str = "127.0.0.1", port: int = 8000, patience: float = PATIENCE) -> None:
     """Serve in this process, until it is interrupted.
 
     Parameters
@@ -811,22 +725,12 @@ def serve(
     _serve_at(socket.create_server((host, port)), bundles, model, log, patience)
 
 
-def _serve_at(
-    listening: socket.socket,
-    bundles: str | os.PathLike,
-    model: str,
-    log: str | os.PathLike | None,
-    patience: float,
-) -> None:
+def _serve_at(listening: socket.socket, bundles: str | os.PathLike, model: str,
+              log: str | os.PathLike | None, patience: float) -> None:
     with needs("serve"): import uvicorn
     app = create_app(bundles, model=model, log=log, patience=patience)
-    settings = uvicorn.Config(
-        app,
-        http=_impatient(patience),
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
+    settings = uvicorn.Config(app, http=_impatient(patience), log_level="warning", access_log=False,
+                              timeout_graceful_shutdown=5)
     uvicorn.Server(settings).run(sockets=[listening])
 
 
@@ -860,31 +764,24 @@ def _impatient(patience: float) -> type:
 
         def _give_up(self):
             self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            )
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self.transport.close()
     return Impatient
 
-# %% ../nbs/06_serving.ipynb #6d26a6db
+# %% ../nbs/06_serving.ipynb #f1345acb
 def _child() -> None:
     """The process that `serving_process` starts: serves at the socket it inherits, until its
     standard input is closed."""
     fd, *what = json.loads(sys.argv[1])
-    threading.Thread(
-        target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
-    ).start()
+    threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)),
+                     daemon=True).start()
     _serve_at(socket.socket(fileno=fd), *what)
 
 
 @contextmanager
-def serving_process(
-    bundles: str | os.PathLike,
-    *,
-    model: str = "late",
-    log: str | os.PathLike | None = None,
-    port: int = 0,
-    patience: float = PATIENCE,
-) -> Iterator[str]:
+def serving_process(bundles: str | os.PathLike, *, model: str = "late",
+                    log: str | os.PathLike | None = None, port: int = 0,
+                    patience: float = PATIENCE) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -908,25 +805,12 @@ def serving_process(
     """
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
-            what = [
-                listening.fileno(),
-                str(bundles),
-                model,
-                None if log is None else str(log),
-                patience,
-            ]
-            child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    "from mlscale.serving import _child; _child()",
-                    json.dumps(what),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
-                pass_fds=[listening.fileno()],
-            )
+            what = [listening.fileno(), str(bundles), model, None if log is None else str(log),
+                    patience]
+            child = subprocess.Popen([sys.executable, "-c",
+                                      "from mlscale.serving import _child; _child()",
+                                      json.dumps(what)], stdin=subprocess.PIPE, stdout=said,
+                                     stderr=said, pass_fds=[listening.fileno()])
             host, port = listening.getsockname()
         try:
             deadline = time.monotonic() + 60
