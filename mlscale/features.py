@@ -7,7 +7,7 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'driver_repository', 'flight_facts', 'flight_features', 'load_features', 'OnlineFlights', 'flight_stream',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #0c299f40
+# %% ../nbs/01_features.ipynb #e25041a2
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -15,19 +15,10 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from mlscale.data import (
-    HORIZON,
-    SOURCES,
-    cached_frame,
-    drivers,
-    load_airlines,
-    load_airports,
-    load_flights,
-    load_planes,
-    load_weather,
-)
-from .point_in_time import (View, as_frame, check_columns, check_keys, key_names,
-                                   point_in_time_join, positive_timedelta, some_names)
+from .data import HORIZON, SOURCES, cached_frame, drivers, load_airlines, load_airports
+from .data import load_flights, load_planes, load_weather
+from .point_in_time import View, as_frame, check_columns, check_keys, key_names
+from .point_in_time import point_in_time_join, positive_timedelta, some_names
 from .rolling import LookupState, Rolling, RollingState, rolling_features
 from .storage import needs, replacing
 

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'repository', 'rolling_facts', 'flight_views', 'flight_repository', 'read', 'write', 'materialize', 'frame',
            'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01d_online.ipynb #39bce9ed
+# %% ../nbs/01d_online.ipynb #6b704633
 import fcntl, filecmp, hashlib, heapq, json, logging, math, os, sqlite3, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,15 +16,8 @@ import numpy as np
 import pandas as pd
 from .data import load_flights, load_weather
 from .features import RATES, WEATHER, flight_facts
-from mlscale.point_in_time import (
-    View,
-    as_frame,
-    check_columns,
-    exact_frame,
-    exact_key,
-    exact_keys,
-    some_names,
-)
+from .point_in_time import View, as_frame, check_columns, exact_frame, exact_key, exact_keys
+from .point_in_time import some_names
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
 
@@ -375,7 +368,7 @@ def flight_repository(
     )
     return repository(path, flight_views(flights, weather), online=online)
 
-# %% ../nbs/01d_online.ipynb #78e4059d
+# %% ../nbs/01d_online.ipynb #8e98b8d1
 def _feature_view(store: "feast.FeatureStore", view: str) -> "feast.FeatureView":
     known = {v.name: v for v in store.list_feature_views(allow_cache=True)}
     if view not in known:
@@ -405,7 +398,6 @@ def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     columns = [_key_column(keys[e.name], e.dtype, f"view {view.name!r}, key {e.name!r}")
                for e in view.entity_columns]
     return [None if None in key else key for key in zip(*columns)]
-
 
 # %% ../nbs/01d_online.ipynb #1350f121
 def _stored(

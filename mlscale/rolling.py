@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/01c_rolling.ipynb #ca5575ac
+# %% ../nbs/01c_rolling.ipynb #2b8a2e1a
 import math
 from bisect import insort
 from collections import deque
@@ -20,8 +20,8 @@ from operator import itemgetter
 from typing import Any
 import numpy as np
 import pandas as pd
-from .point_in_time import (View, as_frame, check_columns, check_keys, exact_key, key_names,
-                                   positive_timedelta)
+from .point_in_time import View, as_frame, check_columns, check_keys, exact_key, key_names
+from .point_in_time import positive_timedelta
 
 # %% ../nbs/01c_rolling.ipynb #ed064f3b
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
