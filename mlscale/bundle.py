@@ -5,21 +5,37 @@
 # %% auto #0
 __all__ = ['ALLOWED', 'FORMAT', 'OUTPUTS', 'read_skops', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #ae07c7e4
-import hashlib, importlib.metadata, json, logging, os, re
+# %% ../nbs/03c_bundle.ipynb #a146da4d
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 import numpy as np
+
 from .arguments import column_names, numeric_rows
-from .conversion import (PARITY, Scorer, as_trained, faithful_onnx, first_refused,
-                                onnx_scorer, short_reason, sklearn_scorer, spread)
+from mlscale.conversion import (
+    PARITY,
+    Scorer,
+    as_trained,
+    faithful_onnx,
+    first_refused,
+    onnx_scorer,
+    short_reason,
+    sklearn_scorer,
+    spread,
+)
 from .storage import digest, needs, replacing
 
-# %% ../nbs/03c_bundle.ipynb #9eeb184b
+# %% ../nbs/03c_bundle.ipynb #bf53b40e
 ALLOWED = frozenset({
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -46,7 +62,8 @@ def read_skops(data: bytes) -> Any:
     ValueError
         If the file is no skops file, or holds types that neither skops trusts nor `ALLOWED` lists.
     """
-    with needs("artifacts"): import skops.io
+    with needs("artifacts"):
+        import skops.io
     try:
         unknown = set(skops.io.get_untrusted_types(data=data)) - ALLOWED
     except Exception as e:
@@ -449,7 +466,7 @@ def _check_output(model: Any, kind: str, output: str, values_a_row: int) -> None
             " output='label', or train it inside a CalibratedClassifierCV"
         )
 
-# %% ../nbs/03c_bundle.ipynb #32486725
+# %% ../nbs/03c_bundle.ipynb #c3dc7b81
 def _own_predictions(model: Any, output: str, signature: Signature, rows: np.ndarray) -> np.ndarray:
     "What a model says of its reference rows; finite, or a ValueError."
     expected = sklearn_scorer(model, output, signature.columns)(rows)
@@ -462,7 +479,8 @@ def _own_predictions(model: Any, output: str, signature: Signature, rows: np.nda
 def _skops_file(model: Any, output: str, signature: Signature, rows: np.ndarray,
                 expected: np.ndarray) -> bytes:
     "The model as skops bytes that predict the same."
-    with needs("artifacts"): import skops.io
+    with needs("artifacts"):
+        import skops.io
     data = skops.io.dumps(model)
     again = sklearn_scorer(read_skops(data), output, signature.columns)(rows)
     if not np.array_equal(expected, again):
@@ -503,7 +521,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #4b3f53e6
+# %% ../nbs/03c_bundle.ipynb #883601f3
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -563,7 +581,7 @@ def save(
         "reference": _reference_rows(rows, expected),
         "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
         "versions": _versions(), "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
-        "created": datetime.now(timezone.utc).isoformat(),
+        "created": datetime.now(UTC).isoformat(),
     })
     with replacing(to) as new:
         new.mkdir()

@@ -6,12 +6,17 @@
 __all__ = ['Scorer', 'PARITY', 'EXTREMES', 'round_down', 'to_onnx', 'short_reason', 'onnx_scorer', 'as_trained', 'sklearn_scorer',
            'parity', 'spread', 'adversarial_rows', 'disagreement', 'first_refused', 'faithful_onnx']
 
-# %% ../nbs/03b_conversion.ipynb #a0f0c408
-import copy, os, warnings
+# %% ../nbs/03b_conversion.ipynb #6501501c
+import copy
+import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
 from .storage import needs
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -101,7 +106,7 @@ def short_reason(e: Exception) -> str:
     lines = str(e).removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03b_conversion.ipynb #7d0020aa
+# %% ../nbs/03b_conversion.ipynb #d634a61a
 def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -> Scorer:
     """A function from checked rows to predictions, by ONNX Runtime.
 
@@ -127,7 +132,8 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
         file. The callable raises it if the runtime refuses the rows, or the model gives anything
         but one prediction a row.
     """
-    with needs("artifacts"): import onnxruntime
+    with needs("artifacts"):
+        import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
