@@ -327,7 +327,7 @@ def first_refused(score: Scorer, rows: np.ndarray) -> int:
         low, high = (low, middle) if _attempt(score, rows[:middle]) is None else (middle, high)
     return low
 
-# %% ../nbs/03b_conversion.ipynb #8c14640b
+# %% ../nbs/03b_conversion.ipynb #613b36ea
 def _untried(slow: Scorer, fast: Scorer, rows: np.ndarray, expected: np.ndarray,
              columns: Sequence[str]) -> str | None:
     "What two models say of a row that never occurred, if they differ on one."
@@ -369,9 +369,10 @@ def faithful_onnx(
                       "reason": f"the conversion failed: {short_reason(e)}"}
     if not agreement["faithful"]:
         worst = agreement["max_abs_difference"]
-        differ = f"predictions differ by up to {worst:.2g}"
-        return None, {**agreement, "reason": differ if worst else "predictions are not finite"}
+        reason = "predictions are not finite"
+        if worst is not None: reason = f"predictions differ by up to {worst:.2g}"
+        return None, {**agreement, "reason": reason}
     slow = sklearn_scorer(model, output, columns)
-    if reason := _untried(slow, fast, rows, expected, columns):
-        return None, {**agreement, "faithful": False, "reason": reason}
+    if difference := _untried(slow, fast, rows, expected, columns):
+        return None, {**agreement, "faithful": False, "reason": difference}
     return onnx, agreement
