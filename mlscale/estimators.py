@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['fit_model', 'validate']
 
-# %% ../nbs/02c_estimators.ipynb #e1a98ba9
+# %% ../nbs/02c_estimators.ipynb #6d76b8d0
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from .evaluation import floats
 
+from .evaluation import floats
 from .storage import needs
 
 # %% ../nbs/02c_estimators.ipynb #5b9bd239

@@ -258,7 +258,7 @@ def evaluate(
     ).tolist()
     return Evaluation(len(y), *point, dict(zip(_MEASURES, zip(low, high))))
 
-# %% ../nbs/02b_evaluation.ipynb #9a6fa7cc
+# %% ../nbs/02b_evaluation.ipynb #7bf24e18
 def compare(
     y: np.ndarray,
     p: np.ndarray,
@@ -297,7 +297,8 @@ def compare(
     if not 0 < level < 1: raise ValueError(f"level={level!r}: between 0 and 1")
     difference = log_losses(y, p) - log_losses(y, q)
     w = _weights_of(weights, len(difference))
+    numbered = _days_of(days, len(difference))
     drawn = [(times*w) @ difference/(times @ w)
-             for times in _draw_days(_days_of(days, len(difference)), n_resamples, block_days, seed)]
+             for times in _draw_days(numbered, n_resamples, block_days, seed)]
     low, high = np.quantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
     return float(w @ difference/w.sum()), low, high
