@@ -18,7 +18,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/000b_arguments.ipynb #ff86bd04
+# %% ../nbs/000b_arguments.ipynb #d56fb8c5
 def _are_records(table: Any) -> bool:
     return isinstance(table, (list, tuple)) and len(table) > 0 and isinstance(table[0], Mapping)
 
@@ -57,11 +57,7 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
     )
     if numbered and names == list(range(len(names))): return None
     texts = [str(name) for name in names]
-    twice = sorted({name for name in texts if texts.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{what}: columns {_some(twice)} are there twice; column names must be unique"
-        )
+    _check_unique(texts, what)
     return texts
 
 def _some(names: Sequence[str]) -> str:
@@ -70,11 +66,16 @@ def _some(names: Sequence[str]) -> str:
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )
 
-# %% ../nbs/000b_arguments.ipynb #ac0a9fa0
+def _check_unique(names: Sequence, what: str) -> None:
+    twice = sorted({name for name in names if list(names).count(name) > 1}, key=str)
+    if not twice: return
+    raise ValueError(f"{what}: columns {_some(twice)} are there twice; names must be unique")
+
+# %% ../nbs/000b_arguments.ipynb #3e0aa97d
 def check_names(
     there: Sequence[str], wanted: Sequence[str], what: str = "values", *, more: bool = False
 ) -> None:
-    """Refuse a table that lacks a column or has one that nobody asked for.
+    """Refuse a table that lacks a column, has one twice, or has one that nobody asked for.
 
     Parameters
     ----------
@@ -88,8 +89,9 @@ def check_names(
     Raises
     ------
     ValueError
-        Naming what is missing and what is unknown.
+        Naming what is there twice, what is missing and what is unknown.
     """
+    _check_unique(there, what)
     missing = [name for name in wanted if name not in set(there)]
     unknown = [] if more else [name for name in there if name not in set(wanted)]
     if not missing and not unknown: return
@@ -98,6 +100,7 @@ def check_names(
         for word, names in (("missing", missing), ("unknown", unknown))
         if names
     ]
+    if more: faults.append(f"there are {_some(there)}")
     raise ValueError(f"{what}: columns go by name, and {'; '.join(faults)}")
 
 

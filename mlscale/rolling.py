@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/01c_rolling.ipynb #ca5575ac
+# %% ../nbs/01c_rolling.ipynb #e277a708
 import math
 from bisect import insort
 from collections import deque
@@ -20,7 +20,8 @@ from operator import itemgetter
 from typing import Any
 import numpy as np
 import pandas as pd
-from .point_in_time import (View, as_frame, check_columns, check_keys, exact_key, key_names,
+from .arguments import check_names
+from .point_in_time import (View, as_frame, check_keys, exact_key, key_names,
                                    positive_timedelta)
 
 # %% ../nbs/01c_rolling.ipynb #ed064f3b
@@ -335,7 +336,7 @@ def _of_key(
             out[q] = end - begin if r.agg == "count" else _sums(r, *exact, begin, end)
         yield out
 
-# %% ../nbs/01c_rolling.ipynb #6c88c3a2
+# %% ../nbs/01c_rolling.ipynb #8a89593a
 def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -365,9 +366,9 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
     keys = list(dict.fromkeys(c for r in rollings for c in r.by))
     events, entities = as_frame(events, "events"), as_frame(entities, "entities")
     values = dict.fromkeys(r.value for r in rollings if r.value)
-    check_columns(events.columns, ["created_timestamp", *keys, *values], "events")
-    check_columns(entities.columns, ["event_timestamp", *keys], "entities")
-    check_columns([r.name for r in rollings], [], "rollings")
+    check_names(events.columns, ["created_timestamp", *keys, *values], "events", more=True)
+    check_names(entities.columns, ["event_timestamp", *keys], "entities", more=True)
+    check_names([r.name for r in rollings], [], "rollings", more=True)
     created, t = _times(events, "created_timestamp", "events"), _times(
         entities, "event_timestamp", "entities"
     )
