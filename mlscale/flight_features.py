@@ -19,11 +19,12 @@ from .data import (HORIZON, SOURCES, cached_frame, load_airlines, load_airports,
 from .point_in_time import View, point_in_time_join, positive_timedelta
 from .rolling import LookupState, Rolling, rolling_features
 
-# %% ../nbs/01d_flight_features.ipynb #4b16ff36
+# %% ../nbs/01d_flight_features.ipynb #1cb68461
 SCHEDULE = ["carrier", "origin", "dest", "weekday", "hour", "distance", "planned", "plane_age",
             "seats"]
 WEATHER = ["temp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
 _DAY, _HOUR = pd.Timedelta(days=1), pd.Timedelta(hours=1)
+_AROUND = _HOUR/2   # of the planned load: from half an hour before the slot to half after
 _BY = {"carrier": ["carrier"], "origin": ["origin"], "dest": ["dest"], "route": ["origin", "dest"],
        "number": ["carrier", "flight"], "carrier_origin": ["carrier", "origin"]}
 
@@ -39,9 +40,9 @@ AIRPORT = [
 ]
 ARRIVALS = Rolling("arr_delay_dest_3h", value="arr_delay", by="dest", window=3*_HOUR, agg="mean")
 
-# %% ../nbs/01d_flight_features.ipynb #4b310021
+# %% ../nbs/01d_flight_features.ipynb #e5b6df53
 WAITING = Rolling("waiting", value="step", by="origin", window=None, agg="sum")
-PLANNED = Rolling("planned_load", value=None, by="origin", window=_HOUR, agg="count")
+PLANNED = Rolling("planned_load", value=None, by="origin", window=2*_AROUND, agg="count")
 CONGESTION = [r.name for r in (*AIRPORT, ARRIVALS, WAITING, PLANNED)]
 AIRCRAFT = ["last_dep_delay", "last_dep_age", "last_arr_delay", "last_arr_age"]
 FEATURES = SCHEDULE + WEATHER + [r.name for r in RATES] + CONGESTION + AIRCRAFT
@@ -114,7 +115,7 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
         "weather": weather,
     }
 
-# %% ../nbs/01d_flight_features.ipynb #9bddeeee
+# %% ../nbs/01d_flight_features.ipynb #a6407ab2
 def _schedule(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, Any]:
     "What the timetable and the papers of the aircraft say."
     local = flights.sched_dep.dt.tz_convert("America/New_York")
@@ -135,7 +136,7 @@ def _schedule(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, Any]:
 def _looked_up(facts: Mapping[str, pd.DataFrame], asked: pd.DataFrame,
                at: pd.Series) -> dict[str, pd.Series]:
     "The newest weather and the aircraft's last delays known when asked, and their age at `at`."
-    found = point_in_time_join(asked, [View(s, facts[s], *LOOKUPS[s]) for s in LOOKUPS])
+    found: Any = point_in_time_join(asked, [View(s, facts[s], *LOOKUPS[s]) for s in LOOKUPS])
     columns = {c: found[f"weather__{c}"] for c in WEATHER}
     for name in ("dep", "arr"):
         age = at - found[f"last_{name}__event_timestamp"]
@@ -162,7 +163,7 @@ def features_of_facts(facts: Mapping[str, pd.DataFrame], asked: pd.DataFrame,
     dict of Series
         The names of `FEATURES` without `SCHEDULE`, with the index of `asked`.
     """
-    slot = asked.assign(event_timestamp=asked.sched_dep + PLANNED.window/2)
+    slot = asked.assign(event_timestamp=asked.sched_dep + _AROUND)
     tables = {s: slot if s == "timetable" else asked for s in ROLLINGS}
     rolling = [rolling_features(ROLLINGS[s], facts[s], tables[s]) for s in ROLLINGS]
     return {**_looked_up(facts, asked, at), **{c: r[c] for r in rolling for c in r}}
@@ -240,7 +241,7 @@ def load_features() -> pd.DataFrame:
         return features.assign(late=flights.late, label_time=flights.label_time)
     return cached_frame("features", "2" + "".join(SOURCES.values()), build)
 
-# %% ../nbs/01d_flight_features.ipynb #326b1951
+# %% ../nbs/01d_flight_features.ipynb #21d0e03e
 class OnlineFlights:
     """The features of the flights that become known with time, computed event by event.
 
@@ -304,7 +305,7 @@ class OnlineFlights:
             raise ValueError(f"flight: {', '.join(missing)} missing")
         out: dict[str, Any] = {}
         for source, states in self._rolling.items():
-            when = flight["sched_dep"] + PLANNED.window/2 if source == "timetable" else at
+            when = flight["sched_dep"] + _AROUND if source == "timetable" else at
             for s in states: out[s.rolling.name] = s.get(tuple([flight[c] for c in s.rolling.by]),
                                                          when)
         out |= self._lookup["weather"].get(flight["origin"], at)
@@ -315,7 +316,7 @@ class OnlineFlights:
             out[f"last_{name}_age"] = None if then is None else (at - then)/pd.Timedelta(minutes=1)
         return out
 
-# %% ../nbs/01d_flight_features.ipynb #63dfb189
+# %% ../nbs/01d_flight_features.ipynb #8c2af4ef
 def _needed_columns() -> dict[str, list[str]]:
     "The columns of each source that some feature reads."
     out = {}
@@ -345,7 +346,7 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
     asked = flights[keys].assign(at=(flights.sched_dep - HORIZON).dt.as_unit("us"))
     tables, names = flight_facts(flights, weather), _needed_columns()
     clocks = {s: table.created_timestamp for s, table in tables.items()}
-    clocks["timetable"] = clocks["timetable"] - (PLANNED.window/2 + HORIZON)
+    clocks["timetable"] = clocks["timetable"] - (_AROUND + HORIZON)
     tables["flight"], names["flight"], clocks["flight"] = asked, list(asked.columns), asked["at"]
     sources = list(tables)
     when = [clocks[s].dt.as_unit("us").to_numpy("datetime64[us]") for s in sources]

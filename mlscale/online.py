@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'quiet', 'repository', 'driver_repository', 'rolling_facts'
            'write', 'materialize', 'frame', 'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition',
            'PartitionedState']
 
-# %% ../nbs/01e_online.ipynb #358cec83
+# %% ../nbs/01e_online.ipynb #1f534db6
 import filecmp, hashlib, heapq, io, json, logging, math, os, sqlite3, warnings, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 import numpy as np
 import pandas as pd
-from .arguments import check_names
+from .arguments import check_names, whole
 from .data import drivers, load_flights, load_weather
 from .flight_features import RATES, WEATHER, flight_facts
 from mlscale.point_in_time import (
@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
 
-# %% ../nbs/01e_online.ipynb #4f0c533e
+# %% ../nbs/01e_online.ipynb #dde56524
 _CONFIGURATION = {
     "project": "mlscale",
     "provider": "local",
@@ -73,7 +73,7 @@ def _feast_type(x: pd.Series, what: str) -> str:
     raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; "
                      "turn times into a number such as an age in minutes")
 
-# %% ../nbs/01e_online.ipynb #0e788296
+# %% ../nbs/01e_online.ipynb #c10b4ad7
 def _from_arrow(x: pd.Series) -> pd.Series:
     import pyarrow as pa
     return exact_frame(pa.table({"x": x.array.__arrow_array__()}))["x"].set_axis(x.index)
@@ -102,6 +102,7 @@ def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame
             raise ValueError(f"{what}, key {key!r} holds {facts[key].dtype}: whole numbers or text")
     return facts.assign(**_micros(facts, what))
 
+# %% ../nbs/01e_online.ipynb #df4f40e0
 def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
     "Both clocks in UTC, and once more as whole microseconds."
     out = {}
@@ -121,54 +122,49 @@ def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
         out |= {clock: utc, name: utc.astype(np.int64)}
     return out
 
-# %% ../nbs/01e_online.ipynb #a40bb763
-def _feast_view(
-    view: View, folder: Path, entities: dict
-) -> tuple["feast.FeatureView", pd.DataFrame]:
-    """A view in Feast's words, and its facts in the order in which they became known; adds its keys
-    to the entities."""
+# %% ../nbs/01e_online.ipynb #c1291e47
+def _facts_of(view: View) -> pd.DataFrame:
+    "The facts of a view in the order in which they became known, with both clocks."
     with needs("features"): import pyarrow as pa
-    from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
-    from feast.types import from_value_type
-    source, features = view.open(), [f for f in view.features if f not in _CLOCKS]
+    source = view.open()
+    features = [f for f in view.features if f not in _CLOCKS]
     wanted = [c for c in (*view.by, *_CLOCKS, *features) if c in source.schema.names]
     facts = source.select(wanted) if isinstance(source, pa.Table) else source.to_table(wanted)
     facts = exact_frame(facts)
     if "created_timestamp" not in wanted: facts["created_timestamp"] = facts.event_timestamp
     facts = _prepared(facts, view.by, f"view {view.name!r}")
-    types = {
-        c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in [*view.by, *features]
-    }
-    facts = facts.iloc[np.argsort(np.maximum(facts[_EVENT], facts[_CREATED]), kind="stable")]
-    for key in view.by:
-        entity = Entity(name=key, join_keys=[key], value_type=ValueType[types[key]])
-        if entities.setdefault(key, entity).value_type != entity.value_type:
-            raise ValueError(
-                f"key {key!r} is {types[key]} in view {view.name!r} and"
-                f" {entities[key].value_type.name} in another; one type a key"
-            )
-    source = FileSource(
-        name=f"{view.name}_facts",
-        path=str(folder / f"{view.name}.parquet"),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-    )
-    schema = [
-        Field(name=c, dtype=from_value_type(ValueType[t]))
-        for c, t in {**types, _EVENT: "INT64", _CREATED: "INT64"}.items()
-    ]
+    return facts.iloc[np.argsort(np.maximum(facts[_EVENT], facts[_CREATED]), kind="stable")]
+
+def _ttl(view: View) -> Any:
+    "The time to live as Feast takes it."
     ttl = None if view.ttl is None else view.ttl.to_pytimedelta()
     if ttl is not None and pd.Timedelta(ttl) != view.ttl:
         raise ValueError(f"view {view.name!r}: ttl={view.ttl!r} holds parts of a microsecond, "
                          "which are not kept; round it")
+    return ttl
+
+# %% ../nbs/01e_online.ipynb #6e44944c
+def _feast_view(view: View, folder: Path,
+                entities: dict) -> tuple["feast.FeatureView", pd.DataFrame]:
+    "A view in Feast's words, and its facts; adds its keys to the entities."
+    from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
+    from feast.types import from_value_type
+    facts, ttl = _facts_of(view), _ttl(view)
+    columns = [*view.by, *(f for f in view.features if f not in _CLOCKS)]
+    types = {c: _feast_type(facts[c], f"view {view.name!r}, column {c!r}") for c in columns}
+    for key in view.by:
+        entity = Entity(name=key, join_keys=[key], value_type=ValueType[types[key]])
+        if entities.setdefault(key, entity).value_type != entity.value_type:
+            raise ValueError(f"key {key!r} is {types[key]} in view {view.name!r} and"
+                             f" {entities[key].value_type.name} in another; one type a key")
+    source = FileSource(
+        name=f"{view.name}_facts", path=str(folder/f"{view.name}.parquet"),
+        timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
+    stored = {**types, _EVENT: "INT64", _CREATED: "INT64"}
+    schema = [Field(name=c, dtype=from_value_type(ValueType[t])) for c, t in stored.items()]
     made = FeatureView(
-        name=view.name,
-        entities=[entities[k] for k in view.by],
-        ttl=ttl,
-        schema=schema,
-        online=True,
-        source=PushSource(name=f"{view.name}_push", batch_source=source),
-    )
+        name=view.name, entities=[entities[k] for k in view.by], ttl=ttl, schema=schema,
+        online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
 # %% ../nbs/01e_online.ipynb #80fe3e31
@@ -194,7 +190,7 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01e_online.ipynb #33dd9988
+# %% ../nbs/01e_online.ipynb #29af6b9f
 def repository(
     path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
 ) -> "feast.FeatureStore":
@@ -318,7 +314,7 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     store.apply([driver, view])
     return store
 
-# %% ../nbs/01e_online.ipynb #bc69cc99
+# %% ../nbs/01e_online.ipynb #9869004e
 def _of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     out = [rollings] if isinstance(rollings, Rolling) else list(rollings)
     if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out):
@@ -326,7 +322,6 @@ def _of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
             f"rollings: at least one, different names, one key; got {[(r.name, r.by) for r in out]}"
         )
     return out
-
 
 def rolling_facts(
     rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, times: pd.DatetimeIndex
@@ -370,7 +365,7 @@ def rolling_facts(
         axis=1,
     )
 
-
+# %% ../nbs/01e_online.ipynb #413ece2b
 def flight_views(
     flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Timedelta = pd.Timedelta(hours=1)
 ) -> list[View]:
@@ -414,7 +409,6 @@ def flight_views(
             )
         )
     return views
-
 
 def flight_repository(
     path: str | os.PathLike,
@@ -476,7 +470,7 @@ def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     return [None if None in key else key for key in zip(*columns)]
 
 
-# %% ../nbs/01e_online.ipynb #1350f121
+# %% ../nbs/01e_online.ipynb #c09b7b4b
 def _stored(
     store: "feast.FeatureStore",
     view: "feast.FeatureView",
@@ -518,7 +512,7 @@ def _holding(values: list, type_: object) -> Any:
         return pd.array(values, "Int64")
     return np.array(values, float)
 
-# %% ../nbs/01e_online.ipynb #a66e2e8b
+# %% ../nbs/01e_online.ipynb #47187dc0
 def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
          at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
@@ -547,7 +541,7 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
     ------
     TypeError, ValueError
         If a view is unknown, key columns are missing or of another type or hold a float of 2**53
-        or more (see `exact_key`), a column would stand twice, or `at` has no time zone.
+        or more (see `exact_key`), a column would be there twice, or `at` has no time zone.
 
     Notes
     -----
@@ -728,7 +722,7 @@ def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: 
         with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
-# %% ../nbs/01e_online.ipynb #9d6fcbaf
+# %% ../nbs/01e_online.ipynb #54c5cc9d
 def materialize(
     store: "feast.FeatureStore",
     until: pd.Timestamp,
@@ -1121,7 +1115,21 @@ def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence
         )
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01e_online.ipynb #94cf8cfc
+# %% ../nbs/01e_online.ipynb #c5b03762
+def _longest(rollings: Sequence[Rolling]) -> int | None:
+    "The longest window in nanoseconds; None where one has no end."
+    windows = [r.window for r in rollings if r.window is not None]
+    return max(windows).value if len(windows) == len(rollings) else None
+
+def _saved(path: Path, about: dict) -> dict:
+    "What a snapshot holds; nothing where there is none, or none that is good."
+    saved = unframe(path.read_bytes()) if path.exists() else {}
+    if saved and (saved["format"], saved["about"]) == (FORMAT, about): return saved
+    if saved != {}:
+        _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
+    return {}
+
+# %% ../nbs/01e_online.ipynb #372a8878
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -1159,34 +1167,37 @@ class DurableState:
     same time, so the snapshot is only a shortcut: if it is damaged, the state is replayed from the
     log.
     """
-    def __init__(self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], *, id: str = "event_id", segment_bytes: int = 64*2**20) -> None:
-        self.rollings = _of_one_key(rollings)
-        if isinstance(segment_bytes, bool) or not isinstance(segment_bytes, int) or segment_bytes < 1:
-            raise ValueError(f"segment_bytes={segment_bytes!r}: a positive whole number")
-        self.folder, self.id, self.segment_bytes, self.duplicates, self.expired = Path(folder), id, segment_bytes, 0, 0
-        self.columns = list(dict.fromkeys([*self.rollings[0].by, *(r.value for r in self.rollings if r.value)]))
+    def __init__(self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], *,
+                 id: str = "event_id", segment_bytes: int = 64*2**20) -> None:
+        self.rollings, self.folder, self.id = _of_one_key(rollings), Path(folder), id
+        self.segment_bytes = whole(segment_bytes, "segment_bytes", low=1)
+        self.duplicates, self.expired = 0, 0
+        values = [r.value for r in self.rollings if r.value]
+        self.columns = list(dict.fromkeys([*self.rollings[0].by, *values]))
         self._lock = _one_process(self.folder)
-        self._log = EventLog(self.folder, {"id": id, "columns": self.columns, "rollings": [vars(r) for r in self.rollings]})
+        about = {"id": id, "columns": self.columns, "rollings": [vars(r) for r in self.rollings]}
+        self._log = EventLog(self.folder, about)
         for row in self._log.replay(self._restore()): self._apply(self._event(row))
 
     def _restore(self) -> int:
         """Begin empty, or with the snapshot if there is a good one; the number of the first row to
         replay."""
-        windows, path = [r.window for r in self.rollings], self.folder/"snapshot.json"
-        saved = unframe(path.read_bytes()) if path.exists() else {}
-        good = bool(saved) and (saved["format"], saved["about"]) == (FORMAT, self._log.about)
-        if saved != {} and not good:
-            _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
-        if good and saved["end"] > self._log.end:
-            raise ValueError(f"{path} was taken at row {saved['end']}, the log ends at {self._log.end}: files of the log are missing; restore them, or {_WAY_OUT}")
-        self._states = [RollingState.from_dict(d) for d in saved["states"]] if good else [r.online() for r in self.rollings]
-        self._seen = SeenIds(None if None in windows else max(windows).value, saved["ids"] if good else ())
-        return saved["end"] if good else 0
+        path = self.folder/"snapshot.json"
+        saved = _saved(path, self._log.about)
+        if saved and saved["end"] > self._log.end:
+            raise ValueError(f"{path} was taken at row {saved['end']}, the log ends at"
+                             f" {self._log.end}: files of the log are missing; restore them, or"
+                             f" {_WAY_OUT}")
+        self._states = [r.online() for r in self.rollings]
+        if saved: self._states = [RollingState.from_dict(d) for d in saved["states"]]
+        self._seen = SeenIds(_longest(self.rollings), saved.get("ids", ()))
+        return saved.get("end", 0)
 
     def _row(self, event: dict) -> list:
         return [event[self.id], event["created_timestamp"].value, *(event[c] for c in self.columns)]
     def _event(self, row: list) -> dict:
-        return {self.id: row[0], "created_timestamp": pd.Timestamp(row[1], tz="UTC"), **dict(zip(self.columns, row[2:]))}
+        created = pd.Timestamp(row[1], tz="UTC")
+        return {self.id: row[0], "created_timestamp": created, **dict(zip(self.columns, row[2:]))}
 
     def _apply(self, event: dict) -> None:
         for s in self._states: s.update(event)
@@ -1259,7 +1270,8 @@ class DurableState:
     def snapshot(self) -> None:
         """Write the state beside the log, begin a new file of the log, delete files older than the
         longest window."""
-        state = {"format": FORMAT, "about": self._log.about, "end": self._log.end, "ids": self._seen.entries(), "states": [s.to_dict() for s in self._states]}
+        state = {"format": FORMAT, "about": self._log.about, "end": self._log.end,
+                 "ids": self._seen.entries(), "states": [s.to_dict() for s in self._states]}
         with replacing(self.folder/"snapshot.json") as new: new.write_bytes(frame(state))
         if self._log.end > int(self._log.paths()[-1].stem):
             self._log.start(self._log.end, self._seen.newest)
@@ -1274,7 +1286,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01e_online.ipynb #91dd88d1
+# %% ../nbs/01e_online.ipynb #aaaf16f2
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -1290,11 +1302,11 @@ def partition(key: object, n: int) -> int:
     int
         0 to n - 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
+    n = whole(n, "n", low=1)
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
+# %% ../nbs/01e_online.ipynb #be896a91
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.

