@@ -11,6 +11,20 @@ __all__ = ['SCHEDULE_LEAD', 'event_log', 'HORIZON', 'LATE_MINUTES', 'PUERTO_RICO
 import numpy as np
 import pandas as pd
 
+# %% ../nbs/00_data.ipynb #295956d8
+from .simulators import (  # noqa: F401, I001
+    Drift, OperationsDesk, drivers, uniform_hash)
+from mlscale.sources import (  # noqa: F401
+    HORIZON, LATE_MINUTES, PUERTO_RICO, SOURCES, WEATHER_LAG, cached_frame, load_airlines,
+    load_airports, load_flights, load_planes, load_weather, local_to_utc, parse_flights,
+    source_file)
+
+# %% ../nbs/00_data.ipynb #ce558786
+_all_ = ["HORIZON", "LATE_MINUTES", "PUERTO_RICO", "SOURCES", "WEATHER_LAG", "cached_frame",
+         "load_airlines", "load_airports", "load_flights", "load_planes", "load_weather",
+         "local_to_utc", "parse_flights", "source_file", "Drift", "OperationsDesk", "drivers",
+         "uniform_hash"]
+
 # %% ../nbs/00_data.ipynb #83249200
 SCHEDULE_LEAD = pd.Timedelta(days=30)
 
@@ -49,16 +63,3 @@ def event_log(flights: pd.DataFrame) -> pd.DataFrame:
         for kind, (event, known, value) in kinds.items()
     )
     return log.sort_values(["created_timestamp", "flight_id"], kind="stable", ignore_index=True)
-
-# %% ../nbs/00_data.ipynb #649008e8
-from .simulators import Drift, OperationsDesk, drivers, uniform_hash
-from mlscale.sources import (
-    HORIZON, LATE_MINUTES, PUERTO_RICO, SOURCES, WEATHER_LAG, cached_frame, load_airlines,
-    load_airports, load_flights, load_planes, load_weather, local_to_utc, parse_flights,
-    source_file)
-
-# %% ../nbs/00_data.ipynb #ce558786
-_all_ = ["HORIZON", "LATE_MINUTES", "PUERTO_RICO", "SOURCES", "WEATHER_LAG", "cached_frame",
-         "load_airlines", "load_airports", "load_flights", "load_planes", "load_weather",
-         "local_to_utc", "parse_flights", "source_file", "Drift", "OperationsDesk", "drivers",
-         "uniform_hash"]

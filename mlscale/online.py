@@ -7,15 +7,28 @@ __all__ = ['FORMAT', 'quiet', 'repository', 'driver_repository', 'rolling_facts'
            'write', 'materialize', 'frame', 'unframe', 'EventLog', 'SeenIds', 'DurableState', 'partition',
            'PartitionedState']
 
-# %% ../nbs/01e_online.ipynb #1f534db6
-import filecmp, hashlib, heapq, io, json, logging, math, os, sqlite3, warnings, zlib
+# %% ../nbs/01e_online.ipynb #0b8469ae
+import filecmp
+import hashlib
+import heapq
+import io
+import json
+import logging
+import math
+import os
+import sqlite3
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
+
+# %% ../nbs/01e_online.ipynb #8462733f
 from .arguments import check_names, whole
 from .data import drivers, load_flights, load_weather
 from .flight_features import RATES, WEATHER, flight_facts
@@ -29,6 +42,9 @@ from mlscale.point_in_time import (
 )
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
+
+if TYPE_CHECKING:
+    import feast
 
 _log = logging.getLogger(__name__)
 
@@ -102,10 +118,10 @@ def _prepared(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.DataFrame
             raise ValueError(f"{what}, key {key!r} holds {facts[key].dtype}: whole numbers or text")
     return facts.assign(**_micros(facts, what))
 
-# %% ../nbs/01e_online.ipynb #df4f40e0
+# %% ../nbs/01e_online.ipynb #36d396a5
 def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
     "Both clocks in UTC, and once more as whole microseconds."
-    out = {}
+    out: dict[str, pd.Series] = {}
     for clock, name in _CLOCKS.items():
         x = facts[clock]
         if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
@@ -122,10 +138,11 @@ def _micros(facts: pd.DataFrame, what: str) -> dict[str, pd.Series]:
         out |= {clock: utc, name: utc.astype(np.int64)}
     return out
 
-# %% ../nbs/01e_online.ipynb #c1291e47
+# %% ../nbs/01e_online.ipynb #05239294
 def _facts_of(view: View) -> pd.DataFrame:
     "The facts of a view in the order in which they became known, with both clocks."
-    with needs("features"): import pyarrow as pa
+    with needs("features"):
+        import pyarrow as pa
     source = view.open()
     features = [f for f in view.features if f not in _CLOCKS]
     wanted = [c for c in (*view.by, *_CLOCKS, *features) if c in source.schema.names]
@@ -190,7 +207,7 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01e_online.ipynb #29af6b9f
+# %% ../nbs/01e_online.ipynb #83b5c4d6
 def repository(
     path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
 ) -> "feast.FeatureStore":
@@ -226,7 +243,8 @@ def repository(
         `exact_key`), or `online` is none of these.
     """
     os.environ.setdefault("FEAST_USAGE", "False")
-    with needs("features"): from feast import FeatureStore
+    with needs("features"):
+        from feast import FeatureStore
     if isinstance(views, View): views = [views]
     if not isinstance(views, Sequence) or not all(isinstance(v, View) for v in views):
         raise TypeError("views: a View, or a list with at least one")
@@ -234,12 +252,8 @@ def repository(
         raise ValueError(
             f"views: at least one, with different names, got {[v.name for v in views]}"
         )
-    path, configuration, entities, made = (
-        Path(path).resolve(),
-        {**_CONFIGURATION, "online_store": _online_store(online)},
-        {},
-        [],
-    )
+    path, entities, made = Path(path).resolve(), dict[str, Any](), []
+    configuration: dict[str, Any] = {**_CONFIGURATION, "online_store": _online_store(online)}
     for view in views:
         feast_view, facts = _feast_view(view, path, entities)
         _write_facts(facts, path/f"{view.name}.parquet")
@@ -365,9 +379,11 @@ def rolling_facts(
         axis=1,
     )
 
-# %% ../nbs/01e_online.ipynb #413ece2b
+# %% ../nbs/01e_online.ipynb #850c7c70
+_HOUR = pd.Timedelta(hours=1)
+
 def flight_views(
-    flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Timedelta = pd.Timedelta(hours=1)
+    flights: pd.DataFrame, weather: pd.DataFrame, *, every: pd.Timedelta = _HOUR
 ) -> list[View]:
     """The features of flights that change with time, as views.
 
@@ -470,7 +486,7 @@ def _keys(view: "feast.FeatureView", keys: pd.DataFrame) -> list[tuple | None]:
     return [None if None in key else key for key in zip(*columns)]
 
 
-# %% ../nbs/01e_online.ipynb #c09b7b4b
+# %% ../nbs/01e_online.ipynb #5c8181c4
 def _stored(
     store: "feast.FeatureStore",
     view: "feast.FeatureView",
@@ -478,7 +494,8 @@ def _stored(
     features: Sequence[str],
 ) -> dict[str, list]:
     "What the online store holds for these keys, feature by feature; None where it holds nothing."
-    wanted, found = list(dict.fromkeys(k for k in keys if k is not None)), {f: [] for f in features}
+    wanted = list(dict.fromkeys(k for k in keys if k is not None))
+    found: dict[str, list] = {f: [] for f in features}
     names = [e.name for e in view.entity_columns]
     for i in range(0, len(wanted), 10_000):   # SQLite limits the parameters of a query
         rows = dict(zip(names, map(list, zip(*wanted[i:i + 10_000]))))
@@ -487,7 +504,7 @@ def _stored(
         ).to_dict()
         for f in features: found[f] += answer[f]
     place = {key: i for i, key in enumerate(wanted)}
-    at = [place.get(key) for key in keys]
+    at = [None if key is None else place[key] for key in keys]
     return {f: [None if i is None else values[i] for i in at] for f, values in found.items()}
 
 
@@ -613,7 +630,7 @@ def _to_feast(store: "feast.FeatureStore", view: str, facts: pd.DataFrame) -> No
         some = some.assign(**{c: pd.Series(None, some.index, dtype=object) for c in gone})
         store.write_to_online_store(view, some)
 
-# %% ../nbs/01e_online.ipynb #55aa473b
+# %% ../nbs/01e_online.ipynb #42e66040
 def _checked_facts(view: "feast.FeatureView", facts: Any) -> pd.DataFrame:
     "The columns of a view, features in its types."
     facts, features = as_frame(facts, "facts"), _own_features(view)
@@ -629,7 +646,7 @@ def _own_features(view: "feast.FeatureView") -> dict[str, str]:
     return {f.name: f.dtype.to_value_type().name for f in view.features if f.name not in clocks}
 
 def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool],
-                           keys: Sequence[tuple]) -> None:
+                           keys: Sequence[tuple | None]) -> None:
     "A fact whose clocks are those of the stored one must say the same."
     values = new.astype(object).where(new.notna(), None).tolist()
     for a, b, s, key in zip(values, old, same, keys):
@@ -687,12 +704,14 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     """
     return _write(store, view, facts)
 
-# %% ../nbs/01e_online.ipynb #9fa016e5
+# %% ../nbs/01e_online.ipynb #a6b7038e
 def _mark(store: "feast.FeatureStore", view: str) -> dict:
     "What the last run has recorded; nothing where there was none, or one of an older version."
     try: found = json.loads((Path(store.repo_path)/f"{view}.until").read_text())
     except (FileNotFoundError, ValueError): return {}
     return found if isinstance(found, dict) else {}
+
+def _path(view: Any) -> Path: return Path(view.batch_source.path)
 
 def _as_the_last_run_left_it(store: "feast.FeatureStore", view: "feast.FeatureView", mark: Mapping,
                              file: list) -> bool:
@@ -701,14 +720,16 @@ def _as_the_last_run_left_it(store: "feast.FeatureStore", view: "feast.FeatureVi
     if mark["key"] is None: return True
     return _stored(store, view, [tuple(mark["key"])], [_EVENT])[_EVENT][0] is not None
 
+# %% ../nbs/01e_online.ipynb #b8df81ae
 def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: int,
                  since: int | None) -> int:
     "One view, times in microseconds."
-    with needs("features"): import pyarrow.dataset as ds
-    path, mark = Path(view.batch_source.path), _mark(store, view.name)
+    with needs("features"):
+        import pyarrow.dataset as ds
+    path, mark = _path(view), _mark(store, view.name)
     file = [path.stat().st_mtime_ns, path.stat().st_size]
     same = _as_the_last_run_left_it(store, view, mark, file)
-    last = since if since is not None else mark["until"] if same else None
+    last = mark["until"] if since is None and same else since
     known = (ds.field(_EVENT) <= until) & (ds.field(_CREATED) <= until)
     if last is not None: known &= (ds.field(_EVENT) > last) | (ds.field(_CREATED) > last)
     facts = exact_frame(ds.dataset(path).to_table(filter=known))
@@ -722,7 +743,7 @@ def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: 
         with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
-# %% ../nbs/01e_online.ipynb #54c5cc9d
+# %% ../nbs/01e_online.ipynb #ba1d4368
 def materialize(
     store: "feast.FeatureStore",
     until: pd.Timestamp,
@@ -765,16 +786,13 @@ def materialize(
     left alone. A fact that was *deleted* from the history stays online: what is stored never
     becomes older. Take it back by a fact with a later `created_timestamp`.
     """
-    micros = lambda t, what: None if t is None else _nanoseconds(_instant(t, what))//1000
-    moments = micros(_instant(until, "until"), "until"), micros(since, "since")
-    names = (
-        [v.name for v in store.list_feature_views(allow_cache=True)]
-        if views is None
-        else [views] if isinstance(views, str) else views
-    )
-    return {name: _materialize(store, _feature_view(store, name), *moments) for name in names}
+    micros = lambda t, what: _nanoseconds(_instant(t, what))//1000
+    end, begin = micros(until, "until"), None if since is None else micros(since, "since")
+    if views is None: views = [v.name for v in store.list_feature_views(allow_cache=True)]
+    names = [views] if isinstance(views, str) else views
+    return {name: _materialize(store, _feature_view(store, name), end, begin) for name in names}
 
-# %% ../nbs/01e_online.ipynb #618b6ecb
+# %% ../nbs/01e_online.ipynb #f62407ef
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -793,7 +811,7 @@ def frame(content: object) -> bytes:
     body = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
-def unframe(line: bytes) -> object:
+def unframe(line: bytes) -> Any:
     """The content of a line, or None if it is damaged.
 
     Parameters
@@ -867,7 +885,7 @@ def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
             )
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01e_online.ipynb #fbb3793f
+# %% ../nbs/01e_online.ipynb #6e33dc84
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -901,15 +919,14 @@ class EventLog:
     which cannot be told apart, one that the disk lost later): it is cut off with a warning.
     """
     def __init__(self, folder: str | os.PathLike, about: Mapping) -> None:
-        self.folder, self.about, self._file = (
-            Path(folder),
-            json.loads(json.dumps(about, default=str)),
-            None,
-        )
+        self.folder, self.about = Path(folder), json.loads(json.dumps(about, default=str))
+        self._file: IO | None = None
         if not (paths := self.paths()): return self.start(0, None)
         for path in paths: _header(path, self.about)
         size, self.end = 0, int(paths[-1].stem)
-        for rows, size in _lines(paths[-1], last=True): self.end += len(rows)
+        for rows, end in _lines(paths[-1], last=True):
+            self.end += len(rows)
+            size = end
         self._open(paths[-1], size)
 
     def paths(self) -> list[Path]:
@@ -940,9 +957,10 @@ class EventLog:
 
     def _open(self, path: Path, size: int) -> None:
         self.close()
-        self._file, self.size = open(path, "r+b", buffering=0), size
-        self._file.truncate(size)
-        self._file.seek(size)
+        file = open(path, "r+b", buffering=0)
+        self._file, self.size = file, size
+        file.truncate(size)
+        file.seek(size)
 
     def append(self, rows: Sequence) -> None:
         """Bring rows to the disk: all of them or none.
@@ -968,8 +986,8 @@ class EventLog:
             self.close()
             raise OSError(
                 e.errno,
-                f"{os.strerror(e.errno)}: the events of this call may not be stored; make room,"
-                f" open {self.folder} again and send them again",
+                f"{os.strerror(e.errno or 0)}: the events of this call may not be stored; make"
+                f" room, open {self.folder} again and send them again",
                 name,
             ) from e
         self.size, self.end = self.size + len(line), self.end + len(rows)
@@ -1018,7 +1036,7 @@ class EventLog:
         if self._file is not None: self._file.close()
         self._file = None
 
-# %% ../nbs/01e_online.ipynb #812db390
+# %% ../nbs/01e_online.ipynb #7cb84634
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -1035,8 +1053,11 @@ class SeenIds:
         The time of the newest event.
     """
     def __init__(self, window: int | None, entries: Sequence[tuple[int, str | int]] = ()) -> None:
-        self.window, self.newest, self._oldest_first, self._ids = window, None, [], set()
-        for time, id in entries: self.add(id, time)
+        self.window = window
+        self.newest: int | None = None
+        self._oldest_first: list[tuple] = []
+        self._ids: set = set()
+        for moment, id in entries: self.add(id, moment)
 
     def add(self, id: str | int, time: int) -> None:
         """Remember an id, and forget those that the window leaves.
@@ -1067,7 +1088,8 @@ class SeenIds:
         bool
             Events of such a time are in no feature any more.
         """
-        return None not in (self.newest, self.window) and time <= self.newest - self.window
+        if self.newest is None or self.window is None: return False
+        return time <= self.newest - self.window
 
     def entries(self) -> list[tuple[int, str | int]]:
         """What is remembered.
@@ -1082,10 +1104,10 @@ class SeenIds:
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
-# %% ../nbs/01e_online.ipynb #4d63aea5
+# %% ../nbs/01e_online.ipynb #f146de6b
 def _one_process(folder: Path) -> IO:
     "A file that is locked until it is closed, or its process ends."
-    import fcntl   # not on Windows, where the rest of this module works
+    import fcntl  # not on Windows, where the rest of this module works
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder/"lock", "a")
     try:
@@ -1129,7 +1151,7 @@ def _saved(path: Path, about: dict) -> dict:
         _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
     return {}
 
-# %% ../nbs/01e_online.ipynb #372a8878
+# %% ../nbs/01e_online.ipynb #bcbd6b0d
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -1275,8 +1297,8 @@ class DurableState:
         with replacing(self.folder/"snapshot.json") as new: new.write_bytes(frame(state))
         if self._log.end > int(self._log.paths()[-1].stem):
             self._log.start(self._log.end, self._seen.newest)
-        if len(self._seen) and self._seen.window is not None:
-            self._log.forget(self._seen.newest - self._seen.window)
+        newest, window = self._seen.newest, self._seen.window
+        if newest is not None and window is not None: self._log.forget(newest - window)
 
     def close(self) -> None:
         """Close the files and let other processes open the folder."""
@@ -1306,7 +1328,7 @@ def partition(key: object, n: int) -> int:
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
-# %% ../nbs/01e_online.ipynb #be896a91
+# %% ../nbs/01e_online.ipynb #fe3d8cb5
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.
@@ -1357,7 +1379,8 @@ class PartitionedState:
         int
             How many were new.
         """
-        by, dealt = self.parts[0].rollings[0].by, [[] for _ in self.parts]
+        by = self.parts[0].rollings[0].by
+        dealt: list[list] = [[] for _ in self.parts]
         for event in [events] if isinstance(events, Mapping) else events:
             dealt[partition(tuple(event.get(c) for c in by), self.n)].append(event)
         return sum(part.update(some) for part, some in zip(self.parts, dealt) if some)

@@ -6,8 +6,10 @@
 __all__ = ['key_names', 'positive_timedelta', 'some_names', 'exact_frame', 'as_frame', 'View', 'exact_key', 'exact_keys',
            'check_keys', 'point_in_time_join']
 
-# %% ../nbs/01b_point_in_time.ipynb #8d5d6ad3
-import math, os, tempfile
+# %% ../nbs/01b_point_in_time.ipynb #866af104
+import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +18,13 @@ from itertools import chain
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
+
 from .arguments import check_names
 from .storage import needs, replacing
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -107,7 +112,7 @@ def some_names(names: Sequence, most: int = 4) -> str:
     shown = [c if len(repr(c)) <= 30 else str(c)[:27] + "..." for c in names[:most]]
     return f"{shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/01b_point_in_time.ipynb #70a60071
+# %% ../nbs/01b_point_in_time.ipynb #c8565047
 def _without_views(table: "pa.Table") -> "pa.Table":
     "Text and bytes that Arrow holds as views, from which it takes no rows, in their older types."
     import pyarrow as pa
@@ -127,7 +132,8 @@ def _arrow_table(table: Any, what: str, taken: str = _TABLE) -> "pa.Table":
         way_out = "read it first" if isinstance(table, (str, os.PathLike)) else "convert it"
         if lazy: way_out = "collect it first"
         raise TypeError(f"{what}: {taken} is taken, got {type(table).__name__}; {way_out}")
-    with needs("data"): import pyarrow as pa
+    with needs("data"):
+        import pyarrow as pa
     if isinstance(table, pa.RecordBatch): table = pa.Table.from_batches([table])
     if package == "pyarrow": return _without_views(table)
     import polars as pl
@@ -137,7 +143,7 @@ def _arrow_table(table: Any, what: str, taken: str = _TABLE) -> "pa.Table":
                         "convert it to text or numbers")
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
 
-# %% ../nbs/01b_point_in_time.ipynb #678e48d0
+# %% ../nbs/01b_point_in_time.ipynb #11c90499
 def _unheld(table: "pa.Table") -> list[str]:
     "The columns that pandas cannot hold."
     import pyarrow as pa
@@ -161,7 +167,8 @@ def exact_frame(table: "pa.Table") -> pd.DataFrame:
         As `to_pandas` gives it, but whole numbers beside missing ones are Int64 where floats, exact
         to 2**53, would round them.
     """
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     whole = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
     try: out = table.to_pandas()
     except pa.ArrowInvalid as e:
@@ -236,10 +243,12 @@ def _from_pandas(frame: pd.DataFrame, keys: Sequence[str], what: str) -> "pa.Tab
         elif c in objects and not pa.types.is_string(out[c].type): _column(frame[c], c, what)
     return out
 
-# %% ../nbs/01b_point_in_time.ipynb #bf347bf7
+# %% ../nbs/01b_point_in_time.ipynb #8b412a00
 def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
     "A file or a folder as a dataset that is not read yet; times of 96 bits are in UTC."
-    with needs("data"): import pyarrow as pa, pyarrow.dataset as ds
+    with needs("data"):
+        import pyarrow as pa
+        import pyarrow.dataset as ds
     name = Path(path).name
     if not Path(path).exists(): raise FileNotFoundError(f"{what}: there is no file {name}")
     form = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")   # nanoseconds end in 2262
@@ -248,8 +257,7 @@ def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
         source = ds.dataset(path, format=form)
         bare = [f for f in source.schema if pa.types.is_timestamp(f.type) and f.type.tz is None]
         stored = next(source.get_fragments()).metadata.schema if bare else None
-        places = range(len(stored)) if stored is not None else ()
-        columns = [stored.column(i) for i in places]
+        columns = [] if stored is None else [stored.column(i) for i in range(len(stored))]
         old = {column.path for column in columns if column.physical_type == "INT96"}
         if not old: return source
         fields = [f.with_type(utc) if f in bare and f.name in old else f for f in source.schema]
@@ -258,7 +266,7 @@ def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"{what}: {name} is not a readable Parquet file; write it anew") from e
 
-# %% ../nbs/01b_point_in_time.ipynb #d35a50fb
+# %% ../nbs/01b_point_in_time.ipynb #d0d08ee9
 def _open(table: Any, keys: Sequence[str], others: Sequence[str],
           what: str) -> "pa.Table | ds.Dataset":
     "These columns of a table in Arrow, or Parquet as a dataset that is not read yet."
@@ -268,7 +276,8 @@ def _open(table: Any, keys: Sequence[str], others: Sequence[str],
         source = _parquet(table, what)
         check_names(source.schema.names, needed, what, more=True)
         return source
-    with needs("data"): import pyarrow   # noqa: F401
+    with needs("data"):
+        import pyarrow  # noqa: F401
     if not isinstance(table, pd.DataFrame): table = _arrow_table(table, what, _TABLE_OR_PATH)
     there = list(table.columns) if isinstance(table, pd.DataFrame) else table.column_names
     check_names(there, needed, what, more=True)
@@ -409,11 +418,12 @@ def _carried(x: "pa.ChunkedArray") -> "pa.ChunkedArray":
     if pa.types.is_dictionary(x.type): x = x.cast(x.type.value_type)
     return x if x.type == to else x.cast(to)
 
-# %% ../nbs/01b_point_in_time.ipynb #df304c55
+# %% ../nbs/01b_point_in_time.ipynb #c008baf1
 def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset",
               name: str) -> "pa.ChunkedArray":
     "A column in the type that a source declares; categories of a table keep their order."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     to = source.schema.field(name).type
     if pa.types.is_null(to.value_type if pa.types.is_dictionary(to) else to):
         return pa.chunked_array([pa.nulls(len(column), to)])
@@ -430,7 +440,7 @@ def _as_declared(table: "pa.Table", source: "pa.Table | ds.Dataset") -> "pa.Tabl
     out = pa.table({c: _declared(table[c], source, c) for c in table.column_names})
     return out.replace_schema_metadata(source.schema.metadata)
 
-# %% ../nbs/01b_point_in_time.ipynb #dcc08d5e
+# %% ../nbs/01b_point_in_time.ipynb #95588664
 def _rounded(x: object, bits: int, what: str) -> ValueError:
     return ValueError(f"{what}: {x!r} is a float, and from 2**{bits} on several whole numbers "
                       "share one; give integers, Int64 or text (one missing id makes whole numbers "
@@ -453,8 +463,8 @@ def exact_key(x: Any, what: str = "key") -> None:
         numbers share it.
     """
     if not isinstance(x, (float, np.floating)): return
-    bits = {2: 11, 4: 24}.get(getattr(x, "itemsize", 8), 53)
-    if 2**bits <= abs(x) < math.inf: raise _rounded(float(x), bits, what)
+    bits, size = {2: 11, 4: 24}.get(getattr(x, "itemsize", 8), 53), abs(float(x))
+    if 2**bits <= size < math.inf: raise _rounded(float(x), bits, what)
 
 def exact_keys(column: pd.Series, what: str) -> None:
     """Refuse a column of keys in which an id may have been rounded.
@@ -545,10 +555,11 @@ def _same_bits(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
     import pyarrow as pa
     return pa.chunked_array([chunk.view(pa.int64()) for chunk in column.chunks], pa.int64())
 
-# %% ../nbs/01b_point_in_time.ipynb #cf53e73a
+# %% ../nbs/01b_point_in_time.ipynb #f543de81
 def _key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "pa.ChunkedArray":
     "A key in its type for comparing; infinite numbers and fractions among whole ones are no keys."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     if pa.types.is_dictionary(column.type): column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
         bits, column = {16: 11, 32: 24}.get(column.type.bit_width, 53), column.cast(pa.float64())
@@ -614,10 +625,11 @@ def _brute(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/01b_point_in_time.ipynb #48f2c6b3
+# %% ../nbs/01b_point_in_time.ipynb #de140cf3
 def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
     "The same by one as-of join: a fact is seen from `known` on, until one that is newer is seen."
-    with needs("features"): import polars as pl
+    with needs("features"):
+        import polars as pl
     table: Any = pl.from_arrow(facts)
     seen = (
         table
@@ -642,13 +654,14 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/01b_point_in_time.ipynb #af3a1af0
+# %% ../nbs/01b_point_in_time.ipynb #8b900f88
 def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
     return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but "
                       f"different values, for example {str(example)[:120]}; keep one")
 
 def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
-    with needs("features"): import polars as pl
+    with needs("features"):
+        import polars as pl
     rows: Any = pl.from_arrow(normal)
     same = rows.with_row_index("row")
     # few are left, and what differs after all is sorted out below
@@ -660,14 +673,14 @@ def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: l
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/01b_point_in_time.ipynb #f5d90bb7
+# %% ../nbs/01b_point_in_time.ipynb #f9510cc8
 def _in_memory(
     engine: Callable,
     view: View,
     source: "pa.Table | ds.Dataset",
     entities: "pa.Schema",
     unit: str,
-    session: object,
+    session: Any,
 ) -> Callable:
     "Facts in memory: what brings a view's features to a table of entities."
     import pyarrow as pa
@@ -736,12 +749,13 @@ def _twice_sql(key: str) -> str:
     return f"""SELECT {key} FROM (SELECT DISTINCT * FROM known)
         GROUP BY {key}, event, created HAVING count(*) > 1 LIMIT 1"""
 
-# %% ../nbs/01b_point_in_time.ipynb #27d80ed6
+# %% ../nbs/01b_point_in_time.ipynb #af98b481
 def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", unit: str,
             session: Any) -> Callable:
     """Facts in DuckDB, which spills to the disk what does not fit: what brings a view's features to
     a table of entities."""
-    with needs("features"): import duckdb
+    with needs("features"):
+        import duckdb
     import pyarrow as pa
     types = _key_types(entities, source.schema, view.by)
     keys = [f"k{i}" for i in range(len(view.by))]
@@ -761,7 +775,7 @@ def _duckdb(view: View, source: "pa.Table | ds.Dataset", entities: "pa.Schema", 
         return _as_declared(found.rename_columns(list(view.features)), source)
     return bring
 
-# %% ../nbs/01b_point_in_time.ipynb #25b2fe83
+# %% ../nbs/01b_point_in_time.ipynb #55c44e40
 _SPARK = {"spark.sql.execution.arrow.localRelationThreshold": "0",   # the planner copies no rows
           "spark.sql.legacy.parquet.nanosAsLong": "true",
           "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -775,9 +789,9 @@ def _spark_settings(session: "SparkSession") -> Iterator[None]:
         for name, value in _SPARK.items(): session.conf.set(name, value)
         yield
     finally:
-        for name, value in before.items():
-            if value is None: session.conf.unset(name)
-            else: session.conf.set(name, value)
+        for name, old in before.items():
+            if old is None: session.conf.unset(name)
+            else: session.conf.set(name, old)
 
 def _refuse_on_spark(sources: Mapping[str, "pa.Table | ds.Dataset"],
                      written: Mapping[str, "pa.DataType"]) -> None:
@@ -888,11 +902,12 @@ def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset",
     structs = [f"struct({', '.join(some)}) AS v{i}" for i, some in enumerate(normal)]
     return frame.selectExpr(*others, *structs)
 
-# %% ../nbs/01b_point_in_time.ipynb #75024c5e
+# %% ../nbs/01b_point_in_time.ipynb #4992688d
 def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View],
               facts: Sequence["pa.Table | ds.Dataset"], unit: str) -> "DataFrame":
     "The join on a cluster: for each key one pass in the order of time with the newest fact so far."
-    from pyspark.sql import Window, functions as F
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
     types = [_key_types(source.schema, f.schema, v.by) for v, f in zip(views, facts)]
     out = _spark_questions(session, source, views, types, unit)
     for i, (view, f) in enumerate(zip(views, facts)):
@@ -968,13 +983,13 @@ def _unit(schemas: Sequence["pa.Schema"]) -> str:
     units = {s.field(c).type.unit for s in schemas for c in _CLOCKS if c in s.names}
     return "ns" if "ns" in units else "us"
 
-# %% ../nbs/01b_point_in_time.ipynb #783e5b40
+# %% ../nbs/01b_point_in_time.ipynb #31865aa5
 def _bringing(
     engine: str,
     entities: "pa.Schema",
     views: Sequence[View],
     facts: Sequence["pa.Table | ds.Dataset"],
-    session: object,
+    session: Any,
 ) -> Callable:
     "What brings the features of all views to a table of entities: one table a view."
     unit = _unit([entities, *(f.schema for f in facts)])
@@ -990,7 +1005,7 @@ def _bringing(
     each = [_ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01b_point_in_time.ipynb #1a10d484
+# %% ../nbs/01b_point_in_time.ipynb #7feaf768
 def _delivered(
     entities: pd.DataFrame | str | os.PathLike,
     source: "pa.Table | ds.Dataset",
@@ -998,10 +1013,11 @@ def _delivered(
     facts: Sequence["pa.Table | ds.Dataset"],
     engine: str,
     to: str | os.PathLike | None,
-    session: object,
+    session: Any,
 ) -> pd.DataFrame | Path:
     "The joined rows, or the path of the file that holds them."
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     if engine == "spark" and to is not None and not isinstance(source, pa.Table):
         unit = _unit([source.schema, *(f.schema for f in facts)])
         out = _on_spark(session, source, views, facts, unit)
@@ -1022,10 +1038,10 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01b_point_in_time.ipynb #c86eaaab
+# %% ../nbs/01b_point_in_time.ipynb #10914604
 def _joined_on_spark(entities: pd.DataFrame | str | os.PathLike, source: "pa.Table | ds.Dataset",
                      views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"],
-                     to: str | os.PathLike | None, session: object) -> pd.DataFrame | Path:
+                     to: str | os.PathLike | None, session: Any) -> pd.DataFrame | Path:
     "As `_delivered`, with the settings and the words of errors that a join needs there."
     import pyarrow as pa
     from pyspark.errors import AnalysisException, PySparkException
@@ -1046,10 +1062,10 @@ def _joined_on_spark(entities: pd.DataFrame | str | os.PathLike, source: "pa.Tab
         raise ValueError(f"Spark cannot read a table ({str(e).splitlines()[0][:120]}); "
                          "give each column one type in all files") from e
 
-# %% ../nbs/01b_point_in_time.ipynb #cf352807
+# %% ../nbs/01b_point_in_time.ipynb #20c7330c
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
-                       session: object = None) -> pd.DataFrame | Path:
+                       session: Any = None) -> pd.DataFrame | Path:
     """Bring to each row the features as they were known at its time.
 
     Of the facts of the same key with `event_timestamp <= t`, `created_timestamp <= t` and
@@ -1083,21 +1099,18 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     Raises
     ------
     FileNotFoundError, TypeError, ValueError
-        If the engine is unknown, columns are missing or would be there twice, times are missing or mix
-        such with and without a time zone, a key is text in one table and a number in the other or a
-        float of 2**53 or more (see `exact_key`), a column is of a type that not every engine can
-        carry, or a view holds rows equal in key and both times with different values. What stood at
-        `to` is then as it was.
-
-    Notes
-    -----
-    As everywhere in pandas, whole numbers among which one is missing come back as floats; where
-    these would round them, from 2**53 on, as Int64. In the file that `to` names they stay whole
-    numbers, except where `entities` is a DataFrame. Times that Parquet holds in 96 bits (INT96:
-    Spark, Hive, Impala), which have no zone, are read as the UTC instants that these programs
-    write, to the microsecond.
+        If the engine is unknown, columns are missing or would be there twice, times are missing or
+        mix such with and without a time zone, a key is text in one table and a number in the other
+        or a float of 2**53 or more (see `exact_key`), a column is of a type that not every engine
+        can carry, or a view holds rows equal in key and both times with different values. What
+        stood at `to` is then as it was. Notes ----- As everywhere in pandas, whole numbers among
+        which one is missing come back as floats; where these would round them, from 2**53 on, as
+        Int64. In the file that `to` names they stay whole numbers, except where `entities` is a
+        DataFrame. Times that Parquet holds in 96 bits (INT96: Spark, Hive, Impala), which have no
+        zone, are read as the UTC instants that these programs write, to the microsecond.
     """
-    with needs("data"): import pyarrow as pa
+    with needs("data"):
+        import pyarrow as pa
     if engine not in (*_ENGINES, "spark"):
         raise ValueError(f"engine={engine!r}: known are {', '.join(_ENGINES)}, spark")
     if engine == "spark" and session is None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/01c_rolling.ipynb #e277a708
+# %% ../nbs/01c_rolling.ipynb #1416d511
 import math
 from bisect import insort
 from collections import deque
@@ -18,11 +18,19 @@ from itertools import count
 from numbers import Number
 from operator import itemgetter
 from typing import Any
+
 import numpy as np
 import pandas as pd
+
 from .arguments import check_names
-from .point_in_time import (View, as_frame, check_keys, exact_key, key_names,
-                                   positive_timedelta)
+from mlscale.point_in_time import (
+    View,
+    as_frame,
+    check_keys,
+    exact_key,
+    key_names,
+    positive_timedelta,
+)
 
 # %% ../nbs/01c_rolling.ipynb #82a3706a
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")

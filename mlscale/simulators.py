@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['drivers', 'Drift', 'uniform_hash', 'OperationsDesk']
 
-# %% ../nbs/00c_simulators.ipynb #17edb3f0
+# %% ../nbs/00c_simulators.ipynb #24270dfe
 from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+
 from .arguments import number, one_of, whole
 
 # %% ../nbs/00c_simulators.ipynb #76da23b0

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['skew_report']
 
-# %% ../nbs/01f_skew.ipynb #6e99beb3
+# %% ../nbs/01f_skew.ipynb #464105fe
 from collections.abc import Sequence
 from typing import Any
+
 import numpy as np
 import pandas as pd
+
 from .arguments import check_names, number
 from .point_in_time import as_frame, check_keys, key_names, some_names
 

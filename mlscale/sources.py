@@ -6,12 +6,16 @@
 __all__ = ['SOURCES', 'PUERTO_RICO', 'LATE_MINUTES', 'HORIZON', 'WEATHER_LAG', 'source_file', 'local_to_utc', 'parse_flights',
            'cached_frame', 'load_flights', 'load_weather', 'load_planes', 'load_airports', 'load_airlines']
 
-# %% ../nbs/00b_sources.ipynb #20e568b3
-import hashlib, importlib.util, zipfile
+# %% ../nbs/00b_sources.ipynb #06b95f06
+import hashlib
+import importlib.util
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
 from .arguments import check_names
 from .storage import digest, home, locked, needs, replacing
 
@@ -147,7 +151,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     _check_once(out)
     return out
 
-# %% ../nbs/00b_sources.ipynb #4edbfc4f
+# %% ../nbs/00b_sources.ipynb #b542144e
 def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Build a table once and keep it in the cache as Parquet, verified by digest at every read.
 
@@ -165,7 +169,8 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
     DataFrame
         As read from the file.
     """
-    with needs("data"): import pyarrow.parquet as pq
+    with needs("data"):
+        import pyarrow.parquet as pq
     path = home()/"cache"/f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
     seal = path.with_suffix(".sha256")
     valid = lambda: path.exists() and seal.exists() and seal.read_text() == digest(path)
