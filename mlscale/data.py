@@ -11,13 +11,11 @@ __all__ = ['SCHEDULE_LEAD', 'event_log', 'HORIZON', 'LATE_MINUTES', 'PUERTO_RICO
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/00_data.ipynb #295956d8
-from .simulators import (  # noqa: F401, I001
-    Drift, OperationsDesk, drivers, uniform_hash)
-from mlscale.sources import (  # noqa: F401
-    HORIZON, LATE_MINUTES, PUERTO_RICO, SOURCES, WEATHER_LAG, cached_frame, load_airlines,
-    load_airports, load_flights, load_planes, load_weather, local_to_utc, parse_flights,
-    source_file)
+# %% ../nbs/00_data.ipynb #10ff948e
+from .simulators import Drift, OperationsDesk, drivers, uniform_hash  # noqa: F401, I001
+from .sources import (HORIZON, LATE_MINUTES, PUERTO_RICO, SOURCES, WEATHER_LAG,  # noqa: F401
+                             cached_frame, load_airlines, load_airports, load_flights, load_planes,
+                             load_weather, local_to_utc, parse_flights, source_file)
 
 # %% ../nbs/00_data.ipynb #ce558786
 _all_ = ["HORIZON", "LATE_MINUTES", "PUERTO_RICO", "SOURCES", "WEATHER_LAG", "cached_frame",

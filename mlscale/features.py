@@ -8,14 +8,14 @@ __all__ = ['AIRCRAFT', 'AIRPORT', 'ARRIVALS', 'CONGESTION', 'FEATURES', 'PLANNED
            'point_in_time_join', 'LookupState', 'Rolling', 'RollingState', 'driver_repository', 'rolling_features',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #9414cd6d
-from .flight_features import (  # noqa: F401, I001
-    AIRCRAFT, AIRPORT, ARRIVALS, CONGESTION, FEATURES, PLANNED, RATES, SCHEDULE, WAITING, WEATHER,
-    OnlineFlights, flight_facts, flight_features, flight_stream, load_features, replay)
+# %% ../nbs/01_features.ipynb #e26420e2
+from .flight_features import (AIRCRAFT, AIRPORT, ARRIVALS, CONGESTION,  # noqa: F401, I001
+                                     FEATURES, PLANNED, RATES, SCHEDULE, WAITING, WEATHER,
+                                     OnlineFlights, flight_facts, flight_features, flight_stream,
+                                     load_features, replay)
 from .online import driver_repository
 from .point_in_time import View, point_in_time_join
-from .rolling import (  # noqa: F401
-    LookupState, Rolling, RollingState, rolling_features)
+from .rolling import LookupState, Rolling, RollingState, rolling_features  # noqa: F401
 from .skew import skew_report
 
 # %% ../nbs/01_features.ipynb #0dfca246

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PL
            'ROLLINGS', 'LOOKUPS', 'flight_facts', 'features_of_facts', 'flight_features', 'load_features',
            'OnlineFlights', 'flight_stream', 'replay']
 
-# %% ../nbs/01d_flight_features.ipynb #2999c6ab
+# %% ../nbs/01d_flight_features.ipynb #6d950a04
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -15,17 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .arguments import check_names
-from mlscale.data import (
-    HORIZON,
-    SOURCES,
-    cached_frame,
-    load_airlines,
-    load_airports,
-    load_flights,
-    load_planes,
-    load_weather,
-)
+# %% ../nbs/01d_flight_features.ipynb #3b93ce5b
+from .arguments import check_names  # noqa: I001
+from .data import (HORIZON, SOURCES, cached_frame, load_airlines, load_airports,
+                          load_flights, load_planes, load_weather)
 from .point_in_time import View, point_in_time_join, positive_timedelta
 from .rolling import LookupState, Rolling, rolling_features
 

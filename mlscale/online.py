@@ -28,18 +28,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/01e_online.ipynb #8462733f
+# %% ../nbs/01e_online.ipynb #37c991a1
 from .arguments import check_names, whole
 from .data import drivers, load_flights, load_weather
 from .flight_features import RATES, WEATHER, flight_facts
-from mlscale.point_in_time import (
-    View,
-    as_frame,
-    exact_frame,
-    exact_key,
-    exact_keys,
-    some_names,
-)
+from .point_in_time import View, as_frame, exact_frame, exact_key, exact_keys, some_names
 from .rolling import Rolling, RollingState, rolling_features
 from .storage import locked, needs, replacing
 
@@ -1308,7 +1301,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01e_online.ipynb #aaaf16f2
+# %% ../nbs/01e_online.ipynb #936a25d8
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -1324,7 +1317,8 @@ def partition(key: object, n: int) -> int:
     int
         0 to n - 1.
     """
-    n = whole(n, "n", low=1)
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:   # 2.0 is no number of folders
+        raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 

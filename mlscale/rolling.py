@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'rolling_features', 'RollingState', 'LookupState']
 
-# %% ../nbs/01c_rolling.ipynb #1416d511
+# %% ../nbs/01c_rolling.ipynb #5a31cd1c
 import math
 from bisect import insort
 from collections import deque
@@ -22,15 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .arguments import check_names
-from mlscale.point_in_time import (
-    View,
-    as_frame,
-    check_keys,
-    exact_key,
-    key_names,
-    positive_timedelta,
-)
+# %% ../nbs/01c_rolling.ipynb #a7b9176e
+from .arguments import check_names  # noqa: I001
+from .point_in_time import (View, as_frame, check_keys, exact_key, key_names,
+                                   positive_timedelta)
 
 # %% ../nbs/01c_rolling.ipynb #82a3706a
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
