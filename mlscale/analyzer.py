@@ -20,7 +20,7 @@ from .intervals import (
     format_level, format_p, pooled_z_test, ratio_proportions_ci)
 from .planning import sizes_of_arms
 
-# %% ../nbs/09e_analyzer.ipynb #6004b6a4
+# %% ../nbs/09e_analyzer.ipynb #f604cad8
 def _rate(p: float, width: float, least: int = 3) -> str:
     "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
     p, width = 100*p, 100*width
@@ -30,7 +30,8 @@ def _rate(p: float, width: float, least: int = 3) -> str:
 
 def _told(r: "ABTestResult") -> str:
     "The result in one sentence."
-    width = r.ci[1] - r.ci[0]
+    low, high = r.ci
+    width = high - low
     found = (f"{_rate(r.p_treatment, width)} % converted in the treatment and"
              f" {_rate(r.p_control, width)} % in the control")
     if not width:
@@ -38,8 +39,8 @@ def _told(r: "ABTestResult") -> str:
                 " is compatible with these data: choose another.")
     limits = [digits_beside(100*x, 100*width, sign=True) for x in r.ci]
     difference = "from {} to {} percentage points".format(*limits)
-    return sentence(found, "the conversion rate", difference, *r.ci, r.level, r.p_value, r.alpha,
-                    r.p_exact)
+    return sentence(found, "the conversion rate", difference, low, high, r.level, r.p_value,
+                    r.alpha, r.p_exact)
 
 def _listed(r: "ABTestResult") -> str:
     "The result in a few lines."
@@ -60,7 +61,7 @@ def _listed(r: "ABTestResult") -> str:
             f"exact      {format_p(r.p_exact)} by Fisher's test, asked where an arm expects few")
     return "\n".join(lines)
 
-# %% ../nbs/09e_analyzer.ipynb #55e92cbd
+# %% ../nbs/09e_analyzer.ipynb #bfeff301
 class ABTestResult(dict):
     """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as
     attributes.
@@ -131,11 +132,12 @@ class ABTestResult(dict):
         -------
         matplotlib Axes
         """
-        exact = self.p_exact
-        title = f"{verdict(*self.ci, self.p_value, self.alpha, exact)}, {format_p(self.p_value)}"
+        exact, (low, high) = self.p_exact, self.ci
+        words = verdict(low, high, self.p_value, self.alpha, exact)
+        title = f"{words}, {format_p(self.p_value)}"
         if exact is not None: title += f", Fisher's {format_p(exact)}"
         level = f"{format_level(self.level)} % interval"
-        return plot_interval(*(100*x for x in (self.lift, *self.ci)), ax=ax, title=title,
+        return plot_interval(100*self.lift, 100*low, 100*high, ax=ax, title=title,
                              xlabel=f"treatment minus control, percentage points ({level})")
 
     def __repr__(self) -> str: return _listed(self)
@@ -266,7 +268,7 @@ class ABTestAnalyzer:
             )
         return _result(table, self.alpha, self.method)
 
-# %% ../nbs/09e_analyzer.ipynb #457cacd3
+# %% ../nbs/09e_analyzer.ipynb #b22044a4
 def _hommel(p: np.ndarray) -> np.ndarray:
     "Hommel's adjustment of sorted p-values."
     m, q = len(p), np.full(len(p), (len(p)*p/np.arange(1, len(p) + 1)).min())
@@ -288,7 +290,7 @@ def _adjusted(s: np.ndarray, method: str) -> np.ndarray:
     factor = m + 1 - rank if method == "hochberg" else m/rank*share
     return np.minimum.accumulate((factor*s)[::-1])[::-1]
 
-
+# %% ../nbs/09e_analyzer.ipynb #a1635e81
 def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     """p-values for several questions asked at once: compare them with alpha as usual.
 

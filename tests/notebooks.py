@@ -3,16 +3,19 @@
     python tests/notebooks.py check             JSON and schema, cleanliness, names, the export, the exercises
     python tests/notebooks.py run [PATH ...]    chapters and solutions, each in a fresh kernel, two at a time, with a deadline
     python tests/notebooks.py refresh [PATH ...]  run and store the outputs; from a solution, generate the exercise
+    python tests/notebooks.py navigate [PATH ...]  write the navigation of the chapters anew, collapse cells that check
 """
 import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -61,6 +64,87 @@ def set_ids(nb):
         cell["id"] = hashlib.sha256((text + (str(seen[text]) if seen[text] > 1 else "")).encode()).hexdigest()[:8]
 
 
+def collapse(nb):
+    "Cells that begin with `#| checks` are collapsed in JupyterLab; their tag lets a web page do the same."
+    for cell in nb["cells"]:
+        if cell["cell_type"] != "code": continue
+        others = {k: v for k, v in cell["metadata"].items() if k not in ("jupyter", "tags")}
+        checks = cell["source"].startswith("#| checks")
+        cell["metadata"] = {**others, **({"jupyter": {"source_hidden": True}, "tags": ["checks"]} if checks else {})}
+
+
+MARK = "<!-- navigation: written by tests/notebooks.py -->"
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 12   # of prose and of code, read with care and run
+
+
+def place(path):
+    "(number, letter) of a chapter: 09b_intervals is ('09', 'b')."
+    return re.match(r"(\d+)([a-z]?)_", path.name).groups()
+
+
+def title(nb, path):
+    "Number and title of a chapter, without what follows a colon."
+    head = nb["cells"][0]["source"].splitlines()[0].removeprefix("# ").split(":")[0]
+    return f"{''.join(place(path))} {head}"
+
+
+def minutes(nb):
+    "Whole minutes to read the prose, and to read it with the code."
+    words = sum(len(c["source"].split()) for c in nb["cells"] if c["cell_type"] == "markdown" and MARK not in c["source"])
+    code = "\n".join(re.sub(r'"""[\s\S]*?"""', "", c["source"]) for c in nb["cells"] if c["cell_type"] == "code" and not c["source"].startswith("#| checks"))
+    lines = sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in code.splitlines())
+    return max(1, round(words / WORDS_A_MINUTE)), max(1, round(words / WORDS_A_MINUTE + lines / LINES_A_MINUTE))
+
+
+def contents(nb):
+    "Links to the sections of a notebook, in the form of JupyterLab's anchors."
+    heads = [line[3:].strip() for c in nb["cells"] if c["cell_type"] == "markdown" for line in re.sub(r"```[\s\S]*?```", "", c["source"]).splitlines() if line.startswith("## ")]
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", h).replace("`", "").replace("*", "") for h in heads]
+    return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'))})" for h in plain)
+
+
+def navigate(nb, path, chapters):
+    "Put the cells of navigation after the title and at the end; chapters holds all of them, in order."
+    nb["cells"] = [c for c in nb["cells"] if MARK not in c["source"]]
+    facts, number = nb["metadata"].get("mlscale", {}), place(path)
+    link = lambda p: f"[{title(read(p), p)}]({p.name})"
+    order = list(chapters)
+    main = [p for p in order if not place(p)[1] and len(place(p)[0]) == 2]
+    plumbing = [p for p in order if len(place(p)[0]) > 2]
+    companions = [p for p in order if place(p)[0] == number[0] and place(p)[1]]
+    if path in main: before, after = ([p for p in main if p < path][-1:], [p for p in main if p > path][:1])
+    else:
+        row = plumbing if path in plumbing else [next(p for p in main if place(p)[0] == number[0]), *companions, *[p for p in main if p > path][:1]]
+        here = row.index(path)
+        before, after = row[max(0, here - 1):here], row[here + 1:here + 2]
+    steps = " · ".join([*(f"previous: {link(p)}" for p in before), "[index](index.ipynb)", *(f"next: {link(p)}" for p in after)])
+    if path in main and companions: steps += " · companions: " + ", ".join(map(link, companions))
+    prose, all_ = minutes(nb)
+    about = [f"**{all_} minutes**, {prose} of them for the prose."]
+    if path in plumbing: about.append("Plumbing: skip it on a first reading.")
+    if number[1]: about.append(f"A companion of {link(row[0])}: skip it on a first reading.")
+    if facts.get("needs"): about.append(f"**You need** {facts['needs'].rstrip('.')}.")
+    if facts.get("skip"): about.append(f"**On a first reading, skip** {facts['skip'].rstrip('.')}.")
+    cell = lambda text: {"cell_type": "markdown", "id": "", "metadata": {}, "source": text}
+    top = cell("\n\n".join([MARK, steps, " ".join(about), f"**On this page:** {contents(nb)}"]))
+    nb["cells"] = [nb["cells"][0], top, *nb["cells"][1:], cell(f"{MARK}\n\n---\n\n{steps}")]
+
+
+def in_form(nb, path):
+    "A notebook as it is stored: cells that check collapsed, navigation and ids up to date."
+    collapse(nb)
+    chapters = sorted(NBS.glob("[0-9]*.ipynb"))
+    if path in chapters: navigate(nb, path, chapters)
+    set_ids(nb)
+
+
+def navigation(names):
+    for path in find(names):
+        nb = read(path)
+        in_form(nb, path)
+        write(nb, path)
+
+
 def no_duplicates(pairs):
     keys = [k for k, _ in pairs]
     if len(keys) != len(set(keys)): raise ValueError(f"a key stands twice in {keys}")
@@ -77,9 +161,9 @@ def findings(path):
         json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicates)
         nbformat.validate(nbformat.from_dict(json.loads(path.read_text(encoding="utf-8"))))
     except Exception as e: found.append(f"{path.name}: {str(e).splitlines()[0]}")
-    ids = [c.get("id") for c in nb["cells"]]
-    set_ids(nb)
-    if ids != [c["id"] for c in nb["cells"]]: found.append(f"{path.name}: cell ids that do not follow from the sources: python3 workbook.py refresh {path.relative_to(ROOT)}")
+    stored = json.dumps(nb["cells"])
+    in_form(nb, path)
+    if stored != json.dumps(nb["cells"]): found.append(f"{path.name}: ids, navigation or collapsed cells that do not follow from the sources: .venv/bin/python tests/notebooks.py navigate")
     for i, cell in enumerate(nb["cells"]):
         outputs = cell.get("outputs", [])
         where = f"{path.name}, cell {i}"
@@ -98,6 +182,7 @@ def check_export_and_clean():
         for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, copy)
         shutil.copytree(NBS, copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         (copy / "mlscale").mkdir()
+        shutil.copy(ROOT / "mlscale" / "__init__.py", copy / "mlscale")   # ours: the version, and where to start
         found = []
         for tool in ("nbdev_clean", "nbdev_export"):
             done = subprocess.run([Path(sys.executable).parent / tool], cwd=copy, capture_output=True, text=True)
@@ -217,7 +302,7 @@ def run(names, store=False):
             if store and nb is not None and problem is None:
                 for cell in nb["cells"]:
                     if cell["cell_type"] == "code": clean_outputs(cell)
-                set_ids(nb)
+                in_form(nb, path)
                 write(nb, path)
                 if path.parent == SOLUTIONS: exercises().generate(path, EXERCISES)
     return bool(failed)
@@ -225,4 +310,4 @@ def run(names, store=False):
 
 if __name__ == "__main__":
     verb, names = (sys.argv[1:2] or ["check"])[0], sys.argv[2:]
-    sys.exit(check() if verb == "check" else run(names, store=verb == "refresh"))
+    sys.exit({"check": lambda _: check(), "navigate": navigation}.get(verb, lambda names: run(names, store=verb == "refresh"))(names))
