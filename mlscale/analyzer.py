@@ -20,7 +20,7 @@ from .intervals import (
     format_level, format_p, pooled_z_test, ratio_proportions_ci)
 from .planning import sizes_of_arms
 
-# %% ../nbs/09e_analyzer.ipynb #f604cad8
+# %% ../nbs/09e_analyzer.ipynb #195b74b6
 def _rate(p: float, width: float, least: int = 3) -> str:
     "A rate in percent, with the digits that tell it from another so far away, from 0 and from 100."
     p, width = 100*p, 100*width
@@ -42,6 +42,7 @@ def _told(r: "ABTestResult") -> str:
     return sentence(found, "the conversion rate", difference, low, high, r.level, r.p_value,
                     r.alpha, r.p_exact)
 
+# %% ../nbs/09e_analyzer.ipynb #fdad0043
 def _listed(r: "ABTestResult") -> str:
     "The result in a few lines."
     width = r.ci[1] - r.ci[0]
