@@ -5,19 +5,28 @@
 # %% auto #0
 __all__ = ['ABTestResult', 'ABTestAnalyzer', 'adjust_pvalues', 'compare_variants']
 
-# %% ../nbs/09e_analyzer.ipynb #99854cb3
+# %% ../nbs/09e_analyzer.ipynb #29a5bbb4
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+
 from .arguments import array_of_numbers, counts, error_rate, number, one_of
 from .effects import digits_beside, plot_interval, sentence, verdict
-from .intervals import (
-    DIFFERENCE, counts_of_arms, diff_proportions_ci, difference_of_rates, fisher_if_few,
-    format_level, format_p, pooled_z_test, ratio_proportions_ci)
+from mlscale.intervals import (
+    DIFFERENCE,
+    counts_of_arms,
+    diff_proportions_ci,
+    difference_of_rates,
+    fisher_if_few,
+    format_level,
+    format_p,
+    pooled_z_test,
+    ratio_proportions_ci,
+)
 from .planning import sizes_of_arms
 
 # %% ../nbs/09e_analyzer.ipynb #195b74b6

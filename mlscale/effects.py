@@ -6,15 +6,17 @@
 __all__ = ['digits_beside', 'verdict', 'sentence', 'plot_interval', 'Effect', 'welch_test', 'welch_from_moments', 'CupedEffect',
            'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect']
 
-# %% ../nbs/09d_effects.ipynb #9cf5476b
+# %% ../nbs/09d_effects.ipynb #8bdd474c
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
+
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .intervals import format_level, format_p
 

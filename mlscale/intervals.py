@@ -6,13 +6,15 @@
 __all__ = ['DIFFERENCE', 'counts_of_arms', 'difference_of_rates', 'pooled_z_test', 'diff_proportions_ci', 'exact_coverage',
            'exact_size', 'ratio_proportions_ci', 'fisher_if_few', 'format_level', 'format_p', 'beta_binomial']
 
-# %% ../nbs/09b_intervals.ipynb #391617a6
+# %% ../nbs/09b_intervals.ipynb #27a891cf
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
+
 from .arguments import counts, error_rate, number, one_of, whole
 
 # %% ../nbs/09b_intervals.ipynb #c2b72662

@@ -6,17 +6,19 @@
 __all__ = ['sizes_of_arms', 'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
            'sample_size_means', 'minimum_detectable_effect_means', 'bucket', 'assign', 'SampleRatio', 'srm_test']
 
-# %% ../nbs/09c_planning.ipynb #6f6b73b4
+# %% ../nbs/09c_planning.ipynb #c45551a9
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
-from .arguments import counts as counts_of
+
 from .arguments import array_of_numbers, error_rate, number, one_of
+from .arguments import counts as counts_of
 from .intervals import format_p
 
 # %% ../nbs/09c_planning.ipynb #ee73b415
