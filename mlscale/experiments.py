@@ -10,46 +10,22 @@ __all__ = ['ABTestAnalyzer', 'ABTestResult', 'adjust_pvalues', 'compare_variants
            'minimum_detectable_effect_means', 'power_means', 'power_proportions', 'sample_size_means',
            'sample_size_proportions', 'srm_test']
 
-# %% ../nbs/09_experiments.ipynb #7a192ce9
-from mlscale.analyzer import (  # noqa: F401
-    ABTestAnalyzer,
-    ABTestResult,
-    adjust_pvalues,
-    compare_variants,
-)
+# %% ../nbs/09_experiments.ipynb #4e6ec3df
+# isort: off
+from .analyzer import (  # noqa: F401
+    ABTestAnalyzer, ABTestResult, adjust_pvalues, compare_variants)
+
 from mlscale.effects import (  # noqa: F401
-    CupedEffect,
-    Effect,
-    cluster_test,
-    cuped,
-    design_effect,
-    ratio_metric_test,
-    welch_from_moments,
-    welch_test,
-)
-from mlscale.intervals import (  # noqa: F401
-    DIFFERENCE,
-    beta_binomial,
-    diff_proportions_ci,
-    exact_coverage,
-    exact_size,
-    format_level,
-    format_p,
-    pooled_z_test,
-    ratio_proportions_ci,
-)
-from mlscale.planning import (  # noqa: F401
-    SampleRatio,
-    assign,
-    bucket,
-    minimum_detectable_effect,
-    minimum_detectable_effect_means,
-    power_means,
-    power_proportions,
-    sample_size_means,
-    sample_size_proportions,
-    srm_test,
-)
+    CupedEffect, Effect, cluster_test, cuped, design_effect, ratio_metric_test, welch_from_moments,
+    welch_test)
+
+from .intervals import (  # noqa: F401
+    DIFFERENCE, beta_binomial, diff_proportions_ci, exact_coverage, exact_size, format_level,
+    format_p, pooled_z_test, ratio_proportions_ci)
+
+from .planning import (  # noqa: F401
+    SampleRatio, assign, bucket, minimum_detectable_effect, minimum_detectable_effect_means,
+    power_means, power_proportions, sample_size_means, sample_size_proportions, srm_test)
 
 # %% ../nbs/09_experiments.ipynb #2809d6ef
 _all_ = [
