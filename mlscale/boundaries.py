@@ -270,7 +270,7 @@ def _hwang_shih_decani(t: np.ndarray, alpha: float, gamma: float) -> np.ndarray:
     late = np.exp(gamma*(1 - t)) if gamma < 0 else 1.   # the fraction above, without overflow
     return alpha*late*np.expm1(-abs(gamma)*t)/np.expm1(-abs(gamma))
 
-# %% ../nbs/10b_boundaries.ipynb #29bb2812
+# %% ../nbs/10b_boundaries.ipynb #993c6d06
 def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-fleming",
                 gamma: float | None = None, rho: float | None = None) -> np.ndarray:
     """The error that may have been spent by information t.
@@ -304,12 +304,12 @@ def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-
     """
     alpha = number(alpha, "alpha", above=0, below=1)   # not a rate a sentence names: no 1e-12
     _check_shape(spending, gamma, rho)
-    t = np.minimum(array_of_numbers(t, "t", low=0), 1)
-    if spending == "pocock": return alpha*np.log1p((math.e - 1)*t)
-    if spending == "power": return alpha*t**number(rho, "rho", above=0)
+    share = np.minimum(array_of_numbers(t, "t", low=0), 1)
+    if spending == "pocock": return alpha*np.log1p((math.e - 1)*share)
+    if spending == "power": return alpha*share**number(rho, "rho", above=0)
     if spending == "obrien-fleming":
-        with np.errstate(divide="ignore"): return 2*ndtr(ndtri(alpha/2)/np.sqrt(t))
-    return _hwang_shih_decani(t, alpha, number(gamma, "gamma"))
+        with np.errstate(divide="ignore"): return 2*ndtr(ndtri(alpha/2)/np.sqrt(share))
+    return _hwang_shih_decani(share, alpha, number(gamma, "gamma"))
 
 # %% ../nbs/10b_boundaries.ipynb #ab509c83
 def boundary_at(walk: StoppedWalk, spend: float) -> float:
@@ -357,7 +357,7 @@ def boundaries_of(t: np.ndarray, spent: np.ndarray, *, one_sided: bool = False) 
         walk.stay(-12*root if one_sided else -z[-1]*root, z[-1]*root)
     return np.array(z)
 
-# %% ../nbs/10b_boundaries.ipynb #3c5dc82e
+# %% ../nbs/10b_boundaries.ipynb #ccfec9ce
 def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side",
                  spending: str = "obrien-fleming", gamma: float | None = None,
                  rho: float | None = None) -> np.ndarray:
@@ -385,12 +385,12 @@ def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side"
     ValueError
         If an argument is out of range, unknown or missing.
     """
-    shape = dict(spending=spending, gamma=gamma, rho=rho)
+    shape: dict[str, Any] = dict(spending=spending, gamma=gamma, rho=rho)
     if one_of(spend, "spend", ("per-side", "total")) == "total":
         return alpha_spent(t, alpha=alpha, **shape)/2
     return alpha_spent(t, alpha=number(alpha, "alpha", above=0, below=1)/2, **shape)
 
-# %% ../nbs/10b_boundaries.ipynb #56520118
+# %% ../nbs/10b_boundaries.ipynb #a0a7d5ca
 def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alpha: float = .05,
                               spending: str = "obrien-fleming", gamma: float | None = None,
                               rho: float | None = None, spend: str = "per-side", sided: int = 2,
@@ -439,7 +439,7 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
     if used.shape != t.shape or (np.diff(used) < 0).any():
         raise ValueError(f"spending_time={spending_time!r:.60}: one fraction for each of the"
                          f" {len(t)} looks, never falling")
-    shape = dict(spending=spending, gamma=gamma, rho=rho)
+    shape: dict[str, Any] = dict(spending=spending, gamma=gamma, rho=rho)
     a_side = spent_a_side(used, alpha=alpha, spend=spend, **shape)
     if whole(sided, "sided", low=1, high=2) == 2: return boundaries_of(t, a_side)
     return boundaries_of(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)

@@ -339,18 +339,21 @@ class FutilityPlan:
         up, down = crossing_probabilities(self.information, self.upper, self.lower, drift=drift)
         return (up + down) @ np.array(self.information)
 
-# %% ../nbs/10c_martingales.ipynb #22e1a96a
+# %% ../nbs/10c_martingales.ipynb #ee9e0794
+def _lower_boundary_at(walk: StoppedWalk, spend: float, drift: float) -> float:
+    "The z below which this walk falls with probability `spend`."
+    short = lambda z: walk.below(z*math.sqrt(walk.t), drift) - spend
+    if spend <= 1e-15: return -12.
+    return 30. if short(30.) <= 0 else optimize.brentq(short, -12., 30., xtol=1e-12)
+
 def _lower_boundaries(t: np.ndarray, upper: np.ndarray, spend: np.ndarray,
                       drift: float) -> np.ndarray:
     "The z below which a walk with this drift falls with the probability that may be spent."
     walk, out = StoppedWalk(), []
     for time, high, beta in zip(t, upper, spend):
         walk.go(time)
+        out.append(_lower_boundary_at(walk, beta, drift))
         root = math.sqrt(time)
-        short = lambda z: walk.below(z*root, drift) - beta
-        if beta <= 1e-15: out.append(-12.)
-        elif short(30.) <= 0: out.append(30.)
-        else: out.append(optimize.brentq(short, -12., 30., xtol=1e-12))
         walk.stay(min(out[-1], high - 1e-9)*root, high*root)
     return np.array(out)
 

@@ -26,12 +26,12 @@ from .always_valid import (ConfidenceSequence, Moments, RegimeWarning, always_va
 from .duration import days_to_decision
 from .sequential_test import FORMAT, METHODS, PATH, WINNERS, SequentialTest
 
-# %% ../nbs/10_sequential.ipynb #84818506
-_all_ = ["KINDS", "SPENDING", "GroupSequentialDesign", "StagewiseEstimate",
-         "alpha_spending_boundaries", "alpha_spent", "crossing_probabilities",
-         "group_sequential_constant", "group_sequential_design", "peeking_error",
-         "stagewise_estimate", "ConfidenceSequence", "Moments", "RegimeWarning", "always_valid_p",
-         "asymptotic_confidence_sequence", "conditional_beta_binomial",
-         "conditional_beta_binomial_interval", "discordant_pairs", "in_regime",
-         "normal_mixture_boundary", "sequential_srm", "days_to_decision", "FORMAT", "METHODS",
-         "PATH", "WINNERS", "SequentialTest"]
+# %% ../nbs/10_sequential.ipynb #46916c8c
+_all_ = [KINDS, SPENDING, GroupSequentialDesign, StagewiseEstimate,
+         alpha_spending_boundaries, alpha_spent, crossing_probabilities,
+         group_sequential_constant, group_sequential_design, peeking_error,
+         stagewise_estimate, ConfidenceSequence, Moments, RegimeWarning, always_valid_p,
+         asymptotic_confidence_sequence, conditional_beta_binomial,
+         conditional_beta_binomial_interval, discordant_pairs, in_regime,
+         normal_mixture_boundary, sequential_srm, days_to_decision, FORMAT, METHODS,
+         PATH, WINNERS, SequentialTest]

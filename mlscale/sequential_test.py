@@ -114,7 +114,7 @@ def _repeated_p(z: np.ndarray, boundaries: Any) -> float:
     if over(high) < 0: return 1.
     return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
-# %% ../nbs/10e_sequential_test.ipynb #9965dd0e
+# %% ../nbs/10e_sequential_test.ipynb #9d6c5e57
 class _GroupSequential(_Asymptotic):
     "A planned number of units, spending the error as they come."
     in_order = True
@@ -170,15 +170,16 @@ class _GroupSequential(_Asymptotic):
         rates by the score test, which is the one that decides."""
         if boundary == math.inf: return -math.inf, math.inf
         if c.binary and t.binary:
+            score: Any = DIFFERENCE["mee"]
             counts = map(np.asarray, (c.n*c.mean, c.n, t.n*t.mean, t.n))
-            low, high = DIFFERENCE["mee"](*counts, boundary)
+            low, high = score(*counts, boundary)
             return float(low), float(high)
         half = boundary*math.sqrt(c.variance/c.n + t.variance/t.n)
         return t.mean - c.mean - half, t.mean - c.mean + half
 
-# %% ../nbs/10e_sequential_test.ipynb #468b7519
-METHODS = {"beta-binomial": _BetaBinomial, "paired": _Paired, "asymptotic": _Asymptotic,
-           "group-sequential": _GroupSequential}
+# %% ../nbs/10e_sequential_test.ipynb #ff643e0d
+METHODS: dict[str, Any] = {"beta-binomial": _BetaBinomial, "paired": _Paired,
+                           "asymptotic": _Asymptotic, "group-sequential": _GroupSequential}
 FORMAT = 2
 WINNERS = ("treatment higher", "control higher")
 PATH = ["n_control", "n_treatment", "information", "statistic", "boundary"]
@@ -207,7 +208,7 @@ def _together(name: str, seen: Moments, new: Moments) -> Moments:
     raise ValueError(f"{name}: {m.n:g} units with those before, of variance {m.variance:g}; at most"
                      f" {_MOST:,} units, and squares that sum to less than 1e200")
 
-# %% ../nbs/10e_sequential_test.ipynb #fe936a07
+# %% ../nbs/10e_sequential_test.ipynb #961b4955
 def _check_units(path: np.ndarray, counted: list) -> None:
     "Looks bring whole units, some at each, and end at those that were counted."
     grown = np.diff(path[:, :2], axis=0, prepend=[[0, 0]])
@@ -225,6 +226,7 @@ def _check_end(path: np.ndarray, end: list | None, sign: float) -> None:
     if end not in ends:
         raise ValueError(f"end={end!r}: not the first look at which the boundary is reached")
 
+# %% ../nbs/10e_sequential_test.ipynb #34490803
 def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> list[tuple]:
     """The looks, if a test of these settings can have taken them: its plan is walked again, and the
     last look is taken again."""
@@ -233,8 +235,9 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     _check_units(path, [m.n for m in test._counted])
     rows = [tuple(row) for row in path.tolist()]
     if not rows and end is None: return rows
-    engine, boundary = test._engine, -math.log(test.alpha)
-    if engine.in_order: boundary = [engine.advance(t, c + n) for c, n, t, *_ in rows[:-1]]
+    engine = test._engine
+    boundary = [engine.advance(t, c + n) if engine.in_order else -math.log(test.alpha)
+                for c, n, t, *_ in rows[:-1]]
     again = engine.look(*test._counted)
     odd = (path[:, 3] < 0).any() if engine.in_order else path[:, 2].any()
     if (again is None or odd or not np.allclose(path[:-1, 4], boundary, rtol=0, atol=1e-6)
@@ -243,7 +246,7 @@ def _stored_path(stored: Sequence, end: list | None, test: "SequentialTest") -> 
     _check_end(path, end, again[3])
     return rows
 
-# %% ../nbs/10e_sequential_test.ipynb #0d766b96
+# %% ../nbs/10e_sequential_test.ipynb #0d261f68
 def _engine_of(method: str, alpha: float, share: float, settings: dict) -> Any:
     try: return METHODS[method](alpha, share, **settings)
     except TypeError as e:
@@ -263,6 +266,7 @@ def _arms(method: str, control: Any, treatment: Any) -> tuple[Moments, Moments]:
     pairs = len(control)
     return Moments.from_counts(only_control, pairs), Moments.from_counts(only_treatment, pairs)
 
+# %% ../nbs/10e_sequential_test.ipynb #a1f3514b
 def _split_evidence(test: "_Looks") -> float:
     "Log evidence that the arms are filled in other shares than planned; none for pairs."
     if test.method == "paired": return 0.
@@ -278,9 +282,11 @@ def _why_not(control: Moments, treatment: Moments, min_count: float) -> str:
 
 def _check_later(test: "_Looks", later: Any) -> None:
     "Refuse to merge what is no later part of the same plan."
-    if not isinstance(later, _Looks) or later is test:
-        got = "this one, whose outcomes would count twice" if later is test else type(later).__name__
-        raise ValueError(f"later: another SequentialTest, got {got}")
+    if later is test:
+        raise ValueError("later: another SequentialTest, got this one, whose outcomes would count"
+                         " twice")
+    if not isinstance(later, _Looks):
+        raise ValueError(f"later: another SequentialTest, got {type(later).__name__}")
     plan = lambda x: {"alpha": x.alpha, "share": x.share, **x.settings}
     ours, theirs = plan(test), plan(later)
     if later.method != test.method: ours, theirs = {"method": test.method}, {"method": later.method}
@@ -385,7 +391,7 @@ class _Looks:
         units = self.control.n + self.treatment.n
         return self._end is not None or bool(units >= self._engine.n_max)
 
-# %% ../nbs/10e_sequential_test.ipynb #15b67fcf
+# %% ../nbs/10e_sequential_test.ipynb #ab7b9ed2
 def _check_kind(d: Any) -> None:
     if not isinstance(d, Mapping) or d.get("kind") != "SequentialTest":
         hint = "; a text is read by json.loads first" if isinstance(d, str) else ""
@@ -409,7 +415,8 @@ def _restore(test: Any, d: Mapping) -> None:
     least = (1 - 1e-9)*_split_evidence(test) - 1e-6   # no alarm of the split is forgotten
     most = 1e-300 if test.method == "paired" else math.inf
     test._srm, test._warned = number(d["srm"], "srm", above=least, below=most), d["warned"]
-    if not isinstance(test._warned, bool): raise ValueError(f"warned={d['warned']!r}: true or false")
+    if not isinstance(d["warned"], bool):
+        raise ValueError(f"warned={d['warned']!r}: true or false")
 
 class _StoredLooks(_Looks):
     "The same, written and read."
@@ -516,7 +523,7 @@ def _sentence(test: Any) -> str:
     return (f"{_seen(test)} nothing is decided ({format_p(test.p_value)}); {fits}, and the test may"
             " go on.")
 
-# %% ../nbs/10e_sequential_test.ipynb #020db744
+# %% ../nbs/10e_sequential_test.ipynb #b09ba0e1
 def _after_stopping(test: Any, level: float) -> StagewiseEstimate:
     "The stagewise estimate in the unit of the difference."
     if not (test.finished and test._path):
@@ -534,6 +541,7 @@ def _after_stopping(test: Any, level: float) -> StagewiseEstimate:
     middle, low, high = (max(-most, min(v*unit, most)) for v in (e.estimate, e.lower, e.upper))
     return StagewiseEstimate(middle, low, high, tested.p_value, level)
 
+# %% ../nbs/10e_sequential_test.ipynb #76fa4b99
 def _plot(test: Any, ax: Any) -> Any:
     "The path of the evidence, on the scale of powers of ten, with its boundary."
     with needs("plot"): import matplotlib.pyplot as plt
@@ -547,12 +555,13 @@ def _plot(test: Any, ax: Any) -> Any:
     else:
         ax.axhline(-math.log10(test.alpha), color="C3", ls="--", label="boundary")
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        ax.yaxis.set_major_formatter(lambda y, _: f"{10.**y:,.6g}")
+        ax.yaxis.set_major_formatter(lambda y, _: f"{10.**y:{',.0f' if 0 <= y < 10 else 'g'}}")
     if test._end:
         end = test._end[0]
         ax.plot(units[end], statistic[end], "o", color="C3", label="decided")
-    ax.set(xlabel="pairs" if pairs else "units in both arms", title=f"{test.method}: {test.decision}",
-           ylabel="|z|" if plan else "wealth of a bet of 1")
+    ax.set(xlabel="pairs" if pairs else "units in both arms",
+           ylabel="|z|" if plan else "wealth of a bet of 1",
+           title=f"{test.method}: {test.decision}")
     ax.legend()
     return ax
 
