@@ -8,15 +8,17 @@ __all__ = ['log_beta_binomial', 'conditional_beta_binomial', 'always_valid_p', '
            'asymptotic_half_width', 'RegimeWarning', 'regime_min_count', 'regime_holds', 'units_needed', 'in_regime',
            'ConfidenceSequence', 'asymptotic_confidence_sequence', 'sequential_srm']
 
-# %% ../nbs/10d_always_valid.ipynb #45c54a75
+# %% ../nbs/10d_always_valid.ipynb #a468353d
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 from scipy import optimize
 from scipy.special import betaln, gammaln, log_ndtr
+
 from .arguments import array_of_numbers, counts, error_rate, number, whole
 from .martingales import binary_outcomes
 

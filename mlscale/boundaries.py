@@ -8,15 +8,17 @@ __all__ = ['KINDS', 'SPENDING', 'StoppedWalk', 'information_fractions', 'crossin
            'alpha_spending_boundaries', 'GroupSequentialDesign', 'group_sequential_design', 'StagewiseEstimate',
            'stagewise_estimate']
 
-# %% ../nbs/10b_boundaries.ipynb #553aefc6
+# %% ../nbs/10b_boundaries.ipynb #8d02ee17
 import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 from scipy import optimize
 from scipy.special import ndtr, ndtri
+
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .experiments import format_level
 

@@ -5,14 +5,22 @@
 # %% auto #0
 __all__ = ['days_to_decision']
 
-# %% ../nbs/10f_duration.ipynb #37181223
+# %% ../nbs/10f_duration.ipynb #2ab210d9
 import math
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
-from .always_valid import (Moments, asymptotic_evidence, in_regime, log_beta_binomial,
-                                  mixture_rho2, regime_min_count)
+
+from mlscale.always_valid import (
+    Moments,
+    asymptotic_evidence,
+    in_regime,
+    log_beta_binomial,
+    mixture_rho2,
+    regime_min_count,
+)
 from .arguments import error_rate, number, whole
 from .boundaries import group_sequential_design
 

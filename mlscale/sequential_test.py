@@ -5,23 +5,42 @@
 # %% auto #0
 __all__ = ['METHODS', 'FORMAT', 'WINNERS', 'PATH', 'SequentialTest']
 
-# %% ../nbs/10e_sequential_test.ipynb #f2d54848
+# %% ../nbs/10e_sequential_test.ipynb #597a5cfe
 import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import optimize
 from scipy.special import log_ndtr
-from .always_valid import (Moments, RegimeWarning, always_valid_p, asymptotic_evidence,
-                                  asymptotic_half_width, conditional_beta_binomial_interval,
-                                  discordant_pairs, log_beta_binomial, mixture_rho2, regime_holds,
-                                  regime_min_count, units_needed)
+
+# %% ../nbs/10e_sequential_test.ipynb #4b9f0ced
+from mlscale.always_valid import (
+    Moments,
+    RegimeWarning,
+    always_valid_p,
+    asymptotic_evidence,
+    asymptotic_half_width,
+    conditional_beta_binomial_interval,
+    discordant_pairs,
+    log_beta_binomial,
+    mixture_rho2,
+    regime_holds,
+    regime_min_count,
+    units_needed,
+)
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
-from .boundaries import (StagewiseEstimate, StoppedWalk, alpha_spent, boundaries_of,
-                                boundary_at, spent_a_side, stagewise_estimate)
+from mlscale.boundaries import (
+    StagewiseEstimate,
+    StoppedWalk,
+    boundaries_of,
+    boundary_at,
+    spent_a_side,
+    stagewise_estimate,
+)
 from .experiments import DIFFERENCE, format_level, format_p
 from .storage import needs
 
@@ -541,11 +560,12 @@ def _after_stopping(test: Any, level: float) -> StagewiseEstimate:
     middle, low, high = (max(-most, min(v*unit, most)) for v in (e.estimate, e.lower, e.upper))
     return StagewiseEstimate(middle, low, high, tested.p_value, level)
 
-# %% ../nbs/10e_sequential_test.ipynb #76fa4b99
+# %% ../nbs/10e_sequential_test.ipynb #f5253c5a
 def _plot(test: Any, ax: Any) -> Any:
     "The path of the evidence, on the scale of powers of ten, with its boundary."
-    with needs("plot"): import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    with needs("plot"):
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import MaxNLocator
     ax = plt.subplots()[1] if ax is None else ax
     path, plan, pairs = test.path, test._engine.in_order, test.method == "paired"
     statistic = path.statistic/(1. if plan else math.log(10))
