@@ -182,6 +182,7 @@ def check_export_and_clean():
         for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, copy)
         shutil.copytree(NBS, copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         (copy / "mlscale").mkdir()
+        shutil.copy(ROOT / "mlscale" / "__init__.py", copy / "mlscale")   # ours: the version, and where to start
         found = []
         for tool in ("nbdev_clean", "nbdev_export"):
             done = subprocess.run([Path(sys.executable).parent / tool], cwd=copy, capture_output=True, text=True)
