@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'FORMAT', 'Schedule', 'constant', 'inverse_time', 'inver
            'polynomial', 'cosine', 'optimal', 'warm_up', 'chain', 'warm_restarts', 'AdaGrad', 'rate_from_dict',
            'read_state', 'agree', 'Adaptive']
 
-# %% ../nbs/11b_learning_rates.ipynb #6fc922ab
+# %% ../nbs/11b_learning_rates.ipynb #35e3a007
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,9 @@ from math import inf
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
+
 import numpy as np
+
 from .arguments import array_of_numbers, number, plain, whole
 
 # %% ../nbs/11b_learning_rates.ipynb #da27c596

@@ -6,25 +6,20 @@
 __all__ = ['standardise_known', 'PageHinkley', 'page_hinkley_path', 'surprise', 'OnlineLogistic', 'Progressive', 'progressive',
            'Choice', 'choose', 'best_fixed', 'simulate_labels', 'excess', 'false_restarts', 'restart_threshold']
 
-# %% ../nbs/11c_online_learning.ipynb #815954b6
+# %% ../nbs/11c_online_learning.ipynb #1e84f3ab
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite, tanh
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.linalg.blas import daxpy, ddot
 from scipy.special import expit, logit
+
 from .arguments import array_of_numbers, error_rate, number, whole
-from mlscale.learning_rates import (
-    FORMAT,
-    AdaGrad,
-    Schedule,
-    agree,
-    rate_from_dict,
-    read_state,
-)
+from .learning_rates import FORMAT, AdaGrad, Schedule, agree, rate_from_dict, read_state
 
 # %% ../nbs/11c_online_learning.ipynb #a420c0c9
 def _days(day: Any, n: int) -> np.ndarray:
@@ -76,7 +71,7 @@ def standardise_known(X: Any, day: Any, *, first_days: int = 7, limit: float = 5
     # what differs from a constant is at the limit
     return np.clip(np.where(known, X - mean, 0)/np.maximum(sd, 1e-200), -limit, limit)
 
-# %% ../nbs/11c_online_learning.ipynb #203e9b74
+# %% ../nbs/11c_online_learning.ipynb #82e8928b
 def _labels(name: str, y: Any, n: int) -> list:
     "Labels as a list, or an error that says what is wrong."
     if n == 1 and isinstance(y, float) and y in (0., 1.): return [y]   # one row, quickly
@@ -98,6 +93,7 @@ def _probabilities(name: str, p: Any, n: int | None = None) -> np.ndarray:
         raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
+# %% ../nbs/11c_online_learning.ipynb #7b4e9a2e
 def _with_ones(X: Any, n: int) -> np.ndarray:
     "Rows of n values with a column of ones, or an error."
     if type(X) is not np.ndarray or X.dtype != float:
@@ -267,13 +263,14 @@ def surprise(y: Any, p: Any) -> np.ndarray:
     p = _probabilities("p", p)
     return (p - np.array(_labels("y", y, len(p)), float))*logit(p)
 
-# %% ../nbs/11c_online_learning.ipynb #89495d1b
+# %% ../nbs/11c_online_learning.ipynb #34e439ed
 def _rates_ahead(rate: Schedule, step: int) -> list[float]:
     """The rates from a step to the end of its thousand, the last first. Blocks begin at whole
     thousands, so that a restored model computes the same arrays."""
     block, t = divmod(step, 1000)
     return rate(np.arange(1000.*block + 999, 1000.*block - 1, -1)).tolist()[:1000 - t]
 
+# %% ../nbs/11c_online_learning.ipynb #e6ecdb25
 def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int],
           logits: list) -> None:
     "Events in order: i learns from row i; ~i predicts it and keeps its logit."
@@ -479,7 +476,7 @@ def _read_learner(d: Any) -> dict:
           step=v["step"] == v["updates"] - begun[-1], squares=whole_squares)
     return v
 
-# %% ../nbs/11c_online_learning.ipynb #5fa7254f
+# %% ../nbs/11c_online_learning.ipynb #40182f8d
 def _clock(t: pd.Index) -> str | None:
     "The kind of clock in words; None if it is neither times nor numbers."
     if isinstance(t, pd.DatetimeIndex): return f"times {'with' if t.tz else 'without'} a time zone"
@@ -501,6 +498,7 @@ def _indexes(n: int, times: Mapping[str, Any]) -> dict[str, pd.Index]:
         raise ValueError(f"{both}; give both in one form")
     return indexes
 
+# %% ../nbs/11c_online_learning.ipynb #dcfb5b23
 def _instants(n: int, **times: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     "Times as whole numbers of their finest unit, numbers as they are; and which are missing."
     indexes = _indexes(n, times)
