@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlscale import online_learning
-from mlscale import schedules as s
 from scipy import stats
 from scipy.special import expit, gammaln
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, SGDClassifier, SGDRegressor
+
+from mlscale import online_learning
+from mlscale import schedules as s
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 T = np.arange(500)
