@@ -17,9 +17,9 @@ from .online_learning import (  # noqa: F401
     false_restarts, page_hinkley_path, progressive, restart_threshold, simulate_labels,
     standardise_known, surprise)
 
-# %% ../nbs/11_schedules.ipynb #7497f533
+# %% ../nbs/11_schedules.ipynb #26e3cc7e
 _all_ = ["FORMAT", "SCHEDULES", "AdaGrad", "Adaptive", "Schedule", "chain", "constant",
          "cosine", "exponential", "inverse_scaling", "inverse_time", "optimal", "polynomial",
-         "step_decay", "warm_restarts", "warm_up", "Choice", "OnlineLogistic", "PageHinkley", "Progressive",
-         "best_fixed", "choose", "excess", "false_restarts", "page_hinkley_path", "progressive",
-         "restart_threshold", "simulate_labels", "standardise_known", "surprise"]
+         "step_decay", "warm_restarts", "warm_up", "Choice", "OnlineLogistic", "PageHinkley",
+         "Progressive", "best_fixed", "choose", "excess", "false_restarts", "page_hinkley_path",
+         "progressive", "restart_threshold", "simulate_labels", "standardise_known", "surprise"]
