@@ -7,32 +7,12 @@ __all__ = ['ALLOWED', 'EXTREMES', 'FORMAT', 'PARITY', 'Bundle', 'Scorer', 'Signa
            'faithful_onnx', 'is_digest', 'load_bundle', 'onnx_scorer', 'parity', 'read_card', 'read_skops',
            'round_down', 'save', 'sklearn_scorer', 'spread', 'to_onnx']
 
-# %% ../nbs/03_artifacts.ipynb #fdf8591b
-from mlscale.bundle import (  # noqa: F401
-    ALLOWED,
-    FORMAT,
-    Bundle,
-    Signature,
-    is_digest,
-    load_bundle,
-    read_card,
-    read_skops,
-    save,
-)
-from mlscale.conversion import (  # noqa: F401
-    EXTREMES,
-    PARITY,
-    Scorer,
-    adversarial_rows,
-    disagreement,
-    faithful_onnx,
-    onnx_scorer,
-    parity,
-    round_down,
-    sklearn_scorer,
-    spread,
-    to_onnx,
-)
+# %% ../nbs/03_artifacts.ipynb #c01976ee
+from .bundle import ALLOWED, FORMAT, Bundle, Signature, is_digest, load_bundle, read_card
+from .bundle import read_skops, save
+from .conversion import EXTREMES, PARITY, Scorer, adversarial_rows, disagreement
+from .conversion import faithful_onnx, onnx_scorer, parity, round_down, sklearn_scorer
+from .conversion import spread, to_onnx
 
 # %% ../nbs/03_artifacts.ipynb #459113af
 _all_ = ["ALLOWED", "EXTREMES", "FORMAT", "PARITY", "Bundle", "Scorer", "Signature",

@@ -6,23 +6,11 @@
 __all__ = ['FORMAT', 'Manifest', 'Piece', 'batch_predict', 'feature_matrix', 'input_columns', 'input_digest', 'java_home',
            'plan_parts', 'read_manifest', 'read_rows', 'score_batches', 'shipped_bundle', 'spark_session']
 
-# %% ../nbs/05_batch.ipynb #a80757ad
-from mlscale.parquet import (  # noqa: F401
-    Piece,
-    feature_matrix,
-    input_columns,
-    input_digest,
-    plan_parts,
-    read_rows,
-)
-from mlscale.predictions import (  # noqa: F401
-    FORMAT,
-    Manifest,
-    batch_predict,
-    read_manifest,
-    score_batches,
-    shipped_bundle,
-)
+# %% ../nbs/05_batch.ipynb #436befe8
+from .parquet import Piece, feature_matrix, input_columns, input_digest, plan_parts
+from .parquet import read_rows
+from .predictions import FORMAT, Manifest, batch_predict, read_manifest, score_batches
+from .predictions import shipped_bundle
 from .spark import java_home, spark_session  # noqa: F401
 
 # %% ../nbs/05_batch.ipynb #ba0d86cf

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALLOWED', 'FORMAT', 'OUTPUTS', 'read_skops', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #a146da4d
+# %% ../nbs/03c_bundle.ipynb #d81aee68
 import hashlib
 import importlib.metadata
 import json
@@ -22,17 +22,8 @@ from typing import Any
 import numpy as np
 
 from .arguments import column_names, numeric_rows
-from mlscale.conversion import (
-    PARITY,
-    Scorer,
-    as_trained,
-    faithful_onnx,
-    first_refused,
-    onnx_scorer,
-    short_reason,
-    sklearn_scorer,
-    spread,
-)
+from .conversion import PARITY, Scorer, as_trained, faithful_onnx, first_refused, onnx_scorer
+from .conversion import short_reason, sklearn_scorer, spread
 from .storage import digest, needs, replacing
 
 # %% ../nbs/03c_bundle.ipynb #bf53b40e

@@ -6,25 +6,16 @@
 __all__ = ['msprt', 'msprt_interval', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power', 'FutilityPlan',
            'futility_boundaries']
 
-# %% ../nbs/10b_martingales.ipynb #0ea2c4b1
+# %% ../nbs/10b_martingales.ipynb #e34715d3
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 from scipy.special import ndtr, ndtri
-from mlscale.sequential import (
-    _boundary_at,
-    _choice,
-    _information,
-    _number,
-    _numbers,
-    _Walk,
-    _zeros_and_ones,
-    alpha_spending_boundaries,
-    alpha_spent,
-    crossing_probabilities,
-)
+from .sequential import _boundary_at, _choice, _information, _number, _numbers, _Walk
+from .sequential import _zeros_and_ones, alpha_spending_boundaries, alpha_spent
+from .sequential import crossing_probabilities
 
 # %% ../nbs/10b_martingales.ipynb #804ec3b5
 def _two_rates(x_control: object, x_treatment: object, n: object, tau2: object) -> tuple:

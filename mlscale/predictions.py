@@ -26,22 +26,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
-# %% ../nbs/05d_predictions.ipynb #3b66c0d5
+# %% ../nbs/05d_predictions.ipynb #084176bc
 from .arguments import check_names, column_names, whole
 from .artifacts import Bundle, is_digest, load_bundle
-from mlscale.parquet import (
-    Piece,
-    check_schemas,
-    feature_matrix,
-    features_among,
-    footer,
-    id_type,
-    input_digest,
-    parquet_files,
-    plan_parts,
-    read_rows,
-    row_name,
-)
+from .parquet import Piece, check_schemas, feature_matrix, features_among, footer, id_type
+from .parquet import input_digest, parquet_files, plan_parts, read_rows, row_name
 from .spark import one_line, plain_errors, session
 from .storage import digest, locked, replacing
 

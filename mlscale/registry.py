@@ -6,20 +6,10 @@
 __all__ = ['LIVE', 'Catalogue', 'Gate', 'GateRefused', 'GateResult', 'Ledger', 'Registry', 'Shelf', 'Version', 'ask',
            'copy_bundle', 'no_worse', 'standing']
 
-# %% ../nbs/04_registry.ipynb #a9adc8c0
+# %% ../nbs/04_registry.ipynb #6af3ac05
 from .ledger import Ledger, Version, standing  # noqa: F401
-from mlscale.promotion import (  # noqa: F401
-    LIVE,
-    Catalogue,
-    Gate,
-    GateRefused,
-    GateResult,
-    Registry,
-    Shelf,
-    ask,
-    copy_bundle,
-    no_worse,
-)
+from .promotion import LIVE, Catalogue, Gate, GateRefused, GateResult, Registry, Shelf, ask
+from .promotion import copy_bundle, no_worse
 
 # %% ../nbs/04_registry.ipynb #221f1208
 _all_ = ["LIVE", "Catalogue", "Gate", "GateRefused", "GateResult", "Ledger", "Registry", "Shelf",
