@@ -1,4 +1,4 @@
-"""Sequential tests (chapters 10 and 10b): boundaries, speed, what other libraries say, and all methods on the same streams.
+"""Sequential tests (chapter 10 and its companions): boundaries, speed, what other libraries say, and all methods on the same streams.
 
 Of the peers confseq is compiled here, which needs a C++ compiler and Boost; where that fails it is left out, and said so.
 
@@ -251,14 +251,14 @@ def stopping_times(treated, y, looks, plans, fixed, delta):
         warnings.simplefilter("ignore")
         out["asymptotic"] = when(np.where(in_regime(c, t), asymptotic_confidence_sequence(c, t, n_star=fixed).log_e, 0) >= wealth, looks)
     pairs = np.minimum(nc, nt)[:, at]
-    paired = {m: np.zeros((len(y), len(looks)), bool) for m in ("mSPRT (10b)", "safe two-by-two (10b)", "empirical Bernstein (10b)")}
+    paired = {m: np.zeros((len(y), len(looks)), bool) for m in ("mSPRT (10c)", "safe two-by-two (10c)", "empirical Bernstein (10c)")}
     for i in range(len(y)):
         control, treatment = (y[i, arm][:pairs[i, -1]].astype(float) for arm in (~treated[i], treated[i]))
         last = np.maximum(pairs[i], 1) - 1
-        paired["mSPRT (10b)"][i] = msprt(control.cumsum()[last], treatment.cumsum()[last], last + 1, tau2=delta**2) >= 20
-        paired["safe two-by-two (10b)"][i] = safe_two_by_two(control, treatment, path=True)[last] >= wealth
+        paired["mSPRT (10c)"][i] = msprt(control.cumsum()[last], treatment.cumsum()[last], last + 1, tau2=delta**2) >= 20
+        paired["safe two-by-two (10c)"][i] = safe_two_by_two(control, treatment, path=True)[last] >= wealth
         low, high = empirical_bernstein(treatment - control, bounds=(-1, 1), path=True)
-        paired["empirical Bernstein (10b)"][i] = (low[last] > 0) | (high[last] < 0)
+        paired["empirical Bernstein (10c)"][i] = (low[last] > 0) | (high[last] < 0)
     return out | {m: when(hit, looks) for m, hit in paired.items()}
 
 
