@@ -1,5 +1,7 @@
 "Every checker accepts what is right in any style, refuses and recognises the mistakes it knows, gives nothing away, and survives what students write."
+import ast
 import datetime as dt
+import html
 import importlib
 import inspect
 import json
@@ -25,7 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlscale import exercises
+from mlscale import checker, exercises, storage
 from mlscale.exercises import (
     Draft,
     Incomparable,
@@ -58,7 +60,7 @@ QUESTIONS = {name: q for path in sorted((ROOT / "nbs" / "exercises").glob("*.jso
 EVERY = pytest.mark.parametrize("name", DRAFTS)
 
 
-CACHE = exercises.home() / "cache"
+CACHE = storage.home() / "cache"
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +114,10 @@ def test_the_stub_gets_nothing_and_is_not_attempted(name, home, capsys):
 
 @EVERY
 def test_the_stub_without_comment_and_docstring_is_not_attempted_either_and_one_character_more_is(name):
-    tree = exercises.ast.parse(QUESTIONS[name].stub)
-    for node in exercises.ast.walk(tree):
-        if isinstance(node, exercises.ast.FunctionDef) and exercises.ast.get_docstring(node): node.body = node.body[1:]
-    assert untouched(run_cell(exercises.ast.unparse(tree))[QUESTIONS[name].function], QUESTIONS[name].stub)
+    tree = ast.parse(QUESTIONS[name].stub)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node): node.body = node.body[1:]
+    assert untouched(run_cell(ast.unparse(tree))[QUESTIONS[name].function], QUESTIONS[name].stub)
     changed = QUESTIONS[name].stub.replace("...  # your code", "return 1").replace("return ", "return [] or ")
     assert not untouched(run_cell(changed)[QUESTIONS[name].function], QUESTIONS[name].stub)
 
@@ -329,7 +331,7 @@ def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(p
     assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1] == "progress()"
     for d in read_solution(path):
         assert d.solution and not [line for line in d.solution if line in text]
-    for kind, _, code, _ in exercises._cells(path):
+    for kind, _, code, _ in checker._cells(path):
         if kind in ("wrong", "also", "cases", "author"): assert code not in "\n".join(cells(exercise))
         elif kind in ("code", "markdown"): assert code in "\n".join(cells(exercise))
     assert [c.count("with check(") for c in cells(exercise) if "with check(" in c] == [1, 1]
@@ -363,7 +365,7 @@ def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home
     import nbformat
     from nbclient import NotebookClient
     nb = json.loads((ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")).read_text(encoding="utf-8"))
-    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercises._cells(path) if kind == "exercise"], strict=True)])
+    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in checker._cells(path) if kind == "exercise"], strict=True)])
     for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
     nb = nbformat.from_dict(nb)
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -474,7 +476,7 @@ def test_a_small_solution_is_read_whole(tmp_path):
     ("#| wrong: q1 \"first\"", "#| wrong: q9 \"first\"", "'#| wrong: q9' belongs to no exercise"),
     ("#| wrong: q1 \"first\"", "#| wrong: q1 first", "should be wrong: q1 \"a few words\""),
     ("#| wrong: q1 \"first\"", "#| wrong: q1", "should be wrong: q1 \"a few words\""),
-    ("#| wrong: q1 \"first\"", "#| wrong: q1 \"forgets the sign\"", "'#| wrong q1 forgets the sign' stands there twice"),
+    ("#| wrong: q1 \"first\"", "#| wrong: q1 \"forgets the sign\"", "'#| wrong q1 forgets the sign' is there twice"),
     ("#| hint: And the others?", "#| hnt: And the others?", "'#| hnt' is unknown"),
     ("#| hint: And the others?", "#| hint:", "'#| hint' is unknown, empty"),
     ("#| cases: q1", "#| cases: q1 more", "should be cases: q1"),
@@ -515,7 +517,7 @@ def test_what_stands_there_twice_is_refused(tmp_path, source):
     nb = json.loads(path.read_text())
     nb["cells"].append({"cell_type": "code", "metadata": {}, "source": source})
     path.write_text(json.dumps(nb))
-    with pytest.raises(ValueError, match="stands there twice"): read_solution(path)
+    with pytest.raises(ValueError, match="is there twice"): read_solution(path)
 
 
 def test_a_stub_that_is_right_is_refused(tmp_path):
@@ -871,7 +873,7 @@ def test_code_in_an_answer_is_shown_not_run():
 def test_text_and_html_say_the_same():
     for v in (judge(DRAFTS["00.q2"].wrong[0][1], QUESTIONS["00.q2"], tries=2), judge(DRAFTS["00.q2"].function, QUESTIONS["00.q2"])):
         text = re.sub(r"<[^>]+>", "", v._repr_html_())
-        for words in (v.headline, *(w for row in v.problem for w in row)): assert words in repr(v) and exercises.html.escape(words.replace("`", "")) in text.replace("`", "")
+        for words in (v.headline, *(w for row in v.problem for w in row)): assert words in repr(v) and html.escape(words.replace("`", "")) in text.replace("`", "")
 
 
 def test_a_long_or_strange_answer_is_cut():
@@ -944,7 +946,7 @@ def test_progress_never_fails_for_its_file(tmp_path, monkeypatch, capsys, place)
     monkeypatch.setenv("MLSCALE_HOME", "~no-such-user/x" if place == "nobody" else str(tmp_path / place))
     if place == "closed":
         def refuse(*_, **__): raise PermissionError(13, "Permission denied")
-        monkeypatch.setattr(exercises.Path, "read_text", lambda path, _read=Path.read_text, **k: refuse() if path.name == "exercises.json" else _read(path, **k))
+        monkeypatch.setattr(checker.Path, "read_text", lambda path, _read=Path.read_text, **k: refuse() if path.name == "exercises.json" else _read(path, **k))
     table = progress()
     out = capsys.readouterr().out
     assert list(table.index) == sorted(QUESTIONS) and ("Your progress cannot be read (" in out) == (place != "gone")

@@ -17,6 +17,7 @@ from scipy.special import expit, gammaln
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, SGDClassifier, SGDRegressor
 
+from mlscale import online_learning
 from mlscale import schedules as s
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -483,7 +484,7 @@ def test_the_threshold_is_passed_as_often_as_it_says():
 
 def test_a_run_has_the_length_it_says(monkeypatch):
     lengths = []
-    monkeypatch.setattr(s, "page_hinkley_path", lambda run, delta: lengths.append(len(run)) or np.ones(1))
+    monkeypatch.setattr(online_learning, "page_hinkley_path", lambda run, delta: lengths.append(len(run)) or np.ones(1))
     for days in (1, 7, 25, 30): s.false_restarts(np.arange(90.), np.repeat(np.arange(30), 3), delta=.1, threshold=.5, run_days=days, n=20)
     assert lengths == [3 * days for days in (1, 7, 25, 30) for _ in range(20)]
 
@@ -587,11 +588,11 @@ REFUSED += [(what, attempt, name) for what, attempt, name in [
     ("a share above one", lambda: s.step_decay(.1, 1.5, 10), "factor"),
     ("half a step", lambda: s.step_decay(.1, .5, 2.5), "every"),
     ("an end above the start", lambda: s.cosine(.1, 10, .2), "end"),
-    ("no step", lambda: s.constant(.1)(None), "t="),
-    ("a step before the first", lambda: s.constant(.1)(np.array([0, -1])), "t="),
-    ("a step that is no number", lambda: s.constant(.1)("3"), "t="),
-    ("a truth value as step", lambda: s.constant(.1)(True), "t="),
-    ("a step at infinity", lambda: s.constant(.1)(inf), "t="),
+    ("no step", lambda: s.constant(.1)(None), "^t[:=]"),
+    ("a step before the first", lambda: s.constant(.1)(np.array([0, -1])), "^t[:=]"),
+    ("a step that is no number", lambda: s.constant(.1)("3"), "^t[:=]"),
+    ("a truth value as step", lambda: s.constant(.1)(True), "^t[:=]"),
+    ("a step at infinity", lambda: s.constant(.1)(inf), "^t[:=]"),
     ("an unknown kind", lambda: s.Schedule.from_dict({"kind": "eval"}), "kind"),
     ("no dict", lambda: s.Schedule.from_dict("constant"), "d:"),
     ("wrong arguments", lambda: s.Schedule.from_dict({"kind": "constant", "gamma": 1}), "constant"),
