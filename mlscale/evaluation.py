@@ -205,7 +205,7 @@ def _draw_days(
         return np.bincount(chosen, minlength=size)[days]
     return (draw() for _ in range(n_resamples))
 
-# %% ../nbs/02b_evaluation.ipynb #2ab4ded6
+# %% ../nbs/02b_evaluation.ipynb #f5206124
 def evaluate(
     y: np.ndarray,
     p: np.ndarray,
@@ -256,7 +256,8 @@ def evaluate(
     low, high = np.nanpercentile(
         [measure(w * times) for times in drawn], [2.5, 97.5], axis=0
     ).tolist()
-    return Evaluation(len(y), *point, dict(zip(_MEASURES, zip(low, high))))
+    intervals = dict(zip(_MEASURES, zip(low, high)))
+    return Evaluation(len(y), **dict(zip(_MEASURES, point)), intervals=intervals)
 
 # %% ../nbs/02b_evaluation.ipynb #7bf24e18
 def compare(

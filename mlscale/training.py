@@ -9,6 +9,13 @@ __all__ = ['time_split', 'known_by', 'Evaluation', 'calibration', 'compare', 'ev
 import numpy as np
 import pandas as pd
 
+# %% ../nbs/02_training.ipynb #bf158ea8
+from .estimators import fit_model, validate  # noqa: F401
+from .evaluation import Evaluation, calibration, compare, evaluate, log_losses  # noqa: F401
+
+# %% ../nbs/02_training.ipynb #e49966d1
+_all_ = ["Evaluation", "calibration", "compare", "evaluate", "fit_model", "log_losses", "validate"]
+
 # %% ../nbs/02_training.ipynb #ded29339
 def time_split(
     times: pd.Series,
@@ -87,10 +94,3 @@ def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
             " nobody can say which labels were known"
         )
     return (frame.label_time <= pd.Timestamp(at)).to_numpy()
-
-# %% ../nbs/02_training.ipynb #bf158ea8
-from .estimators import fit_model, validate  # noqa: F401
-from .evaluation import Evaluation, calibration, compare, evaluate, log_losses  # noqa: F401
-
-# %% ../nbs/02_training.ipynb #e49966d1
-_all_ = ["Evaluation", "calibration", "compare", "evaluate", "fit_model", "log_losses", "validate"]
