@@ -5,6 +5,7 @@
     python tests/notebooks.py refresh [PATH ...]  run and store the outputs; from a solution, generate the exercise
     python tests/notebooks.py navigate [PATH ...]  write the navigation of the chapters anew, collapse cells that check
 """
+import ast
 import asyncio
 import hashlib
 import json
@@ -64,17 +65,30 @@ def set_ids(nb):
         cell["id"] = hashlib.sha256((text + (str(seen[text]) if seen[text] > 1 else "")).encode()).hexdigest()[:8]
 
 
+def part(source):
+    "What a reader may leave closed: checks, the code of a figure, what only passes names on; else None."
+    for word in ("checks", "figure"):
+        if source.startswith(f"#| {word}"): return word
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines and source.startswith("#| default_exp"): return "plumbing"
+    if not source.startswith("#| export"): return None
+    try: body = ast.parse(source).body
+    except SyntaxError: return None
+    passes_on = lambda x: isinstance(x, (ast.Import, ast.ImportFrom)) or isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "_all_"
+    return "plumbing" if all(map(passes_on, body)) else None
+
+
 def collapse(nb):
-    "Cells that begin with `#| checks` are collapsed in JupyterLab; their tag lets a web page do the same."
+    "Such cells are collapsed in JupyterLab; their tag lets a web page do the same."
     for cell in nb["cells"]:
         if cell["cell_type"] != "code": continue
         others = {k: v for k, v in cell["metadata"].items() if k not in ("jupyter", "tags")}
-        checks = cell["source"].startswith("#| checks")
-        cell["metadata"] = {**others, **({"jupyter": {"source_hidden": True}, "tags": ["checks"]} if checks else {})}
+        tag = part(cell["source"])
+        cell["metadata"] = {**others, **({"jupyter": {"source_hidden": True}, "tags": [tag]} if tag else {})}
 
 
 MARK = "<!-- navigation: written by tests/notebooks.py -->"
-WORDS_A_MINUTE, LINES_A_MINUTE = 200, 12   # of prose and of code, read with care and run
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 8   # of prose, and of code that is read with care and run
 
 
 def place(path):
@@ -91,7 +105,7 @@ def title(nb, path):
 def minutes(nb):
     "Whole minutes to read the prose, and to read it with the code."
     words = sum(len(c["source"].split()) for c in nb["cells"] if c["cell_type"] == "markdown" and MARK not in c["source"])
-    code = "\n".join(re.sub(r'"""[\s\S]*?"""', "", c["source"]) for c in nb["cells"] if c["cell_type"] == "code" and not c["source"].startswith("#| checks"))
+    code = "\n".join(re.sub(r'"""[\s\S]*?"""', "", c["source"]) for c in nb["cells"] if c["cell_type"] == "code" and not part(c["source"]))
     lines = sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in code.splitlines())
     return max(1, round(words / WORDS_A_MINUTE)), max(1, round(words / WORDS_A_MINUTE + lines / LINES_A_MINUTE))
 
