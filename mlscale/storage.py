@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/000_storage.ipynb #4624853a
+# %% ../nbs/000_storage.ipynb #195ef1bb
 def _fsync(path: Path) -> None:
     "Ask the operating system to bring a file or folder to the disk."
     fd = os.open(path, os.O_RDONLY)
@@ -51,7 +51,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield new
         if not new.exists():
-            raise FileNotFoundError(f"nothing was written for {path}: create the file or folder that `replacing` yields")
+            raise FileNotFoundError(f"nothing was written for {path}: create the file or folder "
+                                    "that `replacing` yields")
         for f in ([new, *new.rglob("*")] if new.is_dir() else [new]): _fsync(f)
         old = box/"old"
         if new.is_dir() and path.exists(): path.rename(old)
@@ -123,7 +124,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/000_storage.ipynb #e6226e15
+# %% ../nbs/000_storage.ipynb #f6766d28
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Import optional packages; where one is missing, say which extra brings it.
@@ -141,9 +142,8 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as e:
-        raise ImportError(
-            f"{e.name} is missing: pip install 'mlscale[{extra}]'", name=e.name
-        ) from e
+        raise ImportError(f"{e.name} is missing: pip install 'mlscale[{extra}]'",
+                          name=e.name) from e
 
 def style() -> str:
     """The path of the style of all figures, for `matplotlib.pyplot.style.use`.

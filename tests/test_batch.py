@@ -21,7 +21,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from mlscale import batch
+from mlscale import predictions
 from mlscale.artifacts import load_bundle, save
 from mlscale.batch import (
     batch_predict,
@@ -36,6 +36,7 @@ from mlscale.batch import (
     shipped_bundle,
     spark_session,
 )
+from mlscale.spark import plain_errors
 
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
 
@@ -617,10 +618,10 @@ def test_what_is_not_the_inputs_fault_is_said_in_one_line(
 
     with (
         pytest.raises(RuntimeError, match="^spark: OSError: .*No space left on device$"),
-        batch._plain_errors(),
+        plain_errors(),
     ):
         spark.range(2).mapInArrow(fails, "id long").collect()
-    with pytest.raises(RuntimeError, match="^spark: "), batch._plain_errors():
+    with pytest.raises(RuntimeError, match="^spark: "), plain_errors():
         spark.range(2).select("z").collect()
 
 
@@ -695,14 +696,14 @@ def test_damaged_predictions_are_noticed_and_computed_anew(spark, models, rows, 
 
 
 def test_an_input_that_changes_meanwhile_is_noticed(spark, models, rows, tmp_path, monkeypatch):
-    score = batch._write_scores
+    score = predictions._write_scores
 
     def score_and_change(*args):
         n = score(*args)
         table(3).assign(id=range(3)).to_parquet(tmp_path / "named.parquet", index=False)
         return n
 
-    monkeypatch.setattr(batch, "_write_scores", score_and_change)
+    monkeypatch.setattr(predictions, "_write_scores", score_and_change)
     with pytest.raises(ValueError, match="changed while it was scored"): batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark)
     assert not (tmp_path / "out").exists()
 

@@ -12,9 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy import optimize, special, stats
-
-from mlscale import experiments as e
+from mlscale import planning
 from mlscale.experiments import (
     ABTestAnalyzer,
     adjust_pvalues,
@@ -41,6 +39,7 @@ from mlscale.experiments import (
     welch_from_moments,
     welch_test,
 )
+from scipy import optimize, special, stats
 
 CRIT = stats.norm.isf(.025)
 METHODS = ("miettinen-nurminen", "mee", "newcombe", "agresti-caffo", "wald")
@@ -632,7 +631,7 @@ def test_the_tail_of_chi_squared_keeps_its_digits(x, df):
     y, odd = x/2, df % 2
     terms = [math.log(2) + stats.norm.logsf(math.sqrt(x)) if odd else -y]
     terms += [(k + odd/2)*math.log(y) - y - math.lgamma(k + odd/2 + 1) for k in (range((df - 1)//2) if odd else range(1, df//2))]
-    assert e._log_chi2_tail(x, df) == pytest.approx(special.logsumexp(terms), rel=1e-12)
+    assert planning._log_chi2_tail(x, df) == pytest.approx(special.logsumexp(terms), rel=1e-12)
 
 
 # ---- many questions
@@ -821,9 +820,9 @@ def test_the_size_of_the_metric_does_not_matter_and_what_overflows_is_refused():
             got = test(k)
             assert (got.statistic, got.df, got.p_value) == pytest.approx((base.statistic, base.df, base.p_value)) and not got.significant
         for k in (1e160, 1e300):
-            with pytest.raises(ValueError, match="control=|y=|numerator="): test(k)
+            with pytest.raises(ValueError, match="(control|y|numerator): .*other units"): test(k)
     assert not welch_test([1e-90, 2e-90, 3e-90], [3e-90, 1e-90, 2e-90]).significant and not welch_from_moments(0, 1e100, 10, 0, 1e100, 10).significant
-    for refused, match in ((lambda: welch_test([1e170, -1e170, 3e170], [1., 2, 3]), "control=1e.170"), (lambda: design_effect(1e200*y, day), "y=.*other units"),
+    for refused, match in ((lambda: welch_test([1e170, -1e170, 3e170], [1., 2, 3]), "control: .*1e.170"), (lambda: design_effect(1e200*y, day), "y: .*other units"),
                            (lambda: welch_from_moments(0, 1e200, 10, 0, 1, 10), "sd_control"), (lambda: welch_from_moments(1e308, 1, 10, -1e308, 1, 10), "mean_control"),
                            (lambda: ratio_metric_test(1e130*y, 1e-200*x, arm), "other units")):
         with pytest.raises(ValueError, match=match): refused()
@@ -895,8 +894,8 @@ def test_counts_that_cannot_be_are_refused_by_name(function, value):
     (lambda: minimum_detectable_effect(.5, 3), "too few"), (lambda: minimum_detectable_effect(.5, 300, direction="up"), "direction"),
     (lambda: diff_proportions_ci(1, 10, 2, 10, method="score"), "method"), (lambda: ratio_proportions_ci(1, 10, 2, 10, method=None), "method"),
     (lambda: exact_coverage(10_000, 10_000, .1, .1), "too many"), (lambda: exact_size(2.5, 5, .1), "whole"), (lambda: exact_coverage(5, 5, .1, 1.1), "p_treatment"),
-    (lambda: welch_test([1, 2, math.nan], [1, 2]), "control: 1 of 3"), (lambda: welch_test([1, 2], [1]), "treatment"), (lambda: welch_test([1, 1], [1, 1]), "constant"),
-    (lambda: welch_test(["a", "b"], [1, 2]), "control"), (lambda: welch_test([True, False], [1, 2]), "control"), (lambda: welch_test([[1, 2]], [1, 2]), "one dimension"),
+    (lambda: welch_test([1, 2, math.nan], [1, 2]), "control: .*1 of 3.*leave units out"), (lambda: welch_test([1, 2], [1]), "treatment"), (lambda: welch_test([1, 1], [1, 1]), "constant"),
+    (lambda: welch_test(["a", "b"], [1, 2]), "control"), (lambda: welch_test([True, False], [1, 2]), "control"), (lambda: welch_test([[1, 2]], [1, 2]), r"control: shape \(1, 2\)"),
     (lambda: cuped([1, 2, 3, 4], [1, 2, 3], [0, 0, 1, 1]), "covariate"), (lambda: cuped([1, 2, 3, 4], [5, 5, 5, 5], [0, 0, 1, 1]), "covariate"),
     (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 1, 2]), "treated"), (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 0, 1]), "at least 2"),
     (lambda: cuped([1, 2, 3, 4], [1, 2, 3, 5], [0, 1]), "treated"), (lambda: cuped([1, 2, 3, 4], [1, None, 3, 5], [0, 0, 1, 1]), "covariate"),
@@ -920,7 +919,7 @@ def test_counts_that_cannot_be_are_refused_by_name(function, value):
     (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], "abcd"), "cluster"),
     (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], [[1], [1], [2], [3]]), "cluster"),
     (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], [(1, 0), (1, 0), (2, 0), (3, 0)]), "cluster: only one in the control"),
-    (lambda: welch_test(np.ma.array([1., 2, 3], mask=[0, 0, 1]), [1, 2.]), "control: 1 values are masked"), (lambda: srm_test(np.ma.array([5, 6], mask=[0, 1])), "counts"),
+    (lambda: welch_test(np.ma.array([1., 2, 3], mask=[0, 0, 1]), [1, 2.]), "control: a masked array, 1 values are masked"), (lambda: srm_test(np.ma.array([5, 6], mask=[0, 1])), "counts"),
     (lambda: cluster_test([1, 2, 3, 4.], [0, 0, 1, 1], np.ma.array([1, 2, 3, 4], mask=[0, 0, 0, 1])), "cluster"),
     *[(lambda f=f: f(10**400), name) for f, name in ((lambda v: ABTestAnalyzer(mde=v), "mde"), (lambda v: sample_size_means(v, 1), "sd"), (lambda v: sample_size_means(1, -v), "delta"),
       (lambda v: sample_size_means(1, 1, ratio=v), "ratio"), (lambda v: welch_from_moments(v, 1, 9, 0, 1, 9), "mean_control"), (lambda v: sample_size_proportions(.1, v), "relative_mde"))],

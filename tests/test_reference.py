@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from mlscale import experiments as e
+from mlscale import planning
+from scipy import stats
 
 CASES = json.loads((Path(__file__).parent / "data" / "statistics.json").read_text(encoding="utf-8"))["cases"]
 GROUPS = {"sample_size_proportions", "sample_size_unequal", "power_proportions", "mde_for_n", "sample_size_means", "two_proportion_table", "welch", "srm", "cuped",
@@ -31,8 +31,8 @@ def test_every_group_of_the_fixed_sample_methods_is_in_the_file():
 def test_sample_size_proportions(given, expected):
     n = e.sample_size_proportions(given["baseline"], given["relative_mde"], alpha=given["alpha"], power=given["power"], ratio=given["ratio"])
     assert n == (expected["n_ceil_pooled"],)*2
-    rates, quantiles = e._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), e._z_alpha_power(given["alpha"], given["power"])
-    assert e._needed(*rates, *quantiles, given["ratio"]) == digits(expected["n_per_arm_pooled"])
+    rates, quantiles = planning._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), planning._z_alpha_power(given["alpha"], given["power"])
+    assert planning._needed(*rates, *quantiles, given["ratio"]) == digits(expected["n_per_arm_pooled"])
     (pc, pt, difference), z = rates, sum(quantiles)      # the two others that people use, which we do not offer
     unpooled = (z/difference)**2*(pc*(1 - pc) + pt*(1 - pt))
     assert unpooled == digits(expected["n_per_arm_unpooled"]) and math.ceil(unpooled) == expected["n_ceil_unpooled"]
@@ -47,7 +47,7 @@ def test_sample_size_of_unequal_arms(given, expected):
     n = e.sample_size_proportions(given["baseline"], given["relative_mde"], alpha=given["alpha"], power=given["power"], ratio=given["n_treatment_over_n_control"])
     assert n == (math.ceil(expected["n_control"]), math.ceil(expected["n_treatment"]))
     ratio = given["n_treatment_over_n_control"]
-    control = e._needed(*e._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), *e._z_alpha_power(given["alpha"], given["power"]), ratio)
+    control = planning._needed(*planning._two_rates(given["baseline"], given["relative_mde"], "relative_mde"), *planning._z_alpha_power(given["alpha"], given["power"]), ratio)
     assert (control, ratio*control) == digits((expected["n_control"], expected["n_treatment"]))
 
 
@@ -68,7 +68,7 @@ def test_sample_size_means(given, expected):
     n = e.sample_size_means(given["sd"], given["delta"], alpha=given["alpha"], power=given["power"])
     assert n == math.ceil(expected["n_per_arm_t"])
     assert e.power_means(given["sd"], given["delta"], expected["n_per_arm_t"], alpha=given["alpha"]) == pytest.approx(given["power"], rel=1e-6)
-    assert 2*(sum(e._z_alpha_power(given["alpha"], given["power"]))*given["sd"]/given["delta"])**2 == pytest.approx(expected["n_per_arm_z"], rel=1e-6)
+    assert 2*(sum(planning._z_alpha_power(given["alpha"], given["power"]))*given["sd"]/given["delta"])**2 == pytest.approx(expected["n_per_arm_z"], rel=1e-6)
 
 
 METHODS = {"wald_unpooled": "wald", "newcombe": "newcombe", "agresti_caffo": "agresti-caffo", "miettinen_nurminen": "miettinen-nurminen", "mee": "mee"}
