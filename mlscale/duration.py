@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['days_to_decision']
 
-# %% ../nbs/10f_duration.ipynb #2ab210d9
+# %% ../nbs/10f_duration.ipynb #c276b1b2
+# isort: off
 import math
 from typing import Any
 
@@ -13,14 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from mlscale.always_valid import (
-    Moments,
-    asymptotic_evidence,
-    in_regime,
-    log_beta_binomial,
-    mixture_rho2,
-    regime_min_count,
-)
+from .always_valid import Moments, asymptotic_evidence, in_regime, log_beta_binomial
+from .always_valid import mixture_rho2, regime_min_count
 from .arguments import error_rate, number, whole
 from .boundaries import group_sequential_design
 

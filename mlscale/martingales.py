@@ -6,7 +6,8 @@
 __all__ = ['msprt', 'msprt_interval', 'binary_outcomes', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power',
            'FutilityPlan', 'futility_boundaries']
 
-# %% ../nbs/10c_martingales.ipynb #3c57e669
+# %% ../nbs/10c_martingales.ipynb #92eb22b2
+# isort: off
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,8 @@ from scipy import optimize
 from scipy.special import ndtr, ndtri
 
 from .arguments import array_of_numbers, counts, error_rate, number, one_of
-from mlscale.boundaries import (
-    StoppedWalk,
-    alpha_spending_boundaries,
-    alpha_spent,
-    crossing_probabilities,
-    information_fractions,
-)
+from .boundaries import StoppedWalk, alpha_spending_boundaries, alpha_spent
+from .boundaries import crossing_probabilities, information_fractions
 
 # %% ../nbs/10c_martingales.ipynb #b387eef5
 def _two_rates(x_control: Any, x_treatment: Any, n: Any, tau2: Any) -> tuple:

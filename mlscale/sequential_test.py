@@ -17,30 +17,15 @@ import pandas as pd
 from scipy import optimize
 from scipy.special import log_ndtr
 
-# %% ../nbs/10e_sequential_test.ipynb #4b9f0ced
-from mlscale.always_valid import (
-    Moments,
-    RegimeWarning,
-    always_valid_p,
-    asymptotic_evidence,
-    asymptotic_half_width,
-    conditional_beta_binomial_interval,
-    discordant_pairs,
-    log_beta_binomial,
-    mixture_rho2,
-    regime_holds,
-    regime_min_count,
-    units_needed,
-)
+# %% ../nbs/10e_sequential_test.ipynb #1f3900e6
+# isort: off
+from .always_valid import Moments, RegimeWarning, always_valid_p, asymptotic_evidence
+from .always_valid import asymptotic_half_width, conditional_beta_binomial_interval
+from .always_valid import discordant_pairs, log_beta_binomial, mixture_rho2, regime_holds
+from .always_valid import regime_min_count, units_needed
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
-from mlscale.boundaries import (
-    StagewiseEstimate,
-    StoppedWalk,
-    boundaries_of,
-    boundary_at,
-    spent_a_side,
-    stagewise_estimate,
-)
+from .boundaries import StagewiseEstimate, StoppedWalk, boundaries_of, boundary_at
+from .boundaries import spent_a_side, stagewise_estimate
 from .experiments import DIFFERENCE, format_level, format_p
 from .storage import needs
 
