@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['days_to_decision']
 
-# %% ../nbs/10f_duration.ipynb #5f816f7d
+# %% ../nbs/10f_duration.ipynb #c276b1b2
+# isort: off
 import math
 from typing import Any
 

@@ -6,7 +6,8 @@
 __all__ = ['msprt', 'msprt_interval', 'binary_outcomes', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power',
            'FutilityPlan', 'futility_boundaries']
 
-# %% ../nbs/10c_martingales.ipynb #aa7a59f0
+# %% ../nbs/10c_martingales.ipynb #92eb22b2
+# isort: off
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

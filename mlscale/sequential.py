@@ -10,13 +10,15 @@ __all__ = ['KINDS', 'SPENDING', 'GroupSequentialDesign', 'StagewiseEstimate', 'a
            'discordant_pairs', 'in_regime', 'normal_mixture_boundary', 'sequential_srm', 'days_to_decision', 'FORMAT',
            'METHODS', 'PATH', 'WINNERS', 'SequentialTest']
 
-# %% ../nbs/10_sequential.ipynb #6ab0c079
+# %% ../nbs/10_sequential.ipynb #fa6e661c
+# isort: off
 from .boundaries import KINDS, SPENDING, GroupSequentialDesign, StagewiseEstimate
 from .boundaries import alpha_spending_boundaries, alpha_spent, crossing_probabilities
 from .boundaries import group_sequential_constant, group_sequential_design, peeking_error
 from .boundaries import stagewise_estimate
 
-# %% ../nbs/10_sequential.ipynb #c3c8ed72
+# %% ../nbs/10_sequential.ipynb #ce2f23ee
+# isort: off
 from .always_valid import ConfidenceSequence, Moments, RegimeWarning, always_valid_p
 from .always_valid import asymptotic_confidence_sequence, conditional_beta_binomial
 from .always_valid import conditional_beta_binomial_interval, discordant_pairs, in_regime

@@ -17,7 +17,8 @@ import pandas as pd
 from scipy import optimize
 from scipy.special import log_ndtr
 
-# %% ../nbs/10e_sequential_test.ipynb #3d49b96f
+# %% ../nbs/10e_sequential_test.ipynb #1f3900e6
+# isort: off
 from .always_valid import Moments, RegimeWarning, always_valid_p, asymptotic_evidence
 from .always_valid import asymptotic_half_width, conditional_beta_binomial_interval
 from .always_valid import discordant_pairs, log_beta_binomial, mixture_rho2, regime_holds
