@@ -6,7 +6,11 @@ from setuptools import setup
 config = ConfigParser()
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {key.removeprefix("extra_"): value.split() for key, value in cfg.items() if key.startswith("extra_")}
+extras = {
+    key.removeprefix("extra_"): value.split()
+    for key, value in cfg.items()
+    if key.startswith("extra_")
+}
 
 setup(
     name=cfg["lib_name"],
@@ -22,7 +26,10 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["mlscale=mlscale._modidx:d"]},
+    entry_points={
+        "console_scripts": [cfg["console_scripts"]],
+        "nbdev": ["mlscale=mlscale._modidx:d"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -7,7 +7,8 @@
     python3 workbook.py nb PATH   one notebook in a fresh kernel
     python3 workbook.py refresh   executes notebooks and stores their outputs
 
-Further words are passed on: `test -k registry --slow`, `lab --no-browser`, `refresh nbs/00_data.ipynb`.
+Further words are passed on: `test -k registry --slow`, `lab --no-browser`, `refresh
+nbs/00_data.ipynb`.
 """
 import contextlib
 import errno
@@ -37,22 +38,34 @@ class Problem(Exception):
 
 def check_python():
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        raise Problem(f"Python 3.11, 3.12 or 3.13 is needed, this is {sys.version.split()[0]} ({sys.executable}): start workbook.py with another, such as python3.11")
+        raise Problem(
+            f"Python 3.11, 3.12 or 3.13 is needed, this is {sys.version.split()[0]}"
+            f" ({sys.executable}): start workbook.py with another, such as python3.11"
+        )
     if sys.platform == "win32":
         raise Problem("Windows is not supported: use WSL2 or the dev container")
     if importlib.util.find_spec("ensurepip") is None:
-        raise Problem("this Python has no ensurepip, so it can make no environments: install your system's package for it (Debian, Ubuntu: apt install python3-venv)")
+        raise Problem(
+            "this Python has no ensurepip, so it can make no environments: install your system's"
+            " package for it (Debian, Ubuntu: apt install python3-venv)"
+        )
 
 
 def check_disk():
     free = shutil.disk_usage(ROOT).free
     if free < NEEDED_BYTES:
-        raise Problem(f"the disk of {ROOT} has {free / 1e9:.1f} GB free, the environment needs {NEEDED_BYTES / 1e9:.0f} GB: free some and run the same command again")
+        raise Problem(
+            f"the disk of {ROOT} has {free / 1e9:.1f} GB free, the environment needs"
+            f" {NEEDED_BYTES / 1e9:.0f} GB: free some and run the same command again"
+        )
 
 
 def wanted():
     "What a complete environment was built from; it is rebuilt when this changes."
-    sources = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in ("requirements.lock", "settings.ini", "setup.py")}
+    sources = {
+        name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+        for name in ("requirements.lock", "settings.ini", "setup.py")
+    }
     return {"python": sys.version.split()[0], "root": str(ROOT), "uv": UV, **sources}
 
 
@@ -76,11 +89,30 @@ def diagnose(what, output):
     "The one line for a command of the installation that failed."
     text = output.lower()
     if "no space left" in text or "os error 28" in text:
-        return Problem(f"the disk became full while {what}: free {NEEDED_BYTES / 1e9:.0f} GB on the disk of {ROOT} and run the same command again")
-    signs = ("name resolution", "name or service", "dns error", "failed to establish", "connection refused", "connection error", "timed out", "timeout", "network is unreachable",
-             "failed to fetch", "error sending request", "no matching distribution", "proxy")
+        return Problem(
+            f"the disk became full while {what}: free {NEEDED_BYTES / 1e9:.0f} GB on the disk of"
+            f" {ROOT} and run the same command again"
+        )
+    signs = (
+        "name resolution",
+        "name or service",
+        "dns error",
+        "failed to establish",
+        "connection refused",
+        "connection error",
+        "timed out",
+        "timeout",
+        "network is unreachable",
+        "failed to fetch",
+        "error sending request",
+        "no matching distribution",
+        "proxy",
+    )
     if any(sign in text for sign in signs):
-        return Problem(f"the package index cannot be reached ({what}): check the network or pip's index settings, then run the same command again\n{output.strip()[-500:]}")
+        return Problem(
+            f"the package index cannot be reached ({what}): check the network or pip's index"
+            f" settings, then run the same command again\n{output.strip()[-500:]}"
+        )
     return Problem(f"failed: {what}\n{output.strip()[-2000:]}")
 
 
@@ -89,12 +121,27 @@ def step(what, command, env):
     done, start = threading.Event(), time.monotonic()
 
     def tick():
-        while not done.wait(1): print(f"\r{what} ... {time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+        while not done.wait(1):
+            print(
+                f"\r{what} ... {time.monotonic() - start:.0f} s",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     print(f"{what} ...", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
     ticker = threading.Thread(target=tick if sys.stderr.isatty() else done.wait, daemon=True)
     ticker.start()
-    try: result = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, cwd=ROOT)
+    try:
+        result = subprocess.run(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=env,
+            cwd=ROOT,
+        )
     finally:
         done.set()
         ticker.join()
@@ -104,33 +151,79 @@ def step(what, command, env):
 
 
 def clean_environment():
-    "Our environment variables without what would lead Python or uv to another installation; threads that wait soon sleep, and leave the cores to others."
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")}
-    return {**env, "VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}", "PYTHONNOUSERSITE": "1", "GOMP_SPINCOUNT": env.get("GOMP_SPINCOUNT", "1000")}
+    """Our environment variables without what would lead Python or uv to another installation;
+    threads that wait soon sleep, and leave the cores to others."""
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")
+    }
+    return {
+        **env,
+        "VIRTUAL_ENV": str(VENV),
+        "PATH": f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}",
+        "PYTHONNOUSERSITE": "1",
+        "GOMP_SPINCOUNT": env.get("GOMP_SPINCOUNT", "1000"),
+    }
 
 
 def index_settings(env):
     "uv does not read pip's configuration: hand it the index that pip uses."
     if "UV_DEFAULT_INDEX" in env or "UV_INDEX_URL" in env: return env
-    url = subprocess.run([PYTHON, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, env=env).stdout.strip()
+    url = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+        env=env,
+    ).stdout.strip()
     url = env.get("PIP_INDEX_URL") or url
     return {**env, "UV_DEFAULT_INDEX": url} if url else env
 
 
 def build(env):
-    "Make the environment; the stamp is written last, so one without it was interrupted and is made anew."
+    """Make the environment; the stamp is written last, so one without it was interrupted and is
+    made anew."""
     check_disk()
     state = built()
     if state is None or any(state.get(k) != wanted()[k] for k in ("python", "root", "uv")):
         if VENV.exists():
-            print("an incomplete or moved environment is removed" if state is None else "the environment was made by another Python or elsewhere; it is made anew", file=sys.stderr)
+            print(
+                (
+                    "an incomplete or moved environment is removed"
+                    if state is None
+                    else "the environment was made by another Python or elsewhere; it is made anew"
+                ),
+                file=sys.stderr,
+            )
             shutil.rmtree(VENV)
         step("making the environment .venv", [sys.executable, "-m", "venv", VENV], env)
-        step(f"installing {UV}", [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], env)
+        step(
+            f"installing {UV}",
+            [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV],
+            env,
+        )
     STAMP.unlink(missing_ok=True)
     env = index_settings(env)
-    step("installing the packages of requirements.lock (once, about 2 GB)", [VENV / "bin" / "uv", "pip", "sync", "--python", PYTHON, "--require-hashes", LOCK], env)
-    step("installing mlscale itself", [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, "--no-deps", "--no-build-isolation", "--editable", ROOT], env)
+    step(
+        "installing the packages of requirements.lock (once, about 2 GB)",
+        [VENV / "bin" / "uv", "pip", "sync", "--python", PYTHON, "--require-hashes", LOCK],
+        env,
+    )
+    step(
+        "installing mlscale itself",
+        [
+            VENV / "bin" / "uv",
+            "pip",
+            "install",
+            "--python",
+            PYTHON,
+            "--no-deps",
+            "--no-build-isolation",
+            "--editable",
+            ROOT,
+        ],
+        env,
+    )
     new = STAMP.with_suffix(".new")
     new.write_text(json.dumps(wanted(), indent=1))
     os.replace(new, STAMP)
@@ -165,7 +258,9 @@ def test(words, env):
     codes = []
     for command in ([*runner, "check"], [*runner, "run"], [PYTHON, "-m", "pytest", *words]):
         codes.append(subprocess.run(list(map(str, command)), env=env, cwd=ROOT).returncode)
-    for name, code in zip(("notebooks valid, clean and exported", "notebooks run", "pytest"), codes, strict=True):
+    for name, code in zip(
+        ("notebooks valid, clean and exported", "notebooks run", "pytest"), codes, strict=True
+    ):
         if code: print(f"FAILED: {name} (exit status {code})", file=sys.stderr)
     return max(map(abs, codes))
 
@@ -176,7 +271,8 @@ def main(words):
         return 0 if words else 2
     verb, rest = words[0], words[1:]
     if verb not in VERBS: raise Problem(f"unknown verb {verb!r}: one of {', '.join(VERBS)}")
-    if verb == "nb" and len(rest) != 1: raise Problem("nb takes one notebook: python3 workbook.py nb nbs/00_data.ipynb")
+    if verb == "nb" and len(rest) != 1:
+        raise Problem("nb takes one notebook: python3 workbook.py nb nbs/00_data.ipynb")
     check_python()
     env = clean_environment()
     ensure(env)
@@ -184,8 +280,16 @@ def main(words):
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
     command = {
         "run": [PYTHON, "-m", "mlscale.cli", "run", *rest],
-        "lab": [PYTHON, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/nbs/index.ipynb", "--LabApp.news_url=None",
-                *(["--allow-root"] if os.geteuid() == 0 else []), *rest],
+        "lab": [
+            PYTHON,
+            "-m",
+            "jupyterlab",
+            f"--ServerApp.root_dir={ROOT}",
+            "--LabApp.default_url=/lab/tree/nbs/index.ipynb",
+            "--LabApp.news_url=None",
+            *(["--allow-root"] if os.geteuid() == 0 else []),
+            *rest,
+        ],
         "nb": [PYTHON, ROOT / "tests" / "notebooks.py", "run", *paths],
         "refresh": [PYTHON, ROOT / "tests" / "notebooks.py", "refresh", *paths],
     }[verb]
@@ -195,7 +299,11 @@ def main(words):
 if __name__ == "__main__":
     try: sys.exit(main(sys.argv[1:]))
     except Problem as e: sys.exit(f"workbook.py: {e}")
-    except KeyboardInterrupt: sys.exit("workbook.py: interrupted; run the same command again to go on")
+    except KeyboardInterrupt:
+        sys.exit("workbook.py: interrupted; run the same command again to go on")
     except OSError as e:
         if e.errno != errno.ENOSPC: raise
-        sys.exit(f"workbook.py: the disk is full: free {NEEDED_BYTES / 1e9:.0f} GB on the disk of {ROOT} and run the same command again")
+        sys.exit(
+            f"workbook.py: the disk is full: free {NEEDED_BYTES / 1e9:.0f} GB on the disk of {ROOT}"
+            " and run the same command again"
+        )

@@ -5,8 +5,13 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #9363ed10
-import argparse, importlib.util, json, os, shutil, sys, time
+# %% ../nbs/91_cli.ipynb #33981a5c
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['iso_utc', 'check_ids', 'ConflictError', 'PredictionLog']
 
-# %% ../nbs/06b_prediction_log.ipynb #0455d2bd
+# %% ../nbs/06b_prediction_log.ipynb #02103b8f
 import json
 import math
 import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from .artifacts import PARITY
 
-# %% ../nbs/06b_prediction_log.ipynb #d3f863ff
+# %% ../nbs/06b_prediction_log.ipynb #ab83e068
 def iso_utc(at: str | datetime) -> str:
     """A time as the log writes it.
 
@@ -40,7 +40,7 @@ def iso_utc(at: str | datetime) -> str:
         raise ValueError(f"at: {str(at)[:40]!r} is no ISO 8601 time; give one like "
                          "2013-01-31T12:00:00Z") from None
     if time.tzinfo is None: raise ValueError(f"at: {at!s} has no time zone; add +00:00 or Z")
-    try: return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    try: return time.astimezone(UTC).isoformat(timespec="microseconds")
     except OverflowError:
         raise ValueError(f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 "
                          "to 9999") from None

@@ -5,12 +5,23 @@
 # %% auto #0
 __all__ = ['THREADS', 'UnavailableError', 'Service', 'create_app', 'serve', 'serve_inherited', 'serving_process']
 
-# %% ../nbs/06e_service.ipynb #4e98f898
-import json, os, re, signal, socket, sqlite3, subprocess, sys, tempfile, threading, time, uuid
+# %% ../nbs/06e_service.ipynb #fcb29562
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from http.client import HTTPConnection
 from itertools import repeat
@@ -55,7 +66,7 @@ def _predict(rows: np.ndarray, by: list[Deployed], production: Deployed) -> np.n
             raise ValueError(re.sub(r"^values\[(\d+)\]", place, str(e))) from e
     return prediction
 
-# %% ../nbs/06e_service.ipynb #107c51e3
+# %% ../nbs/06e_service.ipynb #7bfaea76
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -103,7 +114,7 @@ class Service:
         production = self._live("production").current()
         if production is None: raise UnavailableError("no model is loaded; see /health/ready")
         rows = read_rows(values, len(production.bundle.columns))
-        at = iso_utc(datetime.now(timezone.utc) if at is None else at)
+        at = iso_utc(datetime.now(UTC) if at is None else at)
         ids = _request_ids(ids, len(rows))
         by = [production]*len(rows)
         if self._route is not None:

@@ -5,8 +5,12 @@
 # %% auto #0
 __all__ = ['replacing', 'home', 'digest', 'locked', 'needs', 'style']
 
-# %% ../nbs/000_storage.ipynb #1ca14344
-import hashlib, os, shutil, sys, tempfile
+# %% ../nbs/000_storage.ipynb #1b44f13a
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

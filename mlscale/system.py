@@ -6,8 +6,12 @@
 __all__ = ['HARM', 'System', 'ask', 'collect', 'matured', 'live_version', 'watch', 'batch_scores', 'gate', 'deploy', 'release',
            'judge_release', 'backtest', 'launch', 'without_horizon', 'live']
 
-# %% ../nbs/12c_system.ipynb #07346ee8
-import copy, json, shutil, time, uuid
+# %% ../nbs/12c_system.ipynb #1dc173c9
+import copy
+import json
+import shutil
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection

@@ -17,6 +17,10 @@ import pyspark
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from threadpoolctl import threadpool_limits
+
 from mlscale import predictions
 from mlscale.artifacts import load_bundle, save
 from mlscale.batch import (
@@ -33,9 +37,6 @@ from mlscale.batch import (
     spark_session,
 )
 from mlscale.spark import plain_errors
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression
-from threadpoolctl import threadpool_limits
 
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
 

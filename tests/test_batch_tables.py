@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
+from tables import NOT_NUMBERS, NUMBERS, PARQUET, refused, reshaped, same_or_refused
+
 from mlscale.artifacts import load_bundle, save
 from mlscale.batch import (
     batch_predict,
@@ -19,9 +22,6 @@ from mlscale.batch import (
     score_batches,
     spark_session,
 )
-from sklearn.linear_model import LinearRegression
-
-from tables import NOT_NUMBERS, NUMBERS, PARQUET, refused, reshaped, same_or_refused
 
 COLUMNS = ["a", "b", "c"]
 

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from mlscale import data, sources
 from mlscale.data import Drift, OperationsDesk, cached_frame, drivers, event_log, load_airports, load_flights, load_weather, local_to_utc, parse_flights, source_file, uniform_hash
-from scipy import stats
 
 UTC = "UTC"
 START = pd.Timestamp("2013-07-01", tz=UTC)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from mlscale.batch import spark_session
 from mlscale.data import HORIZON, load_flights, load_weather
 from mlscale.point_in_time import View, point_in_time_join

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import optimize, special, stats
+
 from mlscale import planning
 from mlscale.experiments import (
     ABTestAnalyzer,
@@ -39,7 +41,6 @@ from mlscale.experiments import (
     welch_from_moments,
     welch_test,
 )
-from scipy import optimize, special, stats
 
 CRIT = stats.norm.isf(.025)
 METHODS = ("miettinen-nurminen", "mee", "newcombe", "agresti-caffo", "wald")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from mlscale.data import HORIZON, load_flights, load_planes, load_weather
 from mlscale.features import (
     FEATURES,

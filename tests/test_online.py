@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mlscale.data import load_flights, load_weather
 from mlscale.features import RATES, WEATHER
 from mlscale.online import (

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from mlscale import experiments as e
 from mlscale import planning
-from scipy import stats
 
 CASES = json.loads((Path(__file__).parent / "data" / "statistics.json").read_text(encoding="utf-8"))["cases"]
 GROUPS = {"sample_size_proportions", "sample_size_unequal", "power_proportions", "mde_for_n", "sample_size_means", "two_proportion_table", "welch", "srm", "cuped",
