@@ -54,7 +54,7 @@ def _pair(a: float, b: float, width: float, least: int) -> tuple[str, ...]:
     return tuple(text + ("." if not d and most else "") + "0"*(most - d)
                  for text, d in zip(shown, decimals))
 
-# %% ../nbs/09d_effects.ipynb #b880b737
+# %% ../nbs/09d_effects.ipynb #5d20a4d3
 def verdict(low: float, high: float, p: float, alpha: float, exact: float | None = None) -> str:
     """What the test and the interval together allow to be said, in a few words.
 
@@ -105,13 +105,15 @@ def sentence(
     asked = "" if exact is None else (
         f" (so few are expected in an arm that Fisher's exact test was asked too:"
         f" {format_p(exact)})")
+    judged = verdict(low, high, p, alpha, exact)
+    if judged == "too few to tell" and exact is not None:
+        return (f"{found}; so few are expected in an arm that {format_p(p)} understates luck, and"
+                f" Fisher's exact test was asked too: {format_p(exact)}; luck remains a plausible"
+                " explanation, and more units are needed.")
     ends = {
         "a close call": "this is a close call that the test and the interval decide differently.",
         "no clear difference":
             f"they show neither that the treatment changes {what} nor that it does not.",
-        "too few to tell":
-            f"luck remains a plausible explanation{asked}: with so few, p and interval are"
-            " approximations that understate luck, and more units are needed.",
         "a difference by the level chosen":
             f"by the level chosen (alpha {alpha:g}) they count as a difference{asked}, as would"
             f" {100*alpha:g} % of experiments in which nothing happens.",
@@ -122,7 +124,7 @@ def sentence(
     }
     return (f"{found}; any true difference {difference} is compatible with these data"
             f" ({format_level(level)} % interval, {format_p(p)}), so "
-            + ends[verdict(low, high, p, alpha, exact)])
+            + ends[judged])
 
 # %% ../nbs/09d_effects.ipynb #30b5d098
 def plot_interval(

@@ -25,12 +25,11 @@ from .planning import SampleRatio, assign, bucket, minimum_detectable_effect
 from .planning import minimum_detectable_effect_means, power_means, power_proportions
 from .planning import sample_size_means, sample_size_proportions, srm_test
 
-# %% ../nbs/09_experiments.ipynb #2809d6ef
-_all_ = [
-    "ABTestAnalyzer", "ABTestResult", "adjust_pvalues", "compare_variants", "CupedEffect", "Effect",
-    "cluster_test", "cuped", "design_effect", "ratio_metric_test", "welch_from_moments",
-    "welch_test", "DIFFERENCE", "beta_binomial", "diff_proportions_ci", "exact_coverage",
-    "exact_size", "format_level", "format_p", "pooled_z_test", "ratio_proportions_ci",
-    "SampleRatio", "assign", "bucket", "minimum_detectable_effect",
-    "minimum_detectable_effect_means", "power_means", "power_proportions", "sample_size_means",
-    "sample_size_proportions", "srm_test"]
+# %% ../nbs/09_experiments.ipynb #7fe2fd8e
+_all_ = ["ABTestAnalyzer", "ABTestResult", "adjust_pvalues", "compare_variants", "CupedEffect",
+         "Effect", "cluster_test", "cuped", "design_effect", "ratio_metric_test",
+         "welch_from_moments", "welch_test", "DIFFERENCE", "beta_binomial", "diff_proportions_ci",
+         "exact_coverage", "exact_size", "format_level", "format_p", "pooled_z_test",
+         "ratio_proportions_ci", "SampleRatio", "assign", "bucket", "minimum_detectable_effect",
+         "minimum_detectable_effect_means", "power_means", "power_proportions", "sample_size_means",
+         "sample_size_proportions", "srm_test"]
