@@ -114,6 +114,7 @@ def contents(nb):
     "Links to the sections of a notebook, in the form of JupyterLab's anchors."
     heads = [line[3:].strip() for c in nb["cells"] if c["cell_type"] == "markdown" for line in re.sub(r"```[\s\S]*?```", "", c["source"]).splitlines() if line.startswith("## ")]
     plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", h).replace("`", "").replace("*", "") for h in heads]
+    plain = [h for h in plain if not h.startswith(("Three questions", "Exercises", "References"))]   # everybody knows the way
     return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'))})" for h in plain)
 
 

@@ -1,8 +1,12 @@
 "The code is as tidy as we say: ruff over notebooks, package, tests and tools; mypy over the package, since it ships its types."
+import doctest
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import mlscale
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +40,14 @@ def test_a_wrong_type_is_found(tmp_path):
     assert "Incompatible types" in finds("mypy", "--config-file", "pyproject.toml", str(wrong))
 
 
-def test_long_lines_of_the_package_are_summaries_of_chapters_only():
+def test_the_package_has_no_long_lines_below_what_nbdev_writes_at_the_top():
     for path in sorted((ROOT / "mlscale").glob("[a-z]*.py")):
-        long = [i for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 100]
-        assert long in ([], [1]), f"{path.name}: lines {long}"
+        exported = path.read_text(encoding="utf-8").partition("# %% ../nbs")[2]
+        assert exported and not [line for line in exported.splitlines()[1:] if len(line) > 100], path.name
+
+
+def test_help_says_what_there_is_and_where_to_start():
+    assert doctest.testmod(mlscale).failed == 0 and doctest.testmod(mlscale).attempted
+    assert mlscale.__version__ == re.search(r"(?m)^version = (\S+)", (ROOT / "settings.ini").read_text())[1]
+    chapters = {re.sub(r"^\d+_", "", p.stem) for p in (ROOT / "nbs").glob("[0-9]*.ipynb") if re.match(r"\d+_", p.name)}
+    assert {name for name in chapters if not re.search(rf"\b{name}\b", mlscale.__doc__)} == set()
