@@ -573,7 +573,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #8c65d2da
+# %% ../nbs/10e_sequential_test.ipynb #0ed93a0c
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -698,4 +698,5 @@ class SequentialTest(_StoredLooks):
         wrong = f"; THE SPLIT IS WRONG (p = {srm:.1g})" if srm < .001 else ""
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} +"
                 f" {self.treatment.n:,.0f} units: {self.decision}{since}, p ="
-                f" {self.p_value:.3g}{now}, {self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
+                f" {self.p_value:.3g}{now}, {self.measure} {self.estimate:.4g}"
+                f" [{low:.4g}, {high:.4g}]{wrong})")
