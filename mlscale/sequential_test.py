@@ -502,7 +502,7 @@ def _compatible(test: Any, stagewise: StagewiseEstimate | None) -> tuple[str, in
     return (f"{fits}; the looks since the decision say the opposite, so the effect has changed or"
             " the units are not alike"), side
 
-# %% ../nbs/10e_sequential_test.ipynb #a98c268a
+# %% ../nbs/10e_sequential_test.ipynb #5ab6b8b8
 def _sentence(test: Any) -> str:
     "The state of a test for someone who has to decide; no more than was shown."
     if test.srm_p_value < .001:
@@ -518,9 +518,12 @@ def _sentence(test: Any) -> str:
     if test._end:
         # a later reversal is no evidence for the decision
         p = stagewise.p_value if stagewise else test._engine.p_value(test.path[:test._end[0]])
-        return (f"{_seen(test)} it is decided since look {test._end[0]:,}: the outcomes of the"
-                f" {test._end[1].split()[0]} were higher than luck alone would make them"
-                f" ({format_p(p)}), if {test._engine.assumes}; {fits}.")
+        later = not stagewise and test._end[0] < len(test._path)
+        fits = f"By now {fits}" if later else fits[0].upper() + fits[1:]
+        return (f"{_seen(test)} it is decided since look {test._end[0]:,}"
+                f" ({format_p(p)}{' then' if later else ''}): the outcomes of the"
+                f" {test._end[1].split()[0]} were higher than luck alone would make them,"
+                f" if {test._engine.assumes}. {fits}.")
     if test.finished:
         end = "." if side else ", so it is not shown that there is no difference."
         return f"{_seen(test)} the plan has ended without a decision; {fits}{end}"
@@ -570,7 +573,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #9a3c04ed
+# %% ../nbs/10e_sequential_test.ipynb #0ed93a0c
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -690,7 +693,10 @@ class SequentialTest(_StoredLooks):
 
     def __repr__(self) -> str:
         (low, high), srm = self.ci, self.srm_p_value
+        since = f" since look {self._end[0]:,}" if self._end else ""
+        now = " now" if self._end and self._end[0] < len(self._path) else ""
         wrong = f"; THE SPLIT IS WRONG (p = {srm:.1g})" if srm < .001 else ""
         return (f"SequentialTest({self.method}, {len(self._path):,} looks, {self.control.n:,.0f} +"
-                f" {self.treatment.n:,.0f} units: {self.decision}, p = {self.p_value:.3g},"
-                f" {self.measure} {self.estimate:.4g} [{low:.4g}, {high:.4g}]{wrong})")
+                f" {self.treatment.n:,.0f} units: {self.decision}{since}, p ="
+                f" {self.p_value:.3g}{now}, {self.measure} {self.estimate:.4g}"
+                f" [{low:.4g}, {high:.4g}]{wrong})")

@@ -1008,9 +1008,9 @@ def test_a_reversal_does_not_lend_its_evidence_to_the_decision_before_it():
     at_the_decision = test.p_value
     for _ in range(2): test.update([1]*60 + [0]*1940, [1]*180 + [0]*1820)
     assert test.decision == "control higher" and test.p_value < 1e-4 < .04 < at_the_decision
-    assert "(p = 0.048)" in test.explain() and "say the opposite" in test.explain()
+    assert "(p = 0.048 then)" in test.explain() and "say the opposite" in test.explain()
     test.update([1]*180 + [0]*1820, [1]*60 + [0]*1940)
-    assert "(p = 0.048)" in test.explain() and "leave it open again" in test.explain()
+    assert "(p = 0.048 then)" in test.explain() and "leave it open again" in test.explain()
 
 
 def test_a_sentence_about_a_plan_that_ended_quotes_the_p_value_of_its_interval():
