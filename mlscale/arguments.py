@@ -18,7 +18,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/001_arguments.ipynb #30483b36
+# %% ../nbs/001_arguments.ipynb #6aa4fb8c
 def _some(names: Sequence[str]) -> str:
     "A few names for an error, cut short."
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -61,16 +61,18 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
                    for name in names)
     if numbered and names == list(range(len(names))): return None
     texts = [str(name) for name in names]
-    twice = sorted({name for name in texts if texts.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{what}: columns {_some(twice)} are there twice; column names must be unique")
+    _check_unique(texts, what)
     return texts
 
-# %% ../nbs/001_arguments.ipynb #5422b56e
+def _check_unique(names: Sequence, what: str) -> None:
+    twice = sorted({name for name in names if list(names).count(name) > 1}, key=str)
+    if not twice: return
+    raise ValueError(f"{what}: columns {_some(twice)} are there twice; names must be unique")
+
+# %% ../nbs/001_arguments.ipynb #979fe636
 def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values", *,
                 more: bool = False) -> None:
-    """Refuse a table that lacks a column or has one that nobody asked for.
+    """Refuse a table that lacks a column, has one twice, or has one that nobody asked for.
 
     Parameters
     ----------
@@ -84,13 +86,15 @@ def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values
     Raises
     ------
     ValueError
-        Naming what is missing and what is unknown.
+        Naming what is there twice, what is missing and what is unknown.
     """
+    _check_unique(there, what)
     missing = [name for name in wanted if name not in set(there)]
     unknown = [] if more else [name for name in there if name not in set(wanted)]
     if not missing and not unknown: return
     faults = [f"{word} are {_some(names)}"
               for word, names in (("missing", missing), ("unknown", unknown)) if names]
+    if more: faults.append(f"there are {_some(there)}")
     raise ValueError(f"{what}: columns go by name, and {'; '.join(faults)}")
 
 # %% ../nbs/001_arguments.ipynb #ae47aa7a
