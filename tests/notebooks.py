@@ -96,9 +96,10 @@ def place(path):
     return re.match(r"(\d+)([a-z]?)_", path.name).groups()
 
 
-def title(nb, path):
-    "Number and title of a chapter, without what follows a colon."
-    head = nb["cells"][0]["source"].splitlines()[0].removeprefix("# ").split(":")[0]
+def title(path):
+    "Number and title of a chapter, without what follows a colon; of one that cannot be read the file's name."
+    try: head = read(path)["cells"][0]["source"].splitlines()[0].removeprefix("# ").split(":")[0]
+    except (ValueError, IndexError): return path.stem
     return f"{''.join(place(path))} {head}"
 
 
@@ -122,7 +123,7 @@ def navigate(nb, path, chapters):
     "Put the cells of navigation after the title and at the end; chapters holds all of them, in order."
     nb["cells"] = [c for c in nb["cells"] if MARK not in c["source"]]
     facts, number = nb["metadata"].get("mlscale", {}), place(path)
-    link = lambda p: f"[{title(read(p), p)}]({p.name})"
+    link = lambda p: f"[{title(p)}]({p.name})"
     order = list(chapters)
     main = [p for p in order if not place(p)[1] and len(place(p)[0]) == 2]
     plumbing = [p for p in order if len(place(p)[0]) > 2]
