@@ -29,7 +29,7 @@ from sklearn.preprocessing import OneHotEncoder, PowerTransformer
 from threadpoolctl import threadpool_limits
 
 from mlscale.artifacts import load_bundle, save
-from mlscale.serving import THREADS, ConflictError, LiveModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
+from mlscale.serving import THREADS, ConflictError, ReloadingModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
 
 K = 3
 
@@ -270,7 +270,7 @@ def test_a_canary_answers_its_share_and_a_broken_one_takes_nobody_down(bundles, 
 
 
 def test_without_http_the_errors_are_exceptions(tmp_path):
-    live = LiveModel(tmp_path / "late" / "production.json")
+    live = ReloadingModel(tmp_path / "late" / "production.json")
     with pytest.raises(UnavailableError): Service(lambda alias: live).answer(ROWS)
 
 
@@ -531,7 +531,7 @@ def test_three_hundred_rows_with_ids_take_less_than_50_ms_of_work(tmp_path):
     x = np.random.default_rng(0).normal(size=(2000, 40))
     with threadpool_limits(1): save(HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31).fit(x, x[:, 0] > 0), tmp_path / "b" / "late" / "1", example=x)
     point(tmp_path / "b", 1)
-    live, log = LiveModel(tmp_path / "b" / "late" / "production.json"), PredictionLog(tmp_path / "log.db")
+    live, log = ReloadingModel(tmp_path / "b" / "late" / "production.json"), PredictionLog(tmp_path / "log.db")
     service, rows, times = Service(lambda alias: live, log), x[:300].tolist(), []
     for i in range(9):
         start = time.process_time()
