@@ -65,7 +65,7 @@ class World:
         """
         return self.desk.cost(acted, self.outcomes(flight_id, acted).label.to_numpy())
 
-# %% ../nbs/12b_world.ipynb #916056fb
+# %% ../nbs/12b_world.ipynb #0d856788
 def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
     """The features as a job computes them that lost the two hours: the aircraft's last delays as of
     the departure.
@@ -84,7 +84,7 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     """
     rows = features.index[features.event_timestamp < until]
     def build():
-        return flight_features(load_flights().loc[rows], load_weather(), load_planes(),
+        return flight_features(load_flights().loc[rows.to_numpy()], load_weather(), load_planes(),
                                horizon=pd.Timedelta(0))[AIRCRAFT]
     wrong = cached_frame("without-horizon", str(until) + "".join(SOURCES.values()), build)
     out = features.copy()
