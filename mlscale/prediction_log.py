@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #7391009a
+# %% ../nbs/06b_prediction_log.ipynb #480a92b8
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -185,14 +185,13 @@ class _SQLite:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError): os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         self._path, self._synchronous = path, synchronous
-        try:
-            self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
-                                       check_same_thread=False)
-            self.execute("SELECT 1 FROM sqlite_master")
-        except sqlite3.OperationalError as e: raise _unreachable(e) from e
-        except sqlite3.DatabaseError as e:
-            raise ValueError(f"log: {path.name} is no prediction log ({e}); give the log's file, "
-                             "or a new name") from None
+        with path.open("rb") as file:   # SQLite would write over a short text
+            if file.read(16) not in (b"", b"SQLite format 3\0"):
+                raise ValueError(f"log: {path.name} is no prediction log; give the log's own file, "
+                                 "or a new name")
+        try: self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
+                                        check_same_thread=False)
+        except sqlite3.Error as e: raise _unreachable(e) from e
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
         return self._db.execute(sql, params).fetchall()
@@ -234,7 +233,7 @@ class _SQLite:
     def close(self) -> None:
         self._db.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #bd06a496
+# %% ../nbs/06b_prediction_log.ipynb #2d95b6ab
 class _Postgres:
     "A PostgreSQL database. One transaction writes at a time, on whichever server it began."
     def __init__(self, url: str, synchronous: str):
@@ -242,7 +241,7 @@ class _Postgres:
         self.errors: Any = psycopg.Error
         self._open = lambda: psycopg.connect(url, autocommit=True)
         self._durable = "SET LOCAL synchronous_commit = on;" if synchronous == "full" else ""
-        self._db = self._connected()
+        self._db, self._ended = self._connected(), False
 
     def _connected(self) -> Any:
         try: return self._open()
@@ -273,7 +272,7 @@ class _Postgres:
                  "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try: self._db.execute(begin, prepare=False)
         except self.errors:
-            if not self._db.closed: raise
+            if self._ended or not self._db.closed: raise
             self._db = self._connected()   # the old one was lost, and nothing had begun
             self._db.execute(begin, prepare=False)
 
@@ -290,6 +289,7 @@ class _Postgres:
         "How it writes is said with each transaction."
 
     def close(self) -> None:
+        self._ended = True
         self._db.close()
 
 _WRITER = 0x6d6c7363   # the number of the lock that a writer of the log holds
