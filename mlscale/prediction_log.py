@@ -294,7 +294,7 @@ class _Postgres:
 
 _WRITER = 0x6d6c7363   # the number of the lock that a writer of the log holds
 
-# %% ../nbs/06b_prediction_log.ipynb #33224895
+# %% ../nbs/06b_prediction_log.ipynb #004ff23a
 FORMAT = 2
 _TABLES = (
     "log_format(format INTEGER NOT NULL)",
@@ -309,6 +309,7 @@ _TABLES = (
     "trainings(model TEXT, version BIGINT, at TEXT NOT NULL, since TEXT, until TEXT, "
     "PRIMARY KEY(model, version))",
     "erasures(at TEXT NOT NULL, proof TEXT NOT NULL)",
+    "months(file TEXT PRIMARY KEY, month TEXT NOT NULL, predictions BIGINT NOT NULL, sha256 TEXT)",
 )
 _INDICES = ("predictions_at ON predictions(at)", "predictions_entity ON predictions(entity)")
 _FIRST = {"predictions": {"request_id", "at", "model", "version", "prediction", "features"},
