@@ -240,7 +240,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #ff19b139
+# %% ../nbs/08d_outcomes.ipynb #0b8239cb
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -255,14 +255,14 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
     Returns
     -------
     DataFrame
-        `request_id`, `at`, `entity`, `model`, `version`, `alias`, `prediction`, and one column a
-        feature, NaN where it was missing or the model has it not. Features of a bundle that did not
+        `request_id`, `at`, `entity`, `model`, `version`, `alias`, `prediction`, `action` ("none" where
+        nobody acted), and one column a feature, NaN where it was missing or the model has it not. Features of a bundle that did not
         tell its columns are named by their place: `feature_0`, ...
     """
     rows = read_log(_existing(log), since=since, until=until, features=True)
     with open_log(log) as book, book.transaction(write=False) as db:
         names = {k: json.loads(v) for k, v in db.execute("SELECT sha256, columns FROM signatures")}
-    known = rows[_LABELLED[:7]]
+    known = rows[[*_LABELLED[:7], "action"]].fillna({"action": "none"})
     if known.empty: return known
     parts = []
     for sha256, some in rows.groupby("sha256", dropna=False):

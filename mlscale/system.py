@@ -6,7 +6,7 @@
 __all__ = ['NAME', 'START', 'END', 'WEEK', 'HARM', 'System', 'request_predictions', 'act', 'record_known_outcomes',
            'batch_scores', 'served_version', 'deploy', 'record']
 
-# %% ../nbs/12c_system.ipynb #b72a0e0d
+# %% ../nbs/12c_system.ipynb #d619d0db
 import copy
 import json
 import shutil
@@ -24,10 +24,10 @@ from .artifacts import read_pointer
 from .batch import batch_predict
 from .drift import DriftMonitor
 from .features import FEATURES
+from .log_archive import read_log
 from .monitoring import Alerts, Finding, ModelMonitor, PerformanceMonitor
 from .monitoring import record_actions, record_outcomes
 from .registry import Registry
-from .serving import PredictionLog, iso_utc
 from .storage import replacing
 from .world import World
 
@@ -229,7 +229,7 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     record_actions(done[plan.wanted], log=system.log)
     return int(plan.acted.sum())
 
-# %% ../nbs/12c_system.ipynb #d2bc217f
+# %% ../nbs/12c_system.ipynb #3f62af31
 def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     """Record the outcomes of the last two weeks' flights that are known by now.
 
@@ -245,13 +245,10 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     int
         How many are new.
     """
-    query = ("SELECT request_id, COALESCE(action, 'none') <> 'none' FROM predictions "
-             "LEFT JOIN actions USING (request_id) LEFT JOIN outcomes USING (request_id) "
-             "WHERE predictions.at >= ? AND label IS NULL")
-    with PredictionLog(system.log) as log, log.transaction() as db:
-        waiting = db.execute(query, [iso_utc(at - 2*WEEK)])
-    ids, acted = (np.array([row[k] for row in waiting], int) for k in (0, 1))
-    found = system.world.outcomes(ids, acted.astype(bool))
+    rows = read_log(system.log, since=at - 2*WEEK)
+    rows = rows[rows.label.isna()]
+    acted = rows.action.fillna("none") != "none"
+    found = system.world.outcomes(rows.request_id.astype(int).to_numpy(), acted.to_numpy())
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
