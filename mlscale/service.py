@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREADS', 'UnavailableError', 'Service', 'create_app', 'serve', 'serve_inherited', 'serving_process']
 
-# %% ../nbs/06f_service.ipynb #60e2d632
+# %% ../nbs/06f_service.ipynb #7c711d25
 import json
 import os
 import re
@@ -24,14 +24,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from http.client import HTTPConnection
-from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from .limits import MAX_BYTES, PATIENCE, Limits, ServiceMetrics, impatient_protocol
 from .limits import read_rows, refusal
 from .hot_swap import Deployed, ReloadingModel
-from .prediction_log import ConflictError, PredictionLog, check_ids, iso_utc
+from .prediction_log import ConflictError, Prediction, PredictionLog, check_ids, iso_utc
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -66,7 +65,7 @@ def _predict(rows: np.ndarray, by: list[Deployed], production: Deployed) -> np.n
             raise ValueError(re.sub(r"^values\[(\d+)\]", place, str(e))) from e
     return prediction
 
-# %% ../nbs/06f_service.ipynb #29db9f7c
+# %% ../nbs/06f_service.ipynb #aa612c58
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -121,8 +120,9 @@ class Service:
             by = [self._live(self._route(i)).current() or production for i in ids]
         prediction, versions = _predict(rows, by, production), [d.version for d in by]
         if self._log:
-            self._log.append(zip(ids, repeat(at), repeat(production.name), versions, prediction,
-                                 rows.tolist()))
+            asked = zip(ids, by, prediction, rows.tolist())
+            self._log.append(Prediction(id, at, d.name, d.version, d.bundle.sha256, "production",
+                                        p, row) for id, d, p, row in asked)
         routed = {} if self._route is None else {"versions": versions}
         return {"prediction": prediction.tolist(), "model": production.name,
                 "version": production.version, "sha256": production.bundle.sha256, "ids": ids,

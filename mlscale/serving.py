@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_ROWS', 'PATIENCE', 'Limits', 'ServiceMetrics', 'read_rows', 'Deployed', 'ReloadingModel',
-           'load_model_from_registry', 'load_pointer', 'ConflictError', 'PredictionLog', 'check_ids', 'iso_utc',
-           'THREADS', 'Service', 'UnavailableError', 'create_app', 'serve', 'serve_inherited', 'serving_process']
+           'load_model_from_registry', 'load_pointer', 'ConflictError', 'LogError', 'Prediction', 'PredictionLog',
+           'check_ids', 'iso_utc', 'THREADS', 'Service', 'UnavailableError', 'create_app', 'serve', 'serve_inherited',
+           'serving_process']
 
-# %% ../nbs/06_serving.ipynb #6913879e
+# %% ../nbs/06_serving.ipynb #d5a674a6
 from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics, read_rows
 from .hot_swap import Deployed, ReloadingModel, load_model_from_registry, load_pointer
-from .prediction_log import ConflictError, PredictionLog, check_ids, iso_utc
+from .prediction_log import ConflictError, LogError, Prediction, PredictionLog
+from .prediction_log import check_ids, iso_utc
 from .service import THREADS, Service, UnavailableError, create_app, serve, serve_inherited
 from .service import serving_process
 
-# %% ../nbs/06_serving.ipynb #a6f6bab5
+# %% ../nbs/06_serving.ipynb #3d0fde9d
 _all_ = ["MAX_BYTES", "MAX_ROWS", "PATIENCE", "Limits", "ServiceMetrics", "read_rows",
          "Deployed", "ReloadingModel", "load_model_from_registry", "load_pointer",
-         "ConflictError", "PredictionLog", "check_ids", "iso_utc",
+         "ConflictError", "LogError", "Prediction", "PredictionLog", "check_ids", "iso_utc",
          "THREADS", "Service", "UnavailableError", "create_app", "serve", "serve_inherited",
          "serving_process"]
