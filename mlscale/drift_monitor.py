@@ -6,10 +6,11 @@
 __all__ = ['FLOOR', 'FORMAT', 'distances', 'psi', 'resampled_distances', 'thresholds', 'check_state', 'Reference', 'utc_moment',
            'Finding', 'drift_finding', 'DriftMonitor']
 
-# %% ../nbs/07c_drift_monitor.ipynb #fecfb0d3
+# %% ../nbs/07c_drift_monitor.ipynb #d9c05d8c
 import datetime as dt
 import hashlib
 import json
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -346,7 +347,7 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #ce72bbb9
+# %% ../nbs/07c_drift_monitor.ipynb #350ffd1f
 @dataclass(frozen=True)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.
@@ -375,11 +376,15 @@ class Finding:
     evidence: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("name", "unit", "evidence"):
+            if not isinstance(text := getattr(self, name), str):
+                raise TypeError(f"{name}={text!r}: text")
         for name in ("value", "threshold"):
-            if np.isnan(x := float(getattr(self, name))):
-                raise ValueError(f"{self.name}: {name} is not known, which does not mean that all "
-                                 "is well; find out what stopped arriving")
-            object.__setattr__(self, name, x)
+            x = getattr(self, name)
+            if not isinstance(x, numbers.Real) or np.isnan(float(x)):
+                raise ValueError(f"{self.name}: {name}={x!r} is no number, which does not mean "
+                                 "that all is well; find out what stopped arriving")
+            object.__setattr__(self, name, float(x))
         object.__setattr__(self, "at", utc_moment(self.at))
         object.__setattr__(self, "alarm", bool(self.alarm))
 
