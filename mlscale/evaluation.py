@@ -106,7 +106,7 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
         .reset_index(drop=True)
     )
 
-# %% ../nbs/02b_evaluation.ipynb #85e6233a
+# %% ../nbs/02b_evaluation.ipynb #df76bcf0
 @dataclass(frozen=True)
 class Evaluation:
     """How good probabilities were.
@@ -168,12 +168,12 @@ class Evaluation:
         """
         back = lambda x: np.nan if x is None else x
         try:
-            fields = {k: back(d[k]) for k in ("n", *_MEASURES)}
+            measures = {k: back(d[k]) for k in _MEASURES}
             ends = d.get("intervals") and {
                 k: (back(low), back(high)) for k, (low, high) in d["intervals"].items()}
+            return cls(d["n"], **measures, intervals=ends)
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             raise ValueError(f"d: not an Evaluation written by to_dict ({e!r:.100})") from None
-        return cls(**fields, intervals=ends)
 
     def __repr__(self) -> str:
         around = lambda k: " [{:.4f}, {:.4f}]".format(*self.intervals[k]) if self.intervals else ""
