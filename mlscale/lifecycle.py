@@ -118,15 +118,15 @@ def _new_folder(folder: Path | str | None) -> Path:
     if folder.exists(): raise ValueError(f"folder: {folder.name!r} exists; a run needs a new one")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #cbc9f793
+# %% ../nbs/12_lifecycle.ipynb #da601565
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
              spark: Any, progress: bool) -> list[System]:
     "The system after its weeks; with a bad release beside the future without it."
     if bad_release is None: return [run_weeks(system, weeks, spark, progress=progress)]
     run_weeks(system, weeks[weeks < bad_release], spark, progress=progress)
-    other, rest = system.fork(system.folder.with_name("state without"), WITHOUT), weeks[weeks >= bad_release]
+    other = system.fork(system.folder.with_name("state without"), WITHOUT)
+    rest, later = weeks[weeks >= bad_release], list[str]()
     system.rename(WITH)
-    later: list[str] = []
     other.say = later.append
     with ThreadPoolExecutor(1) as beside:
         second = beside.submit(run_weeks, other, rest, spark, progress=False)

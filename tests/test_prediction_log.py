@@ -208,8 +208,8 @@ def other_database(path):
     with closing(sqlite3.connect(path)) as db: db.executescript("CREATE TABLE accounts(id); INSERT INTO accounts VALUES (1); CREATE TABLE predictions(x)")
 
 
-NO_LOGS = {"text": (lambda p: p.write_text("hello\n" * 500), "is no prediction log"), "short text": (lambda p: p.write_text("a"), "is no prediction log"), "other tables": (other_database, "accounts, predictions"),
-           "folder": (lambda p: p.mkdir(), "a folder")}
+NO_LOGS = {"text": (lambda p: p.write_text("hello\n" * 500), "is no prediction log"), "short text": (lambda p: p.write_text("a"), "is no prediction log"),
+           "other tables": (other_database, "accounts, predictions"), "folder": (lambda p: p.mkdir(), "a folder")}
 
 
 @pytest.mark.parametrize("what", NO_LOGS)
