@@ -358,7 +358,8 @@ def test_a_pointer_that_cannot_be_right_is_refused_and_mended(tmp_path, change):
     assert write_pointer(folder, "canary", LATE) and read_pointer(folder, "canary") == LATE
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"["*100_000, *(json.dumps({k: v for k, v in POINTER.items() if k != left}).encode() for left in POINTER)], ids=lambda t: repr(t[:20]))
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"["*100_000,
+                                  *(json.dumps({k: v for k, v in POINTER.items() if k != left}).encode() for left in POINTER)], ids=lambda t: repr(t[:20]))
 def test_a_damaged_pointer_is_a_short_value_error(tmp_path, text):
     (tmp_path/"late").mkdir()
     (tmp_path/"late"/"production.json").write_bytes(text)
