@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'Alert', 'Alerts', 'Finding', 'ks_test', 'ModelMetrics', 'ModelMonitor', 'usual_effects', 'labelled',
-           'record_outcome', 'record_outcomes', 'FORMAT', 'PerformanceMonitor']
+           'logged_predictions', 'record_actions', 'record_outcome', 'record_outcomes', 'record_training', 'FORMAT',
+           'PerformanceMonitor']
 
-# %% ../nbs/08_monitoring.ipynb #4cce7ec7
+# %% ../nbs/08_monitoring.ipynb #d6f07789
 from .alerts import SEVERITIES, Alert, Alerts
 from .drift import Finding, ks_test
 from .model_monitor import ModelMetrics, ModelMonitor, usual_effects
-from .outcomes import labelled, record_outcome, record_outcomes
+from .outcomes import labelled, logged_predictions, record_actions, record_outcome
+from .outcomes import record_outcomes, record_training
 from .performance import FORMAT, PerformanceMonitor
 
-# %% ../nbs/08_monitoring.ipynb #2ca1b216
+# %% ../nbs/08_monitoring.ipynb #4389eb52
 _all_ = ["SEVERITIES", "Alert", "Alerts", "Finding", "ks_test", "ModelMetrics", "ModelMonitor",
-         "usual_effects", "labelled", "record_outcome", "record_outcomes", "FORMAT",
-         "PerformanceMonitor"]
+         "usual_effects", "labelled", "logged_predictions", "record_actions", "record_outcome",
+         "record_outcomes", "record_training", "FORMAT", "PerformanceMonitor"]
