@@ -6,13 +6,13 @@
 __all__ = ['LEARN_FROM', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learnable', 'train', 'backtest', 'monitors', 'launch', 'watch',
            'compare_on', 'gate', 'release', 'judge_release']
 
-# %% ../nbs/12d_policy.ipynb #32166f6a
+# %% ../nbs/12d_policy.ipynb #d233dd53
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .data import MATURE, SOURCES, OperationsDesk, load_flights
+from .data import MATURE, SOURCES, OperationsDesk, load_flights, matured
 from .drift import DriftMonitor, Reference
 from .features import FEATURES, SCHEDULE, load_features
 from .monitoring import ModelMonitor, PerformanceMonitor, labelled, logged_predictions
@@ -23,7 +23,7 @@ from .system import served_version
 from .training import Comparison, compare, evaluate, fit_model, log_losses
 from .world import World
 
-# %% ../nbs/12d_policy.ipynb #d70235f4
+# %% ../nbs/12d_policy.ipynb #d2131840
 LEARN_FROM = pd.Timestamp("2013-01-08", tz="UTC")   # the windows of the features are full
 
 def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -44,8 +44,8 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     DataFrame
         `flight_id`, `day`, `label`, `weight`: all 1, for nobody acted.
     """
-    end = min(START, at - MATURE, START if until is None else until)
-    rows = features[(features.event_timestamp >= since) & (features.event_timestamp < end)
+    predicted, end = features.event_timestamp, min(START, START if until is None else until)
+    rows = features[(predicted >= since) & (predicted < end) & matured(predicted, at)
                     & (features.label_time <= at)]
     day = rows.event_timestamp.dt.floor("D").to_numpy()
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
