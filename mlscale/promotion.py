@@ -360,7 +360,7 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #6064fed5
+# %% ../nbs/04c_promotion.ipynb #ee285828
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -410,9 +410,11 @@ class Registrar(Catalogue):
             or if `lineage`, `metrics`, the model or the example is not what it should be, see
             `artifacts.save`.
         """
-        judged = metrics.to_dict() if isinstance(metrics, Evaluation) else None
-        figures = metrics if judged is None else {
-            k: v for k, v in judged.items() if isinstance(v, numbers.Real)}   # those that exist
+        judged: dict | None = None
+        figures: Any = metrics
+        if isinstance(metrics, Evaluation):
+            judged = metrics.to_dict()
+            figures = {k: v for k, v in judged.items() if isinstance(v, numbers.Real)}
         _check_facts(lineage, figures)
         with self._locked():
             self._check_name(name)
