@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'Catalogue',
-           'Registrar', 'Registry']
+           'Registrar', 'Promoter', 'Registry']
 
 # %% ../nbs/04c_promotion.ipynb #d754c86a
 import numbers
@@ -360,7 +360,7 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #6064fed5
+# %% ../nbs/04c_promotion.ipynb #ee285828
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -410,9 +410,11 @@ class Registrar(Catalogue):
             or if `lineage`, `metrics`, the model or the example is not what it should be, see
             `artifacts.save`.
         """
-        judged = metrics.to_dict() if isinstance(metrics, Evaluation) else None
-        figures = metrics if judged is None else {
-            k: v for k, v in judged.items() if isinstance(v, numbers.Real)}   # those that exist
+        judged: dict | None = None
+        figures: Any = metrics
+        if isinstance(metrics, Evaluation):
+            judged = metrics.to_dict()
+            figures = {k: v for k, v in judged.items() if isinstance(v, numbers.Real)}
         _check_facts(lineage, figures)
         with self._locked():
             self._check_name(name)
@@ -451,28 +453,10 @@ def _remove_unfinished(folder: Path, known: Mapping) -> int:
     for f in unknown: shutil.rmtree(f)
     return len(unknown)
 
-# %% ../nbs/04c_promotion.ipynb #d06cd941
-class Registry(Registrar):
-    """Versions of models, the aliases that name them, and those that are served.
+# %% ../nbs/04c_promotion.ipynb #a4bfe337
+class Promoter(Registrar):
+    "A registry whose aliases can be promoted and rolled back; see `Registry`."
 
-    Parameters
-    ----------
-    uri : str, optional
-        MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
-        `registry/mlflow.db` in the state folder. Made if missing.
-    bundles : path, optional
-        Where deployed bundles go. Default: `bundles` in the state folder.
-    artifacts : path, optional
-        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
-        database.
-
-    Notes
-    -----
-    Writers on one machine wait for each other. An alias is either promoted (`promote`, `rollback`:
-    which model is the best) or served (`deploy`, `withdraw`: which model answers whom). The history
-    says what it names; MLflow's alias, the deployed bundle and the pointer follow from it, and
-    `reconcile` makes them follow after a crash.
-    """
     def promote(
         self, name: str, version: int, alias: str = "champion", *, gate: Gate | None = None
     ) -> Version:
@@ -543,6 +527,45 @@ class Registry(Registrar):
             self._follow(name, alias)
             return self.version(name, stack[-2])
 
+    def _stack(self, name: str, alias: str) -> list[int]:
+        events = self._ledger.events(name)
+        return alias_history(events).get(check_alias(alias, events, served=False), [])
+
+    def _follow(self, name: str, alias: str) -> list[str]:
+        "MLflow's alias, and the pointer of a served one, follow the history; what was mended."
+        events = self._ledger.events(name)
+        named = alias_history(events)[alias]
+        if not named:
+            found = self._ledger.remove_alias(name, alias), self._store.remove_pointer(name, alias)
+            return [f"{name}: {alias} names no version"]*any(found)
+        moved = self._ledger.set_alias(name, alias, named[-1])
+        mended = [f"{name}: {alias} names version {named[-1]}"]*moved
+        served = any(e["event"] == "deploy" and e["alias"] == alias for e in events)
+        if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
+        return mended
+
+# %% ../nbs/04c_promotion.ipynb #185dd534
+class Registry(Promoter):
+    """Versions of models, the aliases that name them, and those that are served.
+
+    Parameters
+    ----------
+    uri : str, optional
+        MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
+        `registry/mlflow.db` in the state folder. Made if missing.
+    bundles : path, optional
+        Where deployed bundles go. Default: `bundles` in the state folder.
+    artifacts : path, optional
+        Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
+        database.
+
+    Notes
+    -----
+    Writers on one machine wait for each other. An alias is either promoted (`promote`, `rollback`:
+    which model is the best) or served (`deploy`, `withdraw`: which model answers whom). The history
+    says what it names; MLflow's alias, the deployed bundle and the pointer follow from it, and
+    `reconcile` makes them follow after a crash.
+    """
     def deploy(self, name: str, alias: str = "champion", *, as_: str = PRODUCTION) -> Path:
         """Serve the version that an alias names: copy its bundle to where servers look, then turn
         the pointer. Doing it twice changes nothing.
@@ -627,21 +650,4 @@ class Registry(Registrar):
                 left = _remove_unfinished(self.artifacts/name, self._ledger.versions(name))
                 mended += [f"{name}: removed what an unfinished registration left"]*left
         if failed: raise ValueError("; ".join(failed))
-        return mended
-
-    def _stack(self, name: str, alias: str) -> list[int]:
-        events = self._ledger.events(name)
-        return alias_history(events).get(check_alias(alias, events, served=False), [])
-
-    def _follow(self, name: str, alias: str) -> list[str]:
-        "MLflow's alias, and the pointer of a served one, follow the history; what was mended."
-        events = self._ledger.events(name)
-        named = alias_history(events)[alias]
-        if not named:
-            found = self._ledger.remove_alias(name, alias), self._store.remove_pointer(name, alias)
-            return [f"{name}: {alias} names no version"]*any(found)
-        moved = self._ledger.set_alias(name, alias, named[-1])
-        mended = [f"{name}: {alias} names version {named[-1]}"]*moved
-        served = any(e["event"] == "deploy" and e["alias"] == alias for e in events)
-        if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
         return mended

@@ -201,7 +201,8 @@ def test_a_gate_that_agrees_lets_pass(registry, gate):
 
 
 @pytest.mark.parametrize("gate, error", [(lambda new, old: None, TypeError),
-                                         (lambda new, old: "yes", TypeError), (lambda new, old: 1/0, ZeroDivisionError), (lambda new, old: GateResult(True, "", (-.1, -.2, 0)), TypeError), (no_worse("auc"), ValueError)])
+                                         (lambda new, old: "yes", TypeError), (lambda new, old: 1/0, ZeroDivisionError),
+                                         (lambda new, old: GateResult(True, "", (-.1, -.2, 0)), TypeError), (no_worse("auc"), ValueError)])
 def test_a_gate_that_does_not_answer_decides_nothing(untouched, gate, error):
     before = untouched.history("late")
     with pytest.raises(error): untouched.promote("late", 1, gate=gate)
