@@ -24,7 +24,7 @@ def _not_recorded(rows: list[Prediction], result: list[Prediction] | Exception) 
                                                                 rel_tol=PARITY, abs_tol=PARITY)
     return sum(not same(row, held) for row, held in zip(rows, result))
 
-# %% ../nbs/06c_log_writer.ipynb #ea3582b3
+# %% ../nbs/06c_log_writer.ipynb #54a9b746
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class LogWriter:
             self._ended = True
             self._arrived.notify()
         self._thread.join()
+        if self.unlogged: _logger.error("%s predictions are not in the log", f"{self.unlogged:,}")
 
     def _work(self) -> None:
         while group := self._next(): self._write(group)
