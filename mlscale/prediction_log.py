@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #76f196cc
+# %% ../nbs/06b_prediction_log.ipynb #e26307b5
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -194,12 +194,15 @@ class _SQLite:
         except sqlite3.Error as e: raise _unreachable(e) from e
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
+        "The rows that `sql` gives with `params`."
         return self._db.execute(sql, params).fetchall()
 
     def executemany(self, sql: str, rows: Iterable[Sequence]) -> None:
+        "Run `sql` for each of the `rows`."
         self._db.executemany(sql, rows)
 
     def among(self, ids: Iterable[str]) -> tuple[str, Any]:
+        "What stands after IN for some `ids`, and its parameter."
         return "(SELECT value FROM json_each(?))", json.dumps(list(ids))
 
     def columns(self) -> list[tuple]:
@@ -209,15 +212,19 @@ class _SQLite:
                             "AND t.name NOT LIKE 'sqlite%'")
 
     def create(self, table: str) -> None:
+        "Make a `table` that is not there."
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
     def begin(self, write: bool) -> None:
+        "Begin a transaction that may `write`, or one that only reads."
         self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
+        "Let the transaction take effect."
         self.execute("COMMIT")
 
     def rollback(self) -> None:
+        "Undo the transaction."
         if self._db.in_transaction: self.execute("ROLLBACK")
 
     def close_to_others(self) -> None:
@@ -231,9 +238,10 @@ class _SQLite:
         self.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def close(self) -> None:
+        "End the connection."
         self._db.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #2d95b6ab
+# %% ../nbs/06b_prediction_log.ipynb #7fac1d94
 class _Postgres:
     "A PostgreSQL database. One transaction writes at a time, on whichever server it began."
     def __init__(self, url: str, synchronous: str):
@@ -248,13 +256,16 @@ class _Postgres:
         except self.errors as e: raise _unreachable(e) from e
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
+        "The rows that `sql` gives with `params`."
         cursor = self._db.execute(sql.replace("?", "%s"), params or None)
         return cursor.fetchall() if cursor.description else []
 
     def executemany(self, sql: str, rows: Iterable[Sequence]) -> None:
+        "Run `sql` for each of the `rows`."
         self._db.cursor().executemany(sql.replace("?", "%s"), rows)
 
     def among(self, ids: Iterable[str]) -> tuple[str, Any]:
+        "What stands after IN for some `ids`, and its parameter."
         return "(SELECT unnest(?::text[]))", list(ids)
 
     def columns(self) -> list[tuple]:
@@ -263,10 +274,12 @@ class _Postgres:
                             "WHERE table_schema = current_schema()")
 
     def create(self, table: str) -> None:
+        "Make a `table` that is not there."
         # text is compared letter by letter, as SQLite does, whatever the server's language
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}".replace("TEXT", 'TEXT COLLATE "C"'))
 
     def begin(self, write: bool) -> None:
+        "Begin a transaction that may `write`, or one that only reads."
         begin = (f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'; "
                  f"{self._durable} SELECT pg_advisory_xact_lock({_WRITER})" if write else
                  "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -277,9 +290,11 @@ class _Postgres:
             self._db.execute(begin, prepare=False)
 
     def commit(self) -> None:
+        "Let the transaction take effect."
         self._db.execute("COMMIT")
 
     def rollback(self) -> None:
+        "Undo the transaction."
         self._db.execute("ROLLBACK")
 
     def close_to_others(self) -> None:
@@ -289,6 +304,7 @@ class _Postgres:
         "How it writes is said with each transaction."
 
     def close(self) -> None:
+        "End the connection."
         self._ended = True
         self._db.close()
 
