@@ -24,7 +24,47 @@ def _not_recorded(rows: list[Prediction], result: list[Prediction] | Exception) 
                                                                 rel_tol=PARITY, abs_tol=PARITY)
     return sum(not same(row, held) for row, held in zip(rows, result))
 
-# %% ../nbs/06c_log_writer.ipynb #ea3582b3
+# %% ../nbs/06c_log_writer.ipynb #5c7a971d
+class _Queue:
+    "What waits to be written; with room for so many predictions."
+    def __init__(self, room: float):
+        self._changed = threading.Condition()
+        self._room, self._ended = room, False
+        self._waiting: list[tuple[list[Prediction], Future]] = []
+
+    def put(self, rows: list[Prediction]) -> Future | None:
+        "The word to wait for when `rows` stand in line; None if there is no room for them."
+        done: Future = Future()
+        with self._changed:
+            if self._ended: raise LogError("the writer of the log is closed")
+            if len(rows) > self._room: return None
+            self._room -= len(rows)
+            self._waiting.append((rows, done))
+            self._changed.notify()
+        return done
+
+    def take(self) -> list[tuple[list[Prediction], Future]]:
+        "All that waits, as soon as something does; nothing at the end."
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            taken, self._waiting = self._waiting, []
+        return taken
+
+    def free(self, n: int) -> None:
+        "Room for `n` more: they were taken, and are dealt with."
+        with self._changed: self._room += n
+
+    def end(self) -> None:
+        "Nobody puts anything here any more."
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def ended(self, within: float) -> bool:
+        "Whether the end comes `within` so many seconds."
+        with self._changed: return self._changed.wait_for(lambda: self._ended, within)
+
+# %% ../nbs/06c_log_writer.ipynb #85b625e3
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -57,11 +97,11 @@ class LogWriter:
         self.mode = one_of(mode, "mode", MODES)
         self.unlogged = 0
         self.error: str | None = None
-        self._log, self._lost = log, lost
-        self._room = whole(capacity, "capacity", low=1)
-        self._waiting: list[tuple[list[Prediction], Future]] = []
+        self._log, self._lost, self._spoke = log, lost, -math.inf
+        capacity = whole(capacity, "capacity", low=1)
+        self._queue = _Queue(math.inf if mode == "durable" else capacity)
         self._columns: dict[str, list[str]] = {}
-        self._arrived, self._ended, self._spoke = threading.Condition(), False, -math.inf
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
         self._thread.start()
 
@@ -86,16 +126,9 @@ class LogWriter:
             If the log cannot be written (with "durable"), or the writer is closed.
         """
         rows = list(rows)
-        done: Future = Future()
-        with self._arrived:
-            if self._ended: raise LogError("the writer of the log is closed")
-            fits = self.mode == "durable" or len(rows) <= self._room
-            if fits:
-                self._room -= len(rows)
-                self._waiting.append((rows, done))
-                self._arrived.notify()
-        if self.mode == "durable": return done.result()
-        if not fits: self._lose(len(rows), "too many wait to be written")
+        done = self._queue.put(rows)
+        if done is None: self._lose(len(rows), "too many wait to be written")
+        elif self.mode == "durable": return done.result()
         return rows
 
     def describe(self, sha256: str, columns: Iterable[str]) -> None:
@@ -110,33 +143,23 @@ class LogWriter:
 
     def close(self) -> None:
         "Write what waits, and end. What cannot be written then is lost, and counted."
-        with self._arrived:
-            self._ended = True
-            self._arrived.notify()
+        self._queue.end()
         self._thread.join()
+        if self.unlogged: _logger.error("%s predictions are not in the log", f"{self.unlogged:,}")
 
     def _work(self) -> None:
-        while group := self._next(): self._write(group)
-
-    def _next(self) -> list[tuple[list[Prediction], Future]]:
-        "What arrived since the last look; empty at the end."
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._waiting or self._ended)
-            group, self._waiting = self._waiting, []
-        return group
-
-    def _write(self, group: list[tuple[list[Prediction], Future]]) -> None:
-        "One transaction for all that waited."
-        results = self._recorded([rows for rows, _ in group])
-        for (rows, done), result in zip(group, results):
-            with self._arrived: self._room += len(rows)
-            if isinstance(result, Exception): done.set_exception(result)
-            else: done.set_result(result)
-            if self.mode == "available" and (n := _not_recorded(rows, result)):
-                self._lose(n, str(done.exception() or "they were answered otherwise before"))
+        "One transaction for all that waits, again and again."
+        while group := self._queue.take():
+            for (rows, done), result in zip(group, self._recorded([rows for rows, _ in group])):
+                self._queue.free(len(rows))
+                if isinstance(result, Exception): done.set_exception(result)
+                else: done.set_result(result)
+                if self.mode == "available" and (n := _not_recorded(rows, result)):
+                    self._lose(n, str(done.exception() or "they were answered otherwise before"))
 
     def _recorded(self, requests: list[list[Prediction]]) -> list:
-        "What became of each request."
+        "What became of each request. To be available means to try until the end, and once more."
+        last = self.mode == "durable"
         while True:
             try:
                 for model in list(self._columns.items()): self._log.describe(*model)
@@ -145,14 +168,13 @@ class LogWriter:
                 return results
             except Exception as e:
                 self.error = str(e)
-                self._say(str(e))
-                again = self.mode == "available" and isinstance(e, LogError) and not self._ended
-                if not again: return [e]*len(requests)
-            with self._arrived: self._arrived.wait_for(lambda: self._ended, timeout=1)
+                self._say(self.error)
+                if last or not isinstance(e, LogError): return [e]*len(requests)
+            last = self._queue.ended(within=1)
 
     def _lose(self, n: int, why: str) -> None:
         "Count predictions that are not in the log, and say so."
-        with self._arrived: self.unlogged += n
+        with self._counting: self.unlogged += n
         self._lost(n)
         self._say(f"{self.unlogged:,} predictions so far are not in the log; the last: {why}")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREADS', 'UnavailableError', 'Service', 'create_app', 'serve', 'serve_inherited', 'serving_process']
 
-# %% ../nbs/06f_service.ipynb #fc2f7171
+# %% ../nbs/06f_service.ipynb #e5cb9c73
 import json
 import os
 import re
@@ -26,6 +26,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
+
+# %% ../nbs/06f_service.ipynb #781c8ce4
 from .limits import MAX_BYTES, PATIENCE, Limits, ServiceMetrics, impatient_protocol
 from .limits import read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel

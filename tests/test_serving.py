@@ -379,6 +379,59 @@ def test_a_server_does_not_outlive_a_killed_parent(bundles):
             time.sleep(.1)
 
 
+# --- a log that cannot be written
+
+def blocked(path):
+    "Somebody else writes to the log."
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    return contextlib.closing(db)
+
+
+def test_available_answers_while_the_log_cannot_be_written_and_tells_how_many_answers_it_lost(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db", mode="available")) as client:
+        assert client.get("/health/ready").json()["log"] == {"mode": "available", "unlogged": 0, "error": None}
+        with blocked(tmp_path / "log.db"):
+            for _ in range(3): assert len(client.post("/predict", json={"values": [ROWS[2]] * 4000}).json()["prediction"]) == 4000
+            assert client.get("/health/ready").json()["log"]["unlogged"] == 4000 == metric(client, "mlscale_unlogged_predictions_total")
+    assert len(logged(tmp_path / "log.db")) == 8000, "what waited was written at the end"
+
+
+def test_durable_refuses_while_the_log_cannot_be_written(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:
+        with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE predictions RENAME TO gone")
+        refused = client.post("/predict", json={"values": ROWS})
+        assert refused.status_code == 503 and "the log cannot be read or written: no such table" in refused.json()["detail"]
+        state = client.get("/health/ready").json()["log"]
+        assert (state["mode"], state["unlogged"]) == ("durable", 0) and "no such table" in state["error"]
+        with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE gone RENAME TO predictions")
+        assert client.post("/predict", json={"values": ROWS}).status_code == 200 and client.get("/health/ready").json()["log"]["error"] is None
+    with TestClient(create_app(bundles)) as client: assert "log" not in client.get("/health/ready").json()
+
+
+def test_two_servers_share_one_log_and_give_one_answer(bundles, tmp_path):
+    url, other = where("postgres", tmp_path), tmp_path / "other"
+    shutil.copytree(bundles, other)
+    point(other, 2)
+    with serving_process(bundles, log=url, synchronous="full") as one, serving_process(other, log=url) as two, ThreadPoolExecutor(8) as pool:
+        ask = lambda i: [httpx.post(f"{server}/predict", json={"values": ROWS, "ids": [f"{i}-{j}" for j in range(3)]}).json() for server in ((one, two) if i % 2 else (two, one))]
+        answers = list(pool.map(ask, range(40)))
+    assert all(a["prediction"] == b["prediction"] and a["versions"] == b["versions"] for a, b in answers) and {a["versions"][0] for a, _ in answers} == {1, 2}
+
+
+@pytest.mark.needs("ps")
+def test_no_other_user_reads_the_password_of_a_log(bundles):
+    with pytest.raises(RuntimeError, match="LogError"), serving_process(bundles, log="postgresql://me:secret@127.0.0.1:1/log"): pass
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:   # a database that accepts and says nothing
+        def start():
+            with serving_process(bundles, log=f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/log?connect_timeout=3"): pass
+        waiting = pool.submit(start)
+        silent.accept()[0].recv(8)   # it has the URL by now
+        running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        assert "serve_inherited" in running and "secret" not in running
+        with pytest.raises(RuntimeError): waiting.result()
+
+
 # --- who holds the server
 
 @pytest.fixture
