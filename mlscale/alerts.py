@@ -94,7 +94,7 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #db96a2ae
+# %% ../nbs/08b_alerts.ipynb #68e95ae6
 FORMAT = 1
 
 class Alerts:
@@ -133,7 +133,7 @@ class Alerts:
             If the severity is unknown, or the finding is too old.
         """
         one_of(severity, "severity", SEVERITIES)
-        i = self._newest(finding.name, finding.at)
+        i = self._newest(finding)
         if i is not None and self.history[i].resolved_at is None:
             self.history[i] = _after(self.history[i], finding, severity)
             return self.history[i]
@@ -141,13 +141,15 @@ class Alerts:
         self.history.append(_opened_by(finding, severity))
         return self.history[-1]
 
-    def _newest(self, name: str, at: pd.Timestamp) -> int | None:
-        "The place of the last alert of a name, which must not be changed from its past."
-        i = next((i for i, a in reversed([*enumerate(self.history)]) if a.name == name), None)
-        if i is not None and at < (last := self.history[i].resolved_at or self.history[i].seen_at):
-            raise ValueError(f"at={at}: the alert {name!r} was last changed at {last}; give "
-                             "findings in the order of time")
-        return i
+    def _newest(self, finding: Finding) -> int | None:
+        "The place of the last alert of a finding's name, which must not be changed from its past."
+        places = [i for i, a in enumerate(self.history) if a.name == finding.name]
+        if not places: return None
+        alert = self.history[places[-1]]
+        if finding.at < (last := alert.resolved_at or alert.seen_at):
+            raise ValueError(f"at={finding.at}: the alert {alert.name!r} was last changed at "
+                             f"{last}; give findings in the order of time")
+        return places[-1]
 
     def to_dict(self) -> dict:
         """The whole register as plain values for JSON.
@@ -180,9 +182,10 @@ class Alerts:
         """
         out, history = cls(), check_state(d, "Alerts", FORMAT).get("history")
         if not isinstance(history, list): raise ValueError("d: a register without a history")
-        for alert in map(_read, history):
-            i = out._newest(alert.name, alert.at)
-            if i is not None and out.history[i].resolved_at is None:
-                raise ValueError(f"d: two alerts {alert.name!r} are open, and one is allowed")
-            out.history.append(alert)
+        out.history, ended = [*map(_read, history)], dict[str, pd.Timestamp | None]()
+        for alert in out.history:
+            before = ended.get(alert.name, alert.at)
+            if before is None or alert.at < before:
+                raise ValueError(f"d: alerts {alert.name!r} overlap; one may be open at a time")
+            ended[alert.name] = alert.resolved_at
         return out

@@ -455,21 +455,23 @@ def _settings(reference: Reference, alarms: float, checks: float, block_days: in
     whole(block_days, "block_days", low=1, high=days)
     return settings
 
-# %% ../nbs/07c_drift_monitor.ipynb #5f7b90a0
-def _between_days(reference: Reference, settings: Mapping, window_days: int) -> np.ndarray:
-    "Distances when nothing happens, drawn from the reference's days."
-    return resampled_distances(reference.counts, np.array(reference.category), window_days,
-                               block_days=settings["block_days"], n=settings["n_resamples"],
-                               seed=settings["seed"])
-
+# %% ../nbs/07c_drift_monitor.ipynb #f9f84685
 def _between_rows(reference: Reference, settings: Mapping, rows: int) -> np.ndarray:
-    "The same without days: rows are drawn independently of each other."
+    "Distances when nothing happens, if rows are drawn independently of each other."
     rng, total = np.random.default_rng(settings["seed"]), reference.total
     share, size = total/total.sum(1, keepdims=True), total[0].sum()
     draw = lambda n: np.stack([rng.multinomial(n, p, settings["n_resamples"]) for p in share], 1)
     return distances(draw(rows), draw(size), np.array(reference.category))
 
-# %% ../nbs/07c_drift_monitor.ipynb #d05ef3e2
+def _normal_distances(reference: Reference, settings: Mapping, window_days: int,
+                      rows: int) -> np.ndarray:
+    "Distances when nothing happens: of whole days, or of rows where no days were given."
+    if not reference.has_days: return _between_rows(reference, settings, rows)
+    return resampled_distances(reference.counts, np.array(reference.category), window_days,
+                               block_days=settings["block_days"], n=settings["n_resamples"],
+                               seed=settings["seed"])
+
+# %% ../nbs/07c_drift_monitor.ipynb #cbd7313d
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -565,9 +567,7 @@ class DriftMonitor:
         "The distance above which each column rings; calibrated when first asked for."
         n = 0 if self.reference.has_days else max(self.rows, 1)
         if n not in self._thresholds:
-            s = self.settings
-            null = (_between_days(self.reference, s, self.window_days) if self.reference.has_days
-                    else _between_rows(self.reference, s, n))
+            null = _normal_distances(self.reference, self.settings, self.window_days, n)
             self._thresholds[n] = thresholds(null, self.alpha)
         return self._thresholds[n]
 
@@ -586,9 +586,8 @@ class DriftMonitor:
             Index: column. `rows`, `missing` and `missing_reference` (shares), `distance` and
             `threshold` (0 to 1), `psi`, `drifted`. The furthest above its threshold first.
         """
-        ref, total = self.reference, self.reference.total
+        ref, total, rows = self.reference, self.reference.total, self.rows
         d, limit = distances(self.counts, total, np.array(ref.category)), self.thresholds
-        rows = self.rows
         out = pd.DataFrame({"rows": rows, "missing": self.counts[:, 0] / max(rows, 1),
                             "missing_reference": total[:, 0] / total[0].sum(), "distance": d,
                             "threshold": limit, "psi": psi(self.counts, total),

@@ -195,7 +195,7 @@ def _or_none(sample: np.ndarray) -> list[float | None]:
     "A sorted sample for JSON, which knows no infinite number."
     return [None]*(len(sample) - len(_known(sample))) + _known(sample).tolist()
 
-# %% ../nbs/08c_model_monitor.ipynb #cf702e6d
+# %% ../nbs/08c_model_monitor.ipynb #95fb1434
 FORMAT = 1
 
 class ModelMonitor:
@@ -332,15 +332,56 @@ class ModelMonitor:
                        f"99th percentile of {len(ms):,} requests")
 
     def check_data_drift(self, batch: Any, *, at: Any = None) -> bool:
-        "Record the finding of `data_drift` and say whether it is an alarm."
+        """Record the finding of `data_drift`.
+
+        Parameters
+        ----------
+        batch : table or array of numbers
+            As for `report`.
+        at : Timestamp, optional
+            Of it, with a time zone; default: now.
+
+        Returns
+        -------
+        bool
+            Whether it is an alarm.
+        """
         return self._recorded(self.data_drift(batch, at=at))
 
     def check_prediction_distribution(self, predictions: Any, *, at: Any = None) -> bool:
-        "Record the finding of `prediction_drift` and say whether it is an alarm."
+        """Record the finding of `prediction_drift`.
+
+        Parameters
+        ----------
+        predictions : array
+            One column, at least one known.
+        at : Timestamp, optional
+            Of it, with a time zone; default: now.
+
+        Returns
+        -------
+        bool
+            Whether it is an alarm.
+        """
         return self._recorded(self.prediction_drift(predictions, at=at))
 
     def check_latency(self, latencies_ms: Any, threshold: float = 200, *, at: Any = None) -> bool:
-        "Record the finding of `latency` and say whether it is an alarm."
+        """Record the finding of `latency`.
+
+        Parameters
+        ----------
+        latencies_ms : array
+            As for `latency`.
+        threshold : float
+            Milliseconds allowed, above 0.
+        at : Timestamp, optional
+            Of it, with a time zone; default: now.
+
+        Returns
+        -------
+        bool
+            Whether it is an alarm.
+        """
         return self._recorded(self.latency(latencies_ms, threshold, at=at))
 
     def _recorded(self, finding: Finding) -> bool:

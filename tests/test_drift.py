@@ -1,5 +1,6 @@
 "Drift: the stated number of false alarms is kept, drift is seen, counts merge, a restart loses nothing."
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mlscale.drift import DriftMonitor, Reference, bin_counts, distances, psi, quantile_edges
+from mlscale.drift import DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
 
 M = 40   # rows a day
 
@@ -28,6 +29,39 @@ def test_false_alarms_are_as_many_as_stated():
     low, high = stats.binom.interval(.999, worlds, alpha)
     assert low <= calibrated <= high
     assert naive > 3*high   # the test can fail: the obvious method does
+
+EDGES = quantile_edges(np.random.default_rng(0).standard_normal(20_000)*np.sqrt(2))
+
+def days_alike(phi, days, rng, m=20):
+    "One column, m rows a day around the day's mean, which resembles the next day's by phi; nothing ever drifts."
+    mu = np.empty(days)
+    mu[0] = rng.standard_normal()
+    for t in range(1, days): mu[t] = phi*mu[t - 1] + np.sqrt(1 - phi**2)*rng.standard_normal()
+    return mu[:, None] + rng.standard_normal((days, m))
+
+def checked(rows, reference_days, window_days, **settings):
+    "Whether the last days of a world ring against its first ones."
+    bins = np.searchsorted(EDGES, rows[:reference_days]) + 1
+    counts = (bins[:, :, None] == np.arange(len(EDGES) + 2)).sum(1)[:, None]
+    monitor = DriftMonitor(Reference(("x0",), (tuple(EDGES),), (False,), counts, True), n_resamples=300, **settings)
+    return monitor.update(rows[-window_days:].ravel()).drift_detected
+
+def test_blocks_of_days_keep_the_promise_where_days_resemble_the_next_and_single_days_break_it():
+    rng, worlds, alpha = np.random.default_rng(10), 200, .1
+    alarms = np.zeros(2)
+    for seed in range(worlds):
+        rows = days_alike(.6, 350 + 30 + 7, rng)
+        alarms += [checked(rows, 350, 7, false_alarms_per_year=52*alpha, block_days=b, seed=seed) for b in (1, 14)]
+    low, high = stats.binom.interval(.999, worlds, alpha)
+    single, blocks = alarms
+    assert low <= blocks <= high < 1.5*high < single
+
+def test_the_luck_of_the_reference_counts_and_a_month_against_two_rings_as_often_as_stated():
+    "Were the window compared with a reference that has no luck of its own, it would ring nearly twice as often."
+    rng, worlds, alpha = np.random.default_rng(11), 800, .1
+    alarms = sum(checked(days_alike(0, 90, rng), 60, 30, false_alarms_per_year=12*alpha, checks_per_year=12, seed=seed) for seed in range(worlds))
+    low, high = stats.binom.interval(.999, worlds, alpha)
+    assert low <= alarms <= high
 
 def test_rows_taken_as_independent_keep_the_promise_where_they_are():
     rng, alarms, worlds, alpha = np.random.default_rng(1), 0, 200, .1
@@ -92,6 +126,45 @@ def test_binned_distance_is_the_ks_statistic_up_to_a_bin(x):
     d = distances(bin_counts(y, e)[None], bin_counts(x, e)[None], np.array([False]))[0]
     assert 0 <= stats.ks_2samp(x, y).statistic - d <= 1/20 + 1e-9
     assert bin_counts(np.append(y, [np.nan, np.inf]), e).sum() == len(y) + 2
+
+def test_there_is_one_distance_whether_read_at_bins_or_at_values():
+    rng = np.random.default_rng(12)
+    x, y = rng.integers(0, 12, 500)*1., rng.integers(0, 15, 300)*1.
+    e = np.arange(0., 15)   # each value has a bin of its own, so that both read all there is to read
+    counts = [bin_counts(z, e) for z in (y, x)]
+    d = distances(counts[0][None], counts[1][None], np.array([False]))[0]
+    assert d == pytest.approx(ks_test(x, y)[0]) == pytest.approx(ks_distance(*(np.cumsum(c)/c.sum() for c in counts))) == pytest.approx(stats.ks_2samp(x, y).statistic)
+
+def test_a_finding_names_the_worst_column_and_three_that_drifted():
+    rng = np.random.default_rng(13)
+    X, days = world(80, rng, columns=3)
+    X = X.assign(d=X.a*2, e=X.b*2)
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    quiet = monitor.update(X[:7*M]).finding("2013-09-02T00:00-04:00")
+    assert not quiet and quiet.alarm is False and quiet.at == pd.Timestamp("2013-09-02 04:00", tz="UTC") and quiet.name == "drift" and quiet.unit == "distance"
+    moved = X[:7*M].assign(**{c: X[c][:7*M] + s for c, s in zip("abcde", (2, 4, 0, 5, 9), strict=True)})
+    report, found = monitor.reset().update(moved).report(), monitor.finding("2013-09-09T00:00Z", name="features")
+    worst = report.iloc[0]
+    assert found and found.name == "features" and (found.value, found.threshold) == (worst.distance, worst.threshold) and found.value > found.threshold
+    assert report.drifted.sum() == 4 and found.evidence.startswith(f"4 of 5 columns drifted; furthest: {report.index[0]} (")
+    assert re.findall(r"(\w) \(D", found.evidence) == list(report.index[:3]) and str(found).startswith("features, 2013-09-09: ")
+    assert found == Finding(found.name, found.value, found.threshold, "distance", found.at, True, found.evidence)
+
+def test_a_window_of_few_rows_has_no_finding_for_it_cannot_say_that_all_is_well():
+    X, days = world(40, np.random.default_rng(14))
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    for rows in (X[:0], X[:20] + 100):
+        with pytest.raises(ValueError, match="min_rows=140"): monitor.update(rows).finding("2013-09-02T00:00Z")
+
+def test_states_of_format_1_are_read():
+    X, days = world(40, np.random.default_rng(15))
+    for reference in (Reference.fit(X, days=days), Reference.fit(X)):
+        new = DriftMonitor(reference, false_alarms_per_year=2, n_resamples=200).update(X[:300]).to_dict()
+        old = json.loads(json.dumps(new)) | {"format": 1}
+        old["reference"]["by_day"], old["reference"]["format"] = old["reference"].pop("has_days"), 1
+        assert old["reference"]["by_day"] is (reference is not None and len(reference.counts) > 1)
+        assert DriftMonitor.from_dict(old).to_dict() == new
+        assert DriftMonitor.from_dict(old).report().equals(DriftMonitor.from_dict(new).report())
 
 def test_psi_by_hand():
     f, g = np.array([10.5, 30.5])/41, np.array([20.5, 20.5])/41

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from tables import HELD, NOT_NUMBERS, NUMBERS, TIMES, refused, reshaped, same_or_refused
 
 from mlscale.drift import DriftMonitor, Reference
-from mlscale.monitoring import ModelMetrics, ModelMonitor, ks_test, record_outcomes, usual_effects
+from mlscale.monitoring import (
+    Finding,
+    ModelMetrics,
+    ModelMonitor,
+    ks_test,
+    record_outcomes,
+    usual_effects,
+)
 
 few = settings(deadline=None, max_examples=25)
 rng = np.random.default_rng(0)
@@ -467,9 +474,7 @@ def test_a_moment_without_a_zone_is_refused_and_changes_nothing(at):
     if at is not None:  # None is now
         for check in checks:
             assert "zone" in refused(check, at, "at=")
-    raise_ = lambda at: monitor.record.raise_("x", at=at, value=1, threshold=0)
-    for change in (raise_, lambda at: monitor.record.resolve("x", at=at)):
-        assert "zone" in refused(change, at, "at=")
+    assert "zone" in refused(lambda at: Finding("x", 1, 0, "", at, True), at, "at=")
     assert monitor.record.history == []
     for check in checks:
         assert check("2013-09-02T06:00:00-04:00") and check(AT + pd.Timedelta(days=1))

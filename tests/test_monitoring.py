@@ -1,7 +1,10 @@
 "Monitoring: no silence about missing data, no alarm about nothing, one alert a trouble, outcomes recorded once and judged when they are known."
+import dataclasses
+import itertools
 import json
 import sqlite3
 import time
+import timeit
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlscale.monitoring import Alerts, ModelMetrics, ModelMonitor, PerformanceMonitor, ks_test, labelled, record_outcome, record_outcomes, usual_effects
+from mlscale.drift import thresholds
+from mlscale.monitoring import Alerts, Finding, ModelMetrics, ModelMonitor, PerformanceMonitor, ks_test, labelled, record_outcome, record_outcomes, usual_effects
 from mlscale.serving import PredictionLog
 
 T = lambda text: pd.Timestamp(text, tz="UTC")
@@ -50,7 +54,7 @@ def test_false_alarms_are_few_on_independent_rows_of_many_columns():
     rng = rng_of(1)
     monitor = ModelMonitor(rng.normal(size=(5000, 20)), min_effect=0)
     alarms = sum(monitor.check_data_drift(rng.normal(size=(400, 20))) for _ in range(200))
-    naive = sum(min(ks_test(monitor.reference[c].to_numpy(), x)[1] for c, x in zip(monitor.reference, rng.normal(size=(20, 400)), strict=True)) < .01 for _ in range(200))
+    naive = sum(min(ks_test(monitor.reference[c], x)[1] for c, x in zip(monitor.reference, rng.normal(size=(20, 400)), strict=True)) < .01 for _ in range(200))
     assert alarms <= stats.binom.ppf(.999, 200, .01) < naive
 
 
@@ -158,14 +162,33 @@ def test_other_columns_and_settings_are_named():
     with pytest.raises(ValueError, match="columns"): usual_effects([pd.DataFrame({"a": [1.]})] * 19 + [pd.DataFrame({"b": [1.]})])
 
 
-# ---- alerts
+# ---- findings and alerts
+
+def found(value, at="2013-01-01", name="loss", evidence=""):
+    return Finding(name, value, .5, "nats", T(at), value > .5, evidence)
+
+
+def test_a_finding_holds_numbers_and_a_moment_and_is_true_where_it_is_an_alarm():
+    x = Finding("loss", np.float32(.75), 1, "nats", pd.Timestamp("2013-01-01 12:00", tz="America/New_York"), np.bool_(True), "why")
+    assert (type(x.value), type(x.threshold), type(x.alarm)) == (float, float, bool) and x.at == T("2013-01-01 17:00") and str(x.at.tz) == "UTC"
+    assert x and not found(.1) and str(x) == "loss, 2013-01-01: 0.75 nats, allowed 1; why"
+    assert Finding("latency", np.inf, 200, "ms", T("2013-01-01"), True).value == np.inf
+    with pytest.raises(AttributeError): x.value = 0
+    for change in (dict(value=np.nan), dict(value=None), dict(value=pd.NA), dict(threshold=np.nan), dict(value="0.7")):
+        with pytest.raises(ValueError, match="no number"): dataclasses.replace(x, **change)
+    for at in (pd.Timestamp("2013-01-01"), None, pd.NaT, "soon"):
+        with pytest.raises(ValueError, match="zone"): dataclasses.replace(x, at=at)
+    for text in ("name", "unit", "evidence"):
+        with pytest.raises(TypeError, match=text): dataclasses.replace(x, **{text: None})
+
 
 def test_one_trouble_is_one_alert_and_it_ends():
     rng = rng_of(8)
     monitor, moved = ModelMonitor(rng.normal(size=1000)), rng.normal(2, 1, 500)
     for day in range(1, 4): monitor.check_data_drift(moved, at=T(f"2013-01-0{day}"))
     [alert] = monitor.alerts
-    assert (alert.name, alert.at, alert.seen, alert.resolved_at) == ("data_drift", T("2013-01-01"), 3, None) and alert.value > alert.threshold == .1
+    assert (alert.name, alert.at, alert.seen, alert.seen_at, alert.resolved_at) == ("data_drift", T("2013-01-01"), 3, T("2013-01-03"), None)
+    assert alert.value > alert.threshold == .1 and alert.unit == "distance" and "x0" in alert.evidence
     assert not monitor.check_data_drift(rng.normal(size=500), at=T("2013-01-04")) and monitor.alerts == []
     monitor.check_data_drift(moved, at=T("2013-01-05"))
     assert [a.resolved_at for a in monitor.record.history] == [T("2013-01-04"), None] and len(monitor.alerts) == 1
@@ -173,14 +196,140 @@ def test_one_trouble_is_one_alert_and_it_ends():
 
 def test_alerts_escalate_and_never_calm_down_by_themselves():
     alerts = Alerts()
-    for severity in ("info", "critical", "warning"): alerts.raise_("loss", at=T("2013-01-01"), value=np.float64(1), threshold=0, severity=severity)
-    alerts.raise_("other", at=T("2013-01-02"), value=1, threshold=0)
+    for severity in ("info", "critical", "warning"): alerts.update(found(1), severity=severity)
+    alerts.update(found(1, "2013-01-02", "other"))
     assert [(a.name, a.severity, a.seen) for a in alerts.open] == [("loss", "critical", 3), ("other", "warning", 1)]
     with pytest.raises(AttributeError): alerts.open[0].seen = 9
-    with pytest.raises(ValueError, match="severity"): alerts.raise_("x", at=T("2013-01-01"), value=1, threshold=0, severity="fatal")
-    with pytest.raises(ValueError, match="at="): alerts.resolve("other", at=T("2013-01-01"))
-    assert alerts.resolve("nothing", at=T("2013-01-01")) is None and alerts.resolve("loss", at=T("2013-01-03")).resolved_at == T("2013-01-03")
-    assert [a.name for a in alerts.open] == ["other"] and "loss" in str(alerts.history[0])
+    with pytest.raises(ValueError, match="severity"): alerts.update(found(1), severity="fatal")
+    ended = alerts.update(found(.1, "2013-01-03"))
+    assert ended.severity == "critical" and ended.resolved_at == T("2013-01-03") and [a.name for a in alerts.open] == ["other"] and "loss" in str(ended)
+    assert alerts.update(found(1, "2013-01-04"), severity="info").severity == "info"   # another trouble of that name
+
+
+def test_an_alert_follows_its_newest_alarm_and_keeps_the_time_of_its_first():
+    alerts = Alerts()
+    assert alerts.update(found(.1)) is None and alerts.history == []
+    opened = alerts.update(found(.7, "2013-01-02", evidence="first"))
+    assert opened.seen == 1 and opened.at == opened.seen_at == T("2013-01-02")
+    later = dataclasses.replace(found(.9, "2013-01-09", evidence="second"), threshold=.6)
+    added = alerts.update(later)
+    assert (added.value, added.threshold, added.evidence, added.at, added.seen_at, added.seen) == (.9, .6, "second", T("2013-01-02"), T("2013-01-09"), 2)
+    ended = alerts.update(found(.2, "2013-01-16"))
+    assert ended == dataclasses.replace(added, resolved_at=T("2013-01-16"))   # it remembers what was wrong
+    assert alerts.history == [ended] and alerts.update(found(.2, "2013-01-17")) is None
+
+
+def test_a_finding_from_before_the_last_is_refused_and_changes_nothing():
+    alerts = Alerts()
+    alerts.update(found(.7, "2013-01-02"))
+    alerts.update(found(.7, "2013-01-09"))
+    for value in (.7, .2):
+        with pytest.raises(ValueError, match="at=2013-01-08.*order of time"): alerts.update(found(value, "2013-01-08"))
+    assert alerts.open[0].seen == 2 and alerts.update(found(.7, "2013-01-01", "other")).seen == 1   # each name has its own past
+    alerts.update(found(.2, "2013-01-10"))
+    with pytest.raises(ValueError, match="order of time"): alerts.update(found(.7, "2013-01-09"))
+    assert len(alerts.history) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([.1, .7, .9, np.inf]), st.sampled_from(["info", "warning", "critical"]), st.booleans()), max_size=25))
+def test_a_register_that_restarts_at_any_moment_goes_on_as_if_it_had_not(steps):
+    kept, restarted = Alerts(), Alerts()
+    for i, (name, value, severity, restart) in enumerate(steps):
+        if restart: restarted = Alerts.from_dict(json.loads(json.dumps(restarted.to_dict(), allow_nan=False)))
+        finding = found(value, f"2013-01-{1 + i:02}", name, f"step {i}")
+        assert kept.update(finding, severity=severity) == restarted.update(finding, severity=severity)
+    assert kept.history == restarted.history and kept.open == restarted.open and kept.to_dict() == restarted.to_dict()
+    for name in "abc":   # by another road: what an alert counts are the alarms between two that were none
+        values = [value > .5 for n, value, *_ in steps if n == name]
+        runs = [len(list(group)) for alarm, group in itertools.groupby(values) if alarm]
+        assert [a.seen for a in kept.history if a.name == name] == runs
+
+
+def test_what_no_register_wrote_is_refused():
+    alerts = Alerts()
+    for name in ("loss", "latency"): alerts.update(found(.7, "2013-01-02", name))
+    alerts.update(found(.1, "2013-01-05"))
+    alerts.update(found(.7, "2013-01-09"))
+    state = json.loads(json.dumps(alerts.to_dict()))
+    assert Alerts.from_dict(state).history == alerts.history
+    first, second, third = state["history"]
+    one = lambda **change: state | {"history": [first | change]}
+    for bad in (None, [], {}, state | {"kind": "Reference"}, state | {"format": 2}, state | {"format": None}, {k: state[k] for k in ("kind", "format")}, state | {"history": {}},
+                state | {"history": [5]}, state | {"history": [{}]}, one(severity="dreadful"), one(seen=0), one(seen=1.5), one(seen="2"), one(value=None), one(value="nan"), one(value="much"),
+                one(threshold="nan"), one(name=None), one(unit=5), one(at="2013-01-02"), one(at=None), one(at="2013-01-03T00:00:00+00:00"), one(seen_at="2013-01-01T00:00:00+00:00"),
+                one(resolved_at="2013-01-01T00:00:00+00:00"), one(resolved_at="never"), state | {"history": [second, second]}, state | {"history": [third, first]}):
+        with pytest.raises(ValueError, match="d: "): Alerts.from_dict(bad)
+
+
+def test_several_monitors_share_one_register_and_a_check_changes_nothing_until_it_is_recorded():
+    rng = rng_of(12)
+    X = pd.DataFrame(rng.normal(size=(2000, 2)), columns=["a", "b"])
+    alerts = Alerts()
+    monitor, other = ModelMonitor(X, reference_predictions=X.a, alerts=alerts), ModelMonitor(X, alerts=alerts)
+    at = T("2013-01-01")
+    findings = [monitor.data_drift(X + 1, at=at), monitor.prediction_drift(X.a + 1, at=at), monitor.latency([900.] * 10, at=at)]
+    assert [(f.name, f.unit, f.alarm, f.at) for f in findings] == [("data_drift", "distance", True, at), ("prediction_drift", "distance", True, at), ("latency", "ms", True, at)]
+    assert alerts.history == [] and findings[2].value == 900 and findings[2].threshold == 200
+    assert other.check_latency([900.] * 10, at=at) and monitor.check_prediction_distribution(X.a + 1, at=at) and monitor.check_data_drift(X + 1, at=at)
+    assert monitor.record is alerts and monitor.alerts == other.alerts == alerts.open and [a.name for a in alerts.open] == ["latency", "prediction_drift", "data_drift"]
+    assert not monitor.check_latency([9.], at=T("2013-01-02")) and len(other.alerts) == 2
+
+
+def test_the_present_is_used_only_where_no_time_is_given():
+    monitor, before = ModelMonitor([0., 1.], reference_predictions=[0., 1.]), pd.Timestamp.now("UTC")
+    for check, rows in ((monitor.data_drift, [0., 1.]), (monitor.prediction_drift, [0., 1.]), (monitor.latency, [5.])):
+        assert before <= check(rows).at <= pd.Timestamp.now("UTC") and check(rows, at=T("2013-05-01")).at == T("2013-05-01")
+    monitor.check_latency([900.], at=T("2013-05-01"))
+    monitor.check_latency([900.], at=T("2013-05-02"))
+    assert (monitor.alerts[0].at, monitor.alerts[0].seen_at) == (T("2013-05-01"), T("2013-05-02"))
+
+
+def test_a_finding_shows_the_number_that_rang():
+    rng = rng_of(13)
+    usual = rng.beta(2, 5, 5000)
+    monitor = ModelMonitor(usual, reference_predictions=usual)
+    few_far = np.concatenate([usual[:960], np.full(40, 100.)])   # the shape is nearly the same, the mean is not
+    finding = monitor.prediction_drift(few_far, at=T("2013-01-01"))
+    assert finding and finding.unit == "shift of the mean" and finding.value > finding.threshold == pytest.approx(3*usual.std(), rel=1e-5)
+    assert finding.value == pytest.approx(abs(few_far.mean() - usual.mean()))
+    X = pd.DataFrame(rng.normal(size=(2000, 5)), columns=list("abcde"))
+    drift = ModelMonitor(X, min_effect={"a": .9, "b": .1, "c": .1, "d": .1, "e": .1}).data_drift(X + [.8, .5, .6, 3, .4], at=T("2013-01-01"))
+    assert drift.value > .8 and drift.threshold == .1 and drift.evidence.startswith("4 of 5 columns drifted; furthest: d (D 0.") and drift.evidence.count("(D") == 3 and "a (" not in drift.evidence
+
+
+def test_a_monitor_that_restarts_answers_the_same():
+    rng = rng_of(14)
+    X = pd.DataFrame(rng.normal(size=(500, 2)), columns=["a", "b"]).mask(rng.random((500, 2)) < .1)
+    monitor = ModelMonitor(X, reference_predictions=[.1, None, .3, np.inf] * 50, alpha=.02, min_effect={"a": .2, "b": .3}, min_prediction_effect=.15)
+    stored = json.dumps(monitor.to_dict(), allow_nan=False)
+    alerts = Alerts()
+    again = ModelMonitor.from_dict(json.loads(stored), alerts=alerts)
+    assert json.dumps(again.to_dict()) == stored and again.record is alerts
+    batch = X + .2
+    assert again.report(batch).equals(monitor.report(batch))
+    assert again.prediction_drift([.1, .2], at=T("2013-01-01")) == monitor.prediction_drift([.1, .2], at=T("2013-01-01"))
+    for bad in ({}, [], monitor.to_dict() | {"format": 2}, monitor.to_dict() | {"kind": "x"}):
+        with pytest.raises(ValueError, match="to_dict"): ModelMonitor.from_dict(bad)
+
+
+def test_a_report_is_the_test_column_by_column_and_the_reference_is_not_sorted_again():
+    rng = rng_of(15)
+    X = pd.DataFrame(rng.normal(size=(60_000, 8))).add_prefix("x").mask(rng.random((60_000, 8)) < .05)
+    batch = X[:3000] + rng.normal(0, .1, 8)
+    monitor = ModelMonitor(X)
+    report = monitor.report(batch)
+    assert all((report.distance[c], report.p[c]) == ks_test(X[c], batch[c]) for c in X)
+    best = lambda job: min(timeit.repeat(job, number=1, repeat=7))
+    assert best(lambda: monitor.report(batch)) < best(lambda: [ks_test(X[c], batch[c]) for c in X])/1.5   # some 4 times
+
+
+def test_usual_effects_leave_each_batch_out():
+    rng = rng_of(16)
+    batches = [pd.DataFrame({"a": rng.normal(rng.normal(), 1, n)}) for n in rng.integers(30, 200, 20)]
+    rest = [pd.concat(batches[:i] + batches[i + 1:]).a for i in range(20)]
+    strays = np.array([[ks_test(others, b.a)[0]] for others, b in zip(rest, batches, strict=True)])
+    assert usual_effects(batches, alarms=.1)["a"] == pytest.approx(thresholds(strays, .1)[0], rel=1e-9)
 
 
 # ---- outcomes
@@ -298,3 +447,33 @@ def test_bad_losses_are_named():
     assert monitor.losses == []
     for bad in ({}, [], monitor.to_dict() | {"format": 2}, monitor.to_dict() | {"kind": "x"}):
         with pytest.raises(ValueError, match="to_dict"): PerformanceMonitor.from_dict(bad)
+    for weights in ([], [1], [1, 1, 1], [1, np.nan], [1, -1], [0, 0], [[1, 1]], ["a", "b"]):
+        with pytest.raises(ValueError, match="weight"): monitor.update([.5, .6], weights=weights)
+    with pytest.raises(ValueError, match="update first"): monitor.finding(T("2013-01-01"))
+    assert monitor.losses == []
+
+
+def test_the_flights_left_alone_stand_for_all_by_their_weight():
+    rng, n = rng_of(10), 100_000
+    score = rng.beta(2, 6, n)
+    losses = -np.log(np.where(rng.random(n) < score, score, 1 - score))
+    alone = np.where(score > .4, .1, 1.)
+    left = rng.random(n) < alone
+    monitor = PerformanceMonitor([.5, .4, .6, .7])
+    monitor.update(losses[left], weights=1/alone[left])
+    monitor.update(losses[left])
+    error = 4*np.std(losses[left]/alone[left])/np.sqrt(left.sum())
+    assert abs(monitor.losses[0] - losses.mean()) < error < abs(monitor.losses[1] - losses.mean())
+    assert PerformanceMonitor([.5, .4, .6, .7]).update([9, .5], weights=[0, 1]) is False
+
+
+def test_the_finding_of_the_newest_week():
+    monitor, alerts = PerformanceMonitor([.45, .5, .47, .52]), Alerts()
+    for week, loss in enumerate((.5, .9, .95, .5)):
+        rings = monitor.update(loss)
+        finding = monitor.finding(T(f"2013-01-0{week + 1}"), name="the loss is too high")
+        assert (finding.value, finding.threshold, finding.unit, finding.alarm, finding.at) == (loss, monitor.threshold, "nats", rings, T(f"2013-01-0{week + 1}"))
+        alerts.update(finding, severity="critical")
+    [alert] = alerts.history
+    assert (alert.name, alert.value, alert.unit, alert.seen) == ("the loss is too high", .95, "nats", 2) and "0.450 to 0.520" in alert.evidence
+    assert monitor.finding(T("2013-01-09")).name == "loss"

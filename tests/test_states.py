@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mlscale.drift import DriftMonitor, Reference
-from mlscale.monitoring import PerformanceMonitor
+from mlscale.monitoring import Alerts, Finding, ModelMonitor, PerformanceMonitor
 from mlscale.schedules import (
     SCHEDULES,
     AdaGrad,
@@ -32,7 +32,7 @@ from mlscale.schedules import (
 from mlscale.sequential import SequentialTest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mlscale"
-ELSEWHERE = {"RollingState"}  # has tests of its own
+ELSEWHERE = {"RollingState", "Comparison", "Evaluation"}  # have tests of their own
 INTS = {
     "int": int,
     "int64": np.int64,
@@ -70,6 +70,14 @@ def drift(i, f):
     return monitor
 
 
+def alerts(i, f):
+    register = Alerts()
+    for day in (1, 2):
+        at = pd.Timestamp(f"2013-01-0{i(day)}", tz="UTC")
+        register.update(Finding("loss", f(0.75), f(0.5), "nats", at, np.bool_(True)))
+    return register
+
+
 def sequential(method, **settings):
     def make(i, f):
         cast = {
@@ -100,6 +108,16 @@ MAKE = {
         ),
     ],
     DriftMonitor: [drift],
+    Alerts: [alerts],
+    ModelMonitor: [
+        lambda i, f: ModelMonitor(
+            X.a.map(f),
+            reference_predictions=[f(0.5), None],
+            alpha=f(0.0625),
+            min_effect={"x0": f(0.25)},
+            min_prediction_effect=f(0.125),
+        )
+    ],
     PerformanceMonitor: [
         lambda i, f: (
             m := PerformanceMonitor(
