@@ -71,7 +71,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     if private.stat().st_mode & 0o077: private.chmod(0o700)
     return path
 
-# %% ../nbs/000_storage.ipynb #283015ed
+# %% ../nbs/000_storage.ipynb #e4908687
 def _fsync(path: Path) -> None:
     "Ask the operating system to bring a file or folder to the disk."
     fd = os.open(path, os.O_RDONLY)
@@ -101,9 +101,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Notes
     -----
-    In `state/` and `runs/` of the home, what was written is for its owner alone: no rights of group
-    or others are kept. A file replaces a file atomically. A folder that replaces a folder that is not empty leaves an
-    instant without either: give live folders new names and replace a pointer file instead.
+    A file replaces a file atomically. A folder that replaces a folder that is not empty leaves an
+    instant without either: give live folders new names and replace a pointer file instead. In
+    `state/` and `runs/` of the home, group and others lose the rights that the block gave them.
     """
     path = Path(path)
     make_folder(path.parent)
