@@ -176,7 +176,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #9980a2d4
+# %% ../nbs/03c_bundle.ipynb #c7e3d1bc
 FORMAT = 1
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _FILES = ("model.onnx", "model.skops")
@@ -204,6 +204,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "reference": _is_reference,
     "lineage": lambda x: isinstance(x, dict),
     "metrics": lambda x: isinstance(x, dict),
+    "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
 # %% ../nbs/03c_bundle.ipynb #30fd3044
@@ -499,12 +500,12 @@ def _reference_rows(rows: np.ndarray, expected: np.ndarray) -> dict:
     values = [[None if np.isnan(x) else x for x in row] for row in rows[some].tolist()]
     return {"values": values, "predictions": expected[some].tolist()}
 
-# %% ../nbs/03c_bundle.ipynb #54bf4618
+# %% ../nbs/03c_bundle.ipynb #38618df8
 def _card_text(card: dict) -> str:
     try: return json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
     except (AttributeError, TypeError, ValueError) as e:
         raise ValueError(
-            f"lineage, metrics: finite numbers, text, lists and dicts only ({e})"
+            f"lineage, metrics, evaluation: finite numbers, text, lists and dicts only ({e})"
         ) from None
 
 def _versions() -> dict[str, str]:
@@ -512,7 +513,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #883601f3
+# %% ../nbs/03c_bundle.ipynb #cf4c0d71
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -521,6 +522,7 @@ def save(
     output: str | None = None,
     lineage: Mapping | None = None,
     metrics: Mapping | None = None,
+    evaluation: Mapping | None = None,
 ) -> Bundle:
     """Write a model as a bundle: `model.skops`, `model.onnx` if that is faithful, and `card.json`.
 
@@ -540,6 +542,8 @@ def save(
         "label", for a regressor "value".
     lineage, metrics : mapping, optional
         Where the model comes from and how good it is: values that JSON can hold.
+    evaluation : mapping, optional
+        All that the metrics were taken from, such as an `Evaluation.to_dict()` with its intervals.
 
     Returns
     -------
@@ -550,7 +554,7 @@ def save(
     ------
     TypeError, ValueError
         If the model is not one of these, the example is no table of finite numbers the model can
-        take, the folder exists, or `lineage` or `metrics` cannot be written as JSON.
+        take, the folder exists, or `lineage`, `metrics` or `evaluation` cannot be written as JSON.
     """
     to = Path(to)
     if to.exists():
@@ -572,6 +576,7 @@ def save(
         "reference": _reference_rows(rows, expected),
         "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
         "versions": _versions(), "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
+        "evaluation": None if evaluation is None else dict(evaluation),
         "created": datetime.now(UTC).isoformat(),
     })
     with replacing(to) as new:

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['draw_year', 'draw_gates', 'page', 'Run']
 
-# %% ../nbs/12e_story.ipynb #0f2f5899
+# %% ../nbs/12e_story.ipynb #967ee119
 import base64
-import html
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from .storage import needs, replacing, style
-from .world import START, WEEK
+from .system import HARM, START, WEEK
 
-# %% ../nbs/12e_story.ipynb #70fca75d
+# %% ../nbs/12e_story.ipynb #a9233dd0
 _LOOKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
           "refuse": ("x", "black", "black", 45, "challenger refused"),
           "promote": ("^", "#009E73", "#009E73", 55, "new model live"),
@@ -29,7 +28,7 @@ def _draw_marks(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
     first = metrics[metrics.run == name].set_index("week").log_loss
     for kind, (marker, face, edge, size, label) in _LOOKS.items():
         some = events[(events.run == name) & (events.kind == kind) & (events["at"] > START)
-                      & ((kind != "alert") | events.text.str.contains("loss"))]
+                      & ((kind != "alert") | events.text.str.startswith(HARM))]
         colors = {"color": face} if marker == "x" else {"facecolors": face, "edgecolors": edge}
         ax.scatter(some["at"], [first.get(at - WEEK, np.nan) for at in some["at"]], size,
                    marker=marker, **colors, linewidths=1.6, zorder=3, label=label)
@@ -103,21 +102,58 @@ def draw_gates(gates: pd.DataFrame) -> Any:
         ax.invert_yaxis()
     return figure
 
-# %% ../nbs/12e_story.ipynb #3bc4a104
-_STYLE = ("body{font:16px/1.5 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding"
-          ":0 1rem;color:#222}img{max-width:100%;height:auto}table{border-collapse:collapse"
-          ";font-size:.85rem;display:block;overflow-x:auto}td,th{padding:.2rem .6rem;border"
-          "-bottom:1px solid #ddd;text-align:left;white-space:nowrap}td:last-child{white-sp"
-          "ace:normal}h1{line-height:1.2}summary{cursor:pointer;margin:1rem 0}")
+# %% ../nbs/12e_story.ipynb #07887e16
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>mlscale: a year in service</title>
+<style>
+  body {font: 16px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2rem auto;
+        padding: 0 1rem; color: #222}
+  img {max-width: 100%; height: auto}
+  table {border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto}
+  td, th {padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
+          white-space: nowrap}
+  td:last-child {white-space: normal}
+  h1 {line-height: 1.2}
+  summary {cursor: pointer; margin: 1rem 0}
+</style>
+<h1>A machine-learning system lives through 2013</h1>
+<ul>{% for line in summary %}<li>{{ line }}</li>{% endfor %}</ul>
+{% for text, picture in pictures.items() %}
+<img alt="{{ text }}" src="data:image/png;base64,{{ picture }}">
+{% endfor %}
+{% for run, rows in events.items() %}
+<h2>{{ run | capitalize }}: what happened</h2>{{ table(rows) }}
+{% endfor %}
+{% for run, rows in weeks.items() %}
+<details><summary>{{ run | capitalize }}: every week</summary>{{ table(rows) }}</details>
+{% endfor %}
+</html>"""
 
-def _picture(figure: Any, text: str) -> str:
-    "A figure inside a page."
+_TABLE = """{% macro table(rows) %}<table>
+<tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for x in row.values() %}<td>{{ x }}</td>{% endfor %}</tr>
+{% endfor %}</table>{% endmacro %}"""
+
+# %% ../nbs/12e_story.ipynb #c0afcdbc
+def _picture(figure: Any) -> str:
+    "A figure as text inside a page."
     out = io.BytesIO()
     figure.savefig(out, format="png")
-    data = base64.b64encode(out.getvalue()).decode()
-    return f"<img alt='{html.escape(text)}' src='data:image/png;base64,{data}'>"
+    return base64.b64encode(out.getvalue()).decode()
 
-# %% ../nbs/12e_story.ipynb #bf9d0b4f
+def _rows(frame: pd.DataFrame) -> dict[str, list[dict]]:
+    "The rows of each run as they are read: days, four digits, nothing for what is missing."
+    def read(x: Any) -> str:
+        if pd.isna(x): return ""
+        if isinstance(x, pd.Timestamp): return f"{x:%d %b}"
+        return f"{x:.4f}".rstrip("0").rstrip(".") if isinstance(x, float) else str(x)
+    return {run: [{name: read(x) for name, x in row.items() if name != "run"}
+                  for row in some.to_dict("records")]
+            for run, some in frame.groupby("run", sort=False)}
+
 def page(summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame,
          figures: dict[str, Any]) -> str:
     """The story as one page that needs no network.
@@ -136,23 +172,11 @@ def page(summary: list[str], events: pd.DataFrame, metrics: pd.DataFrame,
     str
         HTML.
     """
-    table = lambda frame: frame.to_html(index=False, border=0, float_format=lambda x: f"{x:.4f}",
-                                        na_rep="")
-    events = events.assign(at=events["at"].dt.strftime("%d %b"),
-                           version=events.version.map(lambda v: "" if pd.isna(v) else f"{v:.0f}"))
-    parts = ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in summary), "</ul>",
-             *(_picture(figure, text) for text, figure in figures.items())]
-    for name, some in events.groupby("run", sort=False):
-        parts += [f"<h2>{html.escape(name.capitalize())}: what happened</h2>",
-                  table(some[["at", "kind", "version", "text"]])]
-    metrics = metrics.assign(week=metrics.week.dt.strftime("%d %b"))
-    for name, some in metrics.groupby("run", sort=False):
-        parts.append(f"<details><summary>{html.escape(name.capitalize())}: every week</summary>"
-                     f"{table(some.drop(columns='run'))}</details>")
-    return ("<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-            "content='width=device-width'><title>mlscale: a year in service</title>"
-            f"<style>{_STYLE}</style><h1>A machine-learning system lives through 2013</h1>"
-            f"{''.join(parts)}</html>")
+    with needs("plot"): from jinja2 import Environment
+    template = Environment(autoescape=True).from_string(_TABLE + _PAGE)
+    return template.render(summary=summary, weeks=_rows(metrics),
+                           events=_rows(events[["run", "at", "kind", "version", "text"]]),
+                           pictures={text: _picture(figure) for text, figure in figures.items()})
 
 # %% ../nbs/12e_story.ipynb #0dbe506d
 @dataclass(repr=False)

@@ -22,7 +22,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from mlscale.artifacts import PARITY, Signature, load_bundle, onnx_scorer, parity, read_card, read_skops, save, to_onnx
+from mlscale.artifacts import PARITY, ModelVersion, Signature, load_bundle, onnx_scorer, parity, read_card, read_pointer, read_skops, remove_pointer, save, to_onnx, write_pointer
 from mlscale.storage import digest
 
 COLUMNS = ["carrier", "temp", "delay"]
@@ -328,3 +328,76 @@ def test_a_threshold_a_hair_below_a_value_keeps_its_answer_in_onnx():
         assert np.abs(onnx_scorer(to_onnx(model, "probability", x.astype(float)))(x.astype(float)) - expected).max() < 1e-5
         assert np.array_equal(before, trees._predictors[0][0].nodes["num_threshold"])
     assert np.array_equal(round_down(np.array([np.inf, -np.inf, 0., .1, -.1])), np.array([np.inf, -np.inf, 0, np.nextafter(np.float32(.1), np.float32(0)), np.float32(-.1)], np.float32))
+
+
+# --- pointers
+
+LATE = ModelVersion("late", 3, "ab"*32)
+POINTER = {"name": "late", "version": 3, "path": "3", "sha256": "ab"*32}
+
+
+@pytest.mark.parametrize("alias", ["production", "canary", "shadow", "eu-west_2"])
+def test_a_pointer_is_read_as_it_was_written(tmp_path, alias):
+    folder = tmp_path/"late"
+    assert write_pointer(folder, alias, LATE) and not write_pointer(folder, alias, LATE)
+    assert read_pointer(folder, alias) == LATE and json.loads((folder/f"{alias}.json").read_text()) == POINTER
+    assert write_pointer(folder, alias, ModelVersion("late", 4, "ab"*32)) and read_pointer(folder, alias).version == 4
+    assert [f.name for f in folder.iterdir()] == [f"{alias}.json"]
+    assert remove_pointer(folder, alias) and not remove_pointer(folder, alias)
+    with pytest.raises(FileNotFoundError, match=f"{alias}.json is missing; deploy"): read_pointer(folder, alias)
+
+
+@pytest.mark.parametrize("change", [{"name": "early"}, {"name": None}, {"name": ""}, {"version": "3"}, {"version": 3.0}, {"version": True}, {"version": 0}, {"version": -3}, {"version": 2**63},
+                                    {"path": ""}, {"path": "."}, {"path": "4"}, {"path": "03"}, {"path": "../late/3"}, {"path": "../../etc"}, {"path": "/etc"}, {"path": 3}, {"path": None},
+                                    {"sha256": None}, {"sha256": ""}, {"sha256": "a"*63}, {"sha256": "a"*65}, {"sha256": "G"*64}, {"sha256": "A"*64}, {"sha256": "a"*64 + "\n"}], ids=str)
+def test_a_pointer_that_cannot_be_right_is_refused_and_mended(tmp_path, change):
+    folder = tmp_path/"late"
+    write_pointer(folder, "canary", LATE)
+    (folder/"canary.json").write_text(json.dumps({**POINTER, **change}))
+    with pytest.raises(ValueError, match="canary.json .*; deploy again"): read_pointer(folder, "canary")
+    assert write_pointer(folder, "canary", LATE) and read_pointer(folder, "canary") == LATE
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"["*100_000,
+                                  *(json.dumps({k: v for k, v in POINTER.items() if k != left}).encode() for left in POINTER)], ids=lambda t: repr(t[:20]))
+def test_a_damaged_pointer_is_a_short_value_error(tmp_path, text):
+    (tmp_path/"late").mkdir()
+    (tmp_path/"late"/"production.json").write_bytes(text)
+    with pytest.raises(ValueError, match="production.json is damaged") as e: read_pointer(tmp_path/"late")
+    assert len(str(e.value)) < 300
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, len(json.dumps(POINTER)) - 1), byte=st.integers(0, 255))
+def test_a_pointer_with_any_byte_changed_is_refused_or_names_another_digest(tmp_path_factory, at, byte):
+    folder = tmp_path_factory.mktemp("changed")/"late"
+    folder.mkdir()
+    text = bytearray(json.dumps(POINTER).encode())
+    text[at] = byte
+    (folder/"production.json").write_bytes(text)
+    try: found = read_pointer(folder)
+    except ValueError: return
+    assert (found.name, found.version) == ("late", 3)   # both the version and its folder would have to change
+
+
+@pytest.mark.parametrize("alias", ["", "..", "../x", "a/b", "Production", "a.b", "3", "production\n", "a"*65, None, 3])
+def test_an_alias_is_a_word_and_not_a_path(tmp_path, alias):
+    for call in (lambda: read_pointer(tmp_path/"late", alias), lambda: write_pointer(tmp_path/"late", alias, LATE), lambda: remove_pointer(tmp_path/"late", alias)):
+        with pytest.raises(ValueError, match="alias="): call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pointer_is_not_written_into_the_folder_of_another_model(tmp_path):
+    with pytest.raises(ValueError, match="'early' is not that of 'late'"): write_pointer(tmp_path/"early", "production", LATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_see_the_old_pointer_or_the_new_one(tmp_path):
+    folder, versions = tmp_path/"late", [ModelVersion("late", n, f"{n:064x}") for n in (1, 2)]
+    write_pointer(folder, "production", versions[0])
+
+    def write(_): return [write_pointer(folder, "production", v) for v in versions*50]
+
+    def read(_): return {read_pointer(folder) for _ in range(1000)}
+    with ThreadPoolExecutor(4) as pool: seen, _ = [pool.map(f, range(2)) for f in (read, write)]
+    assert set.union(*seen) <= set(versions)

@@ -1,14 +1,17 @@
 "Training: splits keep the order of time and the delay of labels, the same seed gives the same model, scores and intervals are what they say."
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate, stats
 from sklearn import metrics
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlscale import artifacts
-from mlscale.training import Evaluation, calibration, compare, evaluate, fit_model, known_by, log_losses, time_split, validate
+from mlscale.training import Comparison, Evaluation, calibration, compare, evaluate, fit_model, known_by, log_losses, time_split, validate
 
 T = lambda text: pd.Timestamp(text, tz="UTC")
 
@@ -185,8 +188,8 @@ def test_one_class_has_no_auc_and_certainty_has_a_finite_loss():
 
 def test_an_evaluation_is_plain_values():
     e = evaluate([0, 1] * 30, [.2, .7] * 30, days=np.repeat(np.arange(20), 3), block_days=2)
-    assert isinstance(e, Evaluation) and {type(v) for k, v in e.as_dict().items() if k != "intervals"} <= {int, float}
-    assert set(e.as_dict()["intervals"]) == {"rate", "log_loss", "auc", "brier", "calibration_error"} and "intervals" not in evaluate([0, 1], [.1, .2]).as_dict()
+    assert isinstance(e, Evaluation) and {type(v) for k, v in e.to_dict().items() if k != "intervals"} <= {int, float}
+    assert set(e.to_dict()["intervals"]) == {"rate", "log_loss", "auc", "brier", "calibration_error"} and "intervals" not in evaluate([0, 1], [.1, .2]).to_dict()
     assert "log_loss" in repr(e) and "[" in repr(e)
 
 
@@ -221,6 +224,66 @@ def test_blocks_are_wider_than_single_days_where_days_resemble_the_next_and_only
     assert width["alike", 7] > 1.5 * width["alike", 1] and width["not alike", 7] < 1.25 * width["not alike", 1]
 
 
+# 600 stretches of 240 days, a row a day: how often does an interval hold the truth?
+
+WORLDS, LUCK = 600, np.array([.001, .999])
+
+
+def years():
+    "Labels, probabilities that are right, others that are not, and days."
+    days = np.arange(240)
+    for world in range(WORLDS):
+        rng = np.random.default_rng(world)
+        p = rng.uniform(.05, .95, len(days))
+        yield (rng.random(len(days)) < p).astype(float), p, .25 + p/2, days
+
+
+def expected(of):
+    "The mean of a function of p, for p as in these years."
+    return integrate.quad(of, .05, .95)[0]/.9
+
+
+entropy = lambda p, q: -p*np.log(q) - (1 - p)*np.log1p(-q)
+TRUTHS = {"rate": .5, "log_loss": expected(lambda p: entropy(p, p)), "brier": expected(lambda p: p*(1 - p))}
+
+
+def test_an_interval_of_95_percent_holds_the_truth_in_95_of_100_cases():
+    held = dict.fromkeys(TRUTHS, 0)
+    for y, p, _, days in years():
+        intervals = evaluate(y, p, days=days, block_days=1, n_resamples=300).intervals
+        for name, truth in TRUTHS.items(): held[name] += intervals[name][0] <= truth <= intervals[name][1]
+    low, high = stats.binom.ppf(LUCK, WORLDS, .95)   # from 552 on; an interval of 90 % holds it in about 540 of 600
+    assert all(low <= n <= high for n in held.values()), held
+
+
+@pytest.mark.parametrize("level", [.5, .8, .95])
+def test_a_comparison_holds_the_truth_as_often_as_its_level_says(level):
+    truth = expected(lambda p: entropy(p, p) - entropy(p, .25 + p/2))
+    held = sum(c.low <= truth <= c.high for c in (compare(y, p, q, days=days, level=level, block_days=1, n_resamples=300) for y, p, q, days in years()))
+    low, high = stats.binom.ppf(LUCK, WORLDS, level)
+    assert low <= held <= high
+
+
+@pytest.mark.parametrize("change", [{"difference": np.nan}, {"low": "0"}, {"level": 1}, {"level": 95}, {"rows": 0}, {"rows": 1.5}, {"days": None}, {"judged_on": None}, {"judged_on": "x"*201}])
+def test_a_comparison_that_makes_no_sense_is_refused(change):
+    fields = Comparison(-.1, -.2, .1, .9, 10, 2, "June").to_dict() | change
+    with pytest.raises(ValueError, match=next(iter(change))): Comparison.from_dict(fields)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")   # where one class only is drawn there is no AUC
+def test_what_was_judged_survives_json():
+    y, p, days = np.array([0, 1, 0, 1]*10), np.tile([.2, .7, .4, .6], 10), np.repeat(np.arange(10), 4)
+    there_and_back = lambda x: type(x).from_dict(json.loads(json.dumps(x.to_dict(), allow_nan=False)))
+    for one in (compare(y, p, p**2, days=days, block_days=2, judged_on="März"), Comparison(np.float64(-.1), -.2, .1, .9, np.int64(10), 2),
+                evaluate(y, p), evaluate(y, p, days=days, block_days=2)): assert there_and_back(one) == one
+    none_late = there_and_back(evaluate(np.zeros(20), np.full(20, .2), days=np.arange(20)))
+    assert np.isnan(none_late.auc) and np.isnan(none_late.intervals["auc"]).all() and none_late.rate == 0
+    for bad in ({}, [], {"n": 3}, {"n": 1, "rate": 0, "log_loss": 0, "auc": None, "brier": 0, "calibration_error": 0, "intervals": {"rate": 3}}):
+        with pytest.raises(ValueError, match="not an Evaluation"): Evaluation.from_dict(bad)
+    for bad in ({}, {"difference": 0, "more": 1}):
+        with pytest.raises(ValueError, match="not a Comparison"): Comparison.from_dict(bad)
+
+
 def test_days_may_be_anything_sortable_and_rows_may_stand_in_any_order():
     rng = np.random.default_rng(0)
     y, p, days = rng.integers(0, 2, 600).astype(float), rng.random(600), np.repeat(np.arange(30), 20)
@@ -238,11 +301,12 @@ def test_a_paired_comparison_sees_what_two_intervals_do_not():
     truth = 1 / (1 + np.exp(-(rng.standard_normal(100)[days] * 1.5 + rng.standard_normal(3000))))
     y = (rng.random(3000) < truth).astype(float)
     worse = 1 / (1 + np.exp(-(np.log(truth / (1 - truth)) + .5 * rng.standard_normal(3000))))
-    difference, low, high = compare(y, truth, worse, days=days)
-    assert low < difference < high < 0
+    c = compare(y, truth, worse, days=days, judged_on="a hundred days")
+    assert c.low < c.difference < c.high < 0 and (c.rows, c.days, c.level, c.judged_on) == (3000, 100, .95, "a hundred days")
     a, b = evaluate(y, truth, days=days).intervals["log_loss"], evaluate(y, worse, days=days).intervals["log_loss"]
     assert a[1] > b[0]
-    assert compare(y, truth, truth, days=days) == (0, 0, 0)
+    assert compare(y, truth, truth, days=days) == Comparison(0., 0., 0., .95, 3000, 100)
+    assert str(Comparison(-.0123, -.02, -.001, .9, 1234, 7)) == "log loss -0.0123 [-0.0200, -0.0010] on 1,234 rows"
 
 
 @pytest.mark.parametrize(("y", "p", "more", "words"), [

@@ -1,0 +1,448 @@
+"What was acknowledged is there, once, whatever was killed when; a contradiction hurts nobody else; on both engines."
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from postgres import Server, programs, server, where
+
+from mlscale.prediction_log import FORMAT, ConflictError, LogError, Prediction, PredictionLog, iso_utc
+
+FORMAT_1 = Path(__file__).parent / "data" / "log_format_1.db"
+AT = "2013-07-01T00:00:00.000000+00:00"
+BOTH = pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+
+
+def row(id, features=(1.,), version=1, prediction=.5, entity=None, sha256="d1", alias="production", at=AT):
+    return Prediction(id, at, "late", version, sha256, alias, prediction, list(features), entity)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def log(request, tmp_path):
+    with PredictionLog(where(request.param, tmp_path)) as log: yield log
+
+
+def held(log, what="request_id", table="predictions"):
+    with log.transaction(write=False) as db: return db.execute(f"SELECT {what} FROM {table} ORDER BY 1")
+
+
+# --- what is recorded
+
+def test_a_row_is_given_back_as_it_is_held(log):
+    given = log.append([Prediction("b", datetime(2013, 7, 1, 2, tzinfo=UTC), "late", 3, "d3", "canary", 1, [1, None, float("nan"), 1e-300], "N14228"),
+                        Prediction("a", "2013-07-01T00:00:00.0000015-04:00", "late", 2**62, None, None, .1 + .2, [])])
+    assert given == [Prediction("b", "2013-07-01T02:00:00.000000+00:00", "late", 3, "d3", "canary", 1., [1., None, None, 1e-300], "N14228"),
+                     Prediction("a", "2013-07-01T04:00:00.000001+00:00", "late", 2**62, None, None, .1 + .2, [], None)]
+    assert log.append([row("b", [1, None, None, 1e-300], prediction=0.), row("a", [], prediction=0.)]) == given
+    assert held(log, "request_id, entity, features") == [("a", None, "[]"), ("b", "N14228", "[1.0, null, null, 1e-300]")]
+
+
+def test_asking_again_gives_the_first_answer_and_its_version(log):
+    first = log.append([row("x", [1, 2]), row("y", [3, None])])
+    again = log.append([row("y", [3, None], version=2, prediction=.9, sha256="d2", alias="canary"), row("new", [5]), row("x", [1, 2], 2, .9)])
+    assert again == [first[1], row("new", [5.]), first[0]] and len(held(log)) == 3
+
+
+def test_other_features_are_a_conflict_and_nothing_of_that_request_is_stored(log):
+    log.append([row("x", [1, 2])])
+    for other in ([1, 3], [1], [1, 2, 3], [1, None], []):
+        with pytest.raises(ConflictError, match="'x' was asked before with other features and answered 0.5 by version 1"): log.append([row("new"), row("x", other)])
+    with pytest.raises(ConflictError): log.append([row("twin", [1]), row("twin", [2])])
+    assert log.append([row("twin", [1]), row("twin", [1], prediction=.7)]) == [row("twin", [1.])]*2
+    assert held(log) == [("twin",), ("x",)]
+
+
+def test_a_conflict_or_a_wrong_row_hurts_no_other_request_of_the_transaction(log):
+    log.append([row("x", [1])])
+    out = log.append_each([[row("a")], [row("b"), row("x", [2])], [row("b", [7])], [row("\0")], [row("c", prediction=float("nan"))], [row("a", prediction=.9), row("c")], []])
+    assert [type(r) for r in out] == [list, ConflictError, list, ValueError, ValueError, list, list]
+    assert out[2] == [row("b", [7.])] and out[5] == [row("a"), row("c")] and held(log) == [("a",), ("b",), ("c",), ("x",)]
+
+
+WRONG = {"no text": (TypeError, row(5)), "NUL": (ValueError, row("a\0b")), "half a pair": (ValueError, row("\ud800")), "entity": (ValueError, row("a", entity="N\0")),
+         "entity 2": (TypeError, row("a", entity=7)), "no zone": (ValueError, row("a", at="2013-07-01")), "nan": (ValueError, row("a", prediction=float("nan"))),
+         "inf": (ValueError, row("a", [float("inf")])), "word": (ValueError, row("a", ["b"]))}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_stored_is_refused_before_anything_is(what, tmp_path):
+    error, wrong = WRONG[what]
+    with PredictionLog(tmp_path / "log.db") as log:
+        with pytest.raises(error): log.append([row("good"), wrong])
+        assert held(log) == []
+
+
+def test_a_retry_is_recognised_by_name_when_another_version_orders_the_columns_anew(log):
+    log.describe("d1", ["a", "b"])
+    log.describe("d2", ["b", "a"])
+    log.describe("d1", ["never", "again"])
+    first = log.append([row("x", [1, 2])])
+    assert log.append([row("x", [2, 1], 2, .9, sha256="d2")]) == first
+    with pytest.raises(ConflictError): log.append([row("x", [1, 2], 2, .9, sha256="d2")])
+    with pytest.raises(ConflictError): log.append([row("x", [2, 1], 2, .9, sha256="of an unknown model")])
+    assert held(log, "sha256, columns", "signatures") == [("d1", '["a", "b"]'), ("d2", '["b", "a"]')]
+
+
+def test_texts_sort_letter_by_letter_on_both_engines(log):
+    ids = ["b", "A", "a", "B", "-c", "ä", "_", "Z-1", "Z1"]
+    log.append([row(i) for i in ids])
+    assert [i for i, in held(log)] == sorted(ids)
+
+
+questions = st.tuples(st.sampled_from("abcde"), st.sampled_from([(1.,), (2.,), (1., None)]), st.integers(1, 3))
+groups = st.lists(st.lists(st.lists(questions, max_size=4), max_size=4), max_size=4)
+
+
+@BOTH
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(groups)
+def test_any_sequence_of_requests_is_as_a_dictionary_would_have_it(engine, tmp_path_factory, groups):
+    if engine not in OPEN: OPEN[engine] = PredictionLog(where(engine, tmp_path_factory.mktemp("model")))
+    log, model = OPEN[engine], {}
+    with log.transaction() as db: db.execute("DELETE FROM predictions")
+    for requests in groups:
+        requests = [[row(id, f, v, v / 10) for id, f, v in asked] for asked in requests]
+        for asked, got in zip(requests, log.append_each(requests), strict=True):
+            after = dict(model)
+            for r in asked: after.setdefault(r.request_id, r)
+            if any(after[r.request_id].features != r.features for r in asked): assert isinstance(got, ConflictError)
+            else:
+                model = after
+                assert got == [model[r.request_id] for r in asked]
+    assert held(log, "request_id, version, prediction") == sorted((id, r.version, r.prediction) for id, r in model.items())
+
+
+OPEN = {}
+
+
+def test_a_block_takes_effect_together_or_not_at_all(log):
+    with pytest.raises(ZeroDivisionError), log.transaction() as db:
+        db.execute("INSERT INTO erasures (at, proof) VALUES (?, ?)", [AT, "100 %"])
+        1 / 0   # noqa: B018
+    with pytest.raises(LogError, match="nowhere"), log.transaction() as db:
+        db.execute("INSERT INTO erasures (at, proof) VALUES (?, ?)", [AT, "100 %"])
+        db.execute("SELECT * FROM nowhere")
+    assert held(log, "at, proof", "erasures") == []
+    with log.transaction() as db:
+        db.executemany("INSERT INTO erasures (at, proof) VALUES (?, ?)", [(AT, "a"), (AT, "b")])
+        among, ids = db.among(["b", "c", "it's", "?"])
+        assert db.execute(f"SELECT proof FROM erasures WHERE at = ? AND proof IN {among}", [AT, ids]) == [("b",)]
+        among, none = db.among([])
+        assert db.execute(f"SELECT proof FROM erasures WHERE proof IN {among}", [none]) == []
+
+
+def test_a_reader_sees_one_state_and_no_writer_waits_for_it(log):
+    log.append([row("a")])
+    with PredictionLog(log.where) as other, log.transaction(write=False) as db:
+        before = db.execute("SELECT count(*) FROM predictions")
+        other.append([row("b")])
+        assert db.execute("SELECT count(*) FROM predictions") == before == [(1,)]
+    assert len(held(log)) == 2
+
+
+def test_a_full_disk_is_an_error_and_the_log_goes_on_when_there_is_room(tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log:
+        log.append([row("a")])
+        with log.transaction() as db: db.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(LogError, match="full"): log.append([row(f"{i}", [.1] * 50) for i in range(1000)])
+        assert held(log) == [("a",)]
+        with log.transaction() as db: db.execute("PRAGMA max_page_count = 100000")
+        assert len(log.append([row(f"{i}", [.1] * 50) for i in range(1000)])) == 1000
+
+
+def test_a_closed_log_is_an_error(log):
+    log.close()
+    with pytest.raises(LogError): log.append([row("a")])
+
+
+# --- which files and databases
+
+def old(folder):
+    "A log as the first format had it, readable by all."
+    shutil.copy(FORMAT_1, folder / "log.db")
+    (folder / "log.db").chmod(0o644)
+    return folder / "log.db"
+
+
+def test_the_first_format_is_migrated_with_all_its_rows(tmp_path):
+    path = old(tmp_path)
+    with sqlite3.connect(path) as db:
+        same = "request_id, at, model, version, prediction, features"
+        before = db.execute(f"SELECT {same} FROM predictions ORDER BY 1").fetchall(), db.execute("SELECT * FROM outcomes ORDER BY 1").fetchall()
+    for _ in range(2):   # the second opening finds the present format
+        with PredictionLog(path) as log:
+            assert (held(log, same), held(log, "*", "outcomes")) == before and len(before[0]) == 200 and len(before[1]) == 50
+            assert held(log, "format", "log_format") == [(FORMAT,)] and held(log, "DISTINCT entity, sha256, alias") == [(None, None, None)]
+            first = log.append([row("flight-000", [0., -.5, 1e-300], version=9)])[0]
+            assert (first.version, first.prediction) == (1, 0.)
+            assert "predictions_1" not in {t for t, in held(log, "name", "sqlite_master")}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_migrated_log_is_made_as_a_new_one(tmp_path):
+    shape = lambda log: held(log, "m.name, c.name, c.type, c.\"notnull\", c.pk", "sqlite_master m, pragma_table_info(m.name) c")
+    with PredictionLog(old(tmp_path)) as migrated, PredictionLog(tmp_path / "new.db") as new:
+        assert {r for r in shape(migrated) if r[0] != "outcomes"} == {r for r in shape(new) if r[0] != "outcomes"} and held(migrated, "name", "sqlite_master") == held(new, "name", "sqlite_master")
+
+
+def test_a_newer_format_is_refused_in_one_line(log):
+    with log.transaction() as db: db.execute("UPDATE log_format SET format = 3")
+    with pytest.raises(ValueError, match=r"format 3 and this mlscale knows 2; take a newer mlscale") as refusal: PredictionLog(log.where)
+    assert "\n" not in str(refusal.value) and held(log, "format", "log_format") == [(3,)]
+
+
+def other_database(path):
+    with closing(sqlite3.connect(path)) as db: db.executescript("CREATE TABLE accounts(id); INSERT INTO accounts VALUES (1); CREATE TABLE predictions(x)")
+
+
+NO_LOGS = {"text": (lambda p: p.write_text("hello\n" * 500), "is no prediction log"), "short text": (lambda p: p.write_text("a"), "is no prediction log"),
+           "other tables": (other_database, "accounts, predictions"), "folder": (lambda p: p.mkdir(), "a folder")}
+
+
+@pytest.mark.parametrize("what", NO_LOGS)
+def test_what_is_no_log_is_refused_and_left_as_it_is(what, tmp_path):
+    make, why = NO_LOGS[what]
+    make(tmp_path / "log.db")
+    before = (tmp_path / "log.db").is_file() and ((tmp_path / "log.db").read_bytes(), (tmp_path / "log.db").stat().st_mode)
+    with pytest.raises(ValueError, match=why) as refusal: PredictionLog(tmp_path / "log.db")
+    assert "\n" not in str(refusal.value)
+    assert before == ((tmp_path / "log.db").is_file() and ((tmp_path / "log.db").read_bytes(), (tmp_path / "log.db").stat().st_mode))
+    assert [p.name for p in tmp_path.iterdir()] == ["log.db"]
+
+
+def test_a_database_of_somebody_else_is_refused(tmp_path):
+    url = where("postgres", tmp_path)
+    with psycopg.connect(url, autocommit=True) as db: db.execute("CREATE TABLE accounts(id int)")
+    with pytest.raises(ValueError, match="accounts"): PredictionLog(url)
+    with psycopg.connect(url) as db: assert db.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/log", "postgresql:/localhost/log"])
+def test_a_url_of_something_else_is_no_path(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="postgresql://"): PredictionLog(url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_not_there_is_an_error_in_one_line(tmp_path):
+    with pytest.raises(LogError) as refusal: PredictionLog(f"postgresql://user:secret@/log?host={tmp_path}")
+    assert "\n" not in str(refusal.value) and "secret" not in str(refusal.value)
+
+
+def test_only_its_owner_reads_a_log_and_a_mode_that_was_set_stays(tmp_path):
+    previous = os.umask(0)
+    try:
+        with PredictionLog(tmp_path / "state" / "log.db") as log:
+            log.append([row("a")])
+            modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "state").iterdir()}
+        assert modes == dict.fromkeys(["log.db", "log.db-wal", "log.db-shm"], 0o600) and stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+        (tmp_path / "state" / "log.db").chmod(0o640)
+        with PredictionLog(tmp_path / "state" / "log.db"): assert stat.S_IMODE((tmp_path / "state" / "log.db").stat().st_mode) == 0o640
+    finally: os.umask(previous)
+
+
+def test_the_default_place_is_the_state_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path))
+    with PredictionLog() as log: assert log.where == str(tmp_path / "state" / "predictions.db") and Path(log.where).exists()
+
+
+def test_the_module_is_light_and_says_what_postgres_needs():
+    code = """if True:
+        import sys
+        from mlscale.prediction_log import PredictionLog
+        import mlscale.log_writer
+        print(sorted({"pandas", "pyarrow", "psycopg"} & set(sys.modules)))
+        sys.modules["psycopg"] = None
+        try: PredictionLog("postgresql:///log")
+        except ImportError as e: print(e)"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines() == ["[]", "psycopg is missing: pip install 'mlscale[postgres]'"], run.stderr
+
+
+# --- many at once, and death
+
+def child(work):
+    "Start a process that does the work; its number."
+    if pid := os.fork(): return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        __import__("traceback").print_exc()
+        os._exit(1)
+
+
+def end(pid):
+    "How a process ended: 0, or minus the signal that ended it."
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@BOTH
+def test_processes_and_threads_agree_on_every_answer(engine, tmp_path):
+    place, answers = where(engine, tmp_path), tmp_path / "answers"
+    answers.mkdir()
+
+    def work(me):
+        with PredictionLog(place) as log, ThreadPoolExecutor(4) as pool:   # all open a new log at once
+            some = lambda t: [log.append([row(f"{i}", [i], me, (me + t) / 100) for i in ids]) for ids in ([j, 59 - j] for j in range(t, 60, 2))]
+            given = {r.request_id: (r.version, r.prediction) for done in pool.map(some, range(4)) for rows in done for r in rows}
+        (answers / str(me)).write_text(json.dumps(given, sort_keys=True))
+
+    assert [end(pid) for pid in [child(lambda me=me: work(me)) for me in range(5)]] == [0]*5
+    given = {p.read_text() for p in answers.iterdir()}
+    with PredictionLog(place) as log: assert len(given) == 1 and json.loads(given.pop()) == {i: [v, p] for i, v, p in held(log, "request_id, version, prediction")} and len(held(log)) == 60
+
+
+def test_processes_may_migrate_at_once(tmp_path):
+    for i in range(5):
+        (tmp_path / str(i)).mkdir()
+        path = old(tmp_path / str(i))
+        def work(me, path=path):
+            with PredictionLog(path) as log: log.append([row(f"new {me}")])
+        assert [end(pid) for pid in [child(lambda me=me: work(me)) for me in range(6)]] == [0]*6
+        with PredictionLog(path) as log: assert len(held(log)) == 206 and held(log, "format", "log_format") == [(FORMAT,)]
+
+
+def die_at(n):
+    "From here on this process ends by SIGKILL before its n-th statement."
+    left = [n]
+    def step(*_):
+        left[0] -= 1
+        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
+    class Watched(sqlite3.Connection):
+        def __init__(self, *words, **named):
+            super().__init__(*words, **named)
+            self.set_trace_callback(step)
+    connect, execute, many = sqlite3.connect, psycopg.Connection.execute, psycopg.Cursor.executemany
+    sqlite3.connect = lambda *words, **named: connect(*words, factory=Watched, **named)
+    psycopg.Connection.execute = lambda self, *words, **named: step() or execute(self, *words, **named)
+    psycopg.Cursor.executemany = lambda self, *words, **named: step() or many(self, *words, **named)
+
+
+def at_each_step(work, check):
+    "Kill a process before its first, second, ... statement, until it gets through."
+    for n in range(200):
+        status = end(child(lambda n=n: (die_at(n), work(n))))
+        check(n)
+        if status == 0: return n
+        assert status == -signal.SIGKILL
+    raise AssertionError("it never got through")
+
+
+@BOTH
+def test_a_process_that_is_killed_at_any_step_of_writing_leaves_whole_requests_and_loses_none_it_acknowledged(engine, tmp_path):
+    place, told = where(engine, tmp_path), tmp_path / "told"
+
+    def work(n):
+        with PredictionLog(place) as log, told.open("a") as acknowledged:
+            for k in range(3):
+                log.append_each([[row(f"{n}-{k}-{part}-{i}") for i in range(3)] for part in range(2)])
+                acknowledged.write(f"{n}-{k}\n")
+                acknowledged.flush()
+
+    def check(n):
+        with PredictionLog(place) as log: there = {i for i, in held(log)}
+        acknowledged = told.read_text().split() if told.exists() else []
+        for k in range(3):
+            mine = {i for i in there if i.startswith(f"{n}-{k}-")}
+            assert len(mine) in ((6,) if f"{n}-{k}" in acknowledged else (0, 6))
+
+    assert at_each_step(work, check) > 10
+
+
+def test_a_process_that_is_killed_at_any_step_of_migrating_leaves_one_format_or_the_other(tmp_path):
+    def look(path):
+        with closing(sqlite3.connect(path)) as db:
+            tables = {t for t, in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            count = db.execute("SELECT count(*), sum(version) FROM predictions").fetchone()
+            return tables, count, db.execute("SELECT count(*) FROM outcomes").fetchone()
+
+    first = look(old(tmp_path))
+    with PredictionLog(old(tmp_path)): pass
+    second = look(tmp_path / "log.db")
+    seen = []
+
+    def check(n):
+        seen.append(look(tmp_path / "log.db"))
+        with PredictionLog(tmp_path / "log.db") as log: assert len(held(log)) == 200
+        old(tmp_path)
+
+    old(tmp_path)
+    assert at_each_step(lambda n: PredictionLog(tmp_path / "log.db"), check) > 10
+    assert seen[0] == first and seen[-1] == second and all(s in (first, second) for s in seen) and first != second
+
+
+@pytest.mark.parametrize("engine, how", [("sqlite", "normal"), ("sqlite", "full"), ("postgres", "normal")])
+def test_a_process_that_is_killed_at_any_moment_loses_nothing_it_acknowledged(engine, how, tmp_path):
+    place, told = where(engine, tmp_path), tmp_path / "told"
+
+    def work(turn):
+        with PredictionLog(place, synchronous=how) as log, told.open("a") as acknowledged:
+            for k in range(100_000):
+                log.append([row(f"{turn}-{k}-{i}", [.5] * 40) for i in range(5)])
+                acknowledged.write(f"{turn}-{k}\n")
+                acknowledged.flush()
+
+    for turn in range(6):
+        pid = child(lambda turn=turn: work(turn))
+        time.sleep(.1 + turn * .0371)
+        os.kill(pid, signal.SIGKILL)
+        assert end(pid) == -signal.SIGKILL
+    with PredictionLog(place) as log: there = [i.rsplit("-", 1)[0] for i, in held(log)]
+    acknowledged = told.read_text().split()
+    assert len(acknowledged) > 20 and set(acknowledged) <= set(there) and len(set(there)) <= len(acknowledged) + 6
+    assert all(there.count(request) == 5 for request in list(set(there))[:200]) and len(there) == 5 * len(set(there))
+
+
+@pytest.fixture
+def own():
+    "A server that a test may end."
+    if programs() is None: pytest.skip("not installed: postgres")
+    mine = Server()
+    yield mine
+    mine.remove()
+
+
+def test_the_database_server_may_restart_or_be_killed(own):
+    with PredictionLog(own.database()) as log:
+        log.append([row("a")])
+        own.stop()
+        with pytest.raises(LogError): log.append([row("b")])
+        own.start()
+        log.append([row("c")])
+        own.stop("SIGKILL")
+        (own.folder / "data" / "postmaster.pid").unlink()   # what an operator does who has seen that nothing runs
+        own.start()
+        log.append([row("d")])
+        assert [i for i, in held(log)] == ["a", "c", "d"]
+
+
+def test_a_connection_that_was_cut_between_two_requests_is_made_anew(tmp_path):
+    with PredictionLog(where("postgres", tmp_path)) as log, psycopg.connect(server().url("postgres"), autocommit=True) as db:
+        log.append([row("a")])
+        name = psycopg.conninfo.conninfo_to_dict(log.where)["dbname"]
+        assert db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]).fetchall() == [(True,)]
+        log.append([row("b")])
+        assert len(held(log)) == 2
+
+
+# --- times
+
+@given(st.datetimes(timezones=st.timezones()), st.datetimes(timezones=st.timezones()))
+def test_times_as_text_sort_as_times(a, b):
+    try: one, two = a.astimezone(UTC), b.astimezone(UTC)
+    except OverflowError: return
+    assert (iso_utc(a) < iso_utc(b)) == (one < two) and iso_utc(iso_utc(a)) == iso_utc(a)
