@@ -147,7 +147,8 @@ def test_java_is_hidden(workbook, monkeypatch, tmp_path):
     (["tests/test_cli.py", "-x"], ["tests/test_cli.py", "-x"]),
 ])
 def test_all_tests_run_in_two_processes_and_a_few_in_one(workbook, monkeypatch, capfd, tmp_path, words, given):
-    for name, code in (("tests/notebooks.py", "import sys; print('notebooks', sys.argv[1])"), ("pytest/__init__.py", ""), ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
+    for name, code in (("tests/notebooks.py", "import sys; print('notebooks', sys.argv[1])"), ("pytest/__init__.py", ""),
+                       ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code)
     monkeypatch.setattr(workbook, "ROOT", tmp_path)
