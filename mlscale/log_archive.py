@@ -418,7 +418,7 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else _frame([], names)
     return found[~found.request_id.isin(here)].reset_index(drop=True)
 
-# %% ../nbs/06g_log_archive.ipynb #f8b3918e
+# %% ../nbs/06g_log_archive.ipynb #f4e551e5
 def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment, with the weight of each.
 
@@ -440,8 +440,9 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     rows = rows[rows.known_at <= moment].reset_index(drop=True)
     done = rows.action_at <= moment
     alone = rows.propensity.where(done, 1.)
-    weight = np.where(done & (rows.action != "none"), 0., 1/alone.where(alone > 0))
-    return rows.assign(weight=weight, mature=matured(rows["at"], moment))
+    action = rows.action.where(done, "none")
+    weight = np.where(action != "none", 0., 1/alone.where(alone > 0))
+    return rows.assign(action=action, weight=weight, mature=matured(rows["at"], moment))
 
 # %% ../nbs/06g_log_archive.ipynb #9acaa6bc
 def drop_months(log: Log, before: datetime | str) -> list[ArchivedMonth]:

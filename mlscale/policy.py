@@ -51,7 +51,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
                          "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #cca93f87
+# %% ../nbs/12d_policy.ipynb #3cfeefad
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.
@@ -77,7 +77,8 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
                            "day": seen["at"].dt.floor("D").to_numpy(),
                            "label": seen.label, "weight": seen.weight})
     before = history(system.features, at, since=since, until=until)
-    return pd.concat([before, served], ignore_index=True)
+    return pd.concat([part for part in (before, served) if len(part)] or [before],
+                     ignore_index=True)
 
 # %% ../nbs/12d_policy.ipynb #a648b59e
 def train(rows: pd.DataFrame, features: pd.DataFrame, *,

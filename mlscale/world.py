@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #35de3b9a
+# %% ../nbs/12b_world.ipynb #fc88cfd7
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -48,7 +48,7 @@ class World:
         label = self.desk.outcome(some.index.to_numpy(), some.late.to_numpy(), acted)
         rescued = (some.late.to_numpy() == 1) & (label == 0)
         return pd.DataFrame({"flight_id": flight_id, "label": label,
-                             "known_at": some.label_time.mask(rescued, some.sched_arr).to_numpy()})
+                             "known_at": some.label_time.mask(rescued, some.sched_arr).array})
 
     def cost(self, flight_id: np.ndarray, acted: np.ndarray) -> float:
         """The bill under the desk's stated costs, of which only the world knows the whole.
