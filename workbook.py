@@ -29,6 +29,7 @@ VENV, LOCK = ROOT / ".venv", ROOT / "requirements.lock"
 PYTHON, STAMP = VENV / "bin" / "python", VENV / "complete.json"
 UV = "uv==0.13.9"
 NEEDED_BYTES = 3_000_000_000
+WARM = "from mlscale.flight_features import load_features; load_features()"   # many wait for it
 VERBS = ("run", "test", "lab", "nb", "refresh")
 
 
@@ -254,10 +255,13 @@ def test(words, env):
     "All parts run, whatever fails; pytest's summary comes last."
     env = env if "--java" in words else without_java(env)
     words = [w for w in words if w != "--java"]
-    runner = [PYTHON, ROOT / "tests" / "notebooks.py"]
-    codes = []
-    for command in ([*runner, "check"], [*runner, "run"], [PYTHON, "-m", "pytest", *words]):
-        codes.append(subprocess.run(list(map(str, command)), env=env, cwd=ROOT).returncode)
+    runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
+    chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
+    workers = [] if chosen else ["-n", "2", "--dist", "worksteal"]   # a few tests are soon done
+    codes, quiet = [], subprocess.DEVNULL
+    with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
+        for command in ([*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]):
+            codes.append(subprocess.run(list(map(str, command)), env=env, cwd=ROOT).returncode)
     for name, code in zip(
         ("notebooks valid, clean and exported", "notebooks run", "pytest"), codes, strict=True
     ):

@@ -1,8 +1,13 @@
-"What all tests share: --slow, and programs outside Python that may be missing."
+"What all tests share: --slow, programs outside Python that may be missing, threads that keep out of each other's way, and one Spark."
+import os
 import shutil
 
 import prometheus_client  # noqa: F401  before Feast, whose import makes all later counters of a process share one set of files
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")   # threads that wait sleep soon, and leave the cores to others
+if "PYTEST_XDIST_WORKER" in os.environ:           # as many processes as cores: one thread each
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefault(name, "1")
 
 
 def pytest_addoption(parser):
@@ -16,3 +21,23 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("needs"):
             missing = [program for program in mark.args if shutil.which(program) is None]
             if missing: item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    "One Spark for all tests of a process, started as on a machine without Java, with its state on a path with spaces."
+    from mlscale.batch import spark_session
+    box = tmp_path_factory.mktemp("machine")
+    hidden = box / "bin"
+    hidden.mkdir()
+    (hidden / "java").write_text("#!/bin/sh\nexit 127\n")
+    (hidden / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("MLSCALE_HOME", str(box / "home with spaces"))
+        m.setenv("PATH", f"{hidden}{os.pathsep}{os.environ['PATH']}")
+        for name in ("JAVA_HOME", "SPARK_CONF_DIR", "PYSPARK_PYTHON", "SPARK_LOCAL_IP"): m.setenv(name, "")
+        for name in ("JAVA_HOME", "SPARK_CONF_DIR"): m.delenv(name)
+        session = spark_session(conf={"spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1"})
+    session.sparkContext.setLogLevel("OFF")   # tasks fail on purpose
+    yield session
+    session.stop()

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
 KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PLATFORM_DIRS": "1"}   # what kernels see beside our own environment
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}   # two kernels share two cores; with more threads they wait for one another
 SECONDS = 60   # what a notebook may take on two quiet cores, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
 PATIENCE = 3   # it is stopped after so many times as long: other machines are slower, and busy
 
@@ -276,6 +277,19 @@ def clean_outputs(cell):
         out.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
+def seconds(nb):
+    "What a notebook may take on two quiet cores."
+    return nb["metadata"].get("mlscale", {}).get("timeout", SECONDS)
+
+
+def longest_first(paths):
+    "The longest first, so that none of them runs alone at the end."
+    def key(path):
+        try: return -seconds(read(path))
+        except (OSError, ValueError): return 0   # it fails when its turn comes
+    return sorted(paths, key=key)
+
+
 def execute(path):
     "Run a notebook in a fresh kernel: seconds, what went wrong (or None), the executed notebook."
     start = time.monotonic()
@@ -284,14 +298,13 @@ def execute(path):
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
         nb = read(path)
-        deadline = PATIENCE * nb["metadata"].get("mlscale", {}).get("timeout", SECONDS)
+        deadline = PATIENCE * seconds(nb)
         skipped = [i for i, c in enumerate(nb["cells"]) if any(line.replace(" ", "").startswith("#|eval:false") for line in c["source"].splitlines())]
         live = nbformat.from_dict(json.loads(json.dumps({**nb, "cells": [c for i, c in enumerate(nb["cells"]) if i not in skipped]})))
         client = NotebookClient(live, timeout=deadline, kernel_name="python3", resources={"metadata": {"path": str(NBS)}})
 
         async def with_deadline():
-            # threads that spin while they wait would starve the other kernel
-            async with client.async_setup_kernel(stderr=subprocess.DEVNULL, env={"GOMP_SPINCOUNT": "1000", **os.environ, **KERNEL}):
+            async with client.async_setup_kernel(stderr=subprocess.DEVNULL, env={**THREADS, **os.environ, **KERNEL}):
                 async with asyncio.timeout(deadline):
                     for i, cell in enumerate(live.cells): await client.async_execute_cell(cell, i)
 
@@ -308,13 +321,13 @@ def execute(path):
 
 
 def run(names, store=False):
-    paths, failed = find(names), 0
+    paths, failed = longest_first(find(names)), 0
     with ThreadPoolExecutor(2) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}
         for n, job in enumerate(as_completed(jobs), 1):
-            path, (seconds, problem, nb) = jobs[job], job.result()
+            path, (took, problem, nb) = jobs[job], job.result()
             failed += problem is not None
-            print(f"[{n}/{len(paths)}] {path.name}: {f'FAILED{chr(10)}{problem}' if problem else 'runs'} ({seconds:.0f} s)", flush=True)
+            print(f"[{n}/{len(paths)}] {path.name}: {f'FAILED{chr(10)}{problem}' if problem else 'runs'} ({took:.0f} s)", flush=True)
             if store and nb is not None and problem is None:
                 for cell in nb["cells"]:
                     if cell["cell_type"] == "code": clean_outputs(cell)

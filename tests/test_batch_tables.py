@@ -20,7 +20,6 @@ from mlscale.batch import (
     plan_parts,
     read_rows,
     score_batches,
-    spark_session,
 )
 
 COLUMNS = ["a", "b", "c"]
@@ -40,24 +39,21 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def spark():
-    "One session, which knows no difference between a and A."
-    session = spark_session(
-        "local[1]", conf={"spark.sql.shuffle.partitions": "1", "spark.sql.caseSensitive": "false"}
-    )
-    session.sparkContext.setLogLevel("OFF")
-    yield session
-    session.stop()
+def blind(spark):
+    "The session, as if it knew no difference between a and A."
+    spark.conf.set("spark.sql.caseSensitive", "false")
+    yield spark
+    spark.conf.set("spark.sql.caseSensitive", "true")
 
 
 @pytest.fixture(scope="module")
-def doors(model, spark, tmp_path_factory):
+def doors(model, blind, tmp_path_factory):
     "From a table to predictions in the order of ids: the whole job, and what a worker does of it."
 
     def job(table, write=PARQUET["pandas"], **more):
         box = tmp_path_factory.mktemp("job")
         write(table, box / "in.parquet")
-        batch_predict(model.path, box / "in.parquet", box / "out", spark=spark, **more)
+        batch_predict(model.path, box / "in.parquet", box / "out", spark=blind, **more)
         return pd.read_parquet(box / "out").sort_values("id").prediction.to_numpy()
 
     def worker(table, write=PARQUET["pandas"]):

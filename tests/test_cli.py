@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import load_bundle, save
 from mlscale.cli import diagnose, main
-from mlscale.monitoring import record_outcome
+from mlscale.monitoring import labelled, record_actions, record_outcome, record_outcomes
+from mlscale.prediction_log import Prediction, PredictionLog, iso_utc
 from mlscale.registry import Registry
-from mlscale.serving import PredictionLog
+from mlscale.training import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,18 @@ def model(X): return LogisticRegression().fit(X, X.a > 0)
 def command(*words, **env): return subprocess.run([sys.executable, "-m", "mlscale.cli", *map(str, words)], capture_output=True, text=True, env={**os.environ, **env})
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["run", "--until", "someday"], 1), (["run", "--until", "2013-01-01"], 1),
-                                               (["monitor", "nothing.db"], 1), (["score", "no", "no", "no"], 1)])
+@pytest.mark.parametrize("words", [["run", "--until", "someday"],
+                                   ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["rotate", "nothing.db"], ["forget", "nothing.db", "N1"], ["score", "no", "no", "no"]])
+def test_what_the_user_can_mend_is_one_line_and_status_1(words, capsys):
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and said.startswith(f"mlscale {words[0]}: ")
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["score", "no", "no", "no"], 1)])
 def test_the_status_says_whose_error_it_is(words, status):
     done = command(*words)
     assert done.returncode == status and "Traceback" not in done.stderr
-    if status == 1: assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith(f"mlscale {words[0]}: ")
 
 
 def test_it_starts_without_what_only_a_verb_needs():
@@ -43,7 +51,7 @@ def test_it_starts_without_what_only_a_verb_needs():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
-def test_score_writes_what_the_bundle_says(tmp_path, model, X, capsys):
+def test_score_writes_what_the_bundle_says(spark, tmp_path, model, X, capsys):
     save(model, tmp_path / "bundle", example=X)
     X.assign(id=range(300)).to_parquet(tmp_path / "in.parquet")
     assert main(["score", str(tmp_path / "bundle"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]) == 0 and "300 predictions" in capsys.readouterr().out
@@ -60,9 +68,10 @@ def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):
     registry.register(model, name="late", example=X, lineage={}, metrics={})
     registry.promote("late", 1)
     registry.deploy("late")
-    words = ["serve", "--bundles", str(tmp_path / "bundles"), "--log", str(tmp_path / "log.db"), "--port", "18765"]
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    words = ["serve", "--bundles", str(tmp_path / "bundles"), "--log", str(tmp_path / "log.db"), "--log-mode", "available", "--log-synchronous", "full", "--port", str(port)]
     with subprocess.Popen([sys.executable, "-m", "mlscale.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        request = urllib.request.Request("http://127.0.0.1:18765/predict", json.dumps({"values": [1., 2.], "ids": ["x"]}).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", json.dumps({"values": [1., 2.], "ids": ["x"]}).encode(), {"Content-Type": "application/json"})
         for _ in range(600):
             try: answer = json.load(urllib.request.urlopen(request)); break
             except OSError: time.sleep(.1)
@@ -72,15 +81,46 @@ def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):
     assert record_outcome("x", 1, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
 
 
-def test_monitor_judges_by_version(tmp_path, capsys):
-    log = PredictionLog(tmp_path / "log.db")
-    log.append((str(i), "2013-05-01T00:00:00Z", "late", 1 + i // 50, .2 + .006 * i, [1.]) for i in range(100))
-    log.close()
-    for i in range(100): record_outcome(str(i), i % 3 == 0, "2013-05-02T00:00:00Z", log=tmp_path / "log.db")
-    assert main(["monitor", str(tmp_path / "log.db"), "--at", "2013-05-03"]) == 0
-    text = capsys.readouterr().out
-    assert "100 predictions" in text and "version 1: Evaluation(50 rows" in text and "version 2: Evaluation(50 rows" in text
-    assert main(["monitor", str(tmp_path / "log.db"), "--at", "2013-05-01"]) == 0 and "0 predictions" in capsys.readouterr().out
+@pytest.fixture
+def log(tmp_path):
+    "A hundred predictions of 1 May by two versions and ten of 2 May, each flight on an aircraft of its own; every tenth was acted on, and of the others one in two was left alone on purpose."
+    path, start = tmp_path / "log.db", pd.Timestamp("2013-05-01", tz="UTC")
+    at = [*[start] * 100, *[start + pd.Timedelta(days=1)] * 10]
+    with PredictionLog(path) as book: book.append(Prediction(str(i), iso_utc(t), "late", 1 + i // 50 % 2, "0" * 64, "production", .2 + .006 * (i % 100), [1.], f"N{i}") for i, t in enumerate(at))
+    ids = [str(i) for i in range(110)]
+    record_outcomes(pd.DataFrame({"request_id": ids, "label": [i % 3 == 0 for i in range(110)], "known_at": start + pd.Timedelta(days=1, hours=5)}), log=path)
+    acted = pd.DataFrame({"request_id": ids[:50], "at": start, "action": ["crew" if i % 10 == 0 else "none" for i in range(50)], "propensity": .5})
+    record_actions(acted[acted.action.eq("crew") | (acted.index % 2 == 1)], log=path)
+    return path
+
+
+def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("110 predictions") and said[1] == "left out: 10 made less than 36 hours before, 5 older ones on which somebody acted"
+    seen = labelled(log, "2013-05-03T00:00:00Z")
+    for version, rows, line in zip((1, 2), (45, 50), said[2:], strict=True):
+        some = seen[(seen.version == version) & seen.mature & (seen.weight > 0)]
+        assert len(some) == rows and line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy(), weights=some.weight.to_numpy())}"
+        assert (line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}") == (version == 2)   # where nobody acted all weigh the same
+    assert main(["monitor", str(log), "--at", "2013-05-02"]) == 0 and "0 predictions" in capsys.readouterr().out
+
+
+def test_rotate_moves_a_finished_month_and_monitor_reads_it_still(log, tmp_path, capsys):
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    before = capsys.readouterr().out
+    assert main(["rotate", str(log), "--before", "2013-05-31"]) == 0 and "no month" in capsys.readouterr().out
+    assert main(["rotate", str(log), "--before", "2013-06-03", "--folder", str(tmp_path / "months")]) == 0
+    assert capsys.readouterr().out.startswith("2013-05: 110 predictions in ") and len(list((tmp_path / "months").rglob("*.parquet"))) == 1
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0 and capsys.readouterr().out == before
+
+
+def test_forget_removes_an_entity_and_prints_the_proof(log, capsys):
+    assert main(["forget", str(log), "N7", "--reason", "a request"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["reason"] == "a request" and sum(proof["rows"].values()) >= 3 and "N7" not in json.dumps(proof)
+    assert "7" not in list(labelled(log, "2013-05-04T00:00:00Z").request_id)
+    assert main(["forget", str(log), "N7"]) == 0 and sum(json.loads(capsys.readouterr().out)["rows"].values()) == 0
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(monkeypatch, capsys):
@@ -90,3 +130,33 @@ def test_doctor_names_what_is_missing_and_the_remedy(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "duckdb" else find(name, *more))
     assert main(["doctor"]) == 1 and "extra features: duckdb missing; pip install 'mlscale[features]'" in capsys.readouterr().out
     assert not all(well for well, _ in diagnose())
+
+
+def home_of(tmp_path, kind):
+    "A home that cannot be written, and what stands in the way."
+    if kind in ("a file", "below a file"): (tmp_path / "home").write_text("")
+    return {"below a file": tmp_path / "home" / "deep" / "down", "a place without files": "/proc/1/home"}.get(kind, tmp_path / "home")
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a place without files"])
+def test_doctor_tries_whether_the_home_can_be_written(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLSCALE_HOME", str(home_of(tmp_path, kind)))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("MISSING") and "cannot be written (" in said and "set MLSCALE_HOME to a folder" in said
+
+
+def test_doctor_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home" / "to be"))
+    assert all(well for well, _ in diagnose()) and list(tmp_path.iterdir()) == []
+
+
+MOUNTED = "mount -t tmpfs -o size=512k none \"$0\" && if [ $1 = read-only ]; then mount -o remount,ro \"$0\"; fi && MLSCALE_HOME=\"$0\" exec \"$2\" -m mlscale.cli doctor"
+
+
+@pytest.mark.needs("unshare")
+@pytest.mark.parametrize(("disk", "why"), [("full", "No space left on device"), ("read-only", "Read-only file system")])
+def test_doctor_sees_a_full_disk_and_one_for_reading_only(disk, why, tmp_path):
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode: pytest.skip("not allowed to mount a disk")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", MOUNTED, tmp_path, disk, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 1 and f"{tmp_path} cannot be written ({why})" in done.stdout, done.stdout + done.stderr

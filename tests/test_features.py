@@ -25,8 +25,10 @@ from mlscale.features import (
     flight_stream,
     load_features,
     point_in_time_join,
+    replay,
     skew_report,
 )
+from mlscale.flight_features import features_of_facts
 
 HOUR = pd.Timedelta(hours=1)
 
@@ -159,6 +161,14 @@ def test_the_stream_gives_what_the_tables_give(winter):
     ask = days.assign(event_timestamp=(days.sched_dep - HORIZON).dt.as_unit("us"))
     for r in RATES: np.testing.assert_array_equal(online[r.name], r.offline(facts["landed"], ask))   # not only to the precision of float32
     np.testing.assert_array_equal(online[PLANNED.name], PLANNED.offline(facts["timetable"], ask.assign(event_timestamp=days.sched_dep + HOUR/2)))
+
+@pytest.mark.slow
+def test_the_stream_gives_what_the_tables_give_on_the_whole_year():
+    flights, weather = load_flights(), load_weather()
+    online, at = replay(flights, weather), (flights.sched_dep - HORIZON).dt.as_unit("us")
+    offline = features_of_facts(flight_facts(flights, weather), flights.assign(event_timestamp=at), at)
+    assert len(online) == 336_776 and online.attrs["facts"] > 2_000_000
+    for name in online: np.testing.assert_array_equal(online[name], np.asarray(offline[name], float), err_msg=name)
 
 def test_facts_of_an_unknown_source_are_refused():
     with pytest.raises(ValueError, match="known are landed"): OnlineFlights().update("gossip", {})

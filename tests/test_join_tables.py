@@ -273,16 +273,6 @@ def test_the_facts_of_a_join(engine, how):
     )
     assert answered == whole or not harmless(column, type_, rows)
 
-@pytest.fixture(scope="module")
-def spark():
-    from mlscale.batch import spark_session
-
-    session = spark_session(
-        conf={"spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1"}
-    )
-    yield session
-    session.stop()
-
 @pytest.mark.parametrize("holder", HELD)
 def test_spark_takes_a_table_whoever_holds_it(spark, holder):
     for type_ in ("int64", "uint64", "float32"):

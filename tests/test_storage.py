@@ -1,13 +1,14 @@
 "A file is whole or absent, whatever happens to its writer; a lock holds between processes."
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 
 import pytest
 
-from mlscale.storage import digest, home, locked, needs, replacing
+from mlscale.storage import digest, home, locked, make_folder, needs, replacing
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -77,6 +78,59 @@ def test_home_follows_the_variable(tmp_path, monkeypatch):
     assert home() == tmp_path / "with space"
     monkeypatch.delenv("MLSCALE_HOME")
     assert home().name == ".mlscale"
+
+
+def rights(path): return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("part", ["state", "runs"])
+def test_what_is_kept_is_for_its_owner_alone_whatever_the_umask(tmp_path, monkeypatch, umask, part):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "home").symlink_to("real")
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    for folder in (tmp_path / "real" / part, tmp_path / "home" / part):   # by either name
+        file, models, lock = folder / "log" / "a.json", folder / "models" / "m", folder / "locks" / "one"
+        with replacing(file) as new: new.write_text("secret")
+        with replacing(models) as new:
+            (new / "deep").mkdir(parents=True)
+            (new / "deep" / "program").write_text("secret")
+            (new / "deep" / "program").chmod(0o755)
+            (new / "outside").symlink_to(sys.executable)
+        with locked(lock): pass
+        assert make_folder(folder / "more" / "and more") == folder / "more" / "and more"
+    seen = {path.relative_to(tmp_path / "real"): rights(path) for path in (tmp_path / "real").rglob("*") if not path.is_symlink()}
+    assert seen.pop(models.relative_to(tmp_path / "home") / "deep" / "program") == 0o700 and len(seen) == 10
+    assert all(mode == (0o700 if (tmp_path / "real" / path).is_dir() else 0o600) for path, mode in seen.items()), seen
+    assert rights(models / "outside") & 0o005
+
+
+def test_a_state_that_was_open_is_closed_and_the_cache_and_the_rest_are_as_the_umask_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path))
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "state" / "old").mkdir(parents=True)
+        with locked(tmp_path / "state" / "old" / "lock"): pass
+        assert rights(tmp_path / "state") == 0o700
+        for folder in ("cache", "elsewhere", "state of the art"):
+            with replacing(tmp_path / folder / "a") as new: new.write_text("public")
+            with locked(tmp_path / folder / "lock"): pass
+            assert [rights(tmp_path / folder / name) for name in (".", "a", "lock")] == [0o755, 0o644, 0o644]
+    finally: os.umask(before)
+
+
+def test_a_folder_cannot_be_made_where_a_file_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path))
+    for path in (tmp_path / "a", tmp_path / "state" / "a"):
+        make_folder(path.parent)
+        path.write_text("a file")
+        with pytest.raises(FileExistsError): make_folder(path)
 
 
 def test_a_missing_extra_is_named():

@@ -139,6 +139,25 @@ def test_java_is_hidden(workbook, monkeypatch, tmp_path):
     assert done.returncode == 127 and "JAVA_HOME" not in env
 
 
+@pytest.mark.parametrize(("words", "given"), [
+    ([], ["-n", "2", "--dist", "worksteal"]),
+    (["--slow", "--java"], ["-n", "2", "--dist", "worksteal", "--slow"]),
+    (["-k", "registry"], ["-k", "registry"]),
+    (["--slow", "-kregistry"], ["--slow", "-kregistry"]),
+    (["tests/test_cli.py", "-x"], ["tests/test_cli.py", "-x"]),
+])
+def test_all_tests_run_in_two_processes_and_a_few_in_one(workbook, monkeypatch, capfd, tmp_path, words, given):
+    for name, code in (("tests/notebooks.py", "import sys; print('notebooks', sys.argv[1])"), ("pytest/__init__.py", ""),
+                       ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    monkeypatch.setattr(workbook, "ROOT", tmp_path)
+    monkeypatch.setattr(workbook, "PYTHON", Path(sys.executable))
+    assert workbook.test(words, dict(os.environ)) == 3
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["notebooks check", "notebooks run", f"pytest {given}"] and err == "FAILED: pytest (exit status 3)\n"
+
+
 # ---- the notebooks' runner
 
 def notebook(folder, *sources, name="00_x.ipynb", **metadata):
@@ -159,6 +178,16 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
     for path, code, text in [(good, 0, "good.ipynb: runs"), (bad, 1, "from the notebook"), (slow, 1, "not done after 3 s"), (dead, 1, "dead.ipynb: FAILED")]:
         done = runner("run", path)
         assert done.returncode == code and text in done.stdout, done.stdout + done.stderr
+
+
+def test_the_longest_notebooks_come_first_and_a_broken_one_has_its_turn(tmp_path):
+    paths = [notebook(tmp_path, "1", name=f"{n}.ipynb", **({"mlscale": {"timeout": n}} if n else {})) for n in (10, 0, 200, 90)]
+    paths.append(tmp_path / "broken.ipynb")
+    paths[-1].write_text("{")
+    spec = importlib.util.spec_from_file_location("notebooks_under_test", ROOT / "tests" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert [p.stem for p in module.longest_first(paths)] == ["200", "90", "0", "10", "broken"]
 
 
 def test_refresh_stores_clean_outputs_and_changes_nothing_the_second_time(tmp_path):
