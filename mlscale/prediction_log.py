@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #e26307b5
+# %% ../nbs/06b_prediction_log.ipynb #4aabe078
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -185,10 +185,11 @@ class _SQLite:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError): os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         self._path, self._synchronous = path, synchronous
-        with path.open("rb") as file:   # before SQLite, which writes over a file of one byte
-            if file.read(16) not in (b"", b"SQLite format 3\0"):
-                raise ValueError(f"log: {path.name} is no prediction log; give the log's own file, "
-                                 "or a new name")
+        # SQLite would write over a text of one letter. Its size is asked for, and the file is not
+        # opened: closing it would give away the locks that this process holds on it
+        if 0 < path.stat().st_size < 16:
+            raise ValueError(f"log: {path.name} is no prediction log; give the log's own file, "
+                             "or a new name")
         try: self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
                                         check_same_thread=False)
         except sqlite3.Error as e: raise _unreachable(e) from e
