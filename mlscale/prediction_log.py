@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #4aabe078
+# %% ../nbs/06b_prediction_log.ipynb #18847b56
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -187,23 +187,24 @@ class _SQLite:
         self._path, self._synchronous = path, synchronous
         # SQLite would write over a text of one letter. Its size is asked for, and the file is not
         # opened: closing it would give away the locks that this process holds on it
-        if 0 < path.stat().st_size < 16:
+        short = 0 < path.stat().st_size < 16
+        try:
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
+                                       check_same_thread=False)
+            if not short: self.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError as e: raise _unreachable(e) from e
+        except sqlite3.DatabaseError: short = True
+        if short:
             raise ValueError(f"log: {path.name} is no prediction log; give the log's own file, "
                              "or a new name")
-        try: self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
-                                        check_same_thread=False)
-        except sqlite3.Error as e: raise _unreachable(e) from e
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
-        "The rows that `sql` gives with `params`."
         return self._db.execute(sql, params).fetchall()
 
     def executemany(self, sql: str, rows: Iterable[Sequence]) -> None:
-        "Run `sql` for each of the `rows`."
         self._db.executemany(sql, rows)
 
     def among(self, ids: Iterable[str]) -> tuple[str, Any]:
-        "What stands after IN for some `ids`, and its parameter."
         return "(SELECT value FROM json_each(?))", json.dumps(list(ids))
 
     def columns(self) -> list[tuple]:
@@ -213,19 +214,15 @@ class _SQLite:
                             "AND t.name NOT LIKE 'sqlite%'")
 
     def create(self, table: str) -> None:
-        "Make a `table` that is not there."
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
     def begin(self, write: bool) -> None:
-        "Begin a transaction that may `write`, or one that only reads."
         self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
-        "Let the transaction take effect."
         self.execute("COMMIT")
 
     def rollback(self) -> None:
-        "Undo the transaction."
         if self._db.in_transaction: self.execute("ROLLBACK")
 
     def close_to_others(self) -> None:
@@ -239,7 +236,6 @@ class _SQLite:
         self.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def close(self) -> None:
-        "End the connection."
         self._db.close()
 
 # %% ../nbs/06b_prediction_log.ipynb #7fac1d94
