@@ -242,7 +242,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #52446421
+# %% ../nbs/08d_outcomes.ipynb #4dd6e0cf
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -257,15 +257,16 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
     Returns
     -------
     DataFrame
-        `request_id`, `at`, `entity`, `model`, `version`, `alias`, `prediction`, and one column a
-        feature, NaN where it was missing or the model has it not. Features of a bundle that did not
-        tell its columns are named by their place: `feature_0`, ...
+        `request_id`, `at`, `entity`, `model`, `version`, `alias`, `prediction`, `action` ("none"
+        where nobody acted), and one column a feature, NaN where it was missing or the model has it
+        not. Features of a bundle that did not tell its columns are named by their place:
+        `feature_0`, ...
     """
     rows = read_log(_existing(log), since=_bound(since, "since"), until=_bound(until, "until"),
                     features=True)
     with open_log(log) as book, book.transaction(write=False) as db:
         names = {k: json.loads(v) for k, v in db.execute("SELECT sha256, columns FROM signatures")}
-    known = rows[_LABELLED[:7]]
+    known = rows[[*_LABELLED[:7], "action"]].fillna({"action": "none"})
     if known.empty: return known
     parts = []
     for sha256, some in rows.groupby("sha256", dropna=False, sort=False):

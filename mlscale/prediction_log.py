@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #18847b56
+# %% ../nbs/06b_prediction_log.ipynb #c23a3cfe
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -199,12 +199,15 @@ class _SQLite:
                              "or a new name")
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
+        "The rows that `sql` gives with `params`."
         return self._db.execute(sql, params).fetchall()
 
     def executemany(self, sql: str, rows: Iterable[Sequence]) -> None:
+        "Run `sql` for each of the `rows`."
         self._db.executemany(sql, rows)
 
     def among(self, ids: Iterable[str]) -> tuple[str, Any]:
+        "What stands after IN for some `ids`, and its parameter."
         return "(SELECT value FROM json_each(?))", json.dumps(list(ids))
 
     def columns(self) -> list[tuple]:
@@ -214,15 +217,19 @@ class _SQLite:
                             "AND t.name NOT LIKE 'sqlite%'")
 
     def create(self, table: str) -> None:
+        "Make a `table` that is not there."
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
     def begin(self, write: bool) -> None:
+        "Begin a transaction that may `write`, or one that only reads."
         self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
+        "Let the transaction take effect."
         self.execute("COMMIT")
 
     def rollback(self) -> None:
+        "Undo the transaction."
         if self._db.in_transaction: self.execute("ROLLBACK")
 
     def close_to_others(self) -> None:
@@ -236,6 +243,7 @@ class _SQLite:
         self.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def close(self) -> None:
+        "End the connection."
         self._db.close()
 
 # %% ../nbs/06b_prediction_log.ipynb #7fac1d94
