@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['KINDS', 'SPENDING', 'StoppedWalk', 'information_fractions', 'crossing_probabilities', 'peeking_error',
            'group_sequential_constant', 'alpha_spent', 'boundary_at', 'boundaries_of', 'spent_a_side',
-           'alpha_spending_boundaries', 'GroupSequentialDesign', 'group_sequential_design', 'StagewiseEstimate',
-           'stagewise_estimate']
+           'alpha_spending_boundaries', 'repeated_p_value', 'GroupSequentialDesign', 'group_sequential_design',
+           'StagewiseEstimate', 'stagewise_estimate']
 
-# %% ../nbs/10b_boundaries.ipynb #8d02ee17
+# %% ../nbs/10b_boundaries.ipynb #ba88c6c4
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import optimize
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .experiments import format_level
@@ -445,6 +445,29 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
     a_side = spent_a_side(used, alpha=alpha, spend=spend, **shape)
     if whole(sided, "sided", low=1, high=2) == 2: return boundaries_of(t, a_side)
     return boundaries_of(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
+
+# %% ../nbs/10b_boundaries.ipynb #2f7d812b
+def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -> float:
+    """The smallest alpha at which a path would have crossed by now.
+
+    Parameters
+    ----------
+    z : ndarray of float, shape (looks,)
+        The statistic at each look; of a two-sided test its size, |z|.
+    boundaries : callable
+        The boundaries of the looks, given the logarithm of alpha.
+
+    Returns
+    -------
+    float
+        May be read at any look, and is cautious for that; 1 where only an alpha above .9999 would
+        do.
+    """
+    over = lambda a: float((z - np.minimum(boundaries(a), 38)).max())
+    # not below that of one look
+    low, high = max(math.log(2) + log_ndtr(-z.max()), -640.), math.log(.9999)
+    if over(high) < 0: return 1.
+    return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
 # %% ../nbs/10b_boundaries.ipynb #321ecf01
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ __all__ = ['FORMAT', 'HOW', 'Case', 'Draft', 'Misconception', 'Question', 'Verdi
            'SECONDS', 'Incomparable', 'Outcome', 'OutOfTime', 'decode', 'difference', 'encode', 'explain', 'outcome',
            'plain', 'same', 'time_limit']
 
-# %% ../nbs/90_exercises.ipynb #9141add9
-from .checker import FORMAT, HOW, Case, Draft, Misconception, Question, Verdict, check
-from .checker import example, generate, judge, progress, question, questions, read_solution
-from .checker import recognise, record, untouched
+# %% ../nbs/90_exercises.ipynb #31f37160
+from .checker import check, example, progress, questions, record
+from .exercise_notebooks import HOW, Draft, generate, question, read_solution
 from .student_answers import ATOL, RTOL, SECONDS, Incomparable, Outcome, OutOfTime, decode
 from .student_answers import difference, encode, explain, outcome, plain, same, time_limit
+from .verdicts import FORMAT, Case, Misconception, Question, Verdict, judge, recognise
+from .verdicts import untouched
 
 # %% ../nbs/90_exercises.ipynb #830f8560
 _all_ = ["FORMAT", "HOW", "Case", "Draft", "Misconception", "Question", "Verdict", "check",

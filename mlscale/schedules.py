@@ -8,13 +8,14 @@ __all__ = ['SCHEDULES', 'AdaGrad', 'Adaptive', 'Schedule', 'chain', 'constant', 
            'OnlineLogistic', 'PageHinkley', 'Progressive', 'best_fixed', 'choose', 'excess', 'false_restarts',
            'page_hinkley_path', 'progressive', 'restart_threshold', 'simulate_labels', 'standardise_known', 'surprise']
 
-# %% ../nbs/11_schedules.ipynb #5e8e32cd
+# %% ../nbs/11_schedules.ipynb #7c84f1f8
+from .concept_drift import excess, false_restarts, restart_threshold, simulate_labels
 from .learning_rates import SCHEDULES, AdaGrad, Adaptive, Schedule, chain, constant, cosine
 from .learning_rates import exponential, inverse_scaling, inverse_time, optimal, polynomial
 from .learning_rates import step_decay, warm_restarts, warm_up
-from .online_learning import Choice, OnlineLogistic, PageHinkley, Progressive, best_fixed
-from .online_learning import choose, excess, false_restarts, page_hinkley_path, progressive
-from .online_learning import restart_threshold, simulate_labels, standardise_known, surprise
+from .online_learning import Choice, OnlineLogistic, Progressive, best_fixed, choose
+from .online_learning import progressive, standardise_known
+from .page_hinkley import PageHinkley, page_hinkley_path, surprise
 
 # %% ../nbs/11_schedules.ipynb #3f8e82fa
 _all_ = ["SCHEDULES", "AdaGrad", "Adaptive", "Schedule", "chain", "constant", "cosine",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'FORMAT', 'WINNERS', 'PATH', 'SequentialTest']
 
-# %% ../nbs/10e_sequential_test.ipynb #597a5cfe
+# %% ../nbs/10e_sequential_test.ipynb #b11a3df7
 import copy
 import math
 import warnings
@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
-from scipy.special import log_ndtr
 
-# %% ../nbs/10e_sequential_test.ipynb #1f3900e6
+# %% ../nbs/10e_sequential_test.ipynb #ad547294
 # isort: off
 from .always_valid import Moments, RegimeWarning, always_valid_p, asymptotic_evidence
 from .always_valid import asymptotic_half_width, conditional_beta_binomial_interval
@@ -25,7 +23,7 @@ from .always_valid import discordant_pairs, log_beta_binomial, mixture_rho2, reg
 from .always_valid import regime_min_count, units_needed
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .boundaries import StagewiseEstimate, StoppedWalk, boundaries_of, boundary_at
-from .boundaries import spent_a_side, stagewise_estimate
+from .boundaries import repeated_p_value, spent_a_side, stagewise_estimate
 from .experiments import DIFFERENCE, format_level, format_p
 from .storage import needs
 
@@ -98,7 +96,7 @@ class _Asymptotic(_BetaBinomial):
         "The mean of t minus that of c."
         return t.mean - c.mean if c.n and t.n else math.nan
 
-# %% ../nbs/10e_sequential_test.ipynb #8863e566
+# %% ../nbs/10e_sequential_test.ipynb #7812b728
 # at most so many looks count, and only those that bring so much of the planned information
 _LOOKS, _STEP = 2000, 1e-4
 
@@ -110,15 +108,7 @@ def _pooled_z(c: Moments, t: Moments) -> float | None:
     error = math.sqrt(variance[0]/c.n + variance[1]/t.n)
     return (t.mean - c.mean)/error if error else None
 
-def _repeated_p(z: np.ndarray, boundaries: Any) -> float:
-    "The smallest alpha at which the path z would have crossed; `boundaries` takes its logarithm."
-    over = lambda a: float((z - np.minimum(boundaries(a), 38)).max())
-    # not below that of one look
-    low, high = max(math.log(2) + log_ndtr(-z.max()), -640.), math.log(.9999)
-    if over(high) < 0: return 1.
-    return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
-
-# %% ../nbs/10e_sequential_test.ipynb #9d6c5e57
+# %% ../nbs/10e_sequential_test.ipynb #179a2ae8
 class _GroupSequential(_Asymptotic):
     "A planned number of units, spending the error as they come."
     in_order = True
@@ -167,7 +157,7 @@ class _GroupSequential(_Asymptotic):
         "The smallest alpha at which the path would have crossed."
         t, units = path.information.to_numpy(), (path.n_control + path.n_treatment).to_numpy()
         limits = lambda a: boundaries_of(t, self.spending(units, math.exp(a)))
-        return _repeated_p(path.statistic.to_numpy(), limits)
+        return repeated_p_value(path.statistic.to_numpy(), limits)
 
     def interval(self, c: Moments, t: Moments, boundary: float) -> tuple[float, float]:
         """The differences of the arms c and t that a look with this boundary does not reject: for

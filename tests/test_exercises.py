@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlscale import checker, exercises, storage
+from mlscale import checker, exercise_notebooks, exercises, storage
 from mlscale.exercises import (
     Draft,
     Incomparable,
@@ -331,7 +331,7 @@ def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(p
     assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1] == "progress()"
     for d in read_solution(path):
         assert d.solution and not [line for line in d.solution if line in text]
-    for kind, _, code, _ in checker._cells(path):
+    for kind, _, code, _ in exercise_notebooks._cells(path):
         if kind in ("wrong", "also", "cases", "author"): assert code not in "\n".join(cells(exercise))
         elif kind in ("code", "markdown"): assert code in "\n".join(cells(exercise))
     assert [c.count("with check(") for c in cells(exercise) if "with check(" in c] == [1, 1]
@@ -365,7 +365,7 @@ def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home
     import nbformat
     from nbclient import NotebookClient
     nb = json.loads((ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")).read_text(encoding="utf-8"))
-    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in checker._cells(path) if kind == "exercise"], strict=True)])
+    solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercise_notebooks._cells(path) if kind == "exercise"], strict=True)])
     for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
     nb = nbformat.from_dict(nb)
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

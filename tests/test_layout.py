@@ -75,7 +75,7 @@ def test_a_reader_finds_a_title_and_a_summary_first():
 
 # ---- the bounds of what a reader is given at once
 
-WIDTH, CELL, CLASS, CHAPTER, PARAGRAPH = 100, 30, 60, 400, 120
+WIDTH, CELL, CLASS, CHAPTER, PARAGRAPH, MODULE = 100, 30, 60, 400, 120, 700
 
 
 def cells(path):
@@ -112,6 +112,12 @@ def test_a_cell_and_a_chapter_are_short_enough_to_read(path):
         total += n
     on_the_path = re.match(r"\d\d_", path.name)
     assert total <= CHAPTER or not on_the_path, f"{path.name}: {total} lines of code; the strong version belongs in a companion"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_short_enough_to_find_ones_way_in(name):
+    lines = len((ROOT / "mlscale" / f"{name}.py").read_text(encoding="utf-8").splitlines())
+    assert lines <= MODULE, f"{name}: {lines} lines; a part that stands alone belongs in a companion of its own"
 
 
 @pytest.mark.parametrize("path", [*CHAPTERS, ROOT / "nbs" / "index.ipynb"], ids=lambda p: p.stem)

@@ -17,7 +17,7 @@ from scipy.special import expit, gammaln
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, SGDClassifier, SGDRegressor
 
-from mlscale import online_learning
+from mlscale import concept_drift
 from mlscale import schedules as s
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -484,7 +484,7 @@ def test_the_threshold_is_passed_as_often_as_it_says():
 
 def test_a_run_has_the_length_it_says(monkeypatch):
     lengths = []
-    monkeypatch.setattr(online_learning, "page_hinkley_path", lambda run, delta: lengths.append(len(run)) or np.ones(1))
+    monkeypatch.setattr(concept_drift, "page_hinkley_path", lambda run, delta: lengths.append(len(run)) or np.ones(1))
     for days in (1, 7, 25, 30): s.false_restarts(np.arange(90.), np.repeat(np.arange(30), 3), delta=.1, threshold=.5, run_days=days, n=20)
     assert lengths == [3 * days for days in (1, 7, 25, 30) for _ in range(20)]
 

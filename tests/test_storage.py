@@ -171,7 +171,8 @@ except OSError as e: print(e)
 
 
 LIGHT = """arguments guesses storage bins drift drift_monitor experiments intervals planning effects analyzer sequential boundaries martingales
-always_valid sequential_test duration schedules learning_rates online_learning rolling""".split()
+always_valid sequential_test duration schedules learning_rates page_hinkley
+online_learning concept_drift rolling""".split()
 
 
 def test_the_light_core_works_where_there_are_no_file_locks(tmp_path):
