@@ -176,7 +176,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #4aabe078
+# %% ../nbs/06b_prediction_log.ipynb #c23a3cfe
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -187,12 +187,16 @@ class _SQLite:
         self._path, self._synchronous = path, synchronous
         # SQLite would write over a text of one letter. Its size is asked for, and the file is not
         # opened: closing it would give away the locks that this process holds on it
-        if 0 < path.stat().st_size < 16:
+        short = 0 < path.stat().st_size < 16
+        try:
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
+                                       check_same_thread=False)
+            if not short: self.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError as e: raise _unreachable(e) from e
+        except sqlite3.DatabaseError: short = True
+        if short:
             raise ValueError(f"log: {path.name} is no prediction log; give the log's own file, "
                              "or a new name")
-        try: self._db = sqlite3.connect(path, timeout=10, isolation_level=None,
-                                        check_same_thread=False)
-        except sqlite3.Error as e: raise _unreachable(e) from e
 
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
         "The rows that `sql` gives with `params`."
