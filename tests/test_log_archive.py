@@ -470,7 +470,7 @@ def start(engine, tmp_path):
     return fill(tmp_path / "log.db" if engine == "sqlite" else server().database(), every="103h")
 
 
-KILLED = pytest.mark.parametrize(("engine", "how"), [("sqlite", "steps"), ("sqlite", "5"), ("postgres", "steps")])
+KILLED = pytest.mark.parametrize(("engine", "how"), [("sqlite", "steps"), ("sqlite", "5"), ("postgres", "5"), pytest.param("postgres", "steps", marks=pytest.mark.slow)])
 
 
 @KILLED

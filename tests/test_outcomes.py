@@ -40,7 +40,7 @@ def test_an_outcome_is_recorded_once_and_contradicted_never(log):
     with pytest.raises(ValueError, match="'r1' is known as 1"): record_outcome("r1", 0, T("2013-01-02"), log=log)
     [row] = labelled(log, T("2014-01-01")).itertuples()
     assert (row.request_id, row.label, row.known_at, row.prediction, row.version, row.at) == ("r1", 1, T("2013-01-02"), .01, 1, T("2013-01-01 01:00"))
-    assert (row.entity, row.model, row.alias, row.action, row.weight, row.mature) == ("N1", "late", "production", None, 1, True)
+    assert (row.entity, row.model, row.alias, row.action, row.weight, row.mature) == ("N1", "late", "production", "none", 1, True)
 
 
 def test_many_outcomes_are_all_or_none(log):
@@ -199,7 +199,7 @@ def test_features_come_back_by_name_also_when_models_differ(log):
         book.describe("another", ["b", "a"])
         book.append([Prediction("x", T("2013-02-01"), "late", 2, "another", "canary", .5, [None, 3.]), Prediction("y", T("2013-02-02"), "late", 2, "unknown", "canary", .5, [4.])])
     sent = logged_predictions(log)
-    assert list(sent) == ["request_id", "at", "entity", "model", "version", "alias", "prediction", "a", "b", "feature_0"] and sent.a.tolist()[:51] == [*map(float, range(50)), 3.]
+    assert list(sent) == ["request_id", "at", "entity", "model", "version", "alias", "prediction", "action", "a", "b", "feature_0"] and sent.a.tolist()[:51] == [*map(float, range(50)), 3.]
     assert sent.b.isna().all() and sent.feature_0.iloc[-1] == 4 and sent.alias.tolist()[-2:] == ["canary"] * 2
     assert logged_predictions(log, since=T("2013-02-01"), until=T("2013-02-02")).request_id.tolist() == ["x"] and logged_predictions(log, since=T("2014-01-01")).empty
 
