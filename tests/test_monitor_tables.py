@@ -547,7 +547,8 @@ def test_ties_moved_by_rounding_do_not_ring(levels, seed):
         assert ks_test(a, moved)[0] <= d + 1e-12 and ks_test(moved, a)[0] <= d + 1e-12
         reference = Reference.fit(a)
         equal(reference.count(moved), reference.count(b))
-    equal(Reference.fit(a.astype("float32")).count(a), Reference.fit(a).count(a))
+    narrow = Reference.fit(a.astype("float32"))
+    equal(narrow.count(a), narrow.total)
 
 
 def test_near_zero_and_among_whole_numbers_only_rounding_is_rounding():
