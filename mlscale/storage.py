@@ -32,7 +32,7 @@ def home() -> Path:
     if sys.platform == "darwin": return Path.home()/"Library"/"Application Support"/"mlscale"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home()/".local"/"share")/"mlscale"
 
-# %% ../nbs/000_storage.ipynb #1b3ac9df
+# %% ../nbs/000_storage.ipynb #614ca57c
 def _private(path: Path) -> Path | None:
     "The `state/` or `runs/` of the home in which a path lies, if it lies in one of them."
     real = path.resolve()
@@ -56,15 +56,15 @@ def make_folder(path: str | os.PathLike) -> Path:
 
     Raises
     ------
-    FileExistsError
-        If there is a file of that name.
+    FileExistsError, NotADirectoryError
+        If a file is in the way.
     """
     path = Path(path)
     private = _private(path)
     if private is None:
         path.mkdir(parents=True, exist_ok=True)
         return path
-    private.parent.mkdir(parents=True, exist_ok=True)
+    private.mkdir(0o700, parents=True, exist_ok=True)
     real = path.resolve()
     for folder in reversed((real, *real.parents)):
         if folder.is_relative_to(private): folder.mkdir(mode=0o700, exist_ok=True)

@@ -971,7 +971,7 @@ def test_without_a_place_for_it_the_verdict_comes_all_the_same(tmp_path, monkeyp
     monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "file"))
     run_cell(block("00.q1", EARLY))
     out = capsys.readouterr().out
-    assert "00.q1: right." in out and "Your progress cannot be kept (File exists)." in out
+    assert "00.q1: right." in out and "Your progress cannot be kept (Not a directory)." in out
 
 
 MANY = """
