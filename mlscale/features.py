@@ -8,7 +8,7 @@ __all__ = ['AIRCRAFT', 'AIRPORT', 'ARRIVALS', 'CONGESTION', 'FEATURES', 'PLANNED
            'point_in_time_join', 'LookupState', 'Rolling', 'RollingState', 'driver_repository', 'rolling_features',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #411447fa
+# %% ../nbs/01_features.ipynb #a7f74a06
 from .flight_features import AIRCRAFT, AIRPORT, ARRIVALS, CONGESTION, FEATURES, PLANNED
 from .flight_features import RATES, SCHEDULE, WAITING, WEATHER, OnlineFlights, flight_facts
 from .flight_features import flight_features, flight_stream, load_features, replay

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/01i_flight_features.ipynb #f78c2b90
+# %% ../nbs/01i_flight_features.ipynb #bb9804f5
 from .arguments import check_names  # noqa: I001
 from .data import HORIZON, SOURCES, cached_frame, load_airlines, load_airports, load_flights
 from .data import load_planes, load_weather

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['skew_report']
 
-# %% ../nbs/01n_skew.ipynb #464105fe
+# %% ../nbs/01n_skew.ipynb #6ba9e670
 from collections.abc import Sequence
 from typing import Any
 
