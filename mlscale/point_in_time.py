@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['point_in_time_join', 'View']
 
-# %% ../nbs/01e_point_in_time.ipynb #df3df9ea
+# %% ../nbs/01e_point_in_time.ipynb #cacfca9f
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #b54d1835
+# %% ../nbs/01e_point_in_time.ipynb #e2210856
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: Any = None) -> pd.DataFrame | Path:
@@ -141,11 +142,9 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
             alike = [c for c in names if [x.lower() for x in names].count(c.lower()) > 1]
             raise ValueError(f"engine={engine!r}: SQL does not tell columns apart that differ only "
                              f"in case; rename one of {some_names(alike)}, or use engine='polars'")
+    ready = nullcontext() if engine != "spark" else spark_ready(session, source, views, facts, to)
     try:
-        if engine == "spark":
-            with spark_ready(session, source, views, facts, to):
-                return _delivered(entities, source, views, facts, engine, to, session)
-        return _delivered(entities, source, views, facts, engine, to, session)
+        with ready: return _delivered(entities, source, views, facts, engine, to, session)
     except pa.ArrowException as e:
         raise ValueError(f"a column cannot be read or written ({str(e)[:120]}); give it one type "
                          "in all files, and whole microseconds to times that `to` holds") from e
