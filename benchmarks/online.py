@@ -20,7 +20,9 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import ROOT, seconds, store
 
-from mlscale.online import DurableState, PartitionedState, materialize, read, repository, write
+from mlscale.durable_state import DurableState, PartitionedState
+from mlscale.feature_store import repository
+from mlscale.online import materialize, read, write
 from mlscale.point_in_time import View
 from mlscale.rolling import Rolling
 

@@ -8,11 +8,11 @@ __all__ = ['AIRCRAFT', 'AIRPORT', 'ARRIVALS', 'CONGESTION', 'FEATURES', 'PLANNED
            'point_in_time_join', 'LookupState', 'Rolling', 'RollingState', 'driver_repository', 'rolling_features',
            'skew_report']
 
-# %% ../nbs/01_features.ipynb #411447fa
+# %% ../nbs/01_features.ipynb #a7f74a06
 from .flight_features import AIRCRAFT, AIRPORT, ARRIVALS, CONGESTION, FEATURES, PLANNED
 from .flight_features import RATES, SCHEDULE, WAITING, WEATHER, OnlineFlights, flight_facts
 from .flight_features import flight_features, flight_stream, load_features, replay
-from .online import driver_repository
+from .feature_store import driver_repository
 from .point_in_time import View, point_in_time_join
 from .rolling import LookupState, Rolling, RollingState, rolling_features  # noqa: F401
 from .skew import skew_report

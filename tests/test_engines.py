@@ -206,7 +206,7 @@ def test_a_folder_of_files_is_read_in_the_order_of_its_names_and_in_pieces(tmp_p
     entities = pd.DataFrame({"key": rng.choice(list("abc"), 5000), "event_timestamp": at(*rng.integers(0, 50, 5000)), "n": np.arange(5000)})
     for i in range(5): (tmp_path / "in").mkdir(exist_ok=True), entities[i * 1000:(i + 1) * 1000].to_parquet(tmp_path / "in" / f"part-{i}.parquet", index=False, row_group_size=300)
     source = pd.concat([facts(range(40), range(40), key=k, value=rng.random(40)) for k in "abd"])
-    monkeypatch.setattr("mlscale.point_in_time._ROWS", 700)
+    monkeypatch.setattr("mlscale.tables.ROWS", 700)
     expected = point_in_time_join(entities, View("v", source, "key", 3 * HOUR, "value"), engine="pandas")
     for engine in ("polars", "duckdb"):
         to = point_in_time_join(tmp_path / "in", View("v", source, "key", 3 * HOUR, "value"), engine=engine, to=tmp_path / "out.parquet")

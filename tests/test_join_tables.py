@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mlscale.online import materialize, read, repository, write
+from mlscale.feature_store import repository
+from mlscale.online import materialize, read, write
 from mlscale.point_in_time import View, point_in_time_join
 from mlscale.rolling import Rolling, rolling_features
 

@@ -18,24 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlscale.data import load_flights, load_weather
+from mlscale.durable_state import DurableState, PartitionedState, SeenIds, partition
+from mlscale.event_log import EventLog, frame, unframe
+from mlscale.feature_store import flight_repository, flight_views, repository, rolling_facts
 from mlscale.features import RATES, WEATHER
-from mlscale.online import (
-    DurableState,
-    EventLog,
-    PartitionedState,
-    SeenIds,
-    _write,
-    flight_repository,
-    flight_views,
-    frame,
-    materialize,
-    partition,
-    read,
-    repository,
-    rolling_facts,
-    unframe,
-    write,
-)
+from mlscale.online import _write, materialize, read, write
 from mlscale.point_in_time import View, point_in_time_join
 from mlscale.rolling import Rolling
 
@@ -708,7 +695,7 @@ def test_what_is_acknowledged_is_on_the_disk_first(log, monkeypatch):
 
 FULL = """
 import resource, sys
-from mlscale.online import EventLog
+from mlscale.event_log import EventLog
 log = EventLog(sys.argv[1], {})
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
 for i in range(1000):
@@ -762,7 +749,7 @@ def test_closed_opened_repeated_and_snapshot_at_any_moment_it_is_the_offline_fea
 LIVES = """
 import os, sys, time
 import pandas as pd
-from mlscale.online import DurableState
+from mlscale.durable_state import DurableState
 from mlscale.rolling import Rolling
 HOUR = pd.Timedelta(hours=1)
 RATE = Rolling("rate", value="late", by="key", window=10*HOUR, agg="rate", prior=(.2, 3.))
