@@ -62,7 +62,7 @@ def read_rows(values: Any, k: int) -> np.ndarray:
         raise ValueError("values: NaN is not JSON; give null where a value is unknown")
     return out
 
-# %% ../nbs/06e_limits.ipynb #bb34ae6d
+# %% ../nbs/06e_limits.ipynb #aade3a4c
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch."""
     def __init__(self):
@@ -76,6 +76,10 @@ class ServiceMetrics:
                                  buckets=[0.001 * 2**i for i in range(12)], registry=self.registry)
         self.failures = Counter("mlscale_reload_failures",
                                 "Looks at a pointer that found no good bundle.",
+                                registry=self.registry)
+
+        self.unlogged = Counter("mlscale_unlogged_predictions",
+                                "Rows that were answered and are not in the prediction log.",
                                 registry=self.registry)
 
     def text(self) -> bytes:

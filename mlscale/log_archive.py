@@ -124,7 +124,7 @@ def archived_months(log: Log = None) -> list[ArchivedMonth]:
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _months(book, db)
 
-# %% ../nbs/06g_log_archive.ipynb #521eb428
+# %% ../nbs/06g_log_archive.ipynb #a0462dd6
 def _schema() -> "pa.Schema":
     import pyarrow as pa
     types = {"string": pa.string(), "time": pa.timestamp("us", "UTC"), "int64": pa.int64(),
@@ -135,7 +135,8 @@ def _table(db: Database, since: str, until: str) -> "pa.Table":
     "What the database holds of a span of time, for Parquet."
     import pyarrow as pa
     rows = db.execute(_select(_COLUMNS, "p.at >= ? AND p.at < ?"), [since, until])
-    columns = dict(zip(_COLUMNS, zip(*rows))) if rows else {name: () for name in _COLUMNS}
+    columns: dict[str, Any] = dict.fromkeys(_COLUMNS, ())
+    if rows: columns = dict(zip(_COLUMNS, zip(*rows)))
     for name in _TIMES: columns[name] = _instants(columns[name])
     columns["features"] = [json.loads(text) for text in columns["features"]]
     return pa.table([pa.array(columns[field.name], field.type) for field in _schema()],
@@ -169,7 +170,7 @@ def _write(path: Path, tables: Callable[[], Iterator["pa.Table"]], notes: Mappin
                               "removed from the log; look at the disk, and try again")
             return back.metadata.num_rows
 
-# %% ../nbs/06g_log_archive.ipynb #6a67b1e1
+# %% ../nbs/06g_log_archive.ipynb #c20bf598
 def _sweep(book: PredictionLog) -> None:
     "Remove files that do not count: those that were never finished, and those that were replaced."
     with book.transaction(write=False) as db:
@@ -194,7 +195,7 @@ def _archiving(log: Log) -> Iterator[PredictionLog]:
             _sweep(book)
             yield book
 
-def _announce(book: PredictionLog, month: str, folder: Path | None) -> str:
+def _announce(book: PredictionLog, month: str, folder: str | os.PathLike | None) -> str:
     "Enter a file before it is written, so that it is found if we are interrupted."
     base = Path(book.where).resolve().parent
     folder = base/f"{Path(book.where).stem}.months" if folder is None else Path(folder).resolve()
@@ -213,13 +214,14 @@ def _count_file(book: PredictionLog, db: Database, file: str, rows: int) -> Arch
                [rows, month.sha256, file])
     return month
 
-# %% ../nbs/06g_log_archive.ipynb #b9fd1fe7
+# %% ../nbs/06g_log_archive.ipynb #a8d8c171
 def _recorded(db: Database, span: tuple[str, str]) -> tuple:
     "How many predictions, actions and outcomes a span of time has in the database."
     return db.execute("SELECT count(*), count(a.request_id), count(o.request_id) "
                       f"FROM {_JOINED} WHERE p.at >= ? AND p.at < ?", span)[0]
 
-def _move(book: PredictionLog, month: str, folder: Path | None) -> ArchivedMonth | None:
+def _move(book: PredictionLog, month: str, folder: str | os.PathLike | None
+          ) -> ArchivedMonth | None:
     """Copy a month to a file, then let the file count instead of the rows. None if somebody wrote
     into the month meanwhile."""
     file, days = _announce(book, month, folder), _days(month)
@@ -237,7 +239,7 @@ def _move(book: PredictionLog, month: str, folder: Path | None) -> ArchivedMonth
             db.execute(f"DELETE FROM {table} WHERE request_id IN {here}", span)
         return _count_file(book, db, file, rows)
 
-# %% ../nbs/06g_log_archive.ipynb #ee99849c
+# %% ../nbs/06g_log_archive.ipynb #7baff3d7
 def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None = None
            ) -> list[ArchivedMonth]:
     """Move finished months from the database to Parquet files.
@@ -280,18 +282,20 @@ def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None
                                 "ORDER BY 1", [first])
         return [_moved(book, month, folder) for (month,) in months]
 
-def _moved(book: PredictionLog, month: str, folder: Path | None) -> ArchivedMonth:
+def _moved(book: PredictionLog, month: str, folder: str | os.PathLike | None) -> ArchivedMonth:
+    "Move a month, again if somebody writes into it."
     for _ in range(3):
         if moved := _move(book, month, folder): return moved
         _sweep(book)
     raise LogError(f"{month}: somebody keeps writing into this month; rotate when that is over")
 
-# %% ../nbs/06g_log_archive.ipynb #bb644c7b
+# %% ../nbs/06g_log_archive.ipynb #c8a928ed
 _DTYPES = {"string": object, "int64": "Int64", "double": float, "numbers": object}
 
 def _frame(rows: list[tuple], names: list[str]) -> pd.DataFrame:
     "Rows of the database as columns."
-    columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
+    columns: dict[str, Any] = dict.fromkeys(names, ())
+    if rows: columns = dict(zip(names, zip(*rows)))
     if "features" in columns:
         columns["features"] = [np.array(json.loads(text), float) for text in columns["features"]]
     for name in columns.keys() & _TIMES:
@@ -338,7 +342,7 @@ def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFram
             archived.loc[missing, name] = frame[name].reindex(archived.request_id[missing]).array
     return archived
 
-# %% ../nbs/06g_log_archive.ipynb #8bb01459
+# %% ../nbs/06g_log_archive.ipynb #70d114b7
 def read_log(log: Log = None, *, since: datetime | str | None = None,
              until: datetime | str | None = None, entity: str | None = None,
              features: bool = False) -> pd.DataFrame:
@@ -369,12 +373,14 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
     """
     names = [name for name in _COLUMNS if features or name != "features"]
     bounds = ["" if since is None else iso_utc(since), _EVER if until is None else iso_utc(until)]
-    where, values, filters = "p.at >= ? AND p.at < ?", [*bounds], []
+    where, values = "p.at >= ? AND p.at < ?", [*bounds]
+    filters: list[tuple[str, str, Any]] = []
     for sign, bound, given in ((">=", bounds[0], since), ("<", bounds[1], until)):
         if given is not None: filters.append(("at", sign, datetime.fromisoformat(bound)))
     if entity is not None:
-        where, values, filters = f"{where} AND p.entity = ?", [*values, entity], [
-            *filters, ("entity", "==", entity)]
+        where += " AND p.entity = ?"
+        values.append(entity)
+        filters.append(("entity", "==", entity))
 
     def query(db: Database) -> tuple[tuple, list]:
         months = _months(book, db, *bounds)

@@ -21,7 +21,7 @@ from .arguments import check_names, column_of_floats, data_frame, whole
 from .log_archive import Log, as_of, find_archived, open_log, read_log
 from .prediction_log import check_ids, iso_utc
 
-# %% ../nbs/08d_outcomes.ipynb #10f2c86c
+# %% ../nbs/08d_outcomes.ipynb #55f4c5f2
 def _request_id(x: Any) -> str:
     "As text; a whole number is the same with and without a point."
     return str(int(x)) if isinstance(x, float) and x.is_integer() else str(x)
@@ -31,6 +31,10 @@ def _iso(at: Any, name: str) -> str:
     if not isinstance(at, (str, datetime)):
         raise TypeError(f"{name}={at!s:.60}: a datetime with a time zone, or ISO 8601 text")
     return iso_utc(at)
+
+def _bound(at: Any, name: str) -> str | None:
+    "A time, or none."
+    return None if at is None else _iso(at, name)
 
 def _named(frame: Any, time: str, columns: Sequence[str]) -> pd.DataFrame:
     "A table with these columns, and a request and a time in each row."
@@ -162,7 +166,7 @@ def record_actions(frame: Any, *, log: Log = None) -> int:
         rows.append((_request_id(id), _iso(at, "at"), action, p))
     return _record(log, "actions", "at", ["action", "propensity"], rows)
 
-# %% ../nbs/08d_outcomes.ipynb #a48a15fb
+# %% ../nbs/08d_outcomes.ipynb #a47c8bba
 _LABELLED = ["request_id", "at", "entity", "model", "version", "alias", "prediction", "label",
              "known_at", "action", "weight", "mature"]
 
@@ -193,11 +197,10 @@ def labelled(log: Log, at: datetime | str, *, since: datetime | str | None = Non
         left alone; 1 where no action was recorded) and `mature` (whether the prediction was at
         least `MATURE` old), in the order of the predictions. Archived months are read, too.
     """
-    bounds = {name: _iso(t, name) for name, t in (("since", since), ("until", until))
-              if t is not None}
-    return as_of(read_log(_existing(log), **bounds), _iso(at, "at"))[_LABELLED]
+    rows = read_log(_existing(log), since=_bound(since, "since"), until=_bound(until, "until"))
+    return as_of(rows, _iso(at, "at"))[_LABELLED]
 
-# %% ../nbs/08d_outcomes.ipynb #872fdb89
+# %% ../nbs/08d_outcomes.ipynb #6152ba13
 def record_training(model: str, version: int, *, at: datetime | str,
                     since: datetime | str | None = None, until: datetime | str | None = None,
                     log: Log = None) -> bool:
@@ -228,9 +231,8 @@ def record_training(model: str, version: int, *, at: datetime | str,
         If another training of this version is known.
     """
     check_ids([model], "model")
-    bounds = [None if t is None else _iso(t, name) for name, t in (("since", since),
-                                                                   ("until", until))]
-    row = (model, whole(version, "version"), _iso(at, "at"), *bounds)
+    row = (model, whole(version, "version"), _iso(at, "at"), _bound(since, "since"),
+           _bound(until, "until"))
     with open_log(log) as book, book.transaction() as db:
         known = db.execute("SELECT model, version, at, since, until FROM trainings "
                            "WHERE model = ? AND version = ?", row[:2])
@@ -240,7 +242,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #ff19b139
+# %% ../nbs/08d_outcomes.ipynb #52446421
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -259,13 +261,14 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
         feature, NaN where it was missing or the model has it not. Features of a bundle that did not
         tell its columns are named by their place: `feature_0`, ...
     """
-    rows = read_log(_existing(log), since=since, until=until, features=True)
+    rows = read_log(_existing(log), since=_bound(since, "since"), until=_bound(until, "until"),
+                    features=True)
     with open_log(log) as book, book.transaction(write=False) as db:
         names = {k: json.loads(v) for k, v in db.execute("SELECT sha256, columns FROM signatures")}
     known = rows[_LABELLED[:7]]
     if known.empty: return known
     parts = []
-    for sha256, some in rows.groupby("sha256", dropna=False):
+    for sha256, some in rows.groupby("sha256", dropna=False, sort=False):
         values = np.stack(some.features.tolist())
         columns = names.get(sha256) or [f"feature_{i}" for i in range(values.shape[1])]
         parts.append(pd.DataFrame(values, some.index, columns))

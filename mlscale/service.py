@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['THREADS', 'UnavailableError', 'Service', 'create_app', 'serve', 'serve_inherited', 'serving_process']
 
-# %% ../nbs/06f_service.ipynb #7c711d25
+# %% ../nbs/06f_service.ipynb #e5cb9c73
 import json
 import os
 import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,53 +18,77 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
+
+# %% ../nbs/06f_service.ipynb #781c8ce4
 from .limits import MAX_BYTES, PATIENCE, Limits, ServiceMetrics, impatient_protocol
 from .limits import read_rows, refusal
-from .hot_swap import Deployed, ReloadingModel
-from .prediction_log import ConflictError, Prediction, PredictionLog, check_ids, iso_utc
+from .hot_swap import DeployedModel, ReloadingModel
+from .log_writer import LogWriter
+from .pointer import PRODUCTION
+from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
+from .prediction_log import iso_utc
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06f_service.ipynb #17a04d54
+# %% ../nbs/06f_service.ipynb #d1eb42cb
 class UnavailableError(RuntimeError):
     "Nothing to answer with."
 
 def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
     "One id a row, none twice; new ones if none are given."
     if ids is None: return [uuid.uuid4().hex for _ in range(n)]
-    ids = list(ids)
     if len(ids) != n: raise ValueError(f"ids: {len(ids)} for {n} rows; give one a row")
     check_ids(ids)
     if len(set(ids)) < n:
         raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; "
                          "give each row its own")
-    return ids
+    return list(ids)
 
-def _predict(rows: np.ndarray, by: list[Deployed], production: Deployed) -> np.ndarray:
-    "Each row scored by its bundle; a refusal names the row by its place in the request."
-    prediction = np.empty(len(rows))
+def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
+    "One time a row."
+    if at is None: at = datetime.now(UTC).isoformat()
+    if isinstance(at, str): return [iso_utc(at)]*n
+    if len(at) != n: raise ValueError(f"at: {len(at)} for {n} rows; give one time, or one a row")
+    return [iso_utc(moment) for moment in at]
+
+def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | None]:
+    "One name or None a row."
+    if entities is None: return [None]*n
+    if len(entities) != n: raise ValueError(f"entities: {len(entities)} for {n} rows")
+    check_ids((e for e in entities if e is not None), "entities")
+    return entities
+
+# %% ../nbs/06f_service.ipynb #65dcf7b3
+def _predict(rows: np.ndarray, by: list[DeployedModel],
+             production: DeployedModel) -> tuple[np.ndarray, list[list[float]]]:
+    """Each row scored by its model, and as that model takes it; a refusal names the row by its
+    place in the request."""
+    prediction, features = np.empty(len(rows)), rows.tolist()
+    columns = production.bundle.columns
     for deployed in set(by):
         chosen = np.flatnonzero([d is deployed for d in by])
-        asked: Any = rows[chosen]
-        if deployed.bundle.columns != production.bundle.columns:   # then by name
-            asked = dict(zip(production.bundle.columns, asked.T))
-        try: prediction[chosen] = deployed.bundle.predict(asked)
+        theirs, asked = deployed.bundle.columns, rows[chosen]
+        by_name = asked if theirs == columns else dict(zip(columns, asked.T))
+        try: prediction[chosen] = deployed.bundle.predict(by_name)
         except ValueError as e:
             place = lambda m, chosen=chosen: f"values[{chosen[int(m[1])]}]"
             raise ValueError(re.sub(r"^values\[(\d+)\]", place, str(e))) from e
-    return prediction
+        if theirs == columns: continue
+        order = [columns.index(name) for name in theirs]
+        for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
+    return prediction, features
 
-# %% ../nbs/06f_service.ipynb #aa612c58
+# %% ../nbs/06f_service.ipynb #52649419
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -73,17 +96,20 @@ class Service:
     ----------
     live : callable
         Given an alias, its `ReloadingModel`.
-    log : PredictionLog, optional
+    log : LogWriter or PredictionLog, optional
         Where answers are recorded before they are given.
     route : callable, optional
         Given a request id, the alias whose bundle answers it; where that has none, `production`
         does.
     """
-    def __init__(self, live: Callable[[str], ReloadingModel], log: PredictionLog | None = None,
+    def __init__(self, live: Callable[[str], ReloadingModel],
+                 log: LogWriter | PredictionLog | None = None,
                  route: Callable[[str], str] | None = None):
         self._live, self._log, self._route = live, log, route
 
-    def answer(self, values: Any, ids: Sequence[str] | None = None, at: str | None = None) -> dict:
+    def answer(self, values: Any, ids: Sequence[str] | None = None,
+               at: str | Sequence[str] | None = None,
+               entities: Sequence[str | None] | None = None) -> dict:
         """Answer one request.
 
         Parameters
@@ -92,54 +118,66 @@ class Service:
             See `read_rows`.
         ids : list of str, optional
             A request id a row, none twice; default: new ones.
-        at : str, optional
-            The time of the prediction, see `iso_utc`; default: now.
+        at : str or list of str, optional
+            The time of the prediction, see `iso_utc`, or one a row; default: now.
+        entities : list of str, optional
+            Whom each row is about; None where it is nobody.
 
         Returns
         -------
         dict
             `prediction` (a list, one a row), `model`, `version`, `sha256` (of `production`), `ids`,
-            and with a route `versions`, one a row.
+            and `versions`, one a row: who gave that answer.
 
         Raises
         ------
         ValueError
             If the question is malformed.
         ConflictError
-            If an id is known with another prediction.
+            If an id is known with other features.
         UnavailableError
             If nothing is deployed.
+        LogError
+            If the answer cannot be recorded.
         """
-        production = self._live("production").current()
+        production = self._live(PRODUCTION).current()
         if production is None: raise UnavailableError("no model is loaded; see /health/ready")
         rows = read_rows(values, len(production.bundle.columns))
-        at = iso_utc(datetime.now(UTC) if at is None else at)
         ids = _request_ids(ids, len(rows))
-        by = [production]*len(rows)
-        if self._route is not None:
-            by = [self._live(self._route(i)).current() or production for i in ids]
-        prediction, versions = _predict(rows, by, production), [d.version for d in by]
+        times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
+        by = self._who_answers(ids, production)
+        prediction, features = _predict(rows, [d for _, d in by], production)
+        given = [Prediction(id, time, d.name, d.version, d.sha256, alias, p, x, entity)
+                 for id, time, (alias, d), p, x, entity
+                 in zip(ids, times, by, prediction.tolist(), features, whom)]
         if self._log:
-            asked = zip(ids, by, prediction, rows.tolist())
-            self._log.append(Prediction(id, at, d.name, d.version, d.bundle.sha256, "production",
-                                        p, row) for id, d, p, row in asked)
-        routed = {} if self._route is None else {"versions": versions}
-        return {"prediction": prediction.tolist(), "model": production.name,
-                "version": production.version, "sha256": production.bundle.sha256, "ids": ids,
-                **routed}
+            for d in {d for _, d in by}: self._log.describe(d.sha256, d.bundle.columns)
+            given = self._log.append(given)
+        return {"prediction": [row.prediction for row in given], "model": production.name,
+                "version": production.version, "sha256": production.sha256, "ids": ids,
+                "versions": [row.version for row in given]}
 
-# %% ../nbs/06f_service.ipynb #39ced207
+    def _who_answers(self, ids: list[str],
+                     production: DeployedModel) -> list[tuple[str, DeployedModel]]:
+        "The alias and model for each id."
+        if self._route is None: return [(PRODUCTION, production)]*len(ids)
+        routed = [(alias, self._live(alias).current()) for alias in map(self._route, ids)]
+        return [(alias, model) if model else (PRODUCTION, production) for alias, model in routed]
+
+# %% ../nbs/06f_service.ipynb #21341aac
 @cache
 def _question_type() -> Any:
     "The body of a request as pydantic checks it; made when first needed, for pydantic is heavy."
     from pydantic import BaseModel, Field, StrictStr
     rows = "One row of numbers, or a list of rows; null where a value is unknown"
-    names = "A request id a row; what is sent again with the same ids is recorded once"
-    when = "The time of the prediction, ISO 8601 with a time zone; default now"
+    names = "A request id a row; what is sent again with the same ids has the same answer"
+    when = "The time of the prediction, or one a row, ISO 8601 with a time zone; default now"
+    whom = "Whom each row is about: an aircraft, a person; null where it is nobody"
     class Question(BaseModel, extra="forbid"):
         values: list = Field(description=rows)
         ids: list[StrictStr] | None = Field(None, description=names)
-        at: StrictStr | None = Field(None, description=when)
+        at: StrictStr | list[StrictStr] | None = Field(None, description=when)
+        entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
 def _each_once(pairs: list[tuple]) -> dict:
@@ -159,7 +197,7 @@ def _understood(body: bytes) -> Any:
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06f_service.ipynb #e1c75823
+# %% ../nbs/06f_service.ipynb #a0e64dd2
 def _answering(service: Service, metrics: ServiceMetrics) -> "Callable[[bytes], JSONResponse]":
     "A function from a body to a response, with all that is counted."
     from fastapi.responses import JSONResponse
@@ -167,13 +205,14 @@ def _answering(service: Service, metrics: ServiceMetrics) -> "Callable[[bytes], 
         with metrics.seconds.time():
             try:
                 question = _understood(body)
-                given = service.answer(question.values, question.ids, question.at)
+                given = service.answer(question.values, question.ids, question.at,
+                                       question.entities)
             except ConflictError as e: return refusal(metrics, 409, e)
             except ValueError as e: return refusal(metrics, 422, e)
-            except (UnavailableError, sqlite3.Error) as e: return refusal(metrics, 503, e)
+            except (UnavailableError, LogError) as e: return refusal(metrics, 503, e)
         metrics.requests.labels(200).inc()
-        rows = Counter(given.get("versions") or {given["version"]: len(given["ids"])})
-        for version, n in rows.items(): metrics.predictions.labels(version).inc(n)
+        for version, n in Counter(given["versions"]).items():
+            metrics.predictions.labels(version).inc(n)
         return JSONResponse(given)
     return answer
 
@@ -195,8 +234,9 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
         return await to_thread.run_sync(answer, await request.body(), limiter=threads())
     return router
 
-# %% ../nbs/06f_service.ipynb #55f95b27
-def _operation_routes(live: ReloadingModel, metrics: ServiceMetrics) -> "APIRouter":
+# %% ../nbs/06f_service.ipynb #fea70592
+def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
+                      metrics: ServiceMetrics) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
     the pointer have a thread of their own."""
     from anyio import CapacityLimiter, to_thread
@@ -204,10 +244,12 @@ def _operation_routes(live: ReloadingModel, metrics: ServiceMetrics) -> "APIRout
     from fastapi.responses import JSONResponse
     router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
 
-    def state(deployed: Deployed | None) -> JSONResponse:
-        what = ({"model": deployed.name, "version": deployed.version,
-                 "sha256": deployed.bundle.sha256} if deployed else {})
-        return JSONResponse({"ready": deployed is not None, **what, "error": live.error},
+    def state(deployed: DeployedModel | None) -> JSONResponse:
+        what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
+                if deployed else {})
+        log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
+               if writer else {})
+        return JSONResponse({"ready": deployed is not None, **what, "error": live.error, **log},
                             200 if deployed else 503)
 
     @router.get("/health/live")
@@ -228,9 +270,10 @@ def _operation_routes(live: ReloadingModel, metrics: ServiceMetrics) -> "APIRout
 
     return router
 
-# %% ../nbs/06f_service.ipynb #6b62bcbe
+# %% ../nbs/06f_service.ipynb #631bd807
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
-               log: str | os.PathLike | None = None, route: Callable[[str], str] | None = None,
+               log: str | os.PathLike | None = None, mode: str = "durable",
+               synchronous: str = "normal", route: Callable[[str], str] | None = None,
                max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> "FastAPI":
     """The service as a FastAPI application.
 
@@ -240,8 +283,13 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         The folder of deployed bundles.
     model : str
         The model to serve.
-    log : path, optional
-        The prediction log, see `PredictionLog`.
+    log : path or str, optional
+        The prediction log, a file or the URL of a database, see `PredictionLog`. Default: answers
+        are not recorded.
+    mode : {"durable", "available"}
+        Whether an answer waits until it is recorded, see `LogWriter`.
+    synchronous : {"normal", "full"}
+        Whether a record waits for the disk, see `PredictionLog`.
     route : callable, optional
         Given a request id, the alias whose bundle answers it (a canary); default: `production`
         answers all.
@@ -252,37 +300,45 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     -------
     FastAPI
         `POST /predict`, `GET /health/live`, `GET /health/ready`, `GET /metrics`, `POST /reload`. It
-        starts without a deployed model as well, and is ready when there is one.
+        starts without a deployed model as well, and is ready when there is one. When it ends, what
+        waits for the log is written.
     """
     with needs("serve"): from fastapi import FastAPI
     metrics = ServiceMetrics()
-    live = cache(lambda alias: ReloadingModel(Path(bundles) / model / f"{alias}.json",
-                                         failed=metrics.failures.inc))
-    live("production").reload()
-    app = FastAPI(title="mlscale")
-    service = Service(live, PredictionLog(log) if log else None, route)
-    app.include_router(_prediction_routes(service, metrics))
-    app.include_router(_operation_routes(live("production"), metrics))
+    live = cache(lambda alias: ReloadingModel(Path(bundles)/model, alias,
+                                              failed=metrics.failures.inc))
+    live(PRODUCTION).reload()
+    book = PredictionLog(log, synchronous=synchronous) if log else None
+    writer = LogWriter(book, mode, lost=metrics.unlogged.inc) if book else None
+    @asynccontextmanager
+    async def life(app: "FastAPI") -> AsyncIterator[None]:
+        yield
+        if writer: writer.close()
+        if book: book.close()
+    app = FastAPI(title="mlscale", lifespan=life)
+    app.include_router(_prediction_routes(Service(live, writer, route), metrics))
+    app.include_router(_operation_routes(live(PRODUCTION), writer, metrics))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app
 
-# %% ../nbs/06f_service.ipynb #6c31bf5a
-def _serve_at(listening: socket.socket, bundles: str | os.PathLike, model: str,
-              log: str | os.PathLike | None, patience: float) -> None:
+# %% ../nbs/06f_service.ipynb #cb61733d
+def _serve_at(listening: socket.socket, bundles: str | os.PathLike, patience: float,
+              **options: Any) -> None:
     "Serve at a socket that is open already."
     with needs("serve"): import uvicorn
-    app = create_app(bundles, model=model, log=log, patience=patience)
+    app = create_app(bundles, patience=patience, **options)
     settings = uvicorn.Config(app, http=impatient_protocol(patience), log_level="warning",
                               access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(settings).run(sockets=[listening])
 
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
-          host: str = "127.0.0.1", port: int = 8000, patience: float = PATIENCE) -> None:
+          mode: str = "durable", synchronous: str = "normal", host: str = "127.0.0.1",
+          port: int = 8000, patience: float = PATIENCE) -> None:
     """Serve in this process, until it is interrupted.
 
     Parameters
     ----------
-    bundles, model, log
+    bundles, model, log, mode, synchronous
         See `create_app`.
     host : str
         The address to listen at. The service knows no passwords: keep it on a network that may use
@@ -292,27 +348,29 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     patience : float
         Seconds for the head of a request to arrive, and again for its body.
     """
-    _serve_at(socket.create_server((host, port)), bundles, model, log, patience)
+    _serve_at(socket.create_server((host, port)), bundles, patience, model=model, log=log,
+              mode=mode, synchronous=synchronous)
 
-# %% ../nbs/06f_service.ipynb #c7d70a0f
+# %% ../nbs/06f_service.ipynb #ffb87c9f
 def serve_inherited() -> None:
-    """The process that `serving_process` starts: serves at the socket it inherits, until its
-    standard input is closed."""
-    fd, *what = json.loads(sys.argv[1])
+    """The process that `serving_process` starts: serves at the socket it inherits, what the first
+    line of its standard input says, until that is closed."""
+    what = json.loads(sys.stdin.readline())
     def end_with_parent() -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _serve_at(socket.socket(fileno=fd), *what)
+    _serve_at(socket.socket(fileno=int(sys.argv[1])), **what)
 
-def _start(listening: socket.socket, bundles: str | os.PathLike, model: str,
-           log: str | os.PathLike | None, patience: float, said: IO[str]) -> subprocess.Popen:
+def _start(listening: socket.socket, said: IO[str], what: dict) -> subprocess.Popen:
     "Start a server that inherits an open socket; what it writes goes to `said`."
-    what = [listening.fileno(), str(bundles), model, None if log is None else str(log), patience]
     program = "from mlscale.service import serve_inherited; serve_inherited()"
-    return subprocess.Popen([sys.executable, "-c", program, json.dumps(what)],
-                            stdin=subprocess.PIPE, stdout=said, stderr=said,
-                            pass_fds=[listening.fileno()])
+    child = subprocess.Popen([sys.executable, "-c", program, str(listening.fileno())], text=True,
+                             stdin=subprocess.PIPE, stdout=said, stderr=said,
+                             pass_fds=[listening.fileno()])
+    # not as an argument, which every user of the machine can read: a URL may hold a password
+    print(json.dumps(what), file=child.stdin, flush=True)
+    return child
 
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
@@ -331,16 +389,17 @@ def _wait_for_answer(host: str, port: int, child: subprocess.Popen, said: IO[str
         last = (said.read().strip().splitlines() or ["it wrote nothing"])[-1]
         raise RuntimeError(f"the server did not answer: {last}")
 
-# %% ../nbs/06f_service.ipynb #0be3aaf8
+# %% ../nbs/06f_service.ipynb #8b30cd34
 @contextmanager
 def serving_process(bundles: str | os.PathLike, *, model: str = "late",
-                    log: str | os.PathLike | None = None, port: int = 0,
+                    log: str | os.PathLike | None = None, mode: str = "durable",
+                    synchronous: str = "normal", port: int = 0,
                     patience: float = PATIENCE) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
     ----------
-    bundles, model, log
+    bundles, model, log, mode, synchronous
         See `create_app`.
     port : int
         The port on 127.0.0.1; 0 takes a free one.
@@ -357,9 +416,11 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     RuntimeError
         If the process ends, or a minute passes, before it answers; says what it wrote last.
     """
+    what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
+            "mode": mode, "synchronous": synchronous, "patience": patience}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
-            child = _start(listening, bundles, model, log, patience, said)
+            child = _start(listening, said, what)
             host, port = listening.getsockname()
         try:
             _wait_for_answer(host, port, child, said)

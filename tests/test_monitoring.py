@@ -1,9 +1,7 @@
-"Monitoring: no silence about missing data, no alarm about nothing, one alert a trouble, outcomes recorded once and judged when they are known."
+"Monitoring: no silence about missing data, no alarm about nothing, one alert a trouble, and a restart changes nothing."
 import dataclasses
 import itertools
 import json
-import sqlite3
-import time
 import timeit
 
 import numpy as np
@@ -14,8 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mlscale.drift import thresholds
-from mlscale.monitoring import Alerts, Finding, ModelMetrics, ModelMonitor, PerformanceMonitor, ks_test, labelled, record_outcome, record_outcomes, usual_effects
-from mlscale.serving import PredictionLog
+from mlscale.monitoring import Alerts, Finding, ModelMetrics, ModelMonitor, PerformanceMonitor, ks_test, usual_effects
 
 T = lambda text: pd.Timestamp(text, tz="UTC")
 rng_of = np.random.default_rng
@@ -258,7 +255,8 @@ def test_what_no_register_wrote_is_refused():
     for bad in (None, [], {}, state | {"kind": "Reference"}, state | {"format": 2}, state | {"format": None}, {k: state[k] for k in ("kind", "format")}, state | {"history": {}},
                 state | {"history": [5]}, state | {"history": [{}]}, one(severity="dreadful"), one(seen=0), one(seen=1.5), one(seen="2"), one(value=None), one(value="nan"), one(value="much"),
                 one(threshold="nan"), one(name=None), one(unit=5), one(at="2013-01-02"), one(at=None), one(at="2013-01-03T00:00:00+00:00"), one(seen_at="2013-01-01T00:00:00+00:00"),
-                one(resolved_at="2013-01-01T00:00:00+00:00"), one(resolved_at="never"), state | {"history": [second, second]}, state | {"history": [third, first]}, state | {"history": [first | {"resolved_at": "2013-01-10T00:00:00+00:00"}, third]}):
+                one(resolved_at="2013-01-01T00:00:00+00:00"), one(resolved_at="never"), state | {"history": [second, second]}, state | {"history": [third, first]},
+                state | {"history": [first | {"resolved_at": "2013-01-10T00:00:00+00:00"}, third]}):
         with pytest.raises(ValueError, match="d: "): Alerts.from_dict(bad)
 
 
@@ -330,89 +328,6 @@ def test_usual_effects_leave_each_batch_out():
     rest = [pd.concat(batches[:i] + batches[i + 1:]).a for i in range(20)]
     strays = np.array([[ks_test(others, b.a)[0]] for others, b in zip(rest, batches, strict=True)])
     assert usual_effects(batches, alarms=.1)["a"] == pytest.approx(thresholds(strays, .1)[0], rel=1e-9)
-
-
-# ---- outcomes
-
-@pytest.fixture
-def log(tmp_path):
-    path = tmp_path / "predictions.db"
-    book = PredictionLog(path)
-    book.append([(f"r{i}", T("2013-01-01") + pd.Timedelta(hours=i), "late", 1, i / 100, [float(i)]) for i in range(50)])
-    book.close()
-    return path
-
-
-def outcomes(n, start=0):
-    return pd.DataFrame({"request_id": [f"r{i}" for i in range(start, n)], "label": np.arange(start, n) % 2, "known_at": [T("2013-01-01") + pd.Timedelta(hours=i + 5) for i in range(start, n)]})
-
-
-def test_an_outcome_is_recorded_once_and_contradicted_never(log):
-    assert record_outcome("r1", 1, T("2013-01-02"), log=log) is True
-    assert record_outcome("r1", 1.0, T("2013-01-03"), log=log) is False and record_outcome("r1", np.int64(1), "2013-01-03T00:00:00Z", log=log) is False
-    with pytest.raises(ValueError, match="'r1' is known as 1"): record_outcome("r1", 0, T("2013-01-02"), log=log)
-    [row] = labelled(log, T("2014-01-01")).itertuples()
-    assert (row.request_id, row.label, row.known_at, row.prediction, row.version, row.at) == ("r1", 1, T("2013-01-02"), .01, 1, T("2013-01-01 01:00"))
-
-
-def test_many_outcomes_are_all_or_none(log):
-    assert record_outcomes(outcomes(20), log=log) == 20 and record_outcomes(outcomes(30), log=log) == 10 and record_outcomes(outcomes(30), log=log) == 0
-    wrong = outcomes(50)
-    wrong.loc[3, "label"] = 7
-    with pytest.raises(ValueError, match="'r3'"): record_outcomes(wrong, log=log)
-    within = pd.concat([outcomes(50, 40), outcomes(41, 40).assign(label=9)])
-    with pytest.raises(ValueError, match="'r40'"): record_outcomes(within, log=log)
-    assert len(labelled(log, T("2014-01-01"))) == 30
-    assert record_outcomes(pd.concat([outcomes(40, 30)] * 2), log=log) == 10 and record_outcomes(outcomes(0), log=log) == 0
-
-
-def test_only_what_was_known_is_seen_and_only_what_was_predicted(log):
-    record_outcomes(outcomes(50), log=log)
-    record_outcome("never predicted", 1, T("2013-01-01"), log=log)
-    seen = labelled(log, T("2013-01-01 09:00"))
-    assert seen.request_id.tolist() == ["r0", "r1", "r2", "r3", "r4"] and (seen.known_at <= T("2013-01-01 09:00")).all()
-    assert labelled(log, "2013-01-01T10:00:00+01:00").equals(seen)
-    assert labelled(log, T("2014-01-01"), since=T("2013-01-03")).request_id.tolist() == ["r48", "r49"]
-    empty = labelled(log, T("2012-01-01"))
-    assert len(empty) == 0 and (empty["at"] < T("2014-01-01")).dtype == bool
-
-
-def test_outcomes_survive_a_writer_next_door(log):
-    with sqlite3.connect(log) as other: other.execute("SELECT count(*) FROM predictions")
-    book = PredictionLog(log)
-    assert record_outcome("r1", 1, T("2013-01-02"), log=log) and book.append([("new", T("2013-01-05"), "late", 1, .5, [1.])]) == 1
-    book.close()
-
-
-def test_a_week_of_outcomes_is_recorded_fast(log):
-    many = pd.DataFrame({"request_id": np.arange(5000).astype(str), "label": 1., "known_at": T("2013-01-02")})
-    start = time.perf_counter()
-    assert record_outcomes(many, log=log) == 5000
-    assert time.perf_counter() - start < 5   # one transaction; 5,000 of them take far longer
-
-
-@pytest.mark.parametrize(("change", "words"), [
-    ({"label": [np.nan]}, "label=nan"), ({"label": [np.inf]}, "label=inf"), ({"label": [None]}, "label=None"), ({"label": ["late"]}, "label=late"), ({"known_at": [pd.NaT]}, "known_at is missing"),
-    ({"known_at": [pd.Timestamp("2013-01-01")]}, "time zone"), ({"known_at": ["yesterday"]}, "ISO 8601"), ({"request_id": [None]}, "request_id")])
-def test_bad_outcomes_are_named_and_nothing_is_recorded(log, change, words):
-    good = {"request_id": ["r1"], "label": [1.], "known_at": [T("2013-01-02")]}
-    with pytest.raises(ValueError, match=words): record_outcomes(pd.DataFrame(good | change), log=log)
-    with pytest.raises(ValueError, match="columns"): record_outcomes(pd.DataFrame(good).drop(columns=next(iter(change))), log=log)
-    assert len(labelled(log, T("2014-01-01"))) == 0
-
-
-def test_a_missing_or_damaged_log_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.db"): labelled(tmp_path / "none.db", T("2013-01-01"))
-    damaged = tmp_path / "damaged.db"
-    damaged.write_bytes(b"not a database at all" * 100)
-    for attempt in (lambda: labelled(damaged, T("2013-01-01")), lambda: record_outcome("a", 1, T("2013-01-01"), log=damaged)):
-        with pytest.raises(ValueError, match="damaged.db is no prediction log"): attempt()
-
-
-def test_the_default_log_is_in_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
-    assert record_outcome("a", 1, T("2013-01-01")) and (tmp_path / "home" / "state" / "predictions.db").exists()
-    assert len(labelled(None, T("2014-01-01"))) == 0
 
 
 # ---- the loss

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres import Server, programs, server, where
 
+from mlscale.log_writer import LogWriter
 from mlscale.prediction_log import FORMAT, ConflictError, LogError, Prediction, PredictionLog, iso_utc
 
 FORMAT_1 = Path(__file__).parent / "data" / "log_format_1.db"
@@ -208,8 +209,8 @@ def other_database(path):
     with closing(sqlite3.connect(path)) as db: db.executescript("CREATE TABLE accounts(id); INSERT INTO accounts VALUES (1); CREATE TABLE predictions(x)")
 
 
-NO_LOGS = {"text": (lambda p: p.write_text("hello\n" * 500), "is no prediction log"), "short text": (lambda p: p.write_text("a"), "is no prediction log"), "other tables": (other_database, "accounts, predictions"),
-           "folder": (lambda p: p.mkdir(), "a folder")}
+NO_LOGS = {"text": (lambda p: p.write_text("hello\n" * 500), "is no prediction log"), "short text": (lambda p: p.write_text("a"), "is no prediction log"),
+           "other tables": (other_database, "accounts, predictions"), "folder": (lambda p: p.mkdir(), "a folder")}
 
 
 @pytest.mark.parametrize("what", NO_LOGS)
@@ -446,3 +447,141 @@ def test_times_as_text_sort_as_times(a, b):
     try: one, two = a.astimezone(UTC), b.astimezone(UTC)
     except OverflowError: return
     assert (iso_utc(a) < iso_utc(b)) == (one < two) and iso_utc(iso_utc(a)) == iso_utc(a)
+
+
+# --- the writer
+
+@pytest.mark.parametrize("mode", ["durable", "available"])
+def test_a_writer_records_what_the_log_would(mode, log):
+    with closing(LogWriter(log, mode)) as writer:
+        writer.describe("d1", ["a"])
+        assert writer.append(iter([row("x"), row("y")])) == [row("x"), row("y")]
+    assert held(log) == [("x",), ("y",)] and held(log, "sha256, columns", "signatures") == [("d1", '["a"]')] and writer.unlogged == 0 and writer.error is None
+    with pytest.raises(LogError, match="closed"): writer.append([row("z")])
+
+
+def held_up(path):
+    "A database that somebody else is writing to."
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    return closing(db)
+
+
+def test_durable_answers_come_after_the_commit_and_those_who_wait_share_one(tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer, ThreadPoolExecutor(12) as pool:
+        log.append([row("known")])
+        with held_up(log.where):
+            asked = [pool.submit(writer.append, [row(f"{i}-{j}") for j in range(3)]) for i in range(10)]
+            asked += [pool.submit(writer.append, [row("conflict"), row("known", [2])]), pool.submit(writer.append, [row("known", version=7)])]
+            time.sleep(.3)
+            assert not any(a.done() for a in asked)
+        assert [a.result() for a in asked[:10]] == [[row(f"{i}-{j}") for j in range(3)] for i in range(10)] and asked[11].result() == [row("known")]
+        with pytest.raises(ConflictError): asked[10].result()
+        assert len(held(log)) == 31
+    statements = []
+    with PredictionLog(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer, ThreadPoolExecutor(12) as pool:
+        log._db._db.set_trace_callback(statements.append)
+        with held_up(log.where):
+            asked = [pool.submit(writer.append, [row(f"again {i}")]) for i in range(10)]
+            time.sleep(.3)
+        for a in asked: a.result()
+    assert 1 <= statements.count("COMMIT") <= 2, "the first may have gone alone, the others waited together"
+
+
+def test_a_failed_commit_reaches_everyone_who_waits_and_the_next_may_succeed(tmp_path, caplog):
+    with PredictionLog(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer, ThreadPoolExecutor(8) as pool:
+        writer.append([row("a")])
+        limit(log, 20)
+        asked = [pool.submit(writer.append, [row(f"{i}-{j}", [.1] * 50) for j in range(300)]) for i in range(8)]
+        errors = [a.exception() for a in asked]
+        assert all(isinstance(e, LogError) and "full" in str(e) for e in errors) and "full" in writer.error and writer.unlogged == 0
+        assert held(log) == [("a",)]
+        limit(log, 100_000)
+        assert writer.append([row("b")]) == [row("b")] and writer.error is None
+    assert [(r.name, r.levelname) for r in caplog.records][:1] == [("mlscale.log_writer", "ERROR")] and "full" in caplog.text
+
+
+def limit(log, pages):
+    "A disk with so much room."
+    with log.transaction() as db: db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_available_does_not_wait_and_counts_what_does_not_fit(tmp_path, caplog):
+    lost = []
+    with PredictionLog(tmp_path / "log.db") as log, closing(LogWriter(log, "available", capacity=10, lost=lost.append)) as writer:
+        with held_up(log.where):
+            start = time.monotonic()
+            for i in range(9): assert writer.append([row(f"{i}-{j}") for j in range(3)]) == [row(f"{i}-{j}") for j in range(3)]
+            assert time.monotonic() - start < 5 and writer.unlogged == sum(lost) == 18   # three requests of three fit into ten
+        writer.append([row("later")]) if wait_for(lambda: len(held(log)) == 9) else None
+    with PredictionLog(tmp_path / "log.db") as log: assert [i for i, in held(log)] == sorted(f"{i}-{j}" for i in range(3) for j in range(3)) + ["later"]
+    assert writer.unlogged == 18 and "not in the log" in caplog.text and all(r.levelname == "ERROR" for r in caplog.records)
+
+
+def wait_for(true):
+    deadline = time.monotonic() + 30
+    while not true(): assert time.monotonic() < deadline
+    return True
+
+
+def test_available_waits_for_room_on_the_disk_and_says_what_it_loses_in_the_end(tmp_path, caplog):
+    big = lambda name: [row(f"{name}-{j}", [.1] * 50) for j in range(300)]
+    with PredictionLog(tmp_path / "log.db") as log:
+        with closing(LogWriter(log, "available")) as writer:
+            limit(log, 20)
+            writer.append(big("waits"))
+            assert wait_for(lambda: writer.error) and "full" in writer.error and writer.unlogged == 0
+            limit(log, 100_000)
+            assert wait_for(lambda: writer.error is None) and len(held(log)) == 300
+            limit(log, 1)
+            writer.append(big("lost"))
+        assert writer.unlogged == 300 and len(held(log)) == 300 and "300 predictions are not in the log" in caplog.text
+
+
+def test_available_counts_answers_that_the_log_holds_otherwise(tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log:
+        log.append([row("x", [1]), row("y", [1]), row("z", [1])])
+        with closing(LogWriter(log, "available")) as writer:
+            writer.append([row("x", [2]), row("new")])              # other features: neither is recorded
+            writer.append([row("y", [1], version=2), row("other")])   # answered by version 2, recorded as answered by version 1
+            writer.append([row("z", [1], prediction=.5 + 1e-9)])   # the same answer
+        assert writer.unlogged == 3 and held(log) == [("other",), ("x",), ("y",), ("z",)]
+
+
+def test_available_survives_a_database_server_that_is_away_for_a_while(own):
+    with PredictionLog(own.database()) as log, closing(LogWriter(log, "available")) as writer:
+        writer.append([row("before")])
+        wait_for(lambda: len(held(log)) == 1)
+        own.stop()
+        writer.append([row("meanwhile")])
+        assert wait_for(lambda: writer.error)
+        own.start()
+        assert wait_for(lambda: writer.error is None) and [i for i, in held(log)] == ["before", "meanwhile"] and writer.unlogged == 0
+
+
+@pytest.mark.parametrize("word", ["fast", None, ["durable"]])
+def test_a_mode_is_one_of_two(word, tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log, pytest.raises(ValueError, match="durable, available"): LogWriter(log, word)
+
+
+@BOTH
+def test_a_writer_that_is_killed_loses_nothing_it_acknowledged(engine, tmp_path):
+    place, told = where(engine, tmp_path), tmp_path / "told"
+
+    def work():
+        with PredictionLog(place) as log, told.open("a", buffering=1) as acknowledged, ThreadPoolExecutor(8) as pool:
+            writer = LogWriter(log)
+            def client(me):
+                for k in range(100_000):
+                    writer.append([row(f"{os.getpid()}-{me}-{k}-{i}") for i in range(3)])
+                    acknowledged.write(f"{os.getpid()}-{me}-{k}\n")
+            list(pool.map(client, range(8)))
+
+    for turn in range(4):
+        pid = child(work)
+        time.sleep(.15 + turn * .0671)
+        os.kill(pid, signal.SIGKILL)
+        assert end(pid) == -signal.SIGKILL
+    with PredictionLog(place) as log: there = [i.rsplit("-", 1)[0] for i, in held(log)]
+    acknowledged = {line for line in told.read_text().split("\n")[:-1]}
+    assert len(acknowledged) > 20 and acknowledged <= set(there) and len(there) == 3 * len(set(there))

@@ -21,6 +21,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres import where
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
@@ -29,7 +30,7 @@ from sklearn.preprocessing import OneHotEncoder, PowerTransformer
 from threadpoolctl import threadpool_limits
 
 from mlscale.artifacts import load_bundle, save
-from mlscale.serving import THREADS, ConflictError, ReloadingModel, PredictionLog, Service, UnavailableError, create_app, iso_utc, load_model_from_registry, read_rows, serving_process
+from mlscale.serving import THREADS, PredictionLog, ReloadingModel, Service, UnavailableError, create_app, load_model_from_registry, read_rows, serving_process
 
 K = 3
 
@@ -79,11 +80,11 @@ ROWS = [[.5, None, -1.], [0., 2., 1e30], [-3, 1, 2]]
 def test_the_service_answers_what_the_bundle_answers(client, bundles, tmp_path):
     truth = load_bundle(bundles / "late" / "1")
     answer = client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"], "at": "2013-07-01T12:00:00+02:00"}).json()
-    assert answer == {"prediction": truth.predict(ROWS).tolist(), "model": "late", "version": 1, "sha256": truth.sha256, "ids": ["x", "y", "z"]}
+    assert answer == {"prediction": truth.predict(ROWS).tolist(), "model": "late", "version": 1, "sha256": truth.sha256, "ids": ["x", "y", "z"], "versions": [1, 1, 1]}
     flat = client.post("/predict", json={"values": ROWS[0]}).json()
     assert flat["prediction"] == answer["prediction"][:1] and len(flat["ids"][0]) == 32
-    first = logged(tmp_path / "log.db")[-3]
-    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", "late", 1, answer["prediction"][0], "[0.5, null, -1.0]")
+    first = logged(tmp_path / "log.db", "request_id, at, entity, model, version, sha256, alias, prediction, features")[-3]
+    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", None, "late", 1, truth.sha256, "production", answer["prediction"][0], "[0.5, null, -1.0]")
 
 
 WRONG = {
@@ -123,6 +124,14 @@ WRONG = {
     '{"values": [1, 2, 3], "at": "9999-12-31T23:59:59-01:00"}': "outside the calendar",
     '{"values": [1, 2, 3], "at": "\\ud800"}': "no ISO 8601",
     '{"values": [1, 2, 3], "ids": ["a\\u0000b"]}': "holds a NUL",
+    '{"values": [1, 2, 3], "at": []}': "at: 0 for 1 rows",
+    '{"values": [1, 2, 3], "at": ["2013-07-01T00:00:00Z", "2013-07-01T00:00:00Z"]}': "at: 2 for 1 rows",
+    '{"values": [1, 2, 3], "at": ["2013-07-01"]}': "no time zone",
+    '{"values": [1, 2, 3], "at": [null]}': "at",
+    '{"values": [1, 2, 3], "entities": "N14228"}': "entities",
+    '{"values": [1, 2, 3], "entities": []}': "entities: 0 for 1 rows",
+    '{"values": [1, 2, 3], "entities": [7]}': "entities.0",
+    '{"values": [1, 2, 3], "entities": ["N\\u0000"]}': "entities: .*holds a NUL",
     '{"values": [1, 2, 3], "ids": ["\\ud800"]}': "half a surrogate pair",
     '{"values": [1, 2, 3], "\\ud800": 1}': "valid string",
     '{"values": [1, "\\udfff", 3]}': "is not a number",
@@ -159,42 +168,36 @@ def test_rows_become_the_same_numbers(rows):
     assert np.array_equal(read_rows(rows[0], K), read_rows(rows[:1], K), equal_nan=True)
 
 
-def test_a_retry_is_recorded_once_and_an_id_with_another_prediction_is_a_conflict(client, tmp_path):
+def test_a_retry_is_recorded_once_and_an_id_with_other_features_is_a_conflict(client, tmp_path):
     question = {"values": ROWS, "ids": ["x", "y", "z"]}
     first = client.post("/predict", json=question)
     before = logged(tmp_path / "log.db")
     assert client.post("/predict", json=question).json() == first.json() and logged(tmp_path / "log.db") == before
     conflict = client.post("/predict", json={"values": [ROWS[0], ROWS[2]], "ids": ["new", "x"]})
-    assert conflict.status_code == 409 and "'x' was answered" in conflict.json()["detail"] and f"{first.json()['prediction'][0]:.6g}" in conflict.json()["detail"]
+    assert conflict.status_code == 409 and "'x' was asked before with other features" in conflict.json()["detail"] and f"{first.json()['prediction'][0]:.6g} by version 1" in conflict.json()["detail"]
     assert logged(tmp_path / "log.db") == before, "all of a request is recorded or nothing"
 
 
-def test_the_log_survives_its_process_and_reads_what_it_wrote(tmp_path):
-    rows = [(f"id {i}", datetime(2013, 1, 1, tzinfo=UTC), "late", 1, i / 7, [i, None, float("nan"), .1]) for i in range(5)]
-    log = PredictionLog(tmp_path / "deep" / "log.db")
-    assert log.append(rows) == 5 and log.append(rows[:2] + [("id 9", *rows[0][1:])]) == 1 and log.append([]) == 0
-    log.close()
-    log = PredictionLog(tmp_path / "deep" / "log.db")
-    with pytest.raises(ConflictError, match="'id 3' was answered"): log.append([("id 8", *rows[0][1:]), ("id 3", *rows[0][1:])])
-    with pytest.raises(sqlite3.IntegrityError): log.append([("id 7", *rows[0][1:4], float("nan"), [])])
-    with pytest.raises(ValueError, match="no time zone"): log.append([("id 7", "2013-01-01", *rows[0][2:])])
-    values = [(i, i, i / 7) for i in range(5)] + [(9, 0, 0.)]
-    expected = [(f"id {i}", "2013-01-01T00:00:00.000000+00:00", p, f"[{float(f)}, null, null, 0.1]") for i, f, p in values]
-    assert logged(tmp_path / "deep" / "log.db", "request_id, at, prediction, features") == expected
-    log.close()
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_who_asks_again_after_a_deployment_gets_the_first_answer_with_its_version(engine, bundles, tmp_path):
+    with TestClient(create_app(bundles, log=where(engine, tmp_path))) as client:
+        first = client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"]}).json()
+        point(bundles, 2)
+        assert client.post("/reload").json()["version"] == 2
+        again = client.post("/predict", json={"values": [*ROWS, ROWS[0]], "ids": ["x", "y", "z", "new"]})
+        truth = load_bundle(bundles / "late" / "2")
+        assert again.status_code == 200 and again.json()["versions"] == [1, 1, 1, 2] and again.json()["version"] == 2
+        assert again.json()["prediction"] == [*first["prediction"], truth.predict(ROWS[:1])[0]] != truth.predict([*ROWS, ROWS[0]]).tolist()
+        assert metric(client, 'mlscale_predictions_total{version="1"}') == 6 and metric(client, 'mlscale_predictions_total{version="2"}') == 1
 
 
-def test_threads_may_append_at_once(tmp_path):
-    log = PredictionLog(tmp_path / "log.db")
-    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda t: [log.append([(f"{i}", "2013-01-01T00:00:00Z", "late", 1, .5, [1.])]) for i in range(t, t + 50)], range(0, 80, 10)))
-    assert len(logged(tmp_path / "log.db")) == 120
-
-
-@given(st.datetimes(timezones=st.timezones()), st.datetimes(timezones=st.timezones()))
-def test_times_as_text_sort_as_times(a, b):
-    try: one, two = a.astimezone(UTC), b.astimezone(UTC)
-    except OverflowError: return
-    assert (iso_utc(a) < iso_utc(b)) == (one < two) and iso_utc(iso_utc(a)) == iso_utc(a)
+def test_each_row_may_have_its_own_moment_and_entity(client, tmp_path):
+    at = ["2013-07-01T00:00:00.5Z", "2013-07-01T02:00:00+01:00", "2013-06-30T00:00:00Z"]
+    assert client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"], "at": at, "entities": ["N1", None, "N2"]}).status_code == 200
+    assert logged(tmp_path / "log.db", "at, entity") == [("2013-07-01T00:00:00.500000+00:00", "N1"), ("2013-07-01T01:00:00.000000+00:00", None), ("2013-06-30T00:00:00.000000+00:00", "N2")]
+    before = datetime.now(UTC)
+    client.post("/predict", json={"values": ROWS[0], "ids": ["zz"]})
+    assert before <= datetime.fromisoformat(logged(tmp_path / "log.db", "at")[-1][0]) <= datetime.now(UTC)
 
 
 def test_not_ready_until_something_good_is_deployed(bundles, tmp_path):
@@ -262,15 +265,16 @@ def test_a_canary_answers_its_share_and_a_broken_one_takes_nobody_down(bundles, 
         answer = client.post("/predict", json={"values": ROWS, "ids": ["p1", "c1", "p2"]}).json()
         truth = {v: load_bundle(bundles / "late" / str(v)).predict(ROWS) for v in (1, 2)}
         assert answer["versions"] == [1, 2, 1] and answer["prediction"] == [truth[1][0], truth[2][1], truth[1][2]] and answer["version"] == 1
-        assert logged(tmp_path / "log.db", "request_id, version") == [("c1", 2), ("p1", 1), ("p2", 1)]
+        assert logged(tmp_path / "log.db", "request_id, version, alias") == [("c1", 2, "canary"), ("p1", 1, "production"), ("p2", 1, "production")]
         assert metric(client, 'mlscale_predictions_total{version="2"}') == 1
     (bundles / "late" / "2" / "model.onnx").write_bytes(b"?")
-    with TestClient(create_app(bundles, route=lambda id: "canary")) as client:
+    with TestClient(create_app(bundles, log=tmp_path / "other.db", route=lambda id: "canary")) as client:
         assert client.post("/predict", json={"values": ROWS}).json()["versions"] == [1, 1, 1]
+        assert logged(tmp_path / "other.db", "DISTINCT version, alias") == [(1, "production")], "the alias that really answered"
 
 
 def test_without_http_the_errors_are_exceptions(tmp_path):
-    live = ReloadingModel(tmp_path / "late" / "production.json")
+    live = ReloadingModel(tmp_path / "late")
     with pytest.raises(UnavailableError): Service(lambda alias: live).answer(ROWS)
 
 
@@ -359,7 +363,7 @@ def test_the_process_ends_with_its_block_and_its_log_is_complete(bundles, tmp_pa
 
 def test_a_process_that_cannot_start_says_why(bundles, tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RuntimeError, match="unable to open database file"), serving_process(bundles, log=tmp_path / "folder"): pass
+    with pytest.raises(RuntimeError, match="a folder; give a file in it"), serving_process(bundles, log=tmp_path / "folder"): pass
 
 
 def test_a_server_does_not_outlive_a_killed_parent(bundles):
@@ -373,6 +377,59 @@ def test_a_server_does_not_outlive_a_killed_parent(bundles):
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError): httpx.get(f"{url}/health/live", timeout=5)   # it is just going down
             time.sleep(.1)
+
+
+# --- a log that cannot be written
+
+def blocked(path):
+    "Somebody else writes to the log."
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    return contextlib.closing(db)
+
+
+def test_available_answers_while_the_log_cannot_be_written_and_tells_how_many_answers_it_lost(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db", mode="available")) as client:
+        assert client.get("/health/ready").json()["log"] == {"mode": "available", "unlogged": 0, "error": None}
+        with blocked(tmp_path / "log.db"):
+            for _ in range(3): assert len(client.post("/predict", json={"values": [ROWS[2]] * 4000}).json()["prediction"]) == 4000
+            assert client.get("/health/ready").json()["log"]["unlogged"] == 4000 == metric(client, "mlscale_unlogged_predictions_total")
+    assert len(logged(tmp_path / "log.db")) == 8000, "what waited was written at the end"
+
+
+def test_durable_refuses_while_the_log_cannot_be_written(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:
+        with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE predictions RENAME TO gone")
+        refused = client.post("/predict", json={"values": ROWS})
+        assert refused.status_code == 503 and "the log cannot be read or written: no such table" in refused.json()["detail"]
+        state = client.get("/health/ready").json()["log"]
+        assert (state["mode"], state["unlogged"]) == ("durable", 0) and "no such table" in state["error"]
+        with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE gone RENAME TO predictions")
+        assert client.post("/predict", json={"values": ROWS}).status_code == 200 and client.get("/health/ready").json()["log"]["error"] is None
+    with TestClient(create_app(bundles)) as client: assert "log" not in client.get("/health/ready").json()
+
+
+def test_two_servers_share_one_log_and_give_one_answer(bundles, tmp_path):
+    url, other = where("postgres", tmp_path), tmp_path / "other"
+    shutil.copytree(bundles, other)
+    point(other, 2)
+    with serving_process(bundles, log=url, synchronous="full") as one, serving_process(other, log=url) as two, ThreadPoolExecutor(8) as pool:
+        ask = lambda i: [httpx.post(f"{server}/predict", json={"values": ROWS, "ids": [f"{i}-{j}" for j in range(3)]}).json() for server in ((one, two) if i % 2 else (two, one))]
+        answers = list(pool.map(ask, range(40)))
+    assert all(a["prediction"] == b["prediction"] and a["versions"] == b["versions"] for a, b in answers) and {a["versions"][0] for a, _ in answers} == {1, 2}
+
+
+@pytest.mark.needs("ps")
+def test_no_other_user_reads_the_password_of_a_log(bundles):
+    with pytest.raises(RuntimeError, match="LogError"), serving_process(bundles, log="postgresql://me:secret@127.0.0.1:1/log"): pass
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:   # a database that accepts and says nothing
+        def start():
+            with serving_process(bundles, log=f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/log?connect_timeout=3"): pass
+        waiting = pool.submit(start)
+        silent.accept()[0].recv(8)   # it has the URL by now
+        running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        assert "serve_inherited" in running and "secret" not in running
+        with pytest.raises(RuntimeError): waiting.result()
 
 
 # --- who holds the server
@@ -476,24 +533,20 @@ def test_a_row_is_named_by_its_place_in_the_request_whoever_answers_it(bundles, 
     assert logged(tmp_path / "log.db") == []
 
 
-@pytest.mark.parametrize("id", ["a\0b", "\ud800", "x\udfff"])
-def test_ids_that_cannot_be_stored_are_refused_also_by_the_log(tmp_path, id):
-    log = PredictionLog(tmp_path / "log.db")
-    with pytest.raises(ValueError, match="cannot be stored"): log.append([(id, "2013-07-01T00:00:00Z", "late", 1, .5, [1.])])
-    with pytest.raises(TypeError, match="is no text"): log.append([(5, "2013-07-01T00:00:00Z", "late", 1, .5, [1.])])
-    assert logged(tmp_path / "log.db") == []
-    log.close()
-
-
-def test_a_canary_with_its_columns_in_another_order_is_asked_by_name(bundles, tmp_path):
+def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorded_as_it_takes_them(bundles, tmp_path):
     x = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=["c", "b", "a"])
     other = save(LogisticRegression().fit(x, x.a > 0), bundles / "late" / "4", example=x)
     save(LogisticRegression().fit(x.rename(columns={"b": "z"}), x.a > 0), bundles / "late" / "5", example=x.rename(columns={"b": "z"}))
-    asked = {"values": [[1, 2, 3], [1, 2, 3]], "ids": ["p", "c"]}
-    with TestClient(create_app(bundles, route=lambda id: "canary" if id == "c" else "production")) as client:
+    asked, routed = {"values": [[1, 2, 3], [1, 2, 3]], "ids": ["p", "c"]}, lambda id: "canary" if id == "c" else "production"
+    with TestClient(create_app(bundles, log=tmp_path / "log.db", route=routed)) as client:
         point(bundles, 4, alias="canary")
-        assert client.post("/predict", json=asked).json()["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
-    with TestClient(create_app(bundles, route=lambda id: "canary" if id == "c" else "production")) as client:
+        first = client.post("/predict", json=asked).json()
+        assert first["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
+        assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0, 2.0, 1.0]", other.sha256), ("[1.0, 2.0, 3.0]", first["sha256"])]
+    with sqlite3.connect(tmp_path / "log.db") as db: assert dict(db.execute("SELECT * FROM signatures")) == {other.sha256: '["c", "b", "a"]', first["sha256"]: '["a", "b", "c"]'}
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:   # the canary is gone, and its client asks again
+        assert client.post("/predict", json=asked).json() == first
+    with TestClient(create_app(bundles, route=routed)) as client:
         point(bundles, 5, alias="canary")
         response = client.post("/predict", json=asked)
         assert response.status_code == 422 and "'z'" in response.json()["detail"]
@@ -527,15 +580,18 @@ def test_errors_stay_short_whatever_is_sent(client):
     assert "ISO 8601" in client.post("/predict", json={"values": ROWS[2], "at": "2020-01-01T00:00:00+00:00\0"}).json()["detail"]
 
 
-def test_three_hundred_rows_with_ids_take_less_than_50_ms_of_work(tmp_path):
+def test_answering_three_hundred_rows_with_ids_is_not_much_more_work_than_reading_and_writing_them_as_json(tmp_path):
     x = np.random.default_rng(0).normal(size=(2000, 40))
     with threadpool_limits(1): save(HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31).fit(x, x[:, 0] > 0), tmp_path / "b" / "late" / "1", example=x)
     point(tmp_path / "b", 1)
-    live, log = ReloadingModel(tmp_path / "b" / "late" / "production.json"), PredictionLog(tmp_path / "log.db")
-    service, rows, times = Service(lambda alias: live, log), x[:300].tolist(), []
-    for i in range(9):
-        start = time.process_time()
-        service.answer(json.loads(json.dumps(rows)), [f"{i}-{j}" for j in range(300)], "2013-07-01T00:00:00Z")
-        times.append(time.process_time() - start)
-    log.close()
-    assert np.median(times) < .05
+    live, rows, ours, floor = ReloadingModel(tmp_path / "b" / "late"), json.dumps(x[:300].tolist()), [], []
+    with PredictionLog(tmp_path / "log.db") as log:
+        service = Service(lambda alias: live, log)
+        for i in range(15):
+            start = time.process_time()
+            json.dumps(json.loads(rows))
+            between = time.process_time()
+            service.answer(json.loads(rows), [f"{i}-{j}" for j in range(300)], "2013-07-01T00:00:00Z")
+            floor.append(between - start)
+            ours.append(time.process_time() - between)
+    assert min(ours) < 5 * min(floor), (min(ours), min(floor))
