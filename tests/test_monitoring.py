@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 "Monitoring: no silence about missing data, no alarm about nothing, one alert a trouble."
-=======
-"Monitoring: no silence about missing data, no alarm about nothing, one alert a trouble, and a restart changes nothing."
->>>>>>> monitor
 import dataclasses
 import itertools
 import json
