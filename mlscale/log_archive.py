@@ -170,7 +170,7 @@ def _write(path: Path, tables: Callable[[], Iterator["pa.Table"]], notes: Mappin
                               "removed from the log; look at the disk, and try again")
             return back.metadata.num_rows
 
-# %% ../nbs/06g_log_archive.ipynb #c20bf598
+# %% ../nbs/06g_log_archive.ipynb #0cdb7a56
 def _sweep(book: PredictionLog) -> None:
     "Remove files that do not count: those that were never finished, and those that were replaced."
     with book.transaction(write=False) as db:
@@ -195,6 +195,7 @@ def _archiving(log: Log) -> Iterator[PredictionLog]:
             _sweep(book)
             yield book
 
+# %% ../nbs/06g_log_archive.ipynb #c79a2dd6
 def _announce(book: PredictionLog, month: str, folder: str | os.PathLike | None) -> str:
     "Enter a file before it is written, so that it is found if we are interrupted."
     base = Path(book.where).resolve().parent
@@ -582,7 +583,7 @@ def _without(book: PredictionLog, month: ArchivedMonth, entity: str) -> tuple[st
         notes = json.loads(old.schema_arrow.metadata[b"mlscale"])
         return file, _write(_path(book, file), tables, notes)
 
-# %% ../nbs/06g_log_archive.ipynb #198d3f3d
+# %% ../nbs/06g_log_archive.ipynb #4e2681fd
 def _remove(db: Database, entity: str, archived: Iterable[str]) -> dict[str, int]:
     "Delete what the database holds about an entity; how many rows of each table."
     mine = db.execute("SELECT request_id FROM predictions WHERE entity = ?", [entity])
@@ -595,6 +596,7 @@ def _remove(db: Database, entity: str, archived: Iterable[str]) -> dict[str, int
         db.execute(f"DELETE {which}", [values])
     return rows
 
+# %% ../nbs/06g_log_archive.ipynb #3e164ef2
 def _erase(book: PredictionLog, entity: str, reason: str) -> Erasure:
     "Remove an entity in one transaction. If an interrupted call did, its proof stands."
     known = read_log(book, entity=entity)
