@@ -1,0 +1,61 @@
+"Every public function and class shows how it is called, and what it shows is true."
+import doctest
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlscale.storage import home
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(p.stem for p in (ROOT / "mlscale").glob("*.py") if not p.stem.startswith("_"))
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def own(module):
+    "The public functions and classes that a module defines, not those it passes on."
+    found = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and (inspect.isfunction(thing) or inspect.isclass(thing))}
+    return {name: thing for name, thing in found.items() if inspect.unwrap(thing).__module__ == module.__name__}
+
+
+def without_example(things):
+    return [name for name, thing in things.items() if "\nExamples\n--------\n" not in (inspect.getdoc(thing) or "")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_callable_has_an_example(name):
+    module = importlib.import_module(f"mlscale.{name}")
+    assert not (missing := without_example(own(module))), f"{name}: no Examples in {', '.join(missing)}"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    "An empty folder to work in and a home of our own, which shares the cache of the flights."
+    cache = home() / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(cache)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_are_true(name, elsewhere):
+    module = importlib.import_module(f"mlscale.{name}")
+    said, runner = [], doctest.DocTestRunner(optionflags=FLAGS)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, globs={"__name__": "example"}):
+        runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+def test_what_is_missing_or_untrue_is_found():
+    def bare(): "No example."
+    def good(): "One.\n\n    Examples\n    --------\n    >>> 1 + 1\n    2\n    "
+    assert without_example({"bare": bare, "good": good}) == ["bare"]
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    good.__doc__ = good.__doc__.replace("    2\n", "    3\n")
+    for test in doctest.DocTestFinder().find(good, "good", module=sys.modules[__name__]): runner.run(test, out=lambda text: None)
+    assert runner.failures == 1
