@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['WITH', 'WITHOUT', 'run_week', 'run_weeks', 'run', 'HOLDOUT', 'RETRAIN_EVERY', 'backtest', 'compare_on', 'gate',
            'history', 'judge_release', 'launch', 'learnable', 'monitors', 'release', 'train', 'watch', 'Run',
-           'draw_gates', 'draw_year', 'page', 'END', 'HARM', 'NAME', 'START', 'WEEK', 'System', 'act', 'batch_scores',
-           'deploy', 'record', 'record_known_outcomes', 'request_predictions', 'served_version', 'World',
-           'without_horizon']
+           'draw_gates', 'draw_year', 'merge_futures', 'page', 'provenance', 'rolled_back', 'END', 'HARM', 'NAME',
+           'START', 'WEEK', 'System', 'act', 'batch_scores', 'deploy', 'record', 'record_known_outcomes',
+           'request_predictions', 'served_version', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #510423ee
+# %% ../nbs/12_lifecycle.ipynb #ba7a08a9
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +23,19 @@ from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, gate, history
 from .policy import judge_release, launch, learnable, monitors, release, train, watch
 from .serving import serving_process
 from .storage import home, needs
-from .story import Run, draw_gates, draw_year, page
+from .story import Run, draw_gates, draw_year, merge_futures, page, provenance
+from .story import rolled_back
 from .system import END, HARM, NAME, START, WEEK, System, act, batch_scores, deploy, record
 from .system import record_known_outcomes, request_predictions, served_version
 from .world import World, without_horizon
 
-# %% ../nbs/12_lifecycle.ipynb #2bc793e1
+# %% ../nbs/12_lifecycle.ipynb #74e5dac2
 _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history", "judge_release",
          "launch", "learnable", "monitors", "release", "train", "watch", "Run", "draw_gates",
-         "draw_year", "page", "END", "HARM", "NAME", "START", "WEEK", "System", "act",
-         "batch_scores", "deploy", "record", "record_known_outcomes", "request_predictions",
-         "served_version", "World", "without_horizon"]
+         "draw_year", "merge_futures", "page", "provenance", "rolled_back", "END", "HARM", "NAME",
+         "START", "WEEK", "System", "act", "batch_scores", "deploy", "record",
+         "record_known_outcomes", "request_predictions", "served_version", "World",
+         "without_horizon"]
 
 # %% ../nbs/12_lifecycle.ipynb #083199e4
 def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
@@ -135,7 +137,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #7642411c
+# %% ../nbs/12_lifecycle.ipynb #eb8d45a3
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"), seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
@@ -178,6 +180,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         futures = _futures(system, weeks, bad_release, spark, progress)
     events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])
                               for name in ("events", "weeks", "gates"))
-    result = Run(folder, events, metrics, gates, threshold=system.performance.threshold)
+    result = Run(folder, events, metrics, gates, system.performance.threshold,
+                 provenance(until, bad_release, seed))
     result.report(folder/"report.html")
     return result
