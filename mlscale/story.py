@@ -62,7 +62,7 @@ def rolled_back(events: pd.DataFrame) -> pd.DataFrame:
             rows.append((run, int(last.version), last["at"], until))
     return pd.DataFrame(rows, columns=["run", "version", "since", "until"])
 
-# %% ../nbs/12e_story.ipynb #afa0b7ed
+# %% ../nbs/12e_story.ipynb #f4f56c80
 _DARK = {"text.color": "#e4e6eb", "axes.labelcolor": "#e4e6eb", "axes.edgecolor": "#9aa0aa",
          "xtick.color": "#c6cad2", "ytick.color": "#c6cad2", "grid.color": "#343942",
          "figure.facecolor": "#15181d", "axes.facecolor": "#15181d",
@@ -74,7 +74,7 @@ def _look(dark: bool) -> list:
 
 def _wrapped(text: str, width: float) -> str:
     "A title in as many lines as a figure of this width, inches, needs."
-    return textwrap.fill(text, int(10.5*width))
+    return textwrap.fill(text, int(9.5*width))
 
 # %% ../nbs/12e_story.ipynb #794c0990
 _MARKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
