@@ -321,10 +321,10 @@ footer {border-top: 1px solid var(--line); margin-top: 3rem; font-size: .9rem}
   .lane {grid-column: var(--lane)}}
 """
 
-# %% ../nbs/12e_story.ipynb #ac0080c0
+# %% ../nbs/12e_story.ipynb #241534e9
 _PARTS = """
 {% macro chapter(page) %}{% set name = "chapter\u00a0" ~ page.split("_")[0] -%}
-{% if book %}<a href="{{ book }}/{{ page }}.html">{{ name }}</a>{% else %}{{ name }}{% endif %}
+{% if book %}<a href="{{ book }}/chapters/{{ page }}.html">{{ name }}</a>{% else %}{{ name }}{% endif %}
 {%- endmacro %}
 {% macro mark(kind) %}<b class="{{ kind }}">{{ kinds[kind][0] }} {{ kinds[kind][1] }}</b>
 {%- endmacro %}
@@ -411,7 +411,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #f80116ef
+# %% ../nbs/12e_story.ipynb #b748ad6f
 def page(run: "Run", *, book: str | None = None) -> str:
     """The story of a run as one page that needs no network.
 
@@ -420,7 +420,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
     run : Run
         What happened.
     book : str, optional
-        The address of the chapters, for the links. Default: that of the book on the web.
+        The address of the book, for the links. Default: as the package states it.
 
     Returns
     -------
