@@ -37,7 +37,7 @@ _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history"
          "record_known_outcomes", "request_predictions", "served_version", "World",
          "without_horizon"]
 
-# %% ../nbs/12_lifecycle.ipynb #083199e4
+# %% ../nbs/12_lifecycle.ipynb #3fa01ab3
 def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
     """Serve, record, watch, judge the last release, and retrain if there is a reason.
 
@@ -51,6 +51,18 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
         Of the server.
     spark : SparkSession
         For the batches.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from mlscale.lifecycle import NAME, START, run_week
+    >>> from mlscale.serving import serving_process
+    >>> system.say = lambda line: None
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     run_week(system, START, url, spark)
+    >>> system.weeks[0]["version"], 0 < system.weeks[0]["acted"] < system.weeks[0]["flights"]
+    (1, True)
     """
     end, at = week + WEEK, system.features.event_timestamp
     rows = system.features[(at >= week) & (at < end)]
@@ -66,7 +78,7 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
                 why="the loss is too high" if alarm else "eight weeks have passed")
     system.save()
 
-# %% ../nbs/12_lifecycle.ipynb #a4b9dd7c
+# %% ../nbs/12_lifecycle.ipynb #c1506629
 def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
               bad_release: pd.Timestamp | None = None, progress: bool = True) -> System:
     """Let the system live, with a server process of its own.
@@ -88,6 +100,17 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
     -------
     System
         The same, later.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session; the server is started for it:
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, run_weeks
+    >>> system.say, weeks = [].append, pd.DatetimeIndex([START])
+    >>> later = run_weeks(system, weeks, spark, progress=False)
+    >>> later is system, [f"{week['week']:%d %b}" for week in later.weeks]
+    (True, ['01 Apr'])
     """
     with needs("data"): from tqdm.auto import tqdm
     system.say(f"--- {system.label}, from {weeks[0]:%d %B}")
@@ -137,7 +160,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #621558ff
+# %% ../nbs/12_lifecycle.ipynb #ce9928ae
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = pd.Timestamp("2013-09-02", tz="UTC"), seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
@@ -169,6 +192,16 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     ------
     ValueError
         If the times are no whole weeks of the year, or the folder exists.
+
+    Examples
+    --------
+    Whole weeks are run, so a day in the first of them is too early. (Until July it takes minutes.)
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import run
+    >>> run(until=pd.Timestamp("2013-04-07", tz="UTC"))
+    Traceback (most recent call last):
+    ValueError: until=2013-04-07 00:00:00+00:00: at least a week after 2013-04-01, with a time zone
     """
     weeks, folder = _weeks(until, bad_release), _new_folder(folder)
     with needs("data"): from tqdm.auto import tqdm

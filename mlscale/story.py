@@ -21,7 +21,7 @@ from .data import SOURCES
 from .storage import digest, needs, replacing, style
 from .system import HARM, START, WEEK
 
-# %% ../nbs/12e_story.ipynb #daec410b
+# %% ../nbs/12e_story.ipynb #510277eb
 def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     """What several futures share, written once.
 
@@ -35,12 +35,23 @@ def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Each row once, in the order of its first appearance, with `runs`, a tuple of the futures
         that hold it, instead of `run`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import merge_futures
+    >>> events = pd.DataFrame({"run": ["with", "with", "without"],
+    ...                        "text": ["start", "crash", "start"]})
+    >>> print(merge_futures(events))
+        text             runs
+    0  start  (with, without)
+    1  crash          (with,)
     """
     others = [name for name in frame if name != "run"]
     rows = frame.groupby(others, sort=False, dropna=False).run
     return rows.agg(tuple).rename("runs").reset_index()
 
-# %% ../nbs/12e_story.ipynb #cda38338
+# %% ../nbs/12e_story.ipynb #264047af
 def rolled_back(events: pd.DataFrame) -> pd.DataFrame:
     """The releases that were taken back.
 
@@ -53,6 +64,16 @@ def rolled_back(events: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row a release: `run`, `version`, `since` and `until` when it was live.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, WEEK, rolled_back
+    >>> events = pd.DataFrame({"run": "with", "at": [START, START + WEEK, START + 2*WEEK],
+    ...                        "kind": ["promote", "promote", "rollback"], "version": [1, 2, 1]})
+    >>> bad = rolled_back(events).iloc[0]   # of the rollback, the version is that which came back
+    >>> int(bad.version), f"{bad.since:%d %b} to {bad.until:%d %b}"
+    (2, '08 Apr to 15 Apr')
     """
     rows = []
     for run, some in events.groupby("run", sort=False):
@@ -100,7 +121,7 @@ def _shade(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
         ax.axvspan(bad.since, bad.until, color="#D55E00", alpha=.25, lw=0,
                    label="" if i else "the disaster is live")
 
-# %% ../nbs/12e_story.ipynb #cf426258
+# %% ../nbs/12e_story.ipynb #b0f22176
 def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, width: float = 9.,
               dark: bool = False) -> Any:
     """Draw the loss week by week, what happened, and what acting saved.
@@ -120,6 +141,18 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, 
     -------
     matplotlib Figure
         Two panels that share the time.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, WEEK, draw_year
+    >>> weeks = pd.DataFrame({"run": "a run", "week": [START, START + WEEK], "log_loss": [.4, .7],
+    ...                       "cost": 5e5, "cost_if_nobody_acts": 6e5})
+    >>> events = pd.DataFrame({"run": "a run", "at": [START + 2*WEEK], "kind": "alert",
+    ...                        "version": None, "text": "loss 0.7 nats, allowed 0.6"})
+    >>> figure = draw_year(weeks, events, .6, width=4.2, dark=True)   # for a phone, at night
+    >>> [panel.get_ylabel() for panel in figure.axes]
+    ['log loss in service', 'saved, $ million']
     """
     with needs("plot"):
         import matplotlib.pyplot as plt
@@ -141,13 +174,13 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, 
                 title=title("In service: the loss of each week, and what the system did"))
         bottom.set(ylabel="saved, $ million",
                    title=title("What acting on the scores saved, under the stated costs"))
-        bottom.xaxis.set_major_locator(AutoDateLocator(maxticks=int(width) + 1))
+        bottom.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=int(width) + 1))
         bottom.xaxis.set_major_formatter(DateFormatter("%d %b"))
         figure.legend(loc="outside lower center", ncols=round(width/2.2))
         figure.draw_without_rendering()   # ticks take their colours when they are first drawn
     return figure
 
-# %% ../nbs/12e_story.ipynb #1a483c22
+# %% ../nbs/12e_story.ipynb #4bb0c1c7
 def draw_gates(gates: pd.DataFrame, *, width: float = 9., dark: bool = False) -> Any:
     """Draw each challenger against the champion on the held-out weeks.
 
@@ -162,6 +195,15 @@ def draw_gates(gates: pd.DataFrame, *, width: float = 9., dark: bool = False) ->
     -------
     matplotlib Figure
         One interval a challenger; what two futures share is drawn once.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, draw_gates
+    >>> gates = pd.DataFrame({"run": "a run", "at": [START], "version": 2, "difference": -.01,
+    ...                       "low": -.03, "high": .01, "passed": False})   # 0 is inside: refused
+    >>> [label.get_text() for label in draw_gates(gates).axes[0].get_yticklabels()]
+    ['1 Apr, version 2']
     """
     with needs("plot"): import matplotlib.pyplot as plt
     several, rows = gates.run.nunique() > 1, merge_futures(gates).sort_values("at", kind="stable")
@@ -190,7 +232,7 @@ def _day(at: pd.Timestamp) -> str:
     "A day as it is read."
     return f"{at.day} {at:%b}"
 
-# %% ../nbs/12e_story.ipynb #aaefa360
+# %% ../nbs/12e_story.ipynb #cbc2663a
 def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int) -> dict[str, str]:
     """How a run was made, and how it is made again.
 
@@ -204,6 +246,15 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int)
     dict of str
         The command, the versions, the seed, and the SHA-256 of the flights and of the lock where
         there is one: in a checkout.
+
+    Examples
+    --------
+    >>> from mlscale.lifecycle import START, WEEK, provenance
+    >>> made = provenance(START + 4*WEEK, None, seed=1)
+    >>> made["command"]
+    'mlscale run --until 2013-04-29 --bad-release none --seed 1'
+    >>> list(made)
+    ['command', 'seed', 'mlscale', 'Python', 'requirements.lock', 'flights']
     """
     import mlscale
     lock = Path(mlscale.__file__).resolve().parent.parent/"requirements.lock"
@@ -321,10 +372,11 @@ footer {border-top: 1px solid var(--line); margin-top: 3rem; font-size: .9rem}
   .lane {grid-column: var(--lane)}}
 """
 
-# %% ../nbs/12e_story.ipynb #241534e9
+# %% ../nbs/12e_story.ipynb #1c691a93
 _PARTS = """
 {% macro chapter(page) %}{% set name = "chapter\u00a0" ~ page.split("_")[0] -%}
-{% if book %}<a href="{{ book }}/chapters/{{ page }}.html">{{ name }}</a>{% else %}{{ name }}{% endif %}
+{% if book %}<a href="{{ book }}/chapters/{{ page }}.html">{{ name }}</a>
+{%- else %}{{ name }}{% endif %}
 {%- endmacro %}
 {% macro mark(kind) %}<b class="{{ kind }}">{{ kinds[kind][0] }} {{ kinds[kind][1] }}</b>
 {%- endmacro %}
@@ -411,7 +463,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #b748ad6f
+# %% ../nbs/12e_story.ipynb #a6148a5b
 def page(run: "Run", *, book: str | None = None) -> str:
     """The story of a run as one page that needs no network.
 
@@ -426,6 +478,19 @@ def page(run: "Run", *, book: str | None = None) -> str:
     -------
     str
         HTML, for a desk and a phone, by day and by night.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, Run, page
+    >>> weeks = pd.DataFrame([{"run": "a run", "week": START, "flights": 6500, "log_loss": .45,
+    ...     "auc": .75, "acted": 300, "cost": 9e5, "cost_if_nobody_acts": 1e6, "p99_ms": 20.,
+    ...     "open_alerts": 0, "version": 1}])
+    >>> events = pd.DataFrame([{"run": "a run", "at": START, "kind": "promote", "version": 1,
+    ...                         "text": "version <1> is live"}])
+    >>> text = page(Run("a-run", events, weeks, pd.DataFrame(), threshold=.6))
+    >>> text[:15], "version &lt;1&gt; is live" in text, "<script" in text
+    ('<!doctype html>', True, False)
     """
     with needs("plot"): from jinja2 import Environment
     template = Environment(autoescape=True, trim_blocks=True).from_string(_PARTS + _PAGE)
@@ -437,7 +502,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #ecd40878
+# %% ../nbs/12e_story.ipynb #4770fd46
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -457,6 +522,21 @@ class Run:
         The log loss above which the monitor raises an alert.
     provenance : dict of str
         How it was made, as from `provenance`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, Run
+    >>> weeks = pd.DataFrame([{"run": "a run", "week": START, "flights": 6500, "log_loss": .45,
+    ...     "auc": .75, "acted": 300, "cost": 9e5, "cost_if_nobody_acts": 1e6, "p99_ms": 20.,
+    ...     "open_alerts": 0, "version": 1}])
+    >>> events = pd.DataFrame([{"run": "a run", "at": START, "kind": "promote", "version": 1,
+    ...                         "text": "version 1 is live"}])
+    >>> run = Run("a-run", events, weeks, pd.DataFrame(), threshold=.6)
+    >>> run, run.saved
+    (Run(1 weeks, a run), 100000.0)
+    >>> print(run.summary()[-1])
+    Under the stated costs, acting saved $0.10 million of $1.0 million.
     """
     folder: Path
     events: pd.DataFrame
