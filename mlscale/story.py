@@ -502,7 +502,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #4770fd46
+# %% ../nbs/12e_story.ipynb #8b4c4d15
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -596,14 +596,13 @@ class Run:
         return [
             f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks;"
             f" the desk acted on {m.acted.sum():,}.",
-            f"{kinds.get('retrain', 0)} challengers were trained: the gate refused"
-            f" {kinds.get('refuse', 0)}, {kinds['promote'] - 1} went live,"
-            f" {kinds.get('rollback', 0)} rolled back.",
+            f"Challengers: {kinds.get('retrain', 0)} trained, {kinds.get('refuse', 0)} refused by"
+            f" the gate, {kinds['promote'] - 1} released, {kinds.get('rollback', 0)} rolled back.",
             *(self._disaster(bad, others) for bad in rolled_back(first.events).itertuples()),
             f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
-            f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million.",
-            *(f"{other.capitalize()}, it saved ${self.of(other).saved/1e6:.2f} million."
-              for other in others)]
+            f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million"
+            + "".join(f"; {other}, ${self.of(other).saved/1e6:.2f} million" for other in others)
+            + "."]
 
     def _disaster(self, bad: Any, others: list[str]) -> str:
         "What a release did that was taken back, and what its weeks were like in other futures."
@@ -611,7 +610,7 @@ class Run:
         loss = weeks.groupby("run").log_loss.mean()
         return (f"The disaster: version {bad.version} was live from {_day(bad.since)} to"
                 f" {_day(bad.until)}, with a log loss of {loss[bad.run]:.3f}"
-                + "".join(f"; {other} it was {loss[other]:.3f}" for other in others) + ".")
+                + "".join(f" ({other}: {loss[other]:.3f})" for other in others) + ".")
 
     def plot(self, *, width: float = 9., dark: bool = False) -> Any:
         """Draw the year.

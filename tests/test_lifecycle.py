@@ -405,7 +405,7 @@ def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
 def test_a_release_that_was_taken_back_is_the_disaster(told):
     (bad,) = rolled_back(told.events).itertuples(index=False)
     assert bad == ("a", 2, START + WEEK, START + 2 * WEEK) and rolled_back(told.of("b").events).empty
-    assert told.summary()[2] == "The disaster: version 2 was live from 8 Apr to 15 Apr, with a log loss of 0.900; b it was 0.400."
+    assert told.summary()[2] == "The disaster: version 2 was live from 8 Apr to 15 Apr, with a log loss of 0.900 (b: 0.400)."
 
 
 def test_the_report_needs_no_network_and_runs_no_words_of_the_story(told, written):
@@ -450,8 +450,8 @@ def test_a_report_says_how_it_was_made():
 
 def test_the_summary_counts_one_future_and_compares_the_other(told):
     lines = told.summary()
-    assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 5 and told.of("a").saved == 9
-    assert told.of("b").summary()[1] == "1 challengers were trained: the gate refused 1, 0 went live, 0 rolled back."
+    assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 4 and told.of("a").saved == 9
+    assert told.of("b").summary()[1] == "Challengers: 1 trained, 1 refused by the gate, 0 released, 0 rolled back."
     assert "from 1 April to 22 April 2013" in told.title and repr(told) == "Run(3 weeks, a and b)" and lines[0] in told._repr_html_()
 
 
