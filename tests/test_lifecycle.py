@@ -384,7 +384,7 @@ def told(tmp_path_factory):
     metrics.loc[1, ["log_loss", "version"]] = .9, 2
     metrics.loc[metrics.week == START, "log_loss"] = np.nan   # no label was mature
     both = [(0, "promote", 1, "first"), (1, "alert", None, "<script>drift</script>"), (3, "retrain", 3, "third"), (3, "refuse", 3, "no better")]
-    alone = [(1, "promote", 2, "second"), (2, "alert", None, "loss 1 nats"), (2, "rollback", 1, "first again")]
+    alone = [(1, "promote", 2, "second"), (1, "retrain", 9, "ninth"), (2, "alert", None, "loss 1 nats"), (2, "rollback", 1, "first again")]
     events = pd.DataFrame([{"run": r, "at": START + k * WEEK, "kind": kind, "version": version, "text": text} for r, rows in (("a", both + alone), ("b", both)) for k, kind, version, text in rows])
     gates = pd.DataFrame([{"run": r, "at": START + 3 * WEEK, "version": 3, "difference": -.1, "low": -.2, "high": .01, "passed": False} for r in "ab"])
     made = {"command": "mlscale run --seed <0>"}
@@ -397,7 +397,7 @@ def written(told): return page(told, book="https://book.example")
 
 def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
     merged = merge_futures(told.events)
-    assert len(told.events) == 11 and sorted(merged.text) == sorted({*told.events.text}) and list(merged.runs.map(len)) == [2, 2, 2, 2, 1, 1, 1]
+    assert len(told.events) == 12 and sorted(merged.text) == sorted({*told.events.text}) and list(merged.runs.map(len)) == [2, 2, 2, 2, 1, 1, 1, 1]
     assert set(merged.runs[4:]) == {("a",)} and "run" not in merged and list(merge_futures(told.of("b").events).runs) == [("b",)] * 4
     assert len(merge_futures(told.metrics)) == 4 and len(merge_futures(told.gates)) == 1
 
@@ -422,7 +422,7 @@ def test_the_timeline_marks_each_kind_once_and_puts_the_disaster_where_it_was(wr
     timeline = re.search(r'<ol class="timeline">(.*?)</ol>', written, re.S)[1]
     days = dict(zip(re.findall(r'datetime="([^"]+)"', timeline), re.split("<li>", timeline)[1:], strict=True))
     words = {day: re.findall(r"<b class=\"\w+\">\S (.*?)</b>", text) for day, text in days.items()}
-    assert words == {"2013-04-01": ["released"], "2013-04-08": ["warning", "released"], "2013-04-15": ["alert", "rolled back"], "2013-04-22": ["retrained", "refused"]}
+    assert words == {"2013-04-01": ["released"], "2013-04-08": ["warning", "released", "retrained"], "2013-04-15": ["alert", "rolled back"], "2013-04-22": ["retrained", "refused"]}
     assert [day for day, text in days.items() if "disaster" in text] == ["2013-04-08", "2013-04-15"]
     assert "version 2,\nlive until 15 Apr" in days["2013-04-08"] and timeline.count("The disaster") == 1
     shared, apart = days["2013-04-08"].split("lane disaster", 1)
