@@ -14,7 +14,7 @@ import pandas as pd
 from .arguments import one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
 
-# %% ../nbs/08b_alerts.ipynb #52ac97c4
+# %% ../nbs/08b_alerts.ipynb #9812cc3d
 SEVERITIES = ("info", "warning", "critical")
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ class Alert:
         When the newest of them was made.
     resolved_at : Timestamp, optional
         When it ended.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import Alerts, Finding
+    >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
+    >>> alert = Alerts().update(slow, severity="critical")
+    >>> print(alert)
+    critical latency: open since 2013-09-02, seen once; 250 ms, allowed 200
+    >>> alert.seen, alert.resolved_at is None
+    (1, True)
     """
     name: str
     at: pd.Timestamp
@@ -94,7 +104,7 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #68e95ae6
+# %% ../nbs/08b_alerts.ipynb #2d36fec9
 FORMAT = 1
 
 class Alerts:
@@ -104,6 +114,19 @@ class Alerts:
     ----------
     history : list of Alert
         In the order in which they opened.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import Alerts, Finding
+    >>> alerts = Alerts()
+    >>> for day, ms in enumerate([250, 300, 120], 1):   # two bad days, then a good one: one alert
+    ...     found = Finding("latency", ms, 200, "ms", f"2013-09-0{day}T06:00Z", alarm=ms > 200)
+    ...     print(alerts.update(found))
+    warning latency: open since 2013-09-01, seen once; 250 ms, allowed 200
+    warning latency: open since 2013-09-01, seen 2 times; 300 ms, allowed 200
+    warning latency: 2013-09-01 to 2013-09-03, seen 2 times; 300 ms, allowed 200
+    >>> len(alerts.open), len(alerts.history)
+    (0, 1)
     """
     def __init__(self) -> None: self.history: list[Alert] = []
 

@@ -42,7 +42,7 @@ def _predictions(x: Any, name: str) -> np.ndarray:
     "One prediction a row, some of them known."
     return _columns(_one_column(x, name), name).to_numpy().ravel()
 
-# %% ../nbs/08c_model_monitor.ipynb #98f721a8
+# %% ../nbs/08c_model_monitor.ipynb #ff695109
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by
     column.
@@ -65,6 +65,15 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     ------
     ValueError
         If there are too few batches for that share, or their columns differ.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.monitoring import usual_effects
+    >>> days = [pd.DataFrame({"temp": range(i, i + 50), "wind": range(50)}) for i in range(20)]
+    >>> effects = usual_effects(days)   # temp wanders from day to day, wind does not
+    >>> {column: round(effect, 2) for column, effect in effects.items()}
+    {'temp': 0.2, 'wind': 0.0}
     """
     number(alarms, "alarms", above=0, below=1)
     if column_names(batches, "batches") is not None and not isinstance(batches, (list, tuple)):
@@ -87,7 +96,7 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     strays *= (len(everything)/(len(everything) - sizes))[:, None]
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
-# %% ../nbs/08c_model_monitor.ipynb #7e234892
+# %% ../nbs/08c_model_monitor.ipynb #d6ece4ac
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
 def _measured(latencies_ms: Any) -> np.ndarray:
@@ -114,6 +123,14 @@ class ModelMetrics:
         Share of feature values that are missing or infinite, 0 to 1.
     latency_p99 : float
         Milliseconds that 99 % of the requests did not exceed.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import ModelMetrics
+    >>> batch = {"temp": [20, 21, None, 23], "wind": [1, 2, 3, 4]}
+    >>> ModelMetrics.measure(batch, predictions=[.2, .2, .4, .4], latencies_ms=[3, 4, 5, 90])
+    ModelMetrics(prediction_mean=0.30000000000000004, prediction_std=0.1, null_rate=0.125,
+    latency_p99=90.0)
     """
     prediction_mean: float
     prediction_std: float
@@ -195,7 +212,7 @@ def _or_none(sample: np.ndarray) -> list[float | None]:
     "A sorted sample for JSON, which knows no infinite number."
     return [None]*(len(sample) - len(_known(sample))) + _known(sample).tolist()
 
-# %% ../nbs/08c_model_monitor.ipynb #95fb1434
+# %% ../nbs/08c_model_monitor.ipynb #5f9cf49e
 FORMAT = 1
 
 class ModelMonitor:
@@ -228,6 +245,16 @@ class ModelMonitor:
     `data_drift`, `prediction_drift` and `latency` return a finding and change nothing. `check_...`
     record it: an alarm opens an alert or adds to the open one, and the same check resolves it when
     all is well. Input in which nothing is known is an error, not an answer.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import ModelMonitor
+    >>> monitor = ModelMonitor({"temp": range(200)})
+    >>> monitor.check_latency([5, 7, 9]), monitor.check_data_drift({"temp": range(100, 300)})
+    (False, True)
+    >>> alert, = monitor.alerts
+    >>> alert.name, alert.value   # half of the reference lies below the whole batch
+    ('data_drift', 0.5)
     """
     def __init__(self, reference_distribution: Any, *, reference_predictions: Any = None,
                  alpha: float = 0.01, min_effect: float | Mapping[str, float] = 0.1,

@@ -36,7 +36,7 @@ def _mean(week_losses: Any, weights: Any) -> float:
                          f"not all 0; got {len(w)} from {w.min(initial=np.inf)}")
     return float(np.average(losses, weights=w))
 
-# %% ../nbs/08e_performance.ipynb #0dbfc2d1
+# %% ../nbs/08e_performance.ipynb #7ec62c58
 class PerformanceMonitor:
     """Watches the weekly mean loss against reference weeks.
 
@@ -58,6 +58,15 @@ class PerformanceMonitor:
     Notes
     -----
     Takes the logarithms of weekly losses as normal and weeks as independent of each other.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import PerformanceMonitor
+    >>> monitor = PerformanceMonitor([.44, .46, .45, .47], false_alarms_per_year=1)
+    >>> monitor.update(.48), monitor.update([.5, .6, .7])   # a mean, or the losses of the rows
+    (False, True)
+    >>> round(monitor.threshold, 2)   # far above the worst of so few weeks
+    0.51
     """
     def __init__(self, baseline_losses: Any, *, false_alarms_per_year: float = 1) -> None:
         base = column_of_floats(baseline_losses, "loss", "baseline_losses")

@@ -563,7 +563,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #0ed93a0c
+# %% ../nbs/10e_sequential_test.ipynb #1a511372
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -603,6 +603,16 @@ class SequentialTest(_StoredLooks):
     -----
     Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned
     information; what others bring waits for the next. A test is for one thread at a time.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments, SequentialTest
+    >>> test = SequentialTest("beta-binomial", alpha=.05)
+    >>> for x in (130, 150):   # each look brings new outcomes only
+    ...     arms = Moments.from_counts(100, 1000), Moments.from_counts(x, 1000)
+    ...     print(test.update(*arms).decision, round(test.p_value, 3))
+    continue 0.463
+    treatment higher 0.009
     """
 
     @property
