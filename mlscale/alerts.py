@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['SEVERITIES', 'FORMAT', 'Alert', 'Alerts']
 
-# %% ../nbs/08b_alerts.ipynb #4dfe213f
+# %% ../nbs/08b_alerts.ipynb #bcfc4cb3
+import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 import pandas as pd
 from .arguments import one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
+from .storage import needs
 
-# %% ../nbs/08b_alerts.ipynb #9812cc3d
+# %% ../nbs/08b_alerts.ipynb #b78565c6
 SEVERITIES = ("info", "warning", "critical")
+_COLORS = ("C5", "C1", "C3")
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
 
@@ -47,8 +50,8 @@ class Alert:
     >>> from mlscale.monitoring import Alerts, Finding
     >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
     >>> alert = Alerts().update(slow, severity="critical")
-    >>> print(alert)
-    critical latency: open since 2013-09-02, seen once; 250 ms, allowed 200
+    >>> alert
+    Alert(critical latency: open since 2013-09-02, seen once; 250 ms, allowed 200)
     >>> alert.seen, alert.resolved_at is None
     (1, True)
     """
@@ -70,6 +73,8 @@ class Alert:
         why = f"; {self.evidence}" if self.evidence else ""
         return (f"{self.severity} {self.name}: {life}, seen {often}; {self.value:.3g} {self.unit}, "
                 f"allowed {self.threshold:.3g}{why}")
+
+    def __repr__(self) -> str: return f"Alert({self})"
 
 # %% ../nbs/08b_alerts.ipynb #12f8be34
 def _opened_by(finding: Finding, severity: str) -> Alert:
@@ -104,7 +109,33 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #2d36fec9
+# %% ../nbs/08b_alerts.ipynb #415aa16a
+def _table(history: Sequence[Alert]) -> pd.DataFrame:
+    "Alerts for people, in the order in which they opened."
+    day = lambda moment: "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+    return pd.DataFrame(
+        [(a.severity, a.name, day(a.at), day(a.resolved_at), a.seen, f"{a.value:.3g} {a.unit}",
+          f"{a.threshold:.3g}", a.evidence) for a in history],
+        columns=["severity", "name", "opened", "ended", "seen", "value", "allowed", "evidence"])
+
+def _timeline(history: Sequence[Alert], ax: Any) -> Any:
+    "A line for each alert from its beginning to its end, or to the newest moment known."
+    with needs("plot"): import matplotlib.pyplot as plt
+    names, color = list(dict.fromkeys(a.name for a in history)), dict(zip(SEVERITIES, _COLORS))
+    ax = plt.subplots(figsize=(6, 1.4 + .3*len(names)))[1] if ax is None else ax
+    now = max((a.resolved_at or a.seen_at for a in history), default=None)
+    for a in history:
+        ax.plot([a.at, a.resolved_at or now], [names.index(a.name)]*2, color=color[a.severity],
+                lw=6, marker="|" if a.resolved_at else ">", markevery=[1], ms=8)
+    for severity in color: ax.plot([], [], lw=6, color=color[severity], label=severity)
+    still = sum(a.resolved_at is None for a in history)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5),
+           title=f"{len(history):,} alerts, {still:,} still open (arrow)")
+    ax.tick_params(axis="x", rotation=20)
+    ax.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -.25))
+    return ax
+
+# %% ../nbs/08b_alerts.ipynb #8c7b69b0
 FORMAT = 1
 
 class Alerts:
@@ -125,8 +156,8 @@ class Alerts:
     warning latency: open since 2013-09-01, seen once; 250 ms, allowed 200
     warning latency: open since 2013-09-01, seen 2 times; 300 ms, allowed 200
     warning latency: 2013-09-01 to 2013-09-03, seen 2 times; 300 ms, allowed 200
-    >>> len(alerts.open), len(alerts.history)
-    (0, 1)
+    >>> alerts
+    Alerts(1 so far; open: none)
     """
     def __init__(self) -> None: self.history: list[Alert] = []
 
@@ -173,6 +204,27 @@ class Alerts:
             raise ValueError(f"at={finding.at}: the alert {alert.name!r} was last changed at "
                              f"{last}; give findings in the order of time")
         return places[-1]
+
+    def __repr__(self) -> str:
+        now = ", ".join(f"{a.severity} {a.name}" for a in self.open) or "none"
+        return f"Alerts({len(self.history):,} so far; open: {now})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{_table(self.history).to_html(max_rows=20)}"
+
+    def plot(self, ax: Any = None) -> Any:
+        """The life of each alert, a line for each name.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        return _timeline(self.history, ax)
 
     def to_dict(self) -> dict:
         """The whole register as plain values for JSON.

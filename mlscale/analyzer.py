@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ABTestResult', 'ABTestAnalyzer', 'adjust_pvalues', 'compare_variants']
 
-# %% ../nbs/09e_analyzer.ipynb #48ec24c3
+# %% ../nbs/09e_analyzer.ipynb #409b52a7
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,16 @@ def _listed(r: "ABTestResult") -> str:
             f"exact      {format_p(r.p_exact)} by Fisher's test, asked where an arm expects few")
     return "\n".join(lines)
 
-# %% ../nbs/09e_analyzer.ipynb #6db7dc10
+# %% ../nbs/09e_analyzer.ipynb #8d5334ab
+def _card(r: "ABTestResult") -> str:
+    "The sentence, and the two arms in a table, for a notebook."
+    width = r.ci[1] - r.ci[0]
+    arms = [(f"{n:,}", f"{x:,}", f"{_rate(p, width, 4)} %") for n, x, p in
+            ((r.n_control, r.x_control, r.p_control), (r.n_treatment, r.x_treatment, r.p_treatment))]
+    table = pd.DataFrame(arms, ["control", "treatment"], ["units", "conversions", "rate"])
+    return f"<p>{html.escape(_told(r))}</p>{table.to_html()}"
+
+# %% ../nbs/09e_analyzer.ipynb #1eac8f7a
 class ABTestResult(dict):
     """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as
     attributes.
@@ -156,6 +166,8 @@ class ABTestResult(dict):
                              xlabel=f"treatment minus control, percentage points ({level})")
 
     def __repr__(self) -> str: return _listed(self)
+
+    def _repr_html_(self) -> str: return _card(self)
 
 # %% ../nbs/09e_analyzer.ipynb #ff543048
 def _result(table: tuple[np.ndarray, ...], alpha: float, method: str) -> ABTestResult:

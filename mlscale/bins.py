@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['rounding', 'quantile_edges', 'bin_counts', 'is_categorical', 'kind_of', 'numbers_of', 'frequent_categories',
-           'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted', 'ks_test']
+           'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted', 'ks_test', 'listed', 'plot_distances']
 
-# %% ../nbs/07b_bins.ipynb #b8acdd2e
+# %% ../nbs/07b_bins.ipynb #8bda43b5
 import datetime as dt
 import numbers
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special
 from .arguments import column_of_floats, whole
+from .storage import needs
 
 # %% ../nbs/07b_bins.ipynb #9f5c14b2
 def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
@@ -426,3 +428,70 @@ def ks_test(reference: Any, batch: Any) -> tuple[float, float]:
     0.5
     """
     return ks_of_sorted(sorted_sample(reference, "reference"), sorted_sample(batch, "batch"))
+
+# %% ../nbs/07b_bins.ipynb #e78a9dda
+def listed(names: Sequence, most: int = 6) -> str:
+    """Names in one line, however many there are.
+
+    Parameters
+    ----------
+    names : sequence
+        What is named.
+    most : int
+        How many are written out.
+
+    Returns
+    -------
+    str
+        The first ones, and how many more there are.
+
+    Examples
+    --------
+    >>> from mlscale.bins import listed
+    >>> listed(["temp", "wind", "visib"]), listed(range(50), most=3)
+    ('temp, wind, visib', '0, 1, 2 and 47 more')
+    """
+    shown = ", ".join(map(str, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+# %% ../nbs/07b_bins.ipynb #d35544df
+def plot_distances(report: pd.DataFrame, limit: str, ax: Any = None, *, most: int = 20) -> Any:
+    """The distance of each column beside what is allowed, the drifted ones first.
+
+    Parameters
+    ----------
+    report : DataFrame
+        Index: column. `distance`, `drifted` and the column named by `limit`.
+    limit : str
+        The column that holds the distance allowed.
+    ax : matplotlib Axes, optional
+        Where to draw. Default: a new figure.
+    most : int
+        How many columns are drawn; the title counts all.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import plot_distances
+    >>> report = pd.DataFrame({"distance": [.5, .1], "threshold": .2, "drifted": [True, False]},
+    ...                       index=["temp", "wind"])
+    >>> plot_distances(report, "threshold").get_title()
+    '1 of 2 columns drifted'
+    """
+    with needs("plot"): import matplotlib.pyplot as plt
+    shown = report.sort_values("drifted", ascending=False, kind="stable")[:most]
+    rows, far = np.arange(len(shown)), max(shown.distance.max(), shown[limit].clip(upper=1).max())
+    ax = plt.subplots(figsize=(6, 1.2 + .25*len(shown)))[1] if ax is None else ax
+    ax.barh(rows, shown.distance, color=["C1" if drifted else "C0" for drifted in shown.drifted])
+    ax.plot(shown[limit], rows, "|", color="0.3", ms=12, mew=2, label="allowed")
+    first = f"the first {most:,} of {len(report):,} columns, " if len(report) > most else ""
+    ax.set(yticks=rows, yticklabels=shown.index.astype(str), xlim=(0, 1.08*far),
+           xlabel=f"{first}distance from the reference",
+           title=f"{report.drifted.sum():,} of {len(report):,} columns drifted")
+    ax.invert_yaxis()
+    ax.legend()
+    return ax

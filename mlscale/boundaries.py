@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'SPENDING', 'StoppedWalk', 'information_fractions', 'crossing_probabilities', 'peeking_error',
            'group_sequential_constant', 'alpha_spent', 'boundary_at', 'boundaries_of', 'spent_a_side',
-           'alpha_spending_boundaries', 'repeated_p_value', 'GroupSequentialDesign', 'group_sequential_design',
-           'StagewiseEstimate', 'stagewise_estimate']
+           'alpha_spending_boundaries', 'repeated_p_value', 'plot_boundaries', 'GroupSequentialDesign',
+           'group_sequential_design', 'StagewiseEstimate', 'stagewise_estimate']
 
-# %% ../nbs/10b_boundaries.ipynb #ba88c6c4
+# %% ../nbs/10b_boundaries.ipynb #bac25d11
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .experiments import format_level
+from .storage import needs
 
 # %% ../nbs/10b_boundaries.ipynb #43da45cc
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -299,7 +300,7 @@ def group_sequential_constant(looks: int, *, alpha: float = .05,
     one, all_ = -ndtri(alpha/2), -ndtri(alpha/2/looks)      # of one look, and by Bonferroni
     return optimize.brentq(excess, one - 1e-9, all_ + 1e-9, xtol=1e-12)
 
-# %% ../nbs/10b_boundaries.ipynb #c9cc8206
+# %% ../nbs/10b_boundaries.ipynb #24cb6b0c
 SPENDING = ("obrien-fleming", "pocock", "hwang-shih-decani", "power")
 
 def _check_shape(spending: str, gamma: float | None, rho: float | None) -> None:
@@ -316,7 +317,6 @@ def _hwang_shih_decani(t: np.ndarray, alpha: float, gamma: float) -> np.ndarray:
     late = np.exp(gamma*(1 - t)) if gamma < 0 else 1.   # the fraction above, without overflow
     return alpha*late*np.expm1(-abs(gamma)*t)/np.expm1(-abs(gamma))
 
-# %% ../nbs/10b_boundaries.ipynb #0c4dd00e
 def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-fleming",
                 gamma: float | None = None, rho: float | None = None) -> np.ndarray:
     """The error that may have been spent by information t.
@@ -426,7 +426,7 @@ def boundaries_of(t: np.ndarray, spent: np.ndarray, *, one_sided: bool = False) 
         walk.stay(-12*root if one_sided else -z[-1]*root, z[-1]*root)
     return np.array(z)
 
-# %% ../nbs/10b_boundaries.ipynb #d1187108
+# %% ../nbs/10b_boundaries.ipynb #4e646fec
 def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side",
                  spending: str = "obrien-fleming", gamma: float | None = None,
                  rho: float | None = None) -> np.ndarray:
@@ -465,7 +465,6 @@ def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side"
         return alpha_spent(t, alpha=alpha, **shape)/2
     return alpha_spent(t, alpha=number(alpha, "alpha", above=0, below=1)/2, **shape)
 
-# %% ../nbs/10b_boundaries.ipynb #e7dbcc64
 def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alpha: float = .05,
                               spending: str = "obrien-fleming", gamma: float | None = None,
                               rho: float | None = None, spend: str = "per-side", sided: int = 2,
@@ -562,7 +561,41 @@ def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -
     if over(high) < 0: return 1.
     return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
-# %% ../nbs/10b_boundaries.ipynb #af04988f
+# %% ../nbs/10b_boundaries.ipynb #44e43b8f
+def plot_boundaries(information: Sequence[float], upper: Sequence[float], lower: Sequence[float],
+                    ax: Any, title: str) -> Any:
+    """The boundaries of a plan over its information; infinite ones are left out.
+
+    Parameters
+    ----------
+    information, upper, lower : sequence of float, shape (looks,)
+        The looks, and z to stop at.
+    ax : matplotlib Axes or None
+        Where to draw; None for a new figure.
+    title : str
+        What stands above.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import plot_boundaries
+    >>> ax = plot_boundaries([.5, 1], [2.96, 1.97], [.56, 1.97], None, "Success, or give up")
+    >>> [line.get_label() for line in ax.lines[:2]]
+    ['stop above', 'stop below']
+    """
+    with needs("plot"): import matplotlib.pyplot as plt
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.plot(information, upper, "o-", color="C3", label="stop above")
+    ax.plot(information, lower, "o-", color="C0", label="stop below")
+    ax.axhline(0, color="0.6", lw=1)
+    ax.set(xlabel="information, as a share of the planned", ylabel="z", title=title)
+    ax.legend()
+    return ax
+
+# %% ../nbs/10b_boundaries.ipynb #48798534
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -583,7 +616,7 @@ class GroupSequentialDesign:
     >>> from mlscale.sequential import group_sequential_design
     >>> plan = group_sequential_design([.5, 1])
     >>> [round(z, 3) for z in plan.boundary], round(plan.inflation, 3)
-    ([2.963, 1.969], np.float64(1.004))
+    ([2.963, 1.969], 1.004)
     >>> round(float(plan.power_at(0)), 3), round(float(plan.power_at(plan.drift)), 3)
     (0.05, 0.8)
     """
@@ -596,7 +629,7 @@ class GroupSequentialDesign:
     @property
     def inflation(self) -> float:
         "Largest sample size relative to the test with one look of the same alpha and power."
-        return (self.drift/(ndtri(self.power) - ndtri(self.alpha/2)))**2
+        return float((self.drift/(ndtri(self.power) - ndtri(self.alpha/2)))**2)
 
     def power_at(self, drift: float | np.ndarray) -> np.ndarray:
         """The probability to stop at a boundary, on either side.
@@ -630,6 +663,21 @@ class GroupSequentialDesign:
         stop = (up + down)[..., :-1]
         t = np.array(self.information)
         return stop @ t[:-1] + (1 - stop.sum(-1))*t[-1]
+
+    def plot(self, ax: Any = None) -> Any:
+        """The boundary, look by look.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        title = f"{len(self.information)} looks for up to {self.inflation:.3f} times the fixed sample"
+        return plot_boundaries(self.information, self.boundary, [-z for z in self.boundary], ax, title)
 
     def __repr__(self) -> str:
         average = self.inflation*self.expected_information(self.drift)
@@ -688,7 +736,7 @@ def group_sequential_design(information: Sequence[float] | np.ndarray, *,
     drift = optimize.brentq(missing, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10b_boundaries.ipynb #1d2cda4e
+# %% ../nbs/10b_boundaries.ipynb #517ee0e4
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -721,7 +769,6 @@ class StagewiseEstimate:
         return (f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at"
                 f" {format_level(self.level)} %, p = {self.p_value:.3g})")
 
-# %% ../nbs/10b_boundaries.ipynb #97a30748
 def _stagewise_order(t: np.ndarray, upper: np.ndarray, z: float) -> Any:
     "For a drift: the probability of an outcome that is as high as this one, or higher."
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))

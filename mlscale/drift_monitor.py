@@ -6,9 +6,10 @@
 __all__ = ['FLOOR', 'FORMAT', 'distances', 'psi', 'resampled_distances', 'thresholds', 'check_state', 'Reference', 'utc_moment',
            'Finding', 'drift_finding', 'DriftMonitor']
 
-# %% ../nbs/07c_drift_monitor.ipynb #d9c05d8c
+# %% ../nbs/07c_drift_monitor.ipynb #3e472200
 import datetime as dt
 import hashlib
+import html
 import json
 import numbers
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 from .arguments import check_names, column_names, data_frame, number, plain, whole
 from .bins import bin_counts, category_counts, frequent_categories, is_categorical, kind_of
-from .bins import ks_distance, numbers_of, quantile_edges
+from .bins import ks_distance, listed, numbers_of, plot_distances
+from .bins import quantile_edges
 
 # %% ../nbs/07c_drift_monitor.ipynb #0a14f720
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -225,7 +227,7 @@ def _days(days: Any, n: int) -> np.ndarray:
                          'give the dates, such as times.dt.floor("D")')
     return labels
 
-# %% ../nbs/07c_drift_monitor.ipynb #5ab085d5
+# %% ../nbs/07c_drift_monitor.ipynb #0058462f
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -342,7 +344,15 @@ class Reference:
     def __repr__(self) -> str:
         days = f"{len(self.counts)} days" if self.has_days else "rows independent"
         return (f"Reference({self.total[0].sum():,} rows, {days}, "
-                f"columns: {', '.join(self.columns)})")
+                f"columns: {listed(self.columns)})")
+
+    def _repr_html_(self) -> str:
+        total, held = self.total, zip(self.cuts, self.category)
+        holds = [listed(cuts) if category else f"{cuts[0]:.4g} to {cuts[-1]:.4g}" if cuts
+                 else "nothing known" for cuts, category in held]
+        table = pd.DataFrame({"holds": holds, "missing": total[:, 0]/total[0].sum()},
+                             index=pd.Index(self.columns, name="column"))
+        return f"<p>{html.escape(repr(self))}</p>{table.to_html(float_format='{:.1%}'.format)}"
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, with a format number.
@@ -408,8 +418,8 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #c00af2e7
-@dataclass(frozen=True)
+# %% ../nbs/07c_drift_monitor.ipynb #2872feb4
+@dataclass(frozen=True, repr=False)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.
 
@@ -434,8 +444,10 @@ class Finding:
     >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
     >>> print(slow)
     latency, 2013-09-02: 250 ms, allowed 200
-    >>> "page someone" if slow else "all is well"
-    'page someone'
+    >>> slow
+    Finding(alarm: latency, 2013-09-02: 250 ms, allowed 200)
+    >>> bool(slow)   # so that "if finding:" reads as it should
+    True
     """
     name: str
     value: float
@@ -464,6 +476,8 @@ class Finding:
         why = f"; {self.evidence}" if self.evidence else ""
         return (f"{self.name}, {self.at:%Y-%m-%d}: {self.value:.3g} {self.unit}, allowed "
                 f"{self.threshold:.3g}{why}")
+
+    def __repr__(self) -> str: return f"Finding({'alarm' if self.alarm else 'no alarm'}: {self})"
 
 # %% ../nbs/07c_drift_monitor.ipynb #79f38066
 def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Finding:
@@ -551,7 +565,21 @@ def _normal_distances(reference: Reference, settings: Mapping, window_days: int,
                                block_days=settings["block_days"], n=settings["n_resamples"],
                                seed=settings["seed"])
 
-# %% ../nbs/07c_drift_monitor.ipynb #84d83f0b
+# %% ../nbs/07c_drift_monitor.ipynb #9158d353
+def _report(monitor: "DriftMonitor") -> pd.DataFrame:
+    "The window beside the reference, column by column; narrow enough for a terminal."
+    reference, limit = monitor.reference, monitor.thresholds
+    counts, total, least = monitor.counts, reference.total, monitor.settings["min_rows"]
+    d = distances(counts, total, np.array(reference.category))
+    missing = lambda c: c[:, 0]/max(c[0].sum(), 1)
+    out = pd.DataFrame({"distance": d, "threshold": limit,
+                        "drifted": (d > limit) & (monitor.rows >= least),
+                        "psi": psi(counts, total), "missing": missing(counts),
+                        "was_missing": missing(total)},
+                       index=pd.Index(reference.columns, name="column"))
+    return out.iloc[np.argsort(-d/limit, kind="stable")]
+
+# %% ../nbs/07c_drift_monitor.ipynb #e417a56d
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -676,17 +704,11 @@ class DriftMonitor:
         Returns
         -------
         DataFrame
-            Index: column. `rows`, `missing` and `missing_reference` (shares), `distance` and
-            `threshold` (0 to 1), `psi`, `drifted`. The furthest above its threshold first.
+            Index: column. `distance` and `threshold` (0 to 1), `drifted`, `psi`, `missing` and
+            `was_missing` (shares, of the window and of the reference). The furthest above its
+            threshold first.
         """
-        ref, total, rows = self.reference, self.reference.total, self.rows
-        d, limit = distances(self.counts, total, np.array(ref.category)), self.thresholds
-        out = pd.DataFrame({"rows": rows, "missing": self.counts[:, 0] / max(rows, 1),
-                            "missing_reference": total[:, 0] / total[0].sum(), "distance": d,
-                            "threshold": limit, "psi": psi(self.counts, total),
-                            "drifted": (d > limit) & (rows >= self.settings["min_rows"])},
-                           index=pd.Index(ref.columns, name="column"))
-        return out.iloc[np.argsort(-d/limit, kind="stable")]
+        return _report(self)
 
     def finding(self, at: Any, *, name: str = "drift") -> Finding:
         """What the window says, now that it is over.
@@ -713,6 +735,26 @@ class DriftMonitor:
             raise ValueError(f"rows: {self.rows} in the window, and fewer than min_rows={least} "
                              "are not judged; find out why so few arrived")
         return drift_finding(self.report(), name, "threshold", at)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The distance of each column in the window beside its threshold.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        ax, least = plot_distances(self.report(), "threshold", ax), self.settings["min_rows"]
+        if self.rows < least: ax.set_title(f"{self.rows:,} rows; fewer than {least:,} are not judged")
+        return ax
+
+    def _repr_html_(self) -> str:
+        table = self.report().round(3).to_html(max_rows=20) if self.rows else ""
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def __repr__(self) -> str:
         alarms, checks = (self.settings[f"{x}_per_year"] for x in ("false_alarms", "checks"))

@@ -6,7 +6,8 @@
 __all__ = ['digits_beside', 'verdict', 'sentence', 'plot_interval', 'Effect', 'welch_test', 'welch_from_moments', 'CupedEffect',
            'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect']
 
-# %% ../nbs/09d_effects.ipynb #8bdd474c
+# %% ../nbs/09d_effects.ipynb #95bba0f2
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from scipy import special
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .intervals import format_level, format_p
+from .storage import needs
 
 # %% ../nbs/09d_effects.ipynb #ce8c681e
 def digits_beside(x: float, width: float, least: int = 2, sign: bool = False) -> str:
@@ -151,7 +153,7 @@ def sentence(
             f" ({format_level(level)} % interval, {format_p(p)}), so "
             + ends[judged])
 
-# %% ../nbs/09d_effects.ipynb #02b488dc
+# %% ../nbs/09d_effects.ipynb #18589cc8
 def plot_interval(
     estimate: float, low: float, high: float, *, ax: Any, xlabel: str, title: str
 ) -> Any:
@@ -177,7 +179,7 @@ def plot_interval(
     >>> ax.get_title(), ax.get_xlabel()
     ('a difference', 'minutes')
     """
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
     reach = [[max(estimate - low, 0)], [max(high - estimate, 0)]]
     ax.errorbar(estimate, 0, xerr=reach, fmt="o", capsize=4, lw=2)
@@ -185,7 +187,7 @@ def plot_interval(
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
 
-# %% ../nbs/09d_effects.ipynb #520ce0c7
+# %% ../nbs/09d_effects.ipynb #1dbc3fcb
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -278,6 +280,12 @@ class Effect:
         return (f"{arms}\ndifference {change[0]} [{change[1]}, {change[2]}],"
                 f" {format_level(self.level)} % interval\nstandard error {self.se:.4g},"
                 f" statistic {self.statistic:.4g}, df {self.df:.4g}, {format_p(self.p_value)}")
+
+    def _repr_html_(self) -> str:
+        width, arms = self.ci[1] - self.ci[0], {"control": self.control, "treatment": self.treatment}
+        change = {"difference": self.difference, "from": self.ci[0], "to": self.ci[1]}
+        shown = {k: [digits_beside(x, width, 4)] for k, x in (arms | change).items()}
+        return f"<p>{html.escape(self.explain())}</p>{pd.DataFrame(shown, [self.what]).to_html()}"
 
 # %% ../nbs/09d_effects.ipynb #68f56578
 _LARGEST = 1e140   # of a metric: beyond, sums of squares overflow

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'FORMAT', 'Schedule', 'constant', 'inverse_time', 'inver
            'polynomial', 'cosine', 'optimal', 'warm_up', 'chain', 'warm_restarts', 'AdaGrad', 'rate_from_dict',
            'read_state', 'agree', 'Adaptive']
 
-# %% ../nbs/11b_learning_rates.ipynb #35e3a007
+# %% ../nbs/11b_learning_rates.ipynb #43ce5c7f
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from .arguments import array_of_numbers, number, plain, whole
+from .storage import needs
 
-# %% ../nbs/11b_learning_rates.ipynb #89a29327
+# %% ../nbs/11b_learning_rates.ipynb #4fed16d3
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -86,6 +87,28 @@ class Schedule:
     def __repr__(self) -> str:
         show = lambda v: f"{v:g}" if isinstance(v, Real) else repr(v)
         return f"{self.kind}({', '.join(f'{k}={show(v)}' for k, v in self.arguments.items())})"
+
+    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
+        """The rate over the steps.
+
+        Parameters
+        ----------
+        steps : int
+            How many steps are drawn, 2 or more.
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax, last = plt.subplots()[1] if ax is None else ax, whole(steps, "steps", low=2) - 1
+        t = np.unique(np.linspace(0, last, 2000).astype(int))
+        ax.plot(t, self(t))
+        ax.set(xlabel="step", ylabel="rate",
+               title=f"{self.kind}: {self(0):.3g} at first, {self(last):.3g} at step {last:,}")
+        return ax
 
     def to_dict(self) -> dict:
         """The schedule as plain values for JSON.

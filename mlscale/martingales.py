@@ -6,7 +6,7 @@
 __all__ = ['msprt', 'msprt_interval', 'binary_outcomes', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power',
            'FutilityPlan', 'futility_boundaries']
 
-# %% ../nbs/10c_martingales.ipynb #92eb22b2
+# %% ../nbs/10c_martingales.ipynb #c970f7da
 # isort: off
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from scipy.special import ndtr, ndtri
 
 from .arguments import array_of_numbers, counts, error_rate, number, one_of
 from .boundaries import StoppedWalk, alpha_spending_boundaries, alpha_spent
-from .boundaries import crossing_probabilities, information_fractions
+from .boundaries import crossing_probabilities, information_fractions, plot_boundaries
 
 # %% ../nbs/10c_martingales.ipynb #15674d4b
 def _two_rates(x_control: Any, x_treatment: Any, n: Any, tau2: Any) -> tuple:
@@ -329,8 +329,8 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     out = ndtr((z*math.sqrt(t) + theta*(1 - t) - critical)/math.sqrt(1 - t))
     return out if out.ndim else float(out)
 
-# %% ../nbs/10c_martingales.ipynb #3c734f6c
-@dataclass(frozen=True)
+# %% ../nbs/10c_martingales.ipynb #688c1a53
+@dataclass(frozen=True, repr=False)
 class FutilityPlan:
     """A one-sided group-sequential plan that also gives up. Make it with `futility_boundaries`.
 
@@ -364,7 +364,7 @@ class FutilityPlan:
     @property
     def inflation(self) -> float:
         "Largest sample size relative to the test with one look of the same alpha and power."
-        return (self.drift/(ndtri(self.power) - ndtri(self.alpha)))**2
+        return float((self.drift/(ndtri(self.power) - ndtri(self.alpha)))**2)
 
     def success(self, drift: float | np.ndarray, *, obeyed: bool = True) -> np.ndarray:
         """The probability to stop for success.
@@ -401,7 +401,28 @@ class FutilityPlan:
         up, down = crossing_probabilities(self.information, self.upper, self.lower, drift=drift)
         return (up + down) @ np.array(self.information)
 
-# %% ../nbs/10c_martingales.ipynb #a2fe6ba3
+    def plot(self, ax: Any = None) -> Any:
+        """Both boundaries, look by look.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        title = f"Above: success; below: give up, of {len(self.information)} looks"
+        return plot_boundaries(self.information, self.upper, self.lower, ax, title)
+
+    def __repr__(self) -> str:
+        saved = self.inflation*self.expected_information(0.)
+        return (f"FutilityPlan(looks {len(self.information)}, one-sided alpha {self.alpha:g}, power"
+                f" {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample,"
+                f" {saved:.3f} on average without an effect)")
+
+# %% ../nbs/10c_martingales.ipynb #9d006b23
 def _lower_boundary_at(walk: StoppedWalk, spend: float, drift: float) -> float:
     "The z below which this walk falls with probability `spend`."
     short = lambda z: walk.below(z*math.sqrt(walk.t), drift) - spend
@@ -455,8 +476,9 @@ def futility_boundaries(information: Sequence[float] | np.ndarray, *, alpha: flo
     >>> plan = futility_boundaries([.25, .5, .75, 1])
     >>> [round(z, 2) for z in plan.lower]   # below it at a look: give up
     [-0.82, 0.61, 1.4, 2.01]
-    >>> round(float(plan.expected_information(0.)), 2), round(plan.inflation, 2)
-    (0.53, np.float64(1.13))
+    >>> plan
+    FutilityPlan(looks 4, one-sided alpha 0.025, power 0.8: needs up to 1.135 times the fixed
+    sample, 0.602 on average without an effect)
     """
     t, alpha = information_fractions(information, 1.), number(alpha, "alpha", above=1e-100, below=1)
     for name, value in (("spending", spending), ("beta_spending", beta_spending)):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['standardise_known', 'OnlineLogistic', 'Progressive', 'progressive', 'Choice', 'choose', 'best_fixed']
 
-# %% ../nbs/11d_online_learning.ipynb #eecc8f5b
+# %% ../nbs/11d_online_learning.ipynb #09b5a927
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, tanh
@@ -19,6 +20,7 @@ from scipy.special import expit, logit
 from .arguments import array_of_numbers, number, whole
 from .learning_rates import FORMAT, AdaGrad, Schedule, agree, rate_from_dict, read_state
 from .page_hinkley import PageHinkley, binary_labels, inner_probabilities
+from .storage import needs
 
 # %% ../nbs/11d_online_learning.ipynb #86fb5a47
 def _days(day: Any, n: int) -> np.ndarray:
@@ -380,7 +382,7 @@ def _outcomes(n: int, y: Any, predicted_at: Any,
     if not unknown.all(): binary_labels(y[~unknown], "y", int(n - unknown.sum()))
     return y, at, known
 
-# %% ../nbs/11d_online_learning.ipynb #b1aebe15
+# %% ../nbs/11d_online_learning.ipynb #f499dfb6
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -423,6 +425,26 @@ class Progressive:
         loss = f"log loss {self.loss[learned].mean():.4f}" if len(learned) else "no label yet"
         return (f"Progressive({n:,} rows, {len(learned):,} learned, {loss},"
                 f" {len(self.restarts)} restarts)")
+
+    def plot(self, ax: Any = None) -> Any:
+        """The mean log loss so far, label by label, and where the schedule began anew.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax, n = plt.subplots()[1] if ax is None else ax, np.arange(1, len(self.learned) + 1)
+        ax.plot(n, self.loss[self.learned].cumsum()/n)
+        for at in n[np.isin(self.learned, self.restarts)]: ax.axvline(at, color="C3", lw=1, ls="--")
+        ax.set(xlabel="labels learned (dashed: the schedule began anew)",
+               ylabel="mean log loss so far, nats", title=repr(self)[len("Progressive("):-1])
+        return ax
 
 def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
                 known_at: Any) -> Progressive:
@@ -486,7 +508,7 @@ def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
     return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned,
                        restarted)
 
-# %% ../nbs/11d_online_learning.ipynb #69c8c5e1
+# %% ../nbs/11d_online_learning.ipynb #c5c4be08
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -537,6 +559,10 @@ class Choice:
         until = f"{self.until:%d %B %Y}" if isinstance(self.until, pd.Timestamp) else self.until
         return (f"Choice({self.rate!r}, the best of {len(self.table)}: log loss"
                 f" {self.table.loss.min():.4f}, labels known until {until})")
+
+    def _repr_html_(self) -> str:
+        table = self.table.sort_values("loss").to_html(index=False, float_format="{:.4f}".format)
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
 def _candidates(candidates: Any) -> list[Schedule | AdaGrad]:
     "At least one rate, or an error."

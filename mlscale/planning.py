@@ -6,20 +6,23 @@
 __all__ = ['sizes_of_arms', 'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
            'sample_size_means', 'minimum_detectable_effect_means', 'bucket', 'assign', 'SampleRatio', 'srm_test']
 
-# %% ../nbs/09c_planning.ipynb #c45551a9
+# %% ../nbs/09c_planning.ipynb #e448e0b1
 import hashlib
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from .arguments import array_of_numbers, error_rate, number, one_of
 from .arguments import counts as counts_of
 from .intervals import format_p
+from .storage import needs
 
 # %% ../nbs/09c_planning.ipynb #ee73b415
 def _two_rates(
@@ -582,7 +585,7 @@ def _exact_split(counts: Sequence[float], expected: Sequence[float]) -> float | 
             for c, e in zip(counts[:arms], expected)]
     return float(min(1, arms*min(each)))
 
-# %% ../nbs/09c_planning.ipynb #ff200f72
+# %% ../nbs/09c_planning.ipynb #bd268d45
 def _split_sentence(split: "SampleRatio") -> str:
     digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in split.expected) else 1
     found = " and ".join(f"{c:,.0f}" for c in split.counts)
@@ -605,7 +608,7 @@ def _split_sentence(split: "SampleRatio") -> str:
             " nobody is missing.")
 
 def _plot_split(split: "SampleRatio", ax: Any) -> Any:
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2))[1]
     found, expected = np.array(split.counts), np.array(split.expected)
     arms, spread = np.arange(len(found)), np.sqrt(expected*(1 - expected/expected.sum()))
@@ -619,7 +622,7 @@ def _plot_split(split: "SampleRatio", ax: Any) -> Any:
            title=f"{alarm} at {split.alpha:g}, {name}{format_p(p)}")
     return ax
 
-# %% ../nbs/09c_planning.ipynb #c6aa8099
+# %% ../nbs/09c_planning.ipynb #bcb96947
 @dataclass(frozen=True, repr=False)
 class SampleRatio:
     """Whether the arms hold the shares they should.
@@ -692,6 +695,12 @@ class SampleRatio:
     def __repr__(self) -> str:
         numbers = f"chi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
         return f"{self.explain()}\n{numbers}"
+
+    def _repr_html_(self) -> str:
+        arms = pd.DataFrame({"found": self.counts, "expected": self.expected},
+                            index=pd.RangeIndex(len(self.counts), name="arm"))
+        table = arms.to_html(float_format="{:,.10g}".format)
+        return f"<p>{html.escape(self.explain())}</p>{table}"
 
 # %% ../nbs/09c_planning.ipynb #61328475
 def srm_test(

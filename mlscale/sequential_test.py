@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'FORMAT', 'WINNERS', 'PATH', 'SequentialTest']
 
-# %% ../nbs/10e_sequential_test.ipynb #b11a3df7
+# %% ../nbs/10e_sequential_test.ipynb #7ff7fd14
 import copy
+import html
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -563,7 +564,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #1a511372
+# %% ../nbs/10e_sequential_test.ipynb #d1a44310
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -690,6 +691,13 @@ class SequentialTest(_StoredLooks):
             What was seen, what remains plausible, and no more.
         """
         return _sentence(self)
+
+    def _repr_html_(self) -> str:
+        arms = pd.DataFrame({"units": [self.control.n, self.treatment.n],
+                             "mean": [self.control.mean, self.treatment.mean]},
+                            index=["control", "treatment"])
+        table = arms.to_html(float_format="{:,.10g}".format)
+        return f"<p>{html.escape(self.explain())}</p>{table}"
 
     def __repr__(self) -> str:
         (low, high), srm = self.ci, self.srm_p_value

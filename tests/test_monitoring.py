@@ -89,7 +89,7 @@ def test_a_missing_feed_is_drift_and_an_empty_or_unknown_batch_is_an_error_not_a
     X = pd.DataFrame(rng.normal(size=(1000, 2)), columns=["a", "b"])
     monitor = ModelMonitor(X, reference_predictions=X.a)
     report = monitor.report(X.assign(b=np.nan))
-    assert report.drifted.to_dict() == {"b": True, "a": False} and report.missing["b"] == 1 and report.missing_reference["b"] == 0
+    assert report.drifted.to_dict() == {"b": True, "a": False} and report.missing["b"] == 1 and report.was_missing["b"] == 0
     assert monitor.check_data_drift(X.assign(b=np.inf)) and monitor.check_data_drift(X.assign(b=None))
     for nothing in ([], X[:0], X * np.nan, np.full(5, np.inf), [None, None], pd.DataFrame()):
         with pytest.raises(ValueError): monitor.check_data_drift(nothing)
