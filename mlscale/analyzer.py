@@ -64,13 +64,13 @@ def _listed(r: "ABTestResult") -> str:
             f"exact      {format_p(r.p_exact)} by Fisher's test, asked where an arm expects few")
     return "\n".join(lines)
 
-# %% ../nbs/09e_analyzer.ipynb #8d5334ab
+# %% ../nbs/09e_analyzer.ipynb #3e003a7e
 def _card(r: "ABTestResult") -> str:
     "The sentence, and the two arms in a table, for a notebook."
-    width = r.ci[1] - r.ci[0]
-    arms = [(f"{n:,}", f"{x:,}", f"{_rate(p, width, 4)} %") for n, x, p in
-            ((r.n_control, r.x_control, r.p_control), (r.n_treatment, r.x_treatment, r.p_treatment))]
-    table = pd.DataFrame(arms, ["control", "treatment"], ["units", "conversions", "rate"])
+    width, names = r.ci[1] - r.ci[0], ("control", "treatment")
+    arms = [(f"{r[f'n_{arm}']:,}", f"{r[f'x_{arm}']:,}", f"{_rate(r[f'p_{arm}'], width, 4)} %")
+            for arm in names]
+    table = pd.DataFrame(arms, names, ["units", "conversions", "rate"])
     return f"<p>{html.escape(_told(r))}</p>{table.to_html()}"
 
 # %% ../nbs/09e_analyzer.ipynb #1eac8f7a

@@ -561,9 +561,8 @@ def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -
     if over(high) < 0: return 1.
     return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
-# %% ../nbs/10b_boundaries.ipynb #44e43b8f
-def plot_boundaries(information: Sequence[float], upper: Sequence[float], lower: Sequence[float],
-                    ax: Any, title: str) -> Any:
+# %% ../nbs/10b_boundaries.ipynb #cc01c537
+def plot_boundaries(information: Any, upper: Any, lower: Any, ax: Any, title: str) -> Any:
     """The boundaries of a plan over its information; infinite ones are left out.
 
     Parameters
@@ -595,7 +594,7 @@ def plot_boundaries(information: Sequence[float], upper: Sequence[float], lower:
     ax.legend()
     return ax
 
-# %% ../nbs/10b_boundaries.ipynb #48798534
+# %% ../nbs/10b_boundaries.ipynb #dd169931
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -676,8 +675,8 @@ class GroupSequentialDesign:
         -------
         matplotlib Axes
         """
-        title = f"{len(self.information)} looks for up to {self.inflation:.3f} times the fixed sample"
-        return plot_boundaries(self.information, self.boundary, [-z for z in self.boundary], ax, title)
+        t, z, cost = self.information, np.array(self.boundary), self.inflation
+        return plot_boundaries(t, z, -z, ax, f"{len(t)} looks, {cost:.3f} times the fixed sample")
 
     def __repr__(self) -> str:
         average = self.inflation*self.expected_information(self.drift)

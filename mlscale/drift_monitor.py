@@ -579,7 +579,7 @@ def _report(monitor: "DriftMonitor") -> pd.DataFrame:
                        index=pd.Index(reference.columns, name="column"))
     return out.iloc[np.argsort(-d/limit, kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #e417a56d
+# %% ../nbs/07c_drift_monitor.ipynb #786a21c8
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -749,7 +749,7 @@ class DriftMonitor:
         matplotlib Axes
         """
         ax, least = plot_distances(self.report(), "threshold", ax), self.settings["min_rows"]
-        if self.rows < least: ax.set_title(f"{self.rows:,} rows; fewer than {least:,} are not judged")
+        if self.rows < least: ax.set_title(f"{self.rows:,} rows, below {least:,}: not judged")
         return ax
 
     def _repr_html_(self) -> str:
