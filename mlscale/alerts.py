@@ -109,7 +109,7 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #415aa16a
+# %% ../nbs/08b_alerts.ipynb #d4f1e82f
 def _table(history: Sequence[Alert]) -> pd.DataFrame:
     "Alerts for people, in the order in which they opened."
     day = lambda moment: "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
@@ -129,7 +129,7 @@ def _timeline(history: Sequence[Alert], ax: Any) -> Any:
                 lw=6, marker="|" if a.resolved_at else ">", markevery=[1], ms=8)
     for severity in color: ax.plot([], [], lw=6, color=color[severity], label=severity)
     still = sum(a.resolved_at is None for a in history)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5),
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(max(len(names), 1) - .5, -.5),
            title=f"{len(history):,} alerts, {still:,} still open (arrow)")
     ax.tick_params(axis="x", rotation=20)
     ax.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -.25))

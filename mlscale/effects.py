@@ -187,7 +187,7 @@ def plot_interval(
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
 
-# %% ../nbs/09d_effects.ipynb #1dbc3fcb
+# %% ../nbs/09d_effects.ipynb #3d58ed37
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -282,9 +282,10 @@ class Effect:
                 f" statistic {self.statistic:.4g}, df {self.df:.4g}, {format_p(self.p_value)}")
 
     def _repr_html_(self) -> str:
-        width, arms = self.ci[1] - self.ci[0], {"control": self.control, "treatment": self.treatment}
-        change = {"difference": self.difference, "from": self.ci[0], "to": self.ci[1]}
-        shown = {k: [digits_beside(x, width, 4)] for k, x in (arms | change).items()}
+        low, high = self.ci
+        facts = {"control": self.control, "treatment": self.treatment,
+                 "difference": self.difference, "from": low, "to": high}
+        shown = {k: [digits_beside(x, high - low, 4)] for k, x in facts.items()}
         return f"<p>{html.escape(self.explain())}</p>{pd.DataFrame(shown, [self.what]).to_html()}"
 
 # %% ../nbs/09d_effects.ipynb #68f56578
