@@ -22,7 +22,7 @@ from scipy.special import betaln, gammaln, log_ndtr
 from .arguments import array_of_numbers, counts, error_rate, number, whole
 from .martingales import binary_outcomes
 
-# %% ../nbs/10d_always_valid.ipynb #c94eaae5
+# %% ../nbs/10d_always_valid.ipynb #cc7277b5
 def log_beta_binomial(x_control: Any, x_treatment: Any, share: float, k: float) -> Any:
     """The evidence of `conditional_beta_binomial` for arguments that were checked before: what a
     stream calls at each look.
@@ -54,7 +54,6 @@ def _weight(k: Any) -> float: return number(k, "k", above=1e-9, below=1e8)
 def _counts(x: Any, name: str) -> np.ndarray:
     return counts(x, name, most=1e12)   # beyond, log e-values lose their digits
 
-# %% ../nbs/10d_always_valid.ipynb #31785dab
 def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarray | int, *,
                               share: float = .5, k: float = 100) -> np.ndarray | float:
     """Evidence that two rates differ, valid at every moment: the conditional beta-binomial
@@ -338,8 +337,8 @@ def _sums(a: np.ndarray, name: str) -> tuple:
         return float(a.size), float(a[0]), 0., 0., False
     return float(a.size), mean, m2, float(d2 @ d), False
 
-# %% ../nbs/10d_always_valid.ipynb #14b6b8e3
-@dataclass(frozen=True)
+# %% ../nbs/10d_always_valid.ipynb #b985f6fb
+@dataclass(frozen=True, repr=False)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look,
     and then add look by look.
@@ -462,6 +461,11 @@ class Moments:
         spread = np.where(self.m2 > 0, self.m2, 1.)
         return np.sqrt(self.n)*np.where(self.m2 > 0, self.m3, 0.)/spread/np.sqrt(spread)
 
+    def __repr__(self) -> str:
+        n, mean, variance = (np.ravel(v)[-1] for v in (self.n, self.mean, self.variance))
+        looks = f", the last of {np.size(self.n):,} looks" if np.ndim(self.n) else ""
+        return f"Moments({n:,.0f} units, mean {mean:.4g}, variance {variance:.4g}{looks})"
+
 # %% ../nbs/10d_always_valid.ipynb #b1efe56d
 def mixture_rho2(alpha: float, n_star: float) -> float:
     """The squared rho of the mixture that is tightest at n_star units.
@@ -544,7 +548,7 @@ def asymptotic_half_width(n: Any, variance: Any, rho2: float, alpha: float) -> A
     wider = (n*rho2 + 1)/np.maximum(n*rho2, 1e-300)
     return np.sqrt(variance*wider*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10d_always_valid.ipynb #a138d61a
+# %% ../nbs/10d_always_valid.ipynb #7e731b6e
 class RegimeWarning(UserWarning):
     """An asymptotic method is used where its error is not what it says.
 
@@ -643,7 +647,6 @@ def units_needed(control: Moments, treatment: Moments, min_count: float) -> floa
         needed = np.max(np.divide(min_count, _worth(control, treatment)))
     return math.ceil(needed) if np.isfinite(needed) else math.inf
 
-# %% ../nbs/10d_always_valid.ipynb #4e3dda9e
 def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05,
               min_count: float | None = None) -> bool | np.ndarray:
     """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, for rates
