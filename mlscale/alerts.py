@@ -109,7 +109,7 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #d4f1e82f
+# %% ../nbs/08b_alerts.ipynb #966a5e1d
 def _table(history: Sequence[Alert]) -> pd.DataFrame:
     "Alerts for people, in the order in which they opened."
     day = lambda moment: "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
@@ -119,20 +119,25 @@ def _table(history: Sequence[Alert]) -> pd.DataFrame:
         columns=["severity", "name", "opened", "ended", "seen", "value", "allowed", "evidence"])
 
 def _timeline(history: Sequence[Alert], ax: Any) -> Any:
-    "A line for each alert from its beginning to its end, or to the newest moment known."
-    with needs("plot"): import matplotlib.pyplot as plt
+    "A bar for each alert from its beginning to its end, or to the newest moment known."
+    with needs("plot"):
+        import matplotlib.pyplot as plt
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     names, color = list(dict.fromkeys(a.name for a in history)), dict(zip(SEVERITIES, _COLORS))
-    ax = plt.subplots(figsize=(6, 1.4 + .3*len(names)))[1] if ax is None else ax
+    ax = plt.subplots(figsize=(6, 1 + .3*len(names)))[1] if ax is None else ax
     now = max((a.resolved_at or a.seen_at for a in history), default=None)
     for a in history:
         ax.plot([a.at, a.resolved_at or now], [names.index(a.name)]*2, color=color[a.severity],
-                lw=6, marker="|" if a.resolved_at else ">", markevery=[1], ms=8)
-    for severity in color: ax.plot([], [], lw=6, color=color[severity], label=severity)
+                lw=7, solid_capstyle="butt", marker="" if a.resolved_at else ">", markevery=[1])
+    begun = [a.at for a in history], [names.index(a.name) for a in history]
+    ax.plot(*begun, "|", color="0.2", ms=11)
+    for severity in color: ax.plot([], [], lw=7, color=color[severity], label=severity)
+    ax.xaxis.set_major_locator(locator := AutoDateLocator())
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     still = sum(a.resolved_at is None for a in history)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(max(len(names), 1) - .5, -.5),
            title=f"{len(history):,} alerts, {still:,} still open (arrow)")
-    ax.tick_params(axis="x", rotation=20)
-    ax.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -.25))
+    ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
 # %% ../nbs/08b_alerts.ipynb #8c7b69b0

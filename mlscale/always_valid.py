@@ -337,7 +337,7 @@ def _sums(a: np.ndarray, name: str) -> tuple:
         return float(a.size), float(a[0]), 0., 0., False
     return float(a.size), mean, m2, float(d2 @ d), False
 
-# %% ../nbs/10d_always_valid.ipynb #b985f6fb
+# %% ../nbs/10d_always_valid.ipynb #68aee05a
 @dataclass(frozen=True, repr=False)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look,
@@ -359,8 +359,10 @@ class Moments:
     >>> from mlscale.sequential import Moments
     >>> monday, tuesday = Moments.of([0, 1, 1, 0]), Moments.from_counts(3, 6)
     >>> week = monday + tuesday
-    >>> float(week.n), float(week.mean), float(week.variance)   # 5 of 10
-    (10.0, 0.5, 0.25)
+    >>> week   # 5 of 10
+    Moments(10 units, mean 0.5, variance 0.25)
+    >>> Moments.from_counts([1, 5], [4, 10])   # two looks at one arm
+    Moments(10 units, mean 0.5, variance 0.25, the last of 2 looks)
     """
     n: Any = 0.
     mean: Any = 0.

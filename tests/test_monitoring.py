@@ -406,7 +406,7 @@ def test_a_register_can_be_looked_at():
     assert ax.get_title() == "3 alerts, 2 still open (arrow)" and [tick.get_text() for tick in ax.get_yticklabels()] == ["loss", "<b>lag"]
     spans = [[(x - day.to_datetime64())/pd.Timedelta(days=1) for x in pd.DatetimeIndex(line.get_xdata()).tz_localize(None)] for line in ax.lines[:3]]
     assert spans == [[0, 2], [1, 8], [5, 8]] and [line.get_ydata()[0] for line in ax.lines[:3]] == [0, 1, 0]
-    assert [line.get_marker() for line in ax.lines[:3]] == ["|", ">", ">"] and len({line.get_color() for line in ax.lines[:3]}) == 3
+    assert [line.get_marker() for line in ax.lines[:3]] == ["", ">", ">"] and len({line.get_color() for line in ax.lines[:3]}) == 3
     plt.close("all")
 
 
