@@ -564,7 +564,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #d1a44310
+# %% ../nbs/10e_sequential_test.ipynb #a903ea40
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -693,11 +693,9 @@ class SequentialTest(_StoredLooks):
         return _sentence(self)
 
     def _repr_html_(self) -> str:
-        arms = pd.DataFrame({"units": [self.control.n, self.treatment.n],
-                             "mean": [self.control.mean, self.treatment.mean]},
-                            index=["control", "treatment"])
-        table = arms.to_html(float_format="{:,.10g}".format)
-        return f"<p>{html.escape(self.explain())}</p>{table}"
+        arms = [(f"{m.n:,.0f}", f"{m.mean:.4g}") for m in (self.control, self.treatment)]
+        table = pd.DataFrame(arms, ["control", "treatment"], ["units", "mean"])
+        return f"<p>{html.escape(self.explain())}</p>{table.to_html()}"
 
     def __repr__(self) -> str:
         (low, high), srm = self.ci, self.srm_p_value
