@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'Catalogue',
-           'Registrar', 'Promoter', 'Registry']
+           'Inventory', 'Registrar', 'Promoter', 'Registry']
 
-# %% ../nbs/04c_promotion.ipynb #d754c86a
+# %% ../nbs/04c_promotion.ipynb #e93a0731
+import html
 import numbers
 import os
 import re
@@ -22,7 +23,7 @@ import pandas as pd
 from .artifacts import PRODUCTION, Bundle, load_bundle, read_card, remove_pointer, save
 from .artifacts import write_pointer
 from .ledger import Ledger, Version, alias_history, check_alias, check_digest
-from .ledger import database_file
+from .ledger import database_file, models_table, versions_table
 from .storage import home, locked, replacing
 from .training import Comparison, Evaluation
 
@@ -214,7 +215,7 @@ class BundleStore:
                  f"{alias}.json points to version {version.version}": self.point(version, alias)}
         return [f"{version.name}: {step}" for step, done in steps.items() if done]
 
-# %% ../nbs/04c_promotion.ipynb #30642aa6
+# %% ../nbs/04c_promotion.ipynb #66ed5fc2
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -224,7 +225,8 @@ class Catalogue:
         MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
         `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
-        Where deployed bundles go. Default: `bundles` in the state folder.
+        Where deployed bundles go. Default: `bundles` beside the database; for the default database
+        `bundles` in the state folder, where `mlscale serve` looks.
     artifacts : path, optional
         Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
         database.
@@ -236,14 +238,17 @@ class Catalogue:
         bundles: str | os.PathLike | None = None,
         artifacts: str | os.PathLike | None = None,
     ) -> None:
-        uri = uri or f"sqlite:///{home()/'state'/'registry'/'mlflow.db'}"
-        self._file = database_file(uri)
-        self.artifacts = Path(artifacts or self._file.parent/"artifacts").absolute()
-        self._store = BundleStore(Path(bundles or home()/"state"/"bundles").absolute())
+        state = home()/"state"
+        self._file = database_file(uri or f"sqlite:///{state/'registry'/'mlflow.db'}")
+        self.uri, beside = f"sqlite:///{self._file}", self._file.parent
+        own = beside != state/"registry"   # what is not ours leaves nothing in our home
+        self.bundles = Path(bundles or (beside if own else state)/"bundles").absolute()
+        self.artifacts = Path(artifacts or beside/"artifacts").absolute()
+        self._store = BundleStore(self.bundles)
         if self.artifacts == self._store.folder:
             raise ValueError(f"bundles, artifacts: both are {self.artifacts.name[:60]!r}; deployed "
                              "bundles and the registry's own need a folder each")
-        with self._locked(): self._ledger = Ledger(uri)
+        with self._locked(): self._ledger = Ledger(self.uri)
 
     def _locked(self): return locked(self.artifacts/"registry.lock")
 
@@ -360,7 +365,45 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #ee285828
+# %% ../nbs/04c_promotion.ipynb #d92cdd7d
+class Inventory(Catalogue):
+    "A catalogue that shows what is in it; see `Registry`."
+    def models(self) -> pd.DataFrame:
+        """All models.
+
+        Returns
+        -------
+        DataFrame
+            See `models_table`.
+        """
+        return models_table(self._ledger)
+
+    def versions(self, name: str) -> pd.DataFrame:
+        """All versions of a model.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+
+        Returns
+        -------
+        DataFrame
+            See `versions_table`.
+        """
+        return versions_table(self._ledger, name, self.artifacts)
+
+    def __repr__(self) -> str:
+        said = [f"{m.Index} ({m.versions} version{'s'*(m.versions != 1)}"
+                f"{'; '*bool(m.aliases)}{m.aliases})" for m in self.models().itertuples()]
+        return (f"{type(self).__name__}({self.uri!r}, bundles={str(self.bundles)!r}): "
+                f"{', '.join(said) or 'no models'}")
+
+    def _repr_html_(self) -> str:
+        places = html.escape(f"{self.uri}, deployed to {self.bundles}")
+        return f"<p>{places}</p>{self.models().to_html()}"
+
+# %% ../nbs/04c_promotion.ipynb #4ab94de1
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -371,7 +414,7 @@ def _check_facts(lineage: Any, metrics: Any) -> None:
         if not (real and abs(value) < np.inf):
             raise ValueError(f"metrics: {key!r:.60} is {value!r:.60}; give a finite number")
 
-class Registrar(Catalogue):
+class Registrar(Inventory):
     "A catalogue to which versions are added; see `Registry`."
 
     def register(
@@ -544,7 +587,7 @@ class Promoter(Registrar):
         if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
         return mended
 
-# %% ../nbs/04c_promotion.ipynb #185dd534
+# %% ../nbs/04c_promotion.ipynb #eae54ce9
 class Registry(Promoter):
     """Versions of models, the aliases that name them, and those that are served.
 
@@ -554,7 +597,8 @@ class Registry(Promoter):
         MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
         `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
-        Where deployed bundles go. Default: `bundles` in the state folder.
+        Where deployed bundles go. Default: `bundles` beside the database; for the default database
+        `bundles` in the state folder, where `mlscale serve` looks.
     artifacts : path, optional
         Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
         database.

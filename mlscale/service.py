@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_service.ipynb #781c8ce4
-from .limits import MAX_BYTES, PATIENCE, Limits, ServiceMetrics, impatient_protocol
-from .limits import read_rows, refusal
+# %% ../nbs/06f_service.ipynb #24067128
+from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics
+from .limits import impatient_protocol, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel
 from .log_writer import LogWriter
 from .pointer import PRODUCTION
@@ -234,14 +234,14 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
         return await to_thread.run_sync(answer, await request.body(), limiter=threads())
     return router
 
-# %% ../nbs/06f_service.ipynb #fea70592
+# %% ../nbs/06f_service.ipynb #bddbd984
 def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
                       metrics: ServiceMetrics) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
     the pointer have a thread of their own."""
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Response
-    from fastapi.responses import JSONResponse
+    from fastapi.responses import JSONResponse, RedirectResponse
     router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
 
     def state(deployed: DeployedModel | None) -> JSONResponse:
@@ -251,6 +251,10 @@ def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
                if writer else {})
         return JSONResponse({"ready": deployed is not None, **what, "error": live.error, **log},
                             200 if deployed else 503)
+
+    @router.get("/", include_in_schema=False)
+    async def start():
+        return RedirectResponse("docs")
 
     @router.get("/health/live")
     async def is_live():
@@ -270,7 +274,89 @@ def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
 
     return router
 
-# %% ../nbs/06f_service.ipynb #631bd807
+# %% ../nbs/06f_service.ipynb #43833d91
+def _description(deployed: DeployedModel) -> dict:
+    "A deployed model, as somebody who wants to ask it must know it."
+    bundle, signature = deployed.bundle, deployed.bundle.signature
+    types = getattr(signature, "types", ()) or ["number"]*len(signature.columns)
+    columns = [{"name": name, "type": kind, "may_be_missing": missing} for name, kind, missing
+               in zip(signature.columns, types, signature.allow_missing)]
+    return {"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256,
+            "output": bundle.card["output"], "engine": bundle.engine, "columns": columns}
+
+def _model_routes(live: ReloadingModel) -> "APIRouter":
+    "GET /model; it looks at what is loaded, and waits for nobody."
+    from fastapi import APIRouter
+    from fastapi.responses import JSONResponse
+    router = APIRouter()
+
+    @router.get("/model")
+    async def model():
+        if live.deployed: return _description(live.deployed)
+        return JSONResponse({"detail": "no model is loaded; see /health/ready"}, 503)
+    return router
+
+# %% ../nbs/06f_service.ipynb #d995b141
+@cache
+def _outcomes_type() -> Any:
+    "The body of POST /outcomes as pydantic checks it."
+    from pydantic import BaseModel, Field, StrictStr
+    when = "When it became known, ISO 8601 with a time zone; default now"
+    class Outcome(BaseModel, extra="forbid"):
+        request_id: StrictStr = Field(description="As given to /predict, or given by it")
+        label: float = Field(strict=True, allow_inf_nan=False, description="What happened")
+        known_at: StrictStr | None = Field(None, description=when)
+    class Outcomes(BaseModel, extra="forbid"):
+        outcomes: list[Outcome] = Field(min_length=1, max_length=MAX_ROWS)
+    return Outcomes
+
+def _outcomes_schema() -> dict:
+    "The same for the page of the service, in one piece."
+    schema = _outcomes_type().model_json_schema()
+    schema["properties"]["outcomes"]["items"] = schema.pop("$defs")["Outcome"]
+    return schema | {"example": {"outcomes": [{"request_id": "flight-1", "label": 1}]}}
+
+def _read_outcomes(body: bytes) -> list[tuple[str, str, float]]:
+    "Rows of request, time and label, or one line that says what is wrong with them."
+    from pydantic import ValidationError
+    now = datetime.now(UTC).isoformat()
+    try: given = _outcomes_type().model_validate(json.loads(body, object_pairs_hook=_each_once))
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, ("body", *first["loc"])))
+        raise ValueError(f"{where}: {first['msg']}") from None
+    except (RecursionError, ValueError) as e: raise ValueError(f"body: {e}") from None
+    try: return [(o.request_id, iso_utc(o.known_at or now), o.label) for o in given.outcomes]
+    except ValueError as e: raise ValueError(f"known_{e}") from None   # it speaks of `at`
+
+# %% ../nbs/06f_service.ipynb #52c14868
+def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
+    "POST /outcomes; one thread writes them."
+    from anyio import CapacityLimiter, to_thread
+    from fastapi import APIRouter, Request
+    from fastapi.responses import JSONResponse
+    router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
+    content = {"application/json": {"schema": _outcomes_schema()}}
+    schema = {"requestBody": {"required": True, "content": content}}
+
+    def answer(body: bytes) -> JSONResponse:
+        if log is None:
+            why = "this server keeps no log to record outcomes in; start it with --log"
+            return JSONResponse({"detail": why}, 501)
+        try:
+            rows = _read_outcomes(body)
+            new = log.append_later("outcomes", rows, predicted=True)
+        except ConflictError as e: return JSONResponse({"detail": str(e)[:290]}, 409)
+        except ValueError as e: return JSONResponse({"detail": str(e)[:290]}, 422)
+        except LogError as e: return JSONResponse({"detail": str(e)[:290]}, 503)
+        return JSONResponse({"recorded": new, "known_before": len(rows) - new})
+
+    @router.post("/outcomes", openapi_extra=schema)
+    async def outcomes(request: Request):
+        return await to_thread.run_sync(answer, await request.body(), limiter=one())
+    return router
+
+# %% ../nbs/06f_service.ipynb #841716b5
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -299,11 +385,12 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     Returns
     -------
     FastAPI
-        `POST /predict`, `GET /health/live`, `GET /health/ready`, `GET /metrics`, `POST /reload`. It
-        starts without a deployed model as well, and is ready when there is one. When it ends, what
-        waits for the log is written.
+        `POST /predict`, `POST /outcomes`, `GET /model`, `GET /health/live`, `GET /health/ready`,
+        `GET /metrics`, `POST /reload`; `GET /` leads to a page that lists them. It starts without a
+        deployed model as well, and is ready when there is one. When it ends, what waits for the log
+        is written. `app.state.live` is the `ReloadingModel` of `production`.
     """
-    with needs("serve"): from fastapi import FastAPI
+    with needs("serve"): from fastapi_offline import FastAPIOffline
     metrics = ServiceMetrics()
     live = cache(lambda alias: ReloadingModel(Path(bundles)/model, alias,
                                               failed=metrics.failures.inc))
@@ -315,25 +402,57 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         yield
         if writer: writer.close()
         if book: book.close()
-    app = FastAPI(title="mlscale", lifespan=life)
+    app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
+    app.state.live = live(PRODUCTION)
     app.include_router(_prediction_routes(Service(live, writer, route), metrics))
+    app.include_router(_outcome_routes(book))
+    app.include_router(_model_routes(live(PRODUCTION)))
     app.include_router(_operation_routes(live(PRODUCTION), writer, metrics))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app
 
-# %% ../nbs/06f_service.ipynb #cb61733d
+# %% ../nbs/06f_service.ipynb #aab4522b
+def _named(columns: Sequence[str], most: int = 6) -> str:
+    "How many columns there are, and the first of them."
+    some = ", ".join(columns[:most])
+    return f"{len(columns)}: {some}" + (", ... (GET /model)" if len(columns) > most else "")
+
+def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
+                  options: dict) -> list[str]:
+    "What a server says when it starts."
+    host, port = listening.getsockname()[:2]
+    name, log, model = options.get("model", "late"), options.get("log"), live.deployed
+    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    lines = [f"serving {name} at {place} (the page to try it: {place}/docs)"]
+    if model:
+        lines += [f"  model    {name} version {model.version}, {model.sha256[:12]}, answers with "
+                  f"{model.bundle.card['output']}", f"  columns  {_named(model.bundle.columns)}"]
+    else:
+        others = sorted(p.parent.name for p in bundles.glob(f"*/{PRODUCTION}.json"))
+        there = f"; deployed there: {', '.join(others)}" if others else ""
+        lines += [f"  WARNING  nothing can be served: no good bundle of {name!r} in {bundles} "
+                  f"({live.error})", "           every question is answered with 503 until "
+                  f"registry.deploy({name!r}) puts one there{there}"]
+    mode = options.get("mode", "durable")
+    where = re.sub(r"//[^/@]*@", "//...@", str(log)) if log else ""   # a URL may hold a password
+    return [*lines, f"  log      {where} ({mode})" if log else
+            "  log      none: answers are not recorded, and POST /outcomes is refused"]
+
+# %% ../nbs/06f_service.ipynb #3c21c331
 def _serve_at(listening: socket.socket, bundles: str | os.PathLike, patience: float,
-              **options: Any) -> None:
+              say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
     with needs("serve"): import uvicorn
     app = create_app(bundles, patience=patience, **options)
+    for line in _announcement(listening, Path(bundles), app.state.live, options): say(line)
     settings = uvicorn.Config(app, http=impatient_protocol(patience), log_level="warning",
                               access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(settings).run(sockets=[listening])
 
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", host: str = "127.0.0.1",
-          port: int = 8000, patience: float = PATIENCE) -> None:
+          port: int = 8000, patience: float = PATIENCE,
+          say: Callable[[str], object] = lambda line: None) -> None:
     """Serve in this process, until it is interrupted.
 
     Parameters
@@ -347,9 +466,20 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         The port.
     patience : float
         Seconds for the head of a request to arrive, and again for its body.
+    say : callable
+        Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
+
+    Raises
+    ------
+    OSError
+        If the address cannot be had: another program listens there, or the name is unknown.
     """
-    _serve_at(socket.create_server((host, port)), bundles, patience, model=model, log=log,
-              mode=mode, synchronous=synchronous)
+    try: listening = socket.create_server((host, port))
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise OSError(f"port: {host}:{port} cannot be had ({why}); choose another one") from e
+    _serve_at(listening, bundles, patience, say, model=model, log=log, mode=mode,
+              synchronous=synchronous)
 
 # %% ../nbs/06f_service.ipynb #ffb87c9f
 def serve_inherited() -> None:
