@@ -108,16 +108,17 @@ def _table(path: str, id: str) -> Any:
         return pd.read_parquet(path)
     return pd.read_csv(path, dtype={id: str})
 
-# %% ../nbs/91_cli.ipynb #14d11fc6
+# %% ../nbs/91_cli.ipynb #2de9dbe8
 def _rows_of(words: argparse.Namespace) -> Any:
     "The outcomes in a file, with the names of the log; where no label is, nothing is known yet."
-    table = _table(words.file, words.id)
-    if missing := [name for name in (words.id, words.label) if name not in table]:
+    columns = words.request_id_column, words.label_column
+    table = _table(words.file, columns[0])
+    if missing := [name for name in columns if name not in table]:
         raise ValueError(f"file: {words.file} has no column {missing[0]!r}, but "
                          f"{', '.join(map(str, table))} (--id, --label and --known-at name them)")
-    known_at = table[words.known_at] if words.known_at in table else _time("now")
-    rows = table[[words.id, words.label]].set_axis(["request_id", "label"], axis=1)
-    return rows.assign(known_at=known_at)
+    known_at = words.known_at_column
+    rows = table[[*columns]].set_axis(["request_id", "label"], axis=1)
+    return rows.assign(known_at=table[known_at] if known_at in table else _time("now"))
 
 def _outcomes(words: argparse.Namespace) -> int:
     from mlscale.outcomes import record_outcomes, without_prediction
@@ -125,18 +126,18 @@ def _outcomes(words: argparse.Namespace) -> int:
     rows = table.dropna(subset="label")
     strangers = without_prediction(log, rows.request_id)
     if strangers and len(strangers) == rows.request_id.nunique():
-        raise ValueError(f"file: no {words.id!r} of {words.file} has a prediction in this log, not "
-                         f"even {strangers[0]!r} (--id names the column of request ids)")
+        raise ValueError(f"file: no id of {words.file} has a prediction in this log, not even "
+                         f"{strangers[0]!r} (--id names the column of request ids)")
     new = record_outcomes(rows, log=log)
     print(f"{new:,} outcomes are new, {len(rows) - new:,} were known")
     if len(table) > len(rows): print(f"{len(table) - len(rows):,} rows have no label yet")
     if strangers: print(f"{len(strangers):,} ids have no prediction here, such as {strangers[0]!r}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #22b29ea6
+# %% ../nbs/91_cli.ipynb #d5002afa
 _NO_OUTCOMES = """no outcome was known by {at:%Y-%m-%d %H:%M} UTC. To record what happened:
-  mlscale outcomes FILE {log}      a CSV or Parquet file: request_id, label, known_at
-  POST /outcomes                   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
+  mlscale outcomes FILE {log}   (CSV or Parquet: request_id, label, known_at)
+  POST /outcomes   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
   mlscale.monitoring.record_outcomes(table, log=...)"""
 
 def _judged(y: Any, p: Any, weights: Any) -> str:
@@ -160,6 +161,7 @@ def _monitor(words: argparse.Namespace) -> int:
         print(f"{len(seen):,} predictions with an outcome known by {at:%Y-%m-%d %H:%M} UTC")
         print(f"left out: {len(seen) - len(old):,} made less than {words.wait:g} hours before "
               f"(--wait), {len(old) - len(judged):,} older ones on which somebody acted")
+        if judged.empty: print("none is left; with --wait 0 the youngest count, too")
     for version, some in judged.groupby("version"):
         y, p, weights = (some[c].to_numpy(float) for c in ("label", "prediction", "weight"))
         print(f"version {version}: {_judged(y, p, weights)}")
@@ -275,7 +277,7 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
                      help="a column that is neither id nor feature; may be given several times "
                           "(default: none)")
 
-# %% ../nbs/91_cli.ipynb #fc4290d7
+# %% ../nbs/91_cli.ipynb #81aa52cc
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
     sub.set_defaults(places=("log", *before))
     sub.add_argument("log", metavar="LOG", help="the prediction log that the server wrote: a file, "
@@ -288,7 +290,7 @@ def _words_of_outcomes(sub: argparse.ArgumentParser) -> None:
             ("id", "request_id", "request ids"), ("label", "label", "outcomes, numbers"),
             ("known-at", "known_at", "times, with a zone, at which they became known; now, where "
                                      "there is no such column")):
-        sub.add_argument(f"--{name}", default=default, metavar="COLUMN",
+        sub.add_argument(f"--{name}", dest=f"{default}_column", default=default, metavar="COLUMN",
                          help=f"the column of {text} (default: %(default)s)")
 
 def _words_of_monitor(sub: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from .artifacts import PRODUCTION, ModelVersion, is_digest, read_card
 from .storage import home, needs, replacing
 from .training import Comparison, Evaluation
 
-# %% ../nbs/04b_ledger.ipynb #e29221c2
+# %% ../nbs/04b_ledger.ipynb #7564a47f
 def check_digest(x: Any, what: str) -> str:
     """A SHA-256 digest, or an error.
 
@@ -39,12 +39,19 @@ def check_digest(x: Any, what: str) -> str:
     -------
     str
         64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import check_digest
+    >>> check_digest("0123", "version=3 of late")
+    Traceback (most recent call last):
+    ValueError: version=3 of late: '0123' is no digest of 64 hexadecimal digits; ...
     """
     if is_digest(x): return x
     raise ValueError(f"{what}: {x!r:.70} is no digest of 64 hexadecimal digits; "
                      "restore the record, or register the model anew")
 
-# %% ../nbs/04b_ledger.ipynb #522b0f0f
+# %% ../nbs/04b_ledger.ipynb #c51f621d
 @dataclass(frozen=True)
 class Version(ModelVersion):
     """One registered model: which it is, and how it came to be.
@@ -59,13 +66,20 @@ class Version(ModelVersion):
         How good it is, in finite numbers, and where it comes from, as registered.
     evaluation : Evaluation, optional
         How it was judged, with its intervals; None if it was registered with metrics alone.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.registry import Version
+    >>> Version("late", 3, "0"*64, Path("artifacts/late/3"), {"log_loss": .42}, {"seed": 0})
+    Version(name='late', version=3, metrics={'log_loss': 0.42})
     """
     path: Path = field(repr=False)
     metrics: dict
     lineage: dict = field(repr=False)
     evaluation: Evaluation | None = field(default=None, repr=False)
 
-# %% ../nbs/04b_ledger.ipynb #39d2f542
+# %% ../nbs/04b_ledger.ipynb #13820f3c
 def alias_history(events: Sequence[Mapping]) -> dict[str, list[int]]:
     """Replay a history.
 
@@ -79,6 +93,13 @@ def alias_history(events: Sequence[Mapping]) -> dict[str, list[int]]:
     dict
         For each alias the versions it has named, the present one last; those rolled back are
         removed. Of an alias that was withdrawn the list is empty.
+
+    Examples
+    --------
+    >>> from mlscale.registry import alias_history
+    >>> story = [("promote", 1), ("promote", 2), ("refuse", 3), ("rollback", 1)]
+    >>> alias_history([{"event": e, "alias": "champion", "version": v} for e, v in story])
+    {'champion': [1]}
     """
     stacks: dict[str, list[int]] = {}
     for e in events:
@@ -88,7 +109,7 @@ def alias_history(events: Sequence[Mapping]) -> dict[str, list[int]]:
         elif e["event"] == "withdraw": stacks[e["alias"]].clear()
     return stacks
 
-# %% ../nbs/04b_ledger.ipynb #99cfc6ad
+# %% ../nbs/04b_ledger.ipynb #0226dc65
 def check_alias(alias: str, events: Sequence[Mapping], *, served: bool, what: str = "alias") -> str:
     """An alias that may be moved in this way, or an error.
 
@@ -112,6 +133,15 @@ def check_alias(alias: str, events: Sequence[Mapping], *, served: bool, what: st
     ------
     ValueError
         If it is no such word, or is moved in the other way.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import check_alias
+    >>> check_alias("canary", [], served=True)
+    'canary'
+    >>> check_alias("production", [], served=False)
+    Traceback (most recent call last):
+    ValueError: alias='production': servers follow it, so only deploy() and withdraw() set it; ...
     """
     said = f"{what}={alias!r:.70}"
     word = r"(?!latest$|v\d+$)[a-z][a-z0-9_-]{0,63}"
@@ -126,7 +156,7 @@ def check_alias(alias: str, events: Sequence[Mapping], *, served: bool, what: st
                          f"what it names as another, such as {PRODUCTION!r} or 'canary'")
     return alias
 
-# %% ../nbs/04b_ledger.ipynb #28dc1512
+# %% ../nbs/04b_ledger.ipynb #af3dbfdc
 def _url(path: Path) -> str:
     "The URL that SQLAlchemy reads as this path; `+pysqlite`: or MLflow makes folders of it."
     with needs("registry"):
@@ -156,6 +186,15 @@ def database_file(uri: str) -> Path:
     ------
     ValueError
         If it names a server, a folder, options, or a file that is no SQLite database.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import database_file
+    >>> database_file("sqlite:///registry/mlflow.db").name   # three slashes: from here on
+    'mlflow.db'
+    >>> database_file("http://localhost:5000")
+    Traceback (most recent call last):
+    ValueError: uri='http://localhost:5000': sqlite:/// and the path of a file (locks hold on ...
     """
     said = f"uri={uri!r:.120}"
     if not (isinstance(uri, str) and re.match(r"sqlite:///.", uri, re.DOTALL)):
@@ -189,7 +228,7 @@ def _make_database(path: Path) -> None:
             os.link(shutil.copyfile(kept, Path(folder)/path.name), path)   # fails if it is there
     except OSError: logging.getLogger(__name__).info("no cache to copy an empty database from")
 
-# %% ../nbs/04b_ledger.ipynb #cef6632a
+# %% ../nbs/04b_ledger.ipynb #d018a431
 class Ledger:
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing and sends nothing.
@@ -198,6 +237,16 @@ class Ledger:
     ----------
     uri : str
         The database, `sqlite:///` and a path, which is taken letter by letter. Made if missing.
+
+    Examples
+    --------
+    >>> from mlscale.registry import Ledger
+    >>> ledger = Ledger("sqlite:///mlflow.db")
+    >>> ledger.add("late", 1, "artifacts/late/1", "0"*64)
+    1
+    >>> ledger.record("late", "promote", "champion", 1, "the first")
+    >>> [(e["event"], e["version"]) for e in ledger.events("late")]
+    [('promote', 1)]
     """
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -340,7 +389,7 @@ class Ledger:
             self._client.delete_registered_model_alias(name, alias)
         return there
 
-# %% ../nbs/04b_ledger.ipynb #5b964523
+# %% ../nbs/04b_ledger.ipynb #b2bff691
 def _named(ledger: Ledger, name: str) -> dict[str, int]:
     "The version that each alias of a model names."
     stacks = alias_history(ledger.events(name))
@@ -359,6 +408,17 @@ def models_table(ledger: Ledger) -> pd.DataFrame:
     DataFrame
         A row each, by name: `versions` (how many there are), `latest` (the last number; 0 where
         there is none) and `aliases`, such as "champion 2, production 1".
+
+    Examples
+    --------
+    >>> from mlscale.ledger import Ledger, models_table
+    >>> ledger = Ledger("sqlite:///models.db")
+    >>> for n in (1, 2): _ = ledger.add("late", n, f"artifacts/late/{n}", "0"*64)
+    >>> ledger.record("late", "promote", "champion", 1, "")
+    >>> models_table(ledger)
+           versions  latest     aliases
+    model
+    late          2       2  champion 1
     """
     rows = {}
     for name in ledger.names():
@@ -368,7 +428,7 @@ def models_table(ledger: Ledger) -> pd.DataFrame:
     columns = ["versions", "latest", "aliases"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
 
-# %% ../nbs/04b_ledger.ipynb #797ca58b
+# %% ../nbs/04b_ledger.ipynb #d36713e6
 def versions_table(ledger: Ledger, name: str, artifacts: str | os.PathLike) -> pd.DataFrame:
     """All versions of a model.
 
@@ -386,6 +446,17 @@ def versions_table(ledger: Ledger, name: str, artifacts: str | os.PathLike) -> p
     DataFrame
         A row each, by number: `registered` (UTC), `aliases` that name it, `intact` (whether its
         card is as it was registered), and one column a metric.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import Ledger, versions_table
+    >>> ledger = Ledger("sqlite:///versions.db")
+    >>> _ = ledger.add("late", 1, "artifacts/late/1", "0"*64)
+    >>> ledger.record("late", "promote", "champion", 1, "")
+    >>> versions_table(ledger, "late", "artifacts")[["aliases", "intact"]]   # there is no bundle
+              aliases  intact
+    version
+    1        champion   False
     """
     named, rows = _named(ledger, name), {}
     for number, v in ledger.versions(name).items():

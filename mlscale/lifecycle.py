@@ -97,7 +97,7 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
             run_week(system, week, url, spark)
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #f042e251
+# %% ../nbs/12_lifecycle.ipynb #805bfeb6
 WITH, WITHOUT = "with the bad release", "without the bad release"
 BAD_RELEASE = pd.Timestamp("2013-09-02", tz="UTC")
 
@@ -106,10 +106,10 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
     weeks = pd.date_range(START, END, freq=WEEK, inclusive="left")
     weeks = weeks[weeks + WEEK <= until]
     if not len(weeks):
-        raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}, with a time zone")
+        raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}")
     if bad_release not in (None, BAD_RELEASE, *weeks[2:]):
         raise ValueError(f"bad_release={bad_release}: a Monday from {START + 2*WEEK:%Y-%m-%d} on, "
-                         "more than a week before the end, or None")
+                         "more than a week before the end")
     return weeks
 
 def _new_folder(folder: Path | str | None) -> Path:
