@@ -6,7 +6,7 @@
 __all__ = ['digits_beside', 'verdict', 'sentence', 'plot_interval', 'Effect', 'welch_test', 'welch_from_moments', 'CupedEffect',
            'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect']
 
-# %% ../nbs/09d_effects.ipynb #8bdd474c
+# %% ../nbs/09d_effects.ipynb #3799f326
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from scipy import special
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .intervals import format_level, format_p
+from .storage import needs
 
 # %% ../nbs/09d_effects.ipynb #4983c955
 def digits_beside(x: float, width: float, least: int = 2, sign: bool = False) -> str:
@@ -126,7 +127,7 @@ def sentence(
             f" ({format_level(level)} % interval, {format_p(p)}), so "
             + ends[judged])
 
-# %% ../nbs/09d_effects.ipynb #30b5d098
+# %% ../nbs/09d_effects.ipynb #023e56ec
 def plot_interval(
     estimate: float, low: float, high: float, *, ax: Any, xlabel: str, title: str
 ) -> Any:
@@ -145,7 +146,7 @@ def plot_interval(
     -------
     matplotlib Axes
     """
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
     reach = [[max(estimate - low, 0)], [max(high - estimate, 0)]]
     ax.errorbar(estimate, 0, xerr=reach, fmt="o", capsize=4, lw=2)

@@ -6,7 +6,7 @@
 __all__ = ['sizes_of_arms', 'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
            'sample_size_means', 'minimum_detectable_effect_means', 'bucket', 'assign', 'SampleRatio', 'srm_test']
 
-# %% ../nbs/09c_planning.ipynb #c45551a9
+# %% ../nbs/09c_planning.ipynb #8d73206e
 import hashlib
 import math
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from scipy import optimize, special, stats
 from .arguments import array_of_numbers, error_rate, number, one_of
 from .arguments import counts as counts_of
 from .intervals import format_p
+from .storage import needs
 
 # %% ../nbs/09c_planning.ipynb #ee73b415
 def _two_rates(
@@ -514,7 +515,7 @@ def _exact_split(counts: Sequence[float], expected: Sequence[float]) -> float | 
             for c, e in zip(counts[:arms], expected)]
     return float(min(1, arms*min(each)))
 
-# %% ../nbs/09c_planning.ipynb #ff200f72
+# %% ../nbs/09c_planning.ipynb #bd268d45
 def _split_sentence(split: "SampleRatio") -> str:
     digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in split.expected) else 1
     found = " and ".join(f"{c:,.0f}" for c in split.counts)
@@ -537,7 +538,7 @@ def _split_sentence(split: "SampleRatio") -> str:
             " nobody is missing.")
 
 def _plot_split(split: "SampleRatio", ax: Any) -> Any:
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2))[1]
     found, expected = np.array(split.counts), np.array(split.expected)
     arms, spread = np.arange(len(found)), np.sqrt(expected*(1 - expected/expected.sum()))

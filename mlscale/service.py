@@ -378,7 +378,7 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06f_service.ipynb #5b51a7e8
+# %% ../nbs/06f_service.ipynb #42d910e3
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -414,13 +414,12 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
 
     Examples
     --------
-    >>> from fastapi.testclient import TestClient
     >>> from mlscale.serving import create_app
-    >>> client = TestClient(create_app("no bundles"))   # or: uvicorn.run(create_app("bundles"))
-    >>> client.get("/health/live").json(), client.get("/health/ready").json()["ready"]
-    ({'live': True}, False)
-    >>> client.post("/predict", json={"values": [1.]}).status_code   # until a model is deployed
-    503
+    >>> app = create_app("no bundles")   # or: uvicorn.run(create_app("bundles", log="log.db"))
+    >>> sorted(app.openapi()["paths"])[:4]
+    ['/health/live', '/health/ready', '/metrics', '/model']
+    >>> app.state.live.error
+    'production.json is missing; deploy a model'
     """
     with needs("serve"): from fastapi_offline import FastAPIOffline
     metrics = ServiceMetrics()
