@@ -85,13 +85,13 @@ CALLS = {   # in the light core alone: a call, and the extra it asks for
     "from mlscale.batch import spark_session; spark_session()": "spark",
     "from mlscale.serving import create_app; create_app('b')": "serve",
     "from mlscale.serving import PredictionLog; PredictionLog('postgresql://localhost/x')": "postgres",
-    "from mlscale.experiments import ABTestAnalyzer; ABTestAnalyzer().analyze_conversion(*[[0, 1]*50]*2).plot()": "plot",
+    "from mlscale.experiments import ABTestAnalyzer; ABTestAnalyzer().analyze([0, 1]*50, [0, 1]*50).plot()": "plot",
     "from mlscale.experiments import welch_test; welch_test([1., 2., 3.], [2., 3., 5.]).plot()": "plot",
     "from mlscale.experiments import srm_test; srm_test([50, 60]).plot()": "plot",
     "from mlscale.guesses import calibration; calibration().plot()": "plot",
     "from mlscale.log_archive import rotate; rotate('log.db', '2013-06-01T00:00:00Z')": "data",
 }
-SETUP = "import sys; sys.path.insert(0, {tests!r}); import alone, pandas as pd; sys.meta_path = [alone.CoreOnly if f is alone.PathFinder else f for f in sys.meta_path]; facts = pd.DataFrame({{'k': [1, 2], 'event_timestamp': pd.to_datetime(['2013-01-01', '2013-01-02'], utc=True), 'x': [1., 2.]}})\n"
+SETUP = "import sys; sys.path.insert(0, {tests!r}); import alone; sys.meta_path = [alone.CoreOnly if f is alone.PathFinder else f for f in sys.meta_path]; import pandas as pd; facts = pd.DataFrame({{'k': [1, 2], 'event_timestamp': pd.to_datetime(['2013-01-01', '2013-01-02'], utc=True), 'x': [1., 2.]}})\n"
 EACH = "for call in {calls!r}:\n    try: exec(call, dict(facts=facts)); print('nothing')\n    except Exception as e: print(type(e).__name__, str(e).replace(chr(10), ' '))\n"
 
 
@@ -108,7 +108,7 @@ def test_in_the_light_core_each_call_names_the_one_extra_to_install(tmp_path):
 
 def test_the_engine_pandas_needs_no_polars(tmp_path):
     "Hidden are Polars and DuckDB only; two facts of one key and time that differ are still refused."
-    program = "for name in list(sys.modules): pass\nalone.CORE |= {'pyarrow'}\nfrom mlscale.features import View, point_in_time_join as join\nv = View('v', facts, 'k', None, ['x'])\nprint(join(facts, v, engine='pandas').v__x.tolist())\ntwice = pd.concat([facts, facts.assign(x=9.)])\ntry: join(facts, View('v', twice, 'k', None, ['x']), engine='pandas')\nexcept ValueError as e: print(e)\n"
+    program = "alone.CORE |= {'pyarrow'}\nfrom mlscale.features import View, point_in_time_join as join\nv = View('v', facts, 'k', None, ['x'])\nprint(join(facts, v, engine='pandas').v__x.tolist())\ntwice = pd.concat([facts, facts.assign(x=9.)])\ntry: join(facts, View('v', twice, 'k', None, ['x']), engine='pandas')\nexcept ValueError as e: print(e)\n"
     same, refused = in_the_core(program, tmp_path)
     assert same == "[1.0, 2.0]" and refused.startswith("view 'v': 4 rows have the same key and both times equal")
 
