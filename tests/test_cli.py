@@ -36,14 +36,16 @@ def command(*words, **env): return subprocess.run([sys.executable, "-m", "mlscal
 
 
 @pytest.mark.parametrize("words", [["run", "--until", "someday"],
-                                   ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["rotate", "nothing.db"], ["forget", "nothing.db", "N1"], ["score", "no", "no", "no"], ["outcomes", "no.csv", "nothing.db"]])
+                                   ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["rotate", "nothing.db"], ["forget", "nothing.db", "N1"],
+                                   ["score", "no", "no", "no"], ["outcomes", "no.csv", "nothing.db"]])
 def test_what_the_user_can_mend_is_one_line_and_status_1(words, capsys):
     assert main(words) == 1
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1 and said.startswith(f"mlscale {words[0]}: ")
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["--version"], 0), (["run", "--help"], 0), (["serve", "--port", "99999"], 2), (["score", "no", "no", "no"], 1)])
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["--version"], 0), (["run", "--help"], 0),
+                                               (["serve", "--port", "99999"], 2), (["score", "no", "no", "no"], 1)])
 def test_the_status_says_whose_error_it_is(words, status):
     done = command(*words)
     assert done.returncode == status and "Traceback" not in done.stderr
@@ -56,7 +58,8 @@ def test_every_word_has_a_help_and_every_flag_says_its_default():
     assert len(verbs()) == 8
     for verb, sub in verbs().items():
         for action in sub._actions:
-            assert action.help and (not action.option_strings or action.dest == "help" or "(default: " in action.help), (verb, action.dest)
+            told = not action.option_strings or action.dest == "help" or "(default: " in action.help
+            assert action.help and told, (verb, action.dest)
 
 
 def test_the_defaults_that_help_tells_are_those_of_the_library():
@@ -74,8 +77,10 @@ def test_errors_speak_of_the_words_that_were_typed(capsys, tmp_path):
     said = lambda *words: (main(list(words)), capsys.readouterr().err)[1]
     assert said("run", "--until", "2013-04-02").startswith("mlscale run: --until=")
     assert said("run", "--until", "2013-07-01", "--bad-release", "2013-07-08").startswith("mlscale run: --bad-release=")
-    assert said("monitor", "nothing.db").startswith("mlscale monitor: LOG: there is no file nothing.db") and said("run", "--folder", str(tmp_path)).startswith("mlscale run: --folder: ")
-    with socket.create_server(("127.0.0.1", 0)) as taken: assert re.match(r"mlscale serve: --port: 127.0.0.1:\d+ cannot be had \(Address already in use\); choose", said("serve", "--port", str(taken.getsockname()[1])))
+    assert said("monitor", "nothing.db").startswith("mlscale monitor: LOG: there is no file nothing.db")
+    assert said("run", "--folder", str(tmp_path)).startswith("mlscale run: --folder: ")
+    with socket.create_server(("127.0.0.1", 0)) as taken: refused = said("serve", "--port", str(taken.getsockname()[1]))
+    assert re.match(r"mlscale serve: --port: 127.0.0.1:\d+ cannot be had \(Address already in use\); choose", refused)
 
 
 def test_it_starts_without_what_only_a_verb_needs():
@@ -109,7 +114,8 @@ def test_score_writes_the_file_that_was_asked_for_and_no_other(spark, tmp_path, 
     X.assign(order=orders).to_parquet(tmp_path / "in.parquet")
     (tmp_path / "own.parquet").write_text("mine")
     words = lambda out: ["score", str(folder), str(tmp_path / "in.parquet"), str(tmp_path / out)]
-    assert main(words("out.parquet")) == 1 and "missing are 'id'; unknown are 'order'" in (said := capsys.readouterr().err) and "(--id says which column holds the ids)" in said
+    assert main(words("out.parquet")) == 1
+    assert "missing are 'id'; unknown are 'order'" in (said := capsys.readouterr().err) and "(--id says which column holds the ids)" in said
     for _ in range(2): assert main([*words("out.parquet"), "--id", "order"]) == 0 and "300 predictions of late version 1 in" in capsys.readouterr().out
     out = pd.read_parquet(tmp_path / "out.parquet")
     assert (tmp_path / "out.parquet").is_file() and list(out) == ["order", "prediction"] and out.order.tolist() == orders

@@ -91,12 +91,29 @@ CALLS = {   # in the light core alone: a call, and the extra it asks for
     "from mlscale.guesses import calibration; calibration().plot()": "plot",
     "from mlscale.log_archive import rotate; rotate('log.db', '2013-06-01T00:00:00Z')": "data",
 }
-SETUP = "import sys; sys.path.insert(0, {tests!r}); import alone; sys.meta_path = [alone.CoreOnly if f is alone.PathFinder else f for f in sys.meta_path]; import pandas as pd; facts = pd.DataFrame({{'k': [1, 2], 'event_timestamp': pd.to_datetime(['2013-01-01', '2013-01-02'], utc=True), 'x': [1., 2.]}})\n"
-EACH = "for call in {calls!r}:\n    try: exec(call, dict(facts=facts)); print('nothing')\n    except Exception as e: print(type(e).__name__, str(e).replace(chr(10), ' '))\n"
+SETUP = """import sys
+sys.path.insert(0, {tests!r})
+import alone
+sys.meta_path = [alone.CoreOnly if f is alone.PathFinder else f for f in sys.meta_path]
+import pandas as pd
+facts = pd.DataFrame({{"k": [1, 2], "event_timestamp": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True), "x": [1., 2.]}})
+"""
+EACH = """for call in {calls!r}:
+    try: exec(call, dict(facts=facts)); print("nothing")
+    except Exception as e: print(type(e).__name__, str(e).replace(chr(10), " "))
+"""
+WITHOUT_POLARS = """alone.CORE |= {"pyarrow"}
+from mlscale.features import View, point_in_time_join as join
+print(join(facts, View("v", facts, "k", None, ["x"]), engine="pandas").v__x.tolist())
+twice = pd.concat([facts, facts.assign(x=9.)])
+try: join(facts, View("v", twice, "k", None, ["x"]), engine="pandas")
+except ValueError as e: print(e)
+"""
 
 
 def in_the_core(program, folder):
-    done = subprocess.run([sys.executable, "-c", SETUP.format(tests=str(ROOT / "tests")) + program], cwd=folder, capture_output=True, text=True, env={**os.environ, "MLSCALE_HOME": str(folder / "home")})
+    program = SETUP.format(tests=str(ROOT / "tests")) + program
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, env={**os.environ, "MLSCALE_HOME": str(folder / "home")})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -108,8 +125,7 @@ def test_in_the_light_core_each_call_names_the_one_extra_to_install(tmp_path):
 
 def test_the_engine_pandas_needs_no_polars(tmp_path):
     "Hidden are Polars and DuckDB only; two facts of one key and time that differ are still refused."
-    program = "alone.CORE |= {'pyarrow'}\nfrom mlscale.features import View, point_in_time_join as join\nv = View('v', facts, 'k', None, ['x'])\nprint(join(facts, v, engine='pandas').v__x.tolist())\ntwice = pd.concat([facts, facts.assign(x=9.)])\ntry: join(facts, View('v', twice, 'k', None, ['x']), engine='pandas')\nexcept ValueError as e: print(e)\n"
-    same, refused = in_the_core(program, tmp_path)
+    same, refused = in_the_core(WITHOUT_POLARS, tmp_path)
     assert same == "[1.0, 2.0]" and refused.startswith("view 'v': 4 rows have the same key and both times equal")
 
 
