@@ -85,7 +85,7 @@ CALLS = {   # in the light core alone: a call, and the extra it asks for
     "from mlscale.batch import spark_session; spark_session()": "spark",
     "from mlscale.serving import create_app; create_app('b')": "serve",
     "from mlscale.serving import PredictionLog; PredictionLog('postgresql://localhost/x')": "postgres",
-    "from mlscale.experiments import ABTestAnalyzer; ABTestAnalyzer().analyze([0, 1]*50, [0, 1]*50).plot()": "plot",
+    "from mlscale.experiments import ABTestAnalyzer; ABTestAnalyzer().analyze(50, 1000, 60, 1000).plot()": "plot",
     "from mlscale.experiments import welch_test; welch_test([1., 2., 3.], [2., 3., 5.]).plot()": "plot",
     "from mlscale.experiments import srm_test; srm_test([50, 60]).plot()": "plot",
     "from mlscale.guesses import calibration; calibration().plot()": "plot",
