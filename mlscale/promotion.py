@@ -435,7 +435,7 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #39bc5c7b
+# %% ../nbs/04c_promotion.ipynb #1c4d7307
 class Inventory(Catalogue):
     """A catalogue that shows what is in it; see `Registry`.
 
@@ -453,8 +453,7 @@ class Inventory(Catalogue):
 
         Returns
         -------
-        DataFrame
-            See `models_table`.
+        DataFrame, see `models_table`
         """
         return models_table(self._ledger)
 
@@ -468,8 +467,7 @@ class Inventory(Catalogue):
 
         Returns
         -------
-        DataFrame
-            See `versions_table`.
+        DataFrame, see `versions_table`
         """
         return versions_table(self._ledger, name, self.artifacts)
 
