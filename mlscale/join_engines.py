@@ -72,26 +72,34 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/01d_join_engines.ipynb #9aaf1c23
+# %% ../nbs/01d_join_engines.ipynb #9ec3a78e
 def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
     return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but "
                       f"different values, for example {str(example)[:120]}; keep one")
 
-def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
+def _alike(normal: "pa.Table", keys: list[str]) -> np.ndarray:
+    "The rows that are there twice, and a few whose hashes only say so."
     with needs("features"):
         import polars as pl
     rows: Any = pl.from_arrow(normal)
-    same = rows.with_row_index("row")
-    # few are left, and what differs after all is sorted out below
-    same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)
-    if same.is_empty(): return
-    rows = exact_frame(facts.take(same["row"].to_arrow()))
+    same = rows.with_row_index("row").filter(rows.hash_rows().is_duplicated())
+    return same.drop_nulls(keys)["row"].to_numpy()
+
+def _alike_in_pandas(normal: "pa.Table", keys: list[str]) -> np.ndarray:
+    "The same without Polars."
+    rows = normal.to_pandas()
+    return np.flatnonzero(rows.duplicated(keep=False) & rows[keys].notna().all(axis=1))
+
+def _refuse_ambiguous(view: View, facts: "pa.Table", same: np.ndarray) -> None:
+    "An error if rows of the same key and times differ; `same` are those that may."
+    if not len(same): return
+    rows = exact_frame(facts.take(same))
     identity = [*view.by, *clock_columns(facts.schema).values()]
     rows = rows[~rows.map(repr).duplicated()]   # lists and the like have no hash
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/01d_join_engines.ipynb #862e6d01
+# %% ../nbs/01d_join_engines.ipynb #8158b9e6
 def _in_memory(
     engine: Callable,
     view: View,
@@ -110,7 +118,8 @@ def _in_memory(
     columns = list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))
     facts = source if isinstance(source, pa.Table) else without_view_types(source.to_table(columns))
     normal = normal_form(facts, view.by, types, clocks, unit, view.name)
-    _refuse_ambiguous(view, facts, normal, keys)
+    alike = _alike_in_pandas if engine is _brute else _alike
+    _refuse_ambiguous(view, facts, alike(normal, keys))
     find = engine(normal, keys, np.inf if view.ttl is None else view.ttl//pd.Timedelta(1, unit))
     features = facts.select(view.features)
     def bring(asked):

@@ -67,7 +67,7 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #e2210856
+# %% ../nbs/01e_point_in_time.ipynb #e0f166be
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: Any = None) -> pd.DataFrame | Path:
@@ -114,7 +114,7 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
         DataFrame. Times that Parquet holds in 96 bits (INT96: Spark, Hive, Impala), which have no
         zone, are read as the UTC instants that these programs write, to the microsecond.
     """
-    with needs("data"):
+    with needs("data" if engine == "pandas" else "features"):
         import pyarrow as pa
     if engine not in (*ENGINES, "spark"):
         raise ValueError(f"engine={engine!r}: known are {', '.join(ENGINES)}, spark")
