@@ -7,9 +7,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 project, author = "mlscale", "The mlscale authors"
 copyright = "2026 onwards, The mlscale authors. Apache-2.0"
 html_title = "mlscale"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "extension"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "extension"]
 html_math_renderer = "mathml"
-exclude_patterns = []
+suppress_warnings = ["ref.python"]   # one word that names several things is no link
 
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -22,15 +22,16 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 python_maximum_signature_line_length = 80
-numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Keys", "params_style")]
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["static"]
 templates_path = ["templates"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
-html_copy_source = False
+html_copy_source = html_use_index = html_domain_indices = False
 html_show_sourcelink = False
 html_theme_options = {
     "collapse_navigation": False,

@@ -33,7 +33,7 @@ def visit(display):
 
 
 def plain_docstring(app, what, name, obj, options, lines):
-    "Docstrings are plain text with `code`: made reStructuredText before numpydoc reads them."
+    "Docstrings are plain text with `code`: made reStructuredText before napoleon reads them."
     def code(m):
         shown = f":py:obj:`{m[1]} <{HOMES[m[1]]}>`" if m[1] in HOMES else f"``{m[1]}``"
         return rf"\ {shown}\ "   # whatever stands beside it
@@ -41,11 +41,10 @@ def plain_docstring(app, what, name, obj, options, lines):
     def change(paragraph):
         if paragraph.lstrip().startswith(">>>"): return paragraph
         parts = re.split(r"(?<!`)(`[^`]+`)(?!`)", paragraph)
-        parts[::2] = [p.replace("|", r"\|") for p in parts[::2]]
+        parts[::2] = [re.sub(r"([|*])", r"\\\1", p) for p in parts[::2]]
         return re.sub(r"(?<!`)`([^`]+)`(?!`)", code, "".join(parts))
 
-    text = re.sub(r"(?m)^Keys\n-{4}$", "Attributes\n----------", "\n".join(lines))   # of a dict
-    lines[:] = "\n\n".join(map(change, text.split("\n\n"))).split("\n")
+    lines[:] = "\n\n".join(map(change, "\n".join(lines).split("\n\n"))).split("\n")
 
 
 def link_to_chapter(app, what, name, obj, options, lines):
@@ -70,6 +69,6 @@ def setup(app):
     app.steps = json.loads((Path(app.srcdir) / STEPS).read_text(encoding="utf-8"))
     app.add_html_math_renderer("mathml", (visit("inline"), None), (visit("block"), None))
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
-    app.connect("autodoc-process-docstring", link_to_chapter, priority=900)   # after numpydoc
+    app.connect("autodoc-process-docstring", link_to_chapter, priority=900)   # after napoleon
     app.connect("html-page-context", steps)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
