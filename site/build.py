@@ -23,7 +23,8 @@ FONT = range(0x20, 0x250), range(0x370, 0x400), range(0x2000, 0x2400), range(0x1
 def write(path, text):
     "Only what differs, so that Sphinx reads only that again."
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text: path.write_text(text, encoding="utf-8")
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -37,8 +38,9 @@ def stage(folder):
         made.append(write(folder / "exercises" / path.name, json.dumps(page(path, "exercises")[0])))
     for path in CHAPTERS:
         made.append(write(folder / "api" / f"{module(path)}.md", reference_page(path)))
-    for name, make in (("index", front), ("results", results), ("api/index", reference_index), ("exercises/index", exercises_index)):
-        made.append(write(folder / f"{name}.md", make()))
+    others = {"index": front, "results": results, "api/index": reference_index,
+              "exercises/index": exercises_index}
+    for name, make in others.items(): made.append(write(folder / f"{name}.md", make()))
     made.append(write(folder / "steps.json", json.dumps(steps)))
     shutil.copy(NBS / "images" / "year.png", folder / "year.png")
     for path in folder.rglob("*"):   # of a chapter that is no more
@@ -58,14 +60,24 @@ def font(target):
 
 
 def build(target):
-    work = Path(f"{target}.work") if target != ROOT / "_site" else ROOT / ".mlscale" / "cache" / "site"
+    ours = target == ROOT / "_site"
+    work = ROOT / ".mlscale" / "cache" / "site" if ours else target.with_name(f"{target.name}.work")
     stage(work / "source")
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-c", HERE, "-d", work / "doctrees", "-j", "2", "-W", "--keep-going", "-q"]
-    subprocess.run([*map(str, command), work / "source", target], check=True)
-    shutil.copytree(NBS, target / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "solutions"))
+    call("sphinx", "-b", "html", "-c", HERE, "-d", work / "doctrees", "-j", 2, "-W", "--keep-going",
+         "-q", work / "source", target)
+    left_out = shutil.ignore_patterns(".ipynb_checkpoints", "solutions")
+    shutil.copytree(NBS, target / "notebooks", dirs_exist_ok=True, ignore=left_out)
     font(target / "_static" / "math.woff")
-    search = [sys.executable, "-m", "pagefind", "--site", target, "--root-selector", "article", "--quiet"]
-    subprocess.run(list(map(str, search)), check=True)
+    for path in target.glob("[ace]*/*.html"):   # of a chapter that is no more
+        source = work / "source" / path.relative_to(target)
+        if not any(source.with_suffix(s).exists() for s in (".md", ".ipynb")): path.unlink()
+    shutil.rmtree(target / "pagefind", ignore_errors=True)
+    call("pagefind", "--site", target, "--root-selector", "article", "--quiet")
+
+
+def call(module, *words):
+    done = subprocess.run([sys.executable, "-m", module, *map(str, words)])
+    if done.returncode: sys.exit(f"{module} has found something wrong; no site was made")
 
 
 def serve(folder, port):
@@ -79,9 +91,10 @@ def serve(folder, port):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="workbook.py site", description="builds the book on the web")
+    parser = argparse.ArgumentParser(prog="workbook.py site", description="the book on the web")
     parser.add_argument("--to", type=Path, default=ROOT / "_site", help="the folder; default _site")
-    parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it on this machine; port 8000")
+    parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT",
+                        help="show it on this machine; default port 8000")
     args = parser.parse_args()
     target = args.to.resolve()
     build(target)

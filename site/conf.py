@@ -7,7 +7,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 project, author = "mlscale", "The mlscale authors"
 copyright = "2026 onwards, The mlscale authors. Apache-2.0"
 html_title = "mlscale"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "extension"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton",
+              "extension"]
 html_math_renderer = "mathml"
 suppress_warnings = ["ref.python"]   # one word that names several things is no link
 
@@ -21,7 +22,10 @@ myst_heading_anchors = 4
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+add_module_names = False
 python_maximum_signature_line_length = 80
+copybutton_prompt_text = ">>> "
+copybutton_exclude = ".linenos, .go"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Keys", "params_style")]
@@ -33,6 +37,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = html_use_index = html_domain_indices = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "collapse_navigation": False,
     "show_nav_level": 1,

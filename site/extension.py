@@ -1,4 +1,4 @@
-"What Sphinx does not do by itself: formulas as MathML, ways from an entry to its chapter, the steps."
+"What Sphinx does not do: formulas as MathML, the way from an entry to its chapter, the steps."
 import json
 import re
 from pathlib import Path
@@ -8,15 +8,16 @@ from latex2mathml.converter import convert
 from pages import HOMES, label, sections_of_code
 from sphinx.util import logging
 
-WORDS = {r"\\arg(?![a-z])": r"\\operatorname{arg}", r"\\_": "_"}   # what the converter does not know
+WORDS = {r"\\arg(?![a-z])": r"\\operatorname{arg}", r"\\_": "_"}   # unknown to the converter
 FUNCTIONS = "ln|log|exp|min|max|arg|sup|inf|Pr"
+LOG = logging.getLogger(__name__)
 STEPS = "steps.json"   # written beside the sources by build.py
 
 
 def mathml(latex, display):
     for word, known in WORDS.items(): latex = re.sub(word, known, latex)
     text = convert(latex, display=display)
-    if "\\" in text or "&#x0005C;" in text: raise ValueError(f"not all of it was understood: {text}")
+    if "\\" in text or "&#x0005C;" in text: raise ValueError(f"not all is understood: {text}")
     spaced = rf'<m([io])>({FUNCTIONS})</m\1>(?!<mo stretchy="[a-z]+">&#x00028;)'
     return re.sub(spaced, r'<mo lspace="0.17em" rspace="0.17em">\2</mo>', text)
 
@@ -25,9 +26,10 @@ def visit(display):
     def visit_math(writer, node):
         try: text = mathml(node.astext(), display)
         except Exception as e:
-            logging.getLogger(__name__).warning("a formula cannot be shown: %s (%s)", node.astext(), e, location=node)
+            LOG.warning("a formula cannot be shown: %s (%s)", node.astext(), e, location=node)
             text = node.astext()
-        writer.body.append(text if display == "inline" else f'<div class="math" tabindex="0" role="group" aria-label="formula">{text}</div>')
+        block = '<div class="math" tabindex="0" role="group" aria-label="formula">'
+        writer.body.append(text if display == "inline" else f"{block}{text}</div>")
         raise SkipNode
     return visit_math
 

@@ -4,7 +4,19 @@ import html
 import json
 import re
 
-from pages import CHAPTERS, EXERCISES, RESULTS, ROOT, drawing, place, prose, read, short_title
+from pages import (
+    CHAPTERS,
+    EXERCISES,
+    RESULTS,
+    ROOT,
+    companions,
+    drawing,
+    place,
+    prose,
+    read,
+    short_title,
+    toctree,
+)
 from pages import module as module_of
 
 
@@ -33,7 +45,7 @@ def doors():
 def front():
     "What the project is, its figure, three doors, the map, and how to run it: README's own words."
     bold, question = readme().split("\n\n")[:2]
-    picture, story = re.match(r"(!\[.*?\]\(.*?\))\s+([\s\S]*)", readme("What you will see")).groups()
+    picture, story = readme("What you will see").split("\n\n", 1)
     code = re.search(r"```python\n[\s\S]*?```", readme("Where to start reading"))[0]
     typed = readme("What to type").split("`lab` opens")[0].strip()
     return "\n\n".join([
@@ -41,8 +53,8 @@ def front():
         "## A year in service", picture.replace("nbs/images/", ""), story,
         "## The map", "Each box is a chapter.", drawing(""),
         "## Run it", typed, "## Import it", code,
-        "```{toctree}\n:hidden:\n\nCourse <chapters/index>\nExercises <exercises/index>\n"
-        "Reference <api/index>\nResults <results>\n```",
+        toctree(["Course <chapters/index>", "Exercises <exercises/index>",
+                 "Reference <api/index>", "Results <results>"]),
     ])
 
 
@@ -75,7 +87,8 @@ def results():
                             else f"## {module_name(script)}\n\n{about}")
         versions = ", ".join(f"{k} {v}" for k, v in kept["versions"].items())
         sections.append(
-            f"### {name.split('_', 1)[-1].replace('_', ' ').capitalize()}\n\n{table(kept['rows'])}\n\n"
+            f"### {name.split('_', 1)[-1].replace('_', ' ').capitalize()}\n\n"
+            f"{table(kept['rows'])}\n\n"
             f"Measured on {kept['date']} with `{kept['command']}` (commit {kept['commit']}, Python "
             f"{kept['python']}, {kept['cores']} cores; {versions}).")
     intro = ("What was measured, as the scripts in `benchmarks/` have kept it: ratios to peers and"
@@ -90,8 +103,8 @@ def module_name(script):
 
 def extras():
     "Module to what to install, from the table in CONTRIBUTING.md."
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## From module to extra")[1]
-    found = {}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text, found = text.split("## From module to extra")[1], {}
     for names, extra in re.findall(r"(?m)^\| (.+?) \| (.+?) \|$", text):
         for name in re.findall(r"`(\w+)`", names): found[name] = extra
     return found
@@ -114,15 +127,18 @@ def reference_page(path):
     needs = extras().get(name)
     if needs is None: raise ValueError(f"CONTRIBUTING.md does not say which extra {name} needs")
     rows = [f"Built in [{short_title(path)}](../chapters/{path.name}). Extra: {needs}.",
-            f"```{{eval-rst}}\n.. automodule:: mlscale.{name}\n   :members:\n   :ignore-module-all:\n```"]
+            f"```{{eval-rst}}\n.. automodule:: mlscale.{name}\n   :members:\n"
+            "   :ignore-module-all:\n```"]
     others = {}
     for other, home in passed_on(name): others.setdefault(home, []).append(other)
     if others:
         rows += ["## From its companions", "These can be imported from here as well."]
-        rows += [f"- {{py:mod}}`mlscale.{home}`: " + ", ".join(
-            f"{{py:obj}}`{n} <mlscale.{home}.{n}>`" for n in names) for home, names in others.items()]
-    return "\n\n".join([f"# mlscale.{name}", *rows[:2], *["\n".join(rows[2:4])] * bool(others),
-                        "\n".join(rows[4:])]) + "\n"
+        links = {home: ", ".join(f"{{py:obj}}`{n} <mlscale.{home}.{n}>`" for n in names)
+                 for home, names in others.items()}
+        rows.append("\n".join(f"- {{py:mod}}`mlscale.{m}`: {some}" for m, some in links.items()))
+    mine = companions(path)
+    if mine: rows.append(toctree([f"{module_of(p)} <{module_of(p)}>" for p in mine]))
+    return "\n\n".join([f"# mlscale.{name}", *rows])
 
 
 def summary(path):
@@ -136,21 +152,20 @@ def reference_index():
               "```python\n" + "\n".join(re.findall(r"(?m)^>>> (.+)$", about)) + "\n```"]
     entries = []
     for path in [p for p in CHAPTERS if not place(p)[1]]:
-        mine = [p for p in CHAPTERS if place(p)[0] == place(path)[0] and place(p)[1]]
         groups.append(f"## {short_title(path)}")
-        groups.append("\n".join(f"- {{py:mod}}`mlscale.{module_of(p)}`: {summary(p)}"
-                                for p in [path, *mine]))
-        entries += [f"{module_of(p)} <{module_of(p)}>" for p in [path, *mine]]
-    return "\n\n".join([*groups, "```{toctree}\n:hidden:\n\n" + "\n".join(entries) + "\n```"])
+        groups.append("\n".join(f"- {{py:mod}}`mlscale.{module_of(p)}`: {prose(summary(p))}"
+                                for p in [path, *companions(path)]))
+        entries.append(f"{module_of(path)} <{module_of(path)}>")
+    return "\n\n".join([*groups, toctree(entries)])
 
 
 def exercises_index():
-    rows = ["# Exercises", "They check themselves, offline and in your own kernel: each try brings a"
-            " more specific hint. To solve them, run `python3 workbook.py lab` in a checkout and"
+    rows = ["# Exercises", "They check themselves, offline and in your own kernel: each try brings"
+            " a more specific hint. To solve them, run `python3 workbook.py lab` in a checkout and"
             " open them in `nbs/exercises`; here you can read what they ask."]
-    rows.append("\n".join(f"- [{title(p)}]({p.name}): {prose(summary(p), 'exercises')}" for p in EXERCISES))
-    return "\n\n".join([*rows, "```{toctree}\n:hidden:\n\n" + "\n".join(
-        f"{title(p).split(':')[0]} <{p.stem}>" for p in EXERCISES) + "\n```"])
+    rows.append("\n".join(f"- [{title(p)}]({p.name}): {prose(summary(p), 'exercises')}"
+                          for p in EXERCISES))
+    return "\n\n".join([*rows, toctree(f"{title(p).split(':')[0]} <{p.stem}>" for p in EXERCISES)])
 
 
 def title(path):

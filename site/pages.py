@@ -1,7 +1,7 @@
 """The notebooks as pages: what Sphinx reads is written from what a reader of Jupyter sees.
 
 Nothing is run. Links lead to pages instead of files, cells that a reader may leave closed say what
-is inside, figures get a text, guesses a box, and library code the way to its entry in the reference.
+is inside, figures get a text, guesses a box, and library code the way to the reference.
 """
 import ast
 import html
@@ -140,8 +140,9 @@ def reader_steps(source):
     return before, after, keep
 
 
-def figure_text(source):
-    "What a figure shows, for those who cannot see it: its directive, else its titles and axes."
+def figure_text(source, before=""):
+    """What a figure shows, for those who cannot see it: its directive, else its titles and axes;
+    where another function draws it, what the prose before says."""
     told = re.search(r"(?m)^#\| ?fig-alt: *(.+)$", source)
     if told: return told[1].strip().strip('"')
     words = {"title": [], "across": [], "up": []}
@@ -154,9 +155,17 @@ def figure_text(source):
             if kind and name != "legend": words[kind].append(words_of(keyword.value))
     titles, across, up = ([t for t in dict.fromkeys(found) if t] for found in words.values())
     if not titles: titles = sorted(sentences(source), key=len)[-1:]
-    if not titles: return None
+    if not titles: return first_sentence(before)
     axes = [f"{way}: {', '.join(some)}" for way, some in (("across", across), ("up", up)) if some]
     return ". ".join(["; ".join(titles), *axes])
+
+
+def first_sentence(text):
+    "The beginning of the last paragraph of prose, without marks."
+    paragraphs = [p for p in text.split("\n\n") if re.match(r"[A-Z*`\[]", p)]
+    if not paragraphs: return None
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraphs[-1])
+    return "Figure. " + re.split(r"(?<=[.:?!])\s", re.sub(r"[`*$\n]", " ", plain).strip())[0]
 
 
 def words_of(node):
@@ -176,11 +185,11 @@ def sentences(source):
 
 
 def summary_only(source):
-    "Code with docstrings cut to what stands before the first section; the reference has them whole."
+    "Code with docstrings cut to what stands before their sections; the reference has them whole."
     lines = source.splitlines()
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, kinds) and ast.get_docstring(n)]
-    for node in sorted(nodes, key=lambda n: -n.lineno):
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, kinds)]
+    for node in sorted(filter(ast.get_docstring, nodes), key=lambda n: -n.lineno):
         first, last = node.body[0].lineno - 1, node.body[0].end_lineno - 1
         under = [i for i in range(first, last) if re.fullmatch(r" *-{3,}", lines[i])]
         heads = [i - 1 for i in under if lines[i - 1].strip() in SECTIONS]
@@ -196,8 +205,8 @@ def closed(cell, tag):
     asserts = len(re.findall(r"(?m)^\s*assert\b", source))
     what = {"checks": f"Checks: {asserts} statements that must hold" if asserts > 1 else "Checks",
             "figure": "The code of the figure", "plumbing": "Imports and names"}[tag]
-    metadata = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": what, "code_prompt_hide": what}}
-    return {**cell, "metadata": metadata}
+    words = {"code_prompt_show": what, "code_prompt_hide": what}
+    return {**cell, "metadata": {"tags": ["hide-input"], "mystnb": words}}
 
 
 def guess_box(name, within):
@@ -232,13 +241,15 @@ def guessing(cell, asked):
         else: others.append(out)
     if truth is None: return None
     code = source.replace(m[0], "").strip()
-    return [*([{**cell, "source": code, "outputs": others}] if code else []), answer_box(m[1], truth)]
+    shown = [{**cell, "source": code, "outputs": others}] if code else []
+    return [*shown, answer_box(m[1], truth)]
 
 
 def exported(source, name):
     "The public functions and classes that a cell exports from a module."
     if not re.match(r"#\| ?export\b", source): return []
-    return [node.name for node in ast.parse(source).body if (name, getattr(node, "name", "")) in NAMES]
+    defined = [getattr(node, "name", "") for node in ast.parse(source).body]
+    return [n for n in defined if (name, n) in NAMES]
 
 
 def label(name, function):
@@ -247,7 +258,7 @@ def label(name, function):
     return f"{kind}-{name}-{function}".lower().replace("_", "-")
 
 
-def code_cells(cell, name, asked, built):
+def code_cells(cell, name, asked, built, before):
     "The cells of the page for a cell of code."
     if made := guessing(cell, asked): return made
     source, outputs = cell["source"], cell["outputs"]
@@ -263,7 +274,7 @@ def code_cells(cell, name, asked, built):
     new = {**cell, "source": shown, "metadata": {}}
     if tag in ("checks", "figure", "plumbing"): new = closed(new, tag)
     if any("image/png" in out.get("data", {}) for out in outputs):
-        text = figure_text(source)
+        text = figure_text(source, before)
         new["metadata"].setdefault("mystnb", {})["image"] = {"alt": text} if text else {}
     if not names: return [new]
     targets = "\n".join(f"({label(name, n)})=" for n in names)
@@ -275,8 +286,10 @@ def page(path, folder=""):
     "The notebook that Sphinx reads, and its steps: (previous, next)."
     nb, cells, steps, asked, built = read(path), [], (None, None), set(), set()
     name = module(path) if path in CHAPTERS else path.stem
+    before = ""
     for cell in nb["cells"]:
-        if cell["cell_type"] == "code": cells += code_cells(cell, name, asked, built)
+        if cell["cell_type"] == "markdown": before = cell["source"]
+        if cell["cell_type"] == "code": cells += code_cells(cell, name, asked, built, before)
         elif NAVIGATION not in cell["source"]: cells.append(markdown(prose(cell["source"], folder)))
         elif steps == (None, None):
             *steps, keep = reader_steps(cell["source"])
@@ -284,7 +297,7 @@ def page(path, folder=""):
             about.append(f'<a href="../notebooks/{path.name}" download>Download this notebook</a>')
             if path in CHAPTERS: about[-1] += f" · {{py:mod}}`mlscale.{name}` in the reference"
             cells.append(markdown("\n\n".join(about)))
-    cells.append(markdown(companions_of(path)))
+    cells.append(markdown(contents(path)))
     metadata = {"language_info": {"name": "python"}, "kernelspec": nb["metadata"]["kernelspec"]}
     for i, cell in enumerate(cells): cell["id"] = f"cell-{i}"
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, tuple(steps)
@@ -294,16 +307,22 @@ def toctree(entries, *options):
     return "\n".join(["```{toctree}", ":hidden:", *options, "", *entries, "```"])
 
 
-def companions_of(path):
+def companions(path):
+    "The notebooks that stand under a chapter."
+    number, letter = place(path)
+    return [p for p in CHAPTERS if place(p)[0] == number and place(p)[1] and not letter]
+
+
+def contents(path):
     "The table of contents below a page: companions under their chapter, all below the index."
-    entry = lambda p: f"{short_title(p)} <{p.stem}>"
-    main = [p for p in CHAPTERS if not place(p)[1] and len(place(p)[0]) == 2]
-    plumbing = [p for p in CHAPTERS if len(place(p)[0]) == 3]
+    entries = lambda paths: [f"{short_title(p)} <{p.stem}>" for p in paths]
     if path.stem == "index":
-        return "\n\n".join([toctree(map(entry, main)), toctree(map(entry, plumbing), ":caption: Plumbing")])
-    if path not in main: return ""
-    mine = [p for p in CHAPTERS if place(p)[0] == place(path)[0] and place(p)[1]]
-    return toctree(map(entry, mine)) if mine else ""
+        main = [p for p in CHAPTERS if not place(p)[1]]
+        plumbing = [p for p in main if len(place(p)[0]) == 3]
+        return "\n\n".join([toctree(entries(p for p in main if p not in plumbing)),
+                            toctree(entries(plumbing), ":caption: Plumbing")])
+    mine = companions(path) if path in CHAPTERS else []
+    return toctree(entries(mine)) if mine else ""
 
 
 def sections_of_code():

@@ -52,16 +52,20 @@ function guesses() {
 }
 
 // Words that say nothing about the page that is wanted; pagefind asks for all words of a question.
-const EMPTY = new Set("a an and are can did do does for from how i in is it me my of on or say says should than that the there this to was we what when where which who why with you your".split(" "));
+const EMPTY = new Set("a an and are can did do does for from how i in is it many me much must my need of on or say says should than that the there this to was we what when where which who why with you your".split(" "));
+
+// What readers say, and what the book calls it.
+const OURS = { users: "units", customers: "units", visitors: "units" };
 
 async function engine() {
   const pagefind = await import(new URL("pagefind/pagefind.js", ROOT).href);
+  await pagefind.options({ ranking: { pageLength: 0.2 } });   // chapters are long, and come first
   await pagefind.init();
   return pagefind;
 }
 
 async function find(pagefind, question) {
-  const words = question.toLowerCase().split(/[^\p{L}\p{N}_-]+/u).filter(Boolean);
+  const words = question.toLowerCase().split(/[^\p{L}\p{N}_-]+/u).filter(Boolean).map((w) => OURS[w] || w);
   let telling = words.filter((w) => !EMPTY.has(w));
   if (!telling.length) telling = words;
   let { results } = await pagefind.search(telling.join(" "));
@@ -112,4 +116,11 @@ function search() {
   });
 }
 
-document.addEventListener("DOMContentLoaded", () => { guesses(); search(); });
+// The theme's buttons that open a chapter's companions have no name.
+function name() {
+  for (const button of document.querySelectorAll("nav li > details > summary")) {
+    button.setAttribute("aria-label", `below ${button.closest("li").querySelector("a").textContent}`);
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => { guesses(); search(); name(); });
