@@ -23,7 +23,7 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 add_module_names = False
-python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = ">>> "
 copybutton_exclude = ".linenos, .go"
 napoleon_google_docstring = False
@@ -33,6 +33,8 @@ napoleon_custom_sections = [("Keys", "params_style")]
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["static"]
 templates_path = ["templates"]
+html_favicon = "static/icon.svg"
+html_show_search_summary = False   # read from the pages, which a file may not do
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = html_use_index = html_domain_indices = False

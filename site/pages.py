@@ -125,7 +125,8 @@ def drawing(up):
     "The map of the boxes, each leading to its chapter."
     text = (NBS / "images" / "map.svg").read_text(encoding="utf-8")
     text = re.sub(r'href="(\w+)\.ipynb"', rf'href="{up}chapters/\1.html"', text)
-    text = text.replace('role="img"', 'role="group"').replace('width="900" height="330"', "")
+    text = text.replace('role="img"', 'role="group"').replace('width="900" height="330"', "", 1)
+    text = re.sub(r"<rect width=[^>]*/>", "", text, count=1)   # the paper: a page has its own
     return f'<div class="map">{re.sub(chr(10), "", text)}</div>'
 
 
@@ -195,7 +196,7 @@ def summary_only(source):
         heads = [i - 1 for i in under if lines[i - 1].strip() in SECTIONS]
         if not heads: continue
         kept = "\n".join(lines[first:heads[0]]).rstrip()
-        lines[first:last + 1] = [f'{kept} ..."""']
+        lines[first:last + 1] = [kept, re.match(" *", lines[first])[0] + '..."""']
     return "\n".join(lines)
 
 

@@ -173,7 +173,7 @@ def test_an_answer_is_not_shown_before_it_is_asked_for(documents, site):
 def test_a_docstring_on_a_page_is_cut_to_its_summary_and_the_code_still_runs():
     source = 'def f(x):\n    """Double it.\n\n    Parameters\n    ----------\n    x : int\n        Any.\n    """\n    return 2*x'
     cut = pages.summary_only(source)
-    assert cut == 'def f(x):\n    """Double it. ..."""\n    return 2*x'
+    assert cut == 'def f(x):\n    """Double it.\n    ..."""\n    return 2*x'
     space = {}
     exec(cut, space)
     assert space["f"](2) == 4
@@ -196,16 +196,18 @@ def test_every_page_opens_without_a_complaint_and_no_code_scrolls_sideways(tab, 
 
 
 @in_a_browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_an_accessibility_check_finds_no_serious_issue(browser, url, theme):
+@pytest.mark.parametrize("theme, names", [("light", ["index", "chapters/index", "chapters/05_batch", "chapters/08e_performance", "api/intervals", "results"]),
+                                          ("dark", ["index", "chapters/05_batch", "api/intervals"])], ids=["light", "dark"])
+def test_an_accessibility_check_finds_no_serious_issue(browser, url, theme, names):
     from axe_playwright_python.sync_playwright import Axe
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
     page, found = context.new_page(), {}
-    for name in ("index", "chapters/index", "chapters/09_experiments", "chapters/10d_always_valid", "api/intervals", "api/index", "results", "exercises/00_data"):
+    assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (theme == "dark")
+    for name in names:
         page.goto(f"{url}{name}.html")
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        violations = Axe().run(page).response["violations"]
-        serious = [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["any"][:1]) for v in violations if v["impact"] in ("serious", "critical")]
+        violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in violations if v["impact"] in ("serious", "critical")]
         if serious: found[name] = serious
     context.close()
     assert not found

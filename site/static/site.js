@@ -83,7 +83,7 @@ function entry(page) {
   const parts = page.sub_results.slice().sort((a, b) => b.locations.length - a.locations.length);
   const part = parts[0] || page;
   const [item, link, text] = ["li", "a", "p"].map((tag) => document.createElement(tag));
-  link.href = new URL((part.raw_url || part.url || page.raw_url).replace(/^\//, ""), ROOT).href;
+  link.href = new URL(page.raw_url.replace(/^\//, "") + (/#.*$/.exec(part.url) || [""])[0], ROOT).href;
   link.textContent = part.title && part.title !== page.meta.title ? `${page.meta.title}: ${part.title}` : page.meta.title;
   text.innerHTML = part.excerpt || page.excerpt;   // pagefind's own markup of what we wrote
   item.append(link, text);
