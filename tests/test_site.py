@@ -78,7 +78,7 @@ def listen(page):
     page.complaints = []
     page.on("console", lambda m: m.type in ("error", "warning") and page.complaints.append(m.text))
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
-    page.on("requestfailed", lambda r: page.complaints.append(f"not loaded: {r.url}"))
+    page.on("requestfailed", lambda r: "ERR_ABORTED" in (r.failure or "") or page.complaints.append(f"not loaded: {r.url}"))
 
 
 # ---- what the files say
