@@ -154,7 +154,7 @@ def step(what, command, env):
 
 def clean_environment():
     """Our environment variables without what would lead Python or uv to another installation;
-    threads that wait soon sleep, and leave the cores to others."""
+    threads that wait sleep, and leave the cores to others."""
     env = {
         k: v
         for k, v in os.environ.items()
@@ -165,7 +165,7 @@ def clean_environment():
         "VIRTUAL_ENV": str(VENV),
         "PATH": f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}",
         "PYTHONNOUSERSITE": "1",
-        "GOMP_SPINCOUNT": env.get("GOMP_SPINCOUNT", "1000"),
+        "OMP_WAIT_POLICY": env.get("OMP_WAIT_POLICY", "passive"),
     }
 
 

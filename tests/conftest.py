@@ -5,7 +5,7 @@ import shutil
 import prometheus_client  # noqa: F401  before Feast, whose import makes all later counters of a process share one set of files
 import pytest
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")   # threads that wait sleep soon, and leave the cores to others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # threads that wait sleep, and leave the cores to others
 if "PYTEST_XDIST_WORKER" in os.environ:           # as many processes as cores: one thread each
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefault(name, "1")
 
