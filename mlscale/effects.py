@@ -6,7 +6,8 @@
 __all__ = ['digits_beside', 'verdict', 'sentence', 'plot_interval', 'Effect', 'welch_test', 'welch_from_moments', 'CupedEffect',
            'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect']
 
-# %% ../nbs/09d_effects.ipynb #3799f326
+# %% ../nbs/09d_effects.ipynb #95bba0f2
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def sentence(
             f" ({format_level(level)} % interval, {format_p(p)}), so "
             + ends[judged])
 
-# %% ../nbs/09d_effects.ipynb #023e56ec
+# %% ../nbs/09d_effects.ipynb #18589cc8
 def plot_interval(
     estimate: float, low: float, high: float, *, ax: Any, xlabel: str, title: str
 ) -> Any:
@@ -170,6 +171,13 @@ def plot_interval(
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> from mlscale.effects import plot_interval
+    >>> ax = plot_interval(3, .7, 5.3, ax=None, xlabel="minutes", title="a difference")
+    >>> ax.get_title(), ax.get_xlabel()
+    ('a difference', 'minutes')
     """
     with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]

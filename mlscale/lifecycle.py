@@ -136,7 +136,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #37ffc028
+# %% ../nbs/12_lifecycle.ipynb #44d39d27
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
@@ -171,13 +171,13 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     """
     weeks, folder = _weeks(until, bad_release), _new_folder(folder)
     with needs("data"): from tqdm.auto import tqdm
-    system = launch(folder/"state", label="the year", seed=seed,
-                    say=say or (tqdm.write if progress else lambda line: None))
     if bad_release not in weeks: bad_release = None   # the default one, after the end
-    with ExitStack() as stack:
-        spark = spark_session()
-        stack.callback(spark.stop)
-        futures = _futures(system, weeks, bad_release, spark, progress)
+    with ThreadPoolExecutor(1) as beside, ExitStack() as stack:
+        started = beside.submit(spark_session)   # Java takes its time; meanwhile the models train
+        stack.callback(lambda: started.result().stop())
+        system = launch(folder/"state", label="the year", seed=seed,
+                        say=say or (tqdm.write if progress else lambda line: None))
+        futures = _futures(system, weeks, bad_release, started.result(), progress)
     events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])
                               for name in ("events", "weeks", "gates"))
     result = Run(folder, events, metrics, gates, threshold=system.performance.threshold)

@@ -6,14 +6,16 @@
 __all__ = ['sizes_of_arms', 'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
            'sample_size_means', 'minimum_detectable_effect_means', 'bucket', 'assign', 'SampleRatio', 'srm_test']
 
-# %% ../nbs/09c_planning.ipynb #8d73206e
+# %% ../nbs/09c_planning.ipynb #e448e0b1
 import hashlib
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
