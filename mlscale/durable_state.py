@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01k_durable_state.ipynb #9544e204
+# %% ../nbs/01k_durable_state.ipynb #e2e32070
 import hashlib
 import heapq
 import json
@@ -24,7 +24,7 @@ from .event_log import FORMAT, WAY_OUT, EventLog, frame, unframe
 from .join_keys import exact_key
 from .rolling import Rolling, RollingState, of_one_key
 from .storage import replacing
-from .tables import some_names, utc_instant
+from .tables import in_words, utc_instant
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _plain_key(key: object) -> tuple:
     for part in parts: exact_key(part)
     return tuple(map(_plain, parts))
 
-# %% ../nbs/01k_durable_state.ipynb #4dba185c
+# %% ../nbs/01k_durable_state.ipynb #4cb4c2fc
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -123,8 +123,8 @@ class SeenIds:
         return list(self._oldest_first)
 
     def __repr__(self) -> str:
-        window = None if self.window is None else pd.Timedelta(self.window)
-        return f"SeenIds({len(self):,} ids, window {window})"
+        last = "" if self.window is None else f" of the last {in_words(pd.Timedelta(self.window))}"
+        return f"SeenIds({len(self):,} ids{last})"
 
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
@@ -162,7 +162,11 @@ def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence
         )
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01k_durable_state.ipynb #c5b03762
+# %% ../nbs/01k_durable_state.ipynb #51860db9
+def _columns(rollings: Sequence[Rolling]) -> list[str]:
+    "What the features need of an event: the key and the values."
+    return list(dict.fromkeys([*rollings[0].by, *(r.value for r in rollings if r.value)]))
+
 def _longest(rollings: Sequence[Rolling]) -> int | None:
     "The longest window in nanoseconds; None where one has no end."
     windows = [r.window for r in rollings if r.window is not None]
@@ -176,7 +180,7 @@ def _saved(path: Path, about: dict) -> dict:
         _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
     return {}
 
-# %% ../nbs/01k_durable_state.ipynb #5fdfdc70
+# %% ../nbs/01k_durable_state.ipynb #fd51473d
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -232,17 +236,13 @@ class DurableState:
         self.rollings, self.folder, self.id = of_one_key(rollings), Path(folder), id
         self.segment_bytes = whole(segment_bytes, "segment_bytes", low=1)
         self.duplicates, self.expired = 0, 0
-        values = [r.value for r in self.rollings if r.value]
-        self.columns = list(dict.fromkeys([*self.rollings[0].by, *values]))
+        self.columns = _columns(self.rollings)
         self._lock = _one_process(self.folder)
         about = {"id": id, "columns": self.columns, "rollings": [vars(r) for r in self.rollings]}
         self._log = EventLog(self.folder, about)
         for row in self._log.replay(self._restore()): self._apply(self._event(row))
 
-    def __repr__(self) -> str:
-        names = some_names([r.name for r in self.rollings])
-        return (f"DurableState({str(self.folder)!r}: {names} by {', '.join(self.rollings[0].by)}, "
-                f"{self._log.end:,} events so far)")
+    def __repr__(self) -> str: return f"DurableState({str(self.folder)!r}: {self._log.end:,} events)"
 
     def _restore(self) -> int:
         """Begin empty, or with the snapshot if there is a good one; the number of the first row to
@@ -378,7 +378,7 @@ def partition(key: object, n: int) -> int:
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
-# %% ../nbs/01k_durable_state.ipynb #bdc4a049
+# %% ../nbs/01k_durable_state.ipynb #b14632f0
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.
@@ -429,7 +429,7 @@ class PartitionedState:
         self.parts = [DurableState(self.folder/f"{i:04d}", rollings, **options) for i in range(n)]
 
     def __repr__(self) -> str:
-        return f"PartitionedState({str(self.folder)!r}: {self.n} times {self.parts[0]!r})"
+        return f"PartitionedState({str(self.folder)!r}: {self.n} partitions)"
 
     def update(self, events: Mapping | Sequence[Mapping]) -> int:
         """As `DurableState.update`; a call is taken whole or not at all by each partition, not by

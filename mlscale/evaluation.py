@@ -341,7 +341,7 @@ def evaluate(
     intervals = dict(zip(_MEASURES, zip(low, high)))
     return Evaluation(len(y), **dict(zip(_MEASURES, point)), intervals=intervals)
 
-# %% ../nbs/02b_evaluation.ipynb #3e564ef6
+# %% ../nbs/02b_evaluation.ipynb #48eca28e
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same rows: the paired difference of their log losses.
@@ -404,7 +404,8 @@ class Comparison:
         return card(self.verdict, {
             "log loss, first less second": f"{self.difference:+.4f} nats",
             f"interval, {self.level:.0%}": f"{self.low:+.4f} to {self.high:+.4f}",
-            "rows": f"{self.rows:,} of {self.days:,} days", "judged on": self.judged_on})
+            "rows": f"{self.rows:,} of {self.days:,} days",
+            "judged on": self.judged_on or "not said"})
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the difference with its interval, beside zero.

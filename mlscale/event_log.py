@@ -109,7 +109,7 @@ def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
             )
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01j_event_log.ipynb #af637e5e
+# %% ../nbs/01j_event_log.ipynb #7bba8e65
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -162,8 +162,7 @@ class EventLog:
             size = end
         self._open(paths[-1], size)
 
-    def __repr__(self) -> str:
-        return f"EventLog({str(self.folder)!r}: {self.end:,} rows so far, {self.size:,} bytes open)"
+    def __repr__(self) -> str: return f"EventLog({str(self.folder)!r}: {self.end:,} rows so far)"
 
     def paths(self) -> list[Path]:
         """The files, oldest first.
