@@ -180,7 +180,7 @@ def _saved(path: Path, about: dict) -> dict:
         _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
     return {}
 
-# %% ../nbs/01k_durable_state.ipynb #fd51473d
+# %% ../nbs/01k_durable_state.ipynb #a3b9a8fb
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -242,7 +242,7 @@ class DurableState:
         self._log = EventLog(self.folder, about)
         for row in self._log.replay(self._restore()): self._apply(self._event(row))
 
-    def __repr__(self) -> str: return f"DurableState({str(self.folder)!r}: {self._log.end:,} events)"
+    def __repr__(self) -> str: return f"DurableState({str(self.folder)!r}: {self._log.end:,} rows)"
 
     def _restore(self) -> int:
         """Begin empty, or with the snapshot if there is a good one; the number of the first row to

@@ -1104,7 +1104,7 @@ def test_what_lies_on_the_disk_shows_itself_in_a_line(tmp_path):
     definition = Rolling("r", value="value", by="key", window=2*HOUR, agg="sum")
     with DurableState(tmp_path / "one", definition) as state:
         state.update([event(i) for i in range(3)])
-        assert repr(state) == f"DurableState({str(tmp_path / 'one')!r}: 3 events)"
+        assert repr(state) == f"DurableState({str(tmp_path / 'one')!r}: 3 rows)"
     with PartitionedState(tmp_path / "many", definition, n=2) as states: assert "many" in repr(states) and "2 partitions" in repr(states)
     log = EventLog(tmp_path / "log", {})
     log.append([1, 2])
