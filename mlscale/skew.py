@@ -120,7 +120,7 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
     return pd.DataFrame(rows).set_index("feature").sort_values("differ", ascending=False,
                                                                kind="stable")
 
-# %% ../nbs/01n_skew.ipynb #ec84d715
+# %% ../nbs/01n_skew.ipynb #1f0831d6
 def plot_skew(report: pd.DataFrame, *, most: int = 15, ax: Any = None) -> Any:
     """Draw which features differed, in which share of the predictions, and how.
 
@@ -162,5 +162,5 @@ def plot_skew(report: pd.DataFrame, *, most: int = 15, ax: Any = None) -> Any:
     ax.set(xlim=(0, 1), xlabel="share of the predictions",
            title=f"{len(differ)} of {len(report)} features differ")
     ax.grid(axis="y", visible=False)
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
