@@ -315,11 +315,11 @@ def test_a_drift_draws_its_own_truth(agg):
 
 
 def test_the_desk_draws_where_acting_begins_to_pay(agg):
-    desk = OperationsDesk(effect=.5, cost_action=100, cost_late=1000)
+    desk = OperationsDesk(effect=.4, cost_action=100, cost_late=1000)
     ax = desk.plot()
     (p, alone), (_, acted) = (line.get_data() for line in ax.lines[:2])
     at = lambda y: np.interp(desk.break_even, p, y)
-    assert at(alone) == pytest.approx(at(acted)) == 200 and acted[0] == 100 and acted[1] == 600
-    assert any("0.20" in ax.get_title(loc=loc) for loc in ("left", "center")) and desk.plot(ax=ax) is ax
+    assert at(alone) == pytest.approx(at(acted)) == pytest.approx(250) and acted[0] == 100 and acted[1] == 700
+    assert any("0.25" in ax.get_title(loc=loc) for loc in ("left", "center")) and desk.plot(ax=ax) is ax
     for desk in (OperationsDesk(effect=0), OperationsDesk(cost_action=1000)):
         assert any("never pays" in desk.plot().get_title(loc=loc) for loc in ("left", "center"))

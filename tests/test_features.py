@@ -309,4 +309,5 @@ def test_a_live_system_shows_what_it_holds_and_how_far_it_is():
     live = OnlineFlights()
     assert repr(live) == "OnlineFlights(25 rolling features, 3 lookups, now None)"
     live.update("departed", {"created_timestamp": pd.Timestamp("2013-07-01", tz="UTC"), "origin": "JFK", "dep_delay": 1.})
-    assert "now 2013-07-01 00:00:00+00:00" in repr(live)
+    live.update("steps", {"created_timestamp": pd.Timestamp("2013-07-02", tz="UTC"), "origin": "JFK", "step": 1.})
+    assert "now 2013-07-02 00:00:00+00:00" in repr(live)
