@@ -375,7 +375,7 @@ def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[Vi
              for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
     out.selectExpr(*rows, *found).write.parquet(str(to))
 
-# %% ../nbs/01d_join_engines.ipynb #500ae28c
+# %% ../nbs/01d_join_engines.ipynb #3f1d617b
 @contextmanager
 def spark_ready(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View],
                 facts: Sequence["pa.Table | ds.Dataset"],
@@ -400,6 +400,17 @@ def spark_ready(session: "SparkSession", source: "pa.Table | ds.Dataset", views:
     TypeError, ValueError
         If a column is of a type that Spark does not read or write, or a time in the result is no
         whole number of microseconds.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import pyarrow.dataset as ds
+    >>> import pyarrow.parquet as pq
+    >>> from mlscale.join_engines import spark_ready
+    >>> pq.write_table(pa.table({"wait": pa.array([5], pa.duration("us"))}), "asked.parquet")
+    >>> with spark_ready(None, ds.dataset("asked.parquet"), [], [], to="joined"): pass
+    Traceback (most recent call last):
+    TypeError: entities, column 'wait' holds duration[us], which Spark does not write to ...
     """
     import pyarrow as pa
     from pyspark.errors import AnalysisException, PySparkException
@@ -431,7 +442,7 @@ def _unit(schemas: Sequence["pa.Schema"]) -> str:
     units = {s.field(c).type.unit for s in schemas for c in CLOCKS if c in s.names}
     return "ns" if "ns" in units else "us"
 
-# %% ../nbs/01d_join_engines.ipynb #08127055
+# %% ../nbs/01d_join_engines.ipynb #a9478b93
 def feature_lookup(
     engine: str,
     entities: "pa.Schema",
@@ -464,6 +475,18 @@ def feature_lookup(
     ------
     ValueError
         If facts are equal in key and both times and differ in their values.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.features import View
+    >>> from mlscale.join_engines import feature_lookup
+    >>> at = lambda *seconds: pa.array(seconds, pa.timestamp("s", "UTC"))
+    >>> facts = pa.table({"id": [1, 1], "event_timestamp": at(10, 20), "rides": [8, 9]})
+    >>> asked = pa.table({"id": [1, 2], "event_timestamp": at(15, 15)})
+    >>> view = View("drivers", facts, "id", None, "rides")
+    >>> feature_lookup("polars", asked.schema, [view], [facts], None)(asked)[0].to_pylist()
+    [{'rides': 8}, {'rides': None}]
     """
     unit = _unit([entities, *(f.schema for f in facts)])
     if engine == "spark":
@@ -478,7 +501,7 @@ def feature_lookup(
     each = [ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01d_join_engines.ipynb #08f712ba
+# %% ../nbs/01d_join_engines.ipynb #3e804375
 def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Sequence[View],
                      facts: Sequence["pa.Table | ds.Dataset"], to: str | os.PathLike) -> Path:
     """Join on Spark from Parquet to Parquet; no row leaves the cluster.
@@ -498,6 +521,21 @@ def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Seque
     -------
     Path
         The folder.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import View, point_in_time_join
+    >>> from mlscale.spark import session
+    >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
+    >>> rides = pd.DataFrame({"id": [1], "event_timestamp": [at(9)], "rides": [8]})
+    >>> rides.to_parquet("rides.parquet", coerce_timestamps="us")
+    >>> rides.assign(event_timestamp=at(10)).to_parquet("asked.parquet", coerce_timestamps="us")
+    >>> view = View("drivers", "rides.parquet", "id", None, "rides")
+    >>> with session(None) as spark:   # with a path on both sides the join calls `spark_to_parquet`
+    ...     _ = point_in_time_join("asked.parquet", view, engine="spark", session=spark, to="out")
+    >>> pd.read_parquet("out").drivers__rides.tolist()
+    [8]
     """
     unit = _unit([source.schema, *(f.schema for f in facts)])
     out = _on_spark(session, source, views, facts, unit)

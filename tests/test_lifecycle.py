@@ -383,3 +383,8 @@ def test_the_summary_counts_one_future_and_compares_the_other(small):
     lines = small.summary()
     assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 4 and small.of("a").saved == 9
     assert page(lines, small.events, small.metrics, {}).startswith("<!doctype html>")
+
+
+def test_a_world_shows_its_desk_and_none_of_its_flights():
+    world = World(pd.DataFrame({"late": [777.]*2000}), OperationsDesk())
+    assert repr(world) == f"World(2,000 flights, {OperationsDesk()})" and len(repr(world)) < 200
