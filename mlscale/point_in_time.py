@@ -67,7 +67,7 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #01d6927e
+# %% ../nbs/01e_point_in_time.ipynb #320ef47f
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: Any = None) -> pd.DataFrame | Path:
@@ -130,7 +130,7 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     >>> point_in_time_join(asked, view).weather__temp.tolist()   # at 11 the 75 was not known yet
     [70.0, 75.0]
     """
-    with needs("data"):
+    with needs("data" if engine == "pandas" else "features"):
         import pyarrow as pa
     if engine not in (*ENGINES, "spark"):
         raise ValueError(f"engine={engine!r}: known are {', '.join(ENGINES)}, spark")
