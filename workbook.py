@@ -6,6 +6,7 @@
     python3 workbook.py lab       JupyterLab on the index of the chapters
     python3 workbook.py nb PATH   one notebook in a fresh kernel
     python3 workbook.py refresh   executes notebooks and stores their outputs
+    python3 workbook.py site      the book on the web, in _site; `--serve` shows it on this machine
 
 Further words are passed on: `test -k registry --slow`, `lab --no-browser`, `refresh
 nbs/00_data.ipynb`.
@@ -30,7 +31,7 @@ PYTHON, STAMP = VENV / "bin" / "python", VENV / "complete.json"
 UV = "uv==0.13.9"
 NEEDED_BYTES = 3_000_000_000
 WARM = "from mlscale.flight_features import load_features; load_features()"   # many wait for it
-VERBS = ("run", "test", "lab", "nb", "refresh")
+VERBS = ("run", "test", "lab", "nb", "refresh", "site")
 
 
 class Problem(Exception):
@@ -296,6 +297,7 @@ def main(words):
         ],
         "nb": [PYTHON, ROOT / "tests" / "notebooks.py", "run", *paths],
         "refresh": [PYTHON, ROOT / "tests" / "notebooks.py", "refresh", *paths],
+        "site": [PYTHON, ROOT / "site" / "build.py", *rest],
     }[verb]
     return subprocess.run(list(map(str, command)), env=env, cwd=ROOT).returncode
 

@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['SEVERITIES', 'FORMAT', 'Alert', 'Alerts']
 
-# %% ../nbs/08b_alerts.ipynb #4dfe213f
+# %% ../nbs/08b_alerts.ipynb #bcfc4cb3
+import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 import pandas as pd
 from .arguments import one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
+from .storage import needs
 
-# %% ../nbs/08b_alerts.ipynb #52ac97c4
+# %% ../nbs/08b_alerts.ipynb #b78565c6
 SEVERITIES = ("info", "warning", "critical")
+_COLORS = ("C5", "C1", "C3")
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
 
@@ -41,6 +44,16 @@ class Alert:
         When the newest of them was made.
     resolved_at : Timestamp, optional
         When it ended.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import Alerts, Finding
+    >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
+    >>> alert = Alerts().update(slow, severity="critical")
+    >>> alert
+    Alert(critical latency: open since 2013-09-02, seen once; 250 ms, allowed 200)
+    >>> alert.seen, alert.resolved_at is None
+    (1, True)
     """
     name: str
     at: pd.Timestamp
@@ -60,6 +73,8 @@ class Alert:
         why = f"; {self.evidence}" if self.evidence else ""
         return (f"{self.severity} {self.name}: {life}, seen {often}; {self.value:.3g} {self.unit}, "
                 f"allowed {self.threshold:.3g}{why}")
+
+    def __repr__(self) -> str: return f"Alert({self})"
 
 # %% ../nbs/08b_alerts.ipynb #12f8be34
 def _opened_by(finding: Finding, severity: str) -> Alert:
@@ -94,7 +109,38 @@ def _read(state: Any) -> Alert:
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
 
-# %% ../nbs/08b_alerts.ipynb #68e95ae6
+# %% ../nbs/08b_alerts.ipynb #966a5e1d
+def _table(history: Sequence[Alert]) -> pd.DataFrame:
+    "Alerts for people, in the order in which they opened."
+    day = lambda moment: "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+    return pd.DataFrame(
+        [(a.severity, a.name, day(a.at), day(a.resolved_at), a.seen, f"{a.value:.3g} {a.unit}",
+          f"{a.threshold:.3g}", a.evidence) for a in history],
+        columns=["severity", "name", "opened", "ended", "seen", "value", "allowed", "evidence"])
+
+def _timeline(history: Sequence[Alert], ax: Any) -> Any:
+    "A bar for each alert from its beginning to its end, or to the newest moment known."
+    with needs("plot"):
+        import matplotlib.pyplot as plt
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    names, color = list(dict.fromkeys(a.name for a in history)), dict(zip(SEVERITIES, _COLORS))
+    ax = plt.subplots(figsize=(6, 1 + .3*len(names)))[1] if ax is None else ax
+    now = max((a.resolved_at or a.seen_at for a in history), default=None)
+    for a in history:
+        ax.plot([a.at, a.resolved_at or now], [names.index(a.name)]*2, color=color[a.severity],
+                lw=7, solid_capstyle="butt", marker="" if a.resolved_at else ">", markevery=[1])
+    begun = [a.at for a in history], [names.index(a.name) for a in history]
+    ax.plot(*begun, "|", color="0.2", ms=11)
+    for severity in color: ax.plot([], [], lw=7, color=color[severity], label=severity)
+    ax.xaxis.set_major_locator(locator := AutoDateLocator())
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    still = sum(a.resolved_at is None for a in history)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(max(len(names), 1) - .5, -.5),
+           title=f"{len(history):,} alerts, {still:,} still open (arrow)")
+    ax.legend(loc="center left", bbox_to_anchor=(1, .5))
+    return ax
+
+# %% ../nbs/08b_alerts.ipynb #8c7b69b0
 FORMAT = 1
 
 class Alerts:
@@ -104,6 +150,19 @@ class Alerts:
     ----------
     history : list of Alert
         In the order in which they opened.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import Alerts, Finding
+    >>> alerts = Alerts()
+    >>> for day, ms in enumerate([250, 300, 120], 1):   # two bad days, then a good one: one alert
+    ...     found = Finding("latency", ms, 200, "ms", f"2013-09-0{day}T06:00Z", alarm=ms > 200)
+    ...     print(alerts.update(found))
+    warning latency: open since 2013-09-01, seen once; 250 ms, allowed 200
+    warning latency: open since 2013-09-01, seen 2 times; 300 ms, allowed 200
+    warning latency: 2013-09-01 to 2013-09-03, seen 2 times; 300 ms, allowed 200
+    >>> alerts
+    Alerts(1 so far; open: none)
     """
     def __init__(self) -> None: self.history: list[Alert] = []
 
@@ -150,6 +209,27 @@ class Alerts:
             raise ValueError(f"at={finding.at}: the alert {alert.name!r} was last changed at "
                              f"{last}; give findings in the order of time")
         return places[-1]
+
+    def __repr__(self) -> str:
+        now = ", ".join(f"{a.severity} {a.name}" for a in self.open) or "none"
+        return f"Alerts({len(self.history):,} so far; open: {now})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{_table(self.history).to_html(max_rows=20)}"
+
+    def plot(self, ax: Any = None) -> Any:
+        """The life of each alert, a line for each name.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        return _timeline(self.history, ax)
 
     def to_dict(self) -> dict:
         """The whole register as plain values for JSON.

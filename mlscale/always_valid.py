@@ -22,7 +22,7 @@ from scipy.special import betaln, gammaln, log_ndtr
 from .arguments import array_of_numbers, counts, error_rate, number, whole
 from .martingales import binary_outcomes
 
-# %% ../nbs/10d_always_valid.ipynb #b8639c02
+# %% ../nbs/10d_always_valid.ipynb #cc7277b5
 def log_beta_binomial(x_control: Any, x_treatment: Any, share: float, k: float) -> Any:
     """The evidence of `conditional_beta_binomial` for arguments that were checked before: what a
     stream calls at each look.
@@ -38,6 +38,12 @@ def log_beta_binomial(x_control: Any, x_treatment: Any, share: float, k: float) 
     -------
     float or ndarray
         The logarithm of the e-value.
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import log_beta_binomial
+    >>> round(float(log_beta_binomial(0, 2, .5, 2)), 3)   # ln 4/3
+    0.288
     """
     a, b = k*share, k*(1 - share)
     bets = betaln(a + x_treatment, b + x_control) - betaln(a, b)
@@ -48,7 +54,6 @@ def _weight(k: Any) -> float: return number(k, "k", above=1e-9, below=1e8)
 def _counts(x: Any, name: str) -> np.ndarray:
     return counts(x, name, most=1e12)   # beyond, log e-values lose their digits
 
-# %% ../nbs/10d_always_valid.ipynb #961a1a63
 def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarray | int, *,
                               share: float = .5, k: float = 100) -> np.ndarray | float:
     """Evidence that two rates differ, valid at every moment: the conditional beta-binomial
@@ -82,6 +87,16 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     References
     ----------
     Lindon, Malek, Anytime-Valid Inference for Multinomial Count Data, NeurIPS 2022.
+
+    Examples
+    --------
+    >>> import math
+    >>> from mlscale.sequential import conditional_beta_binomial
+    >>> looks = conditional_beta_binomial([10, 100, 200], [12, 130, 280])   # conversions so far
+    >>> looks.round(2).tolist(), round(math.log(1/.05), 2)   # stop when it is reached
+    ([-0.08, 0.77, 4.66], 3.0)
+    >>> round(math.exp(conditional_beta_binomial(0, 2, k=2)), 3)   # 1/3 by a flat prior, over 1/4
+    1.333
     """
     xc, xt = _counts(x_control, "x_control"), _counts(x_treatment, "x_treatment")
     share, k = number(share, "share", above=0, below=1), _weight(k)
@@ -92,7 +107,7 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     out = log_beta_binomial(xc, xt, share, k)
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10d_always_valid.ipynb #705d0d59
+# %% ../nbs/10d_always_valid.ipynb #b74a33ca
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -110,6 +125,12 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     ------
     ValueError
         If a value is missing or not a number.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import always_valid_p
+    >>> always_valid_p([-1., 2., 4., 1.]).round(3).tolist()   # exp(-4) stays
+    [1.0, 0.135, 0.018, 0.018]
     """
     try: a = np.asarray(log_e)
     except ValueError: a = np.array(None)
@@ -118,7 +139,7 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     p = np.exp(-np.maximum(np.maximum.accumulate(a, -1) if a.ndim else a, 0))
     return p if p.ndim else float(p)
 
-# %% ../nbs/10d_always_valid.ipynb #b59adeef
+# %% ../nbs/10d_always_valid.ipynb #507c54f1
 def _edge(inside: Any, start: float, way: int) -> float:
     "The end of the interval below (-1) or above (1) of where `inside` is positive."
     step = 1.
@@ -156,6 +177,15 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import conditional_beta_binomial_interval
+    >>> low, high = conditional_beta_binomial_interval(200, 280)
+    >>> round(low, 2), round(high, 2)   # of the ratio of the rates, not of their difference
+    (1.05, 1.88)
+    >>> conditional_beta_binomial_interval(0, 0)
+    (0.0, inf)
     """
     xc = whole(x_control, "x_control", high=10**12)
     xt = whole(x_treatment, "x_treatment", high=10**12)
@@ -172,7 +202,7 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     with np.errstate(over="ignore"):
         return float(np.exp(low)*(1 - share)/share), float(np.exp(high)*(1 - share)/share)
 
-# %% ../nbs/10d_always_valid.ipynb #bbcdeb31
+# %% ../nbs/10d_always_valid.ipynb #d42f1af3
 def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, int]:
     """Count the pairs in which exactly one of two outcomes is 1.
 
@@ -191,6 +221,15 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
     ------
     ValueError
         If the outcomes are not 0 and 1, or not paired.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import conditional_beta_binomial, discordant_pairs
+    >>> only_control, only_treatment = discordant_pairs([1, 1, 0, 0], [1, 0, 1, 1])
+    >>> only_control, only_treatment
+    (1, 2)
+    >>> round(conditional_beta_binomial(only_control, only_treatment), 3)   # next to nothing
+    -0.01
     """
     c, t = binary_outcomes(control, "control"), binary_outcomes(treatment, "treatment")
     if c.shape != t.shape or c.ndim != 1:
@@ -198,7 +237,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
                          f" {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10d_always_valid.ipynb #f7435a3d
+# %% ../nbs/10d_always_valid.ipynb #fe9856dc
 def _one_sided_curve(v: np.ndarray, r: float, alpha: float, two_sided: np.ndarray) -> np.ndarray:
     "The sum at which the mixture over positive effects reaches 1/alpha, by bisection."
     def too_low(s):
@@ -244,6 +283,13 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
     ----------
     Robbins, Annals of Mathematical Statistics 1970; Howard, Ramdas, McAuliffe, Sekhon, Annals of
     Statistics 2021.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import normal_mixture_boundary
+    >>> curve = normal_mixture_boundary([25, 100, 400], v_opt=100)   # of the sum of so many steps
+    >>> (curve/[5, 10, 20]).round(2).tolist()   # in standard deviations; one look has 1.96
+    [3.26, 3.04, 3.13]
     """
     v, alpha = array_of_numbers(v, "v", low=0), error_rate(alpha)
     v_opt = number(v_opt, "v_opt", above=0)
@@ -291,8 +337,8 @@ def _sums(a: np.ndarray, name: str) -> tuple:
         return float(a.size), float(a[0]), 0., 0., False
     return float(a.size), mean, m2, float(d2 @ d), False
 
-# %% ../nbs/10d_always_valid.ipynb #a3edb1d5
-@dataclass(frozen=True)
+# %% ../nbs/10d_always_valid.ipynb #68aee05a
+@dataclass(frozen=True, repr=False)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look,
     and then add look by look.
@@ -307,6 +353,16 @@ class Moments:
         Sums of squares and cubes of the deviations from the mean.
     binary : bool
         Whether all outcomes are 0 or 1.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments
+    >>> monday, tuesday = Moments.of([0, 1, 1, 0]), Moments.from_counts(3, 6)
+    >>> week = monday + tuesday
+    >>> week   # 5 of 10
+    Moments(10 units, mean 0.5, variance 0.25)
+    >>> Moments.from_counts([1, 5], [4, 10])   # two looks at one arm
+    Moments(10 units, mean 0.5, variance 0.25, the last of 2 looks)
     """
     n: Any = 0.
     mean: Any = 0.
@@ -407,7 +463,12 @@ class Moments:
         spread = np.where(self.m2 > 0, self.m2, 1.)
         return np.sqrt(self.n)*np.where(self.m2 > 0, self.m3, 0.)/spread/np.sqrt(spread)
 
-# %% ../nbs/10d_always_valid.ipynb #c2346345
+    def __repr__(self) -> str:
+        n, mean, variance = (np.ravel(v)[-1] for v in (self.n, self.mean, self.variance))
+        looks = f", the last of {np.size(self.n):,} looks" if np.ndim(self.n) else ""
+        return f"Moments({n:,.0f} units, mean {mean:.4g}, variance {variance:.4g}{looks})"
+
+# %% ../nbs/10d_always_valid.ipynb #b1efe56d
 def mixture_rho2(alpha: float, n_star: float) -> float:
     """The squared rho of the mixture that is tightest at n_star units.
 
@@ -421,6 +482,12 @@ def mixture_rho2(alpha: float, n_star: float) -> float:
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import mixture_rho2
+    >>> round(mixture_rho2(.05, 1000), 6)   # (6 + ln 7)/1000, as -2 ln .05 is nearly 6
+    0.007936
     """
     return (-2*math.log(alpha) + math.log1p(-2*math.log(alpha)))/n_star
 
@@ -438,6 +505,15 @@ def asymptotic_evidence(control: Moments, treatment: Moments, rho2: float) -> tu
     -------
     (difference, variance, log e-value), floats or ndarrays
         nan, infinity and 0 where there is nothing to compare.
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import asymptotic_evidence, mixture_rho2
+    >>> from mlscale.sequential import Moments
+    >>> arms = Moments.from_counts(100, 1000), Moments.from_counts(130, 1000)
+    >>> difference, variance, log_e = asymptotic_evidence(*arms, mixture_rho2(.05, 2000))
+    >>> round(float(difference), 3), round(float(log_e), 2)   # ln 20 is 3.0
+    (0.03, 0.87)
     """
     c, t = control, treatment
     n, some = c.n + t.n, (c.n > 0) & (t.n > 0)
@@ -463,13 +539,31 @@ def asymptotic_half_width(n: Any, variance: Any, rho2: float, alpha: float) -> A
     Returns
     -------
     float or ndarray
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import asymptotic_half_width, mixture_rho2
+    >>> rho2 = mixture_rho2(.05, 1000)
+    >>> [round(float(asymptotic_half_width(n, 1., rho2, .05)), 2) for n in (100, 1000, 10_000)]
+    [3.86, 3.04, 3.24]
     """
     wider = (n*rho2 + 1)/np.maximum(n*rho2, 1e-300)
     return np.sqrt(variance*wider*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10d_always_valid.ipynb #68dcc8ea
+# %% ../nbs/10d_always_valid.ipynb #7e731b6e
 class RegimeWarning(UserWarning):
-    "An asymptotic method is used where its error is not what it says."
+    """An asymptotic method is used where its error is not what it says.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from mlscale.sequential import Moments, RegimeWarning, asymptotic_confidence_sequence
+    >>> few = Moments.from_counts(3, 100)
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     sequence = asymptotic_confidence_sequence(few, few, n_star=1000)
+    >>> seen[0].category is RegimeWarning   # three conversions are too few
+    True
+    """
 
 def regime_min_count(alpha: float, min_count: float | None = None) -> float:
     """How many successes and failures of each arm the regime asks for.
@@ -485,6 +579,12 @@ def regime_min_count(alpha: float, min_count: float | None = None) -> float:
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import regime_min_count
+    >>> [round(regime_min_count(alpha)) for alpha in (.05, .01, .001)]
+    [20, 47, 106]
     """
     if min_count is None: return 20*max(1., math.log(alpha)/math.log(.05))**2
     return number(min_count, "min_count", low=0)
@@ -510,6 +610,14 @@ def regime_holds(control: Moments, treatment: Moments, min_count: float) -> Any:
     Returns
     -------
     bool or ndarray of bool
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import regime_holds
+    >>> from mlscale.sequential import Moments
+    >>> few, enough = Moments.from_counts(10, 1000), Moments.from_counts(30, 1000)
+    >>> [bool(regime_holds(arm, arm, 20)) for arm in (few, enough)]
+    [False, True]
     """
     c, t = _worth(control, treatment)
     return (control.n*c >= min_count) & (treatment.n*t >= min_count)
@@ -528,12 +636,19 @@ def units_needed(control: Moments, treatment: Moments, min_count: float) -> floa
     -------
     float
         Rounded up; infinite where all outcomes are alike.
+
+    Examples
+    --------
+    >>> from mlscale.always_valid import units_needed
+    >>> from mlscale.sequential import Moments
+    >>> arm = Moments.from_counts(2, 100)
+    >>> units_needed(arm, arm, 20)   # 20 conversions at 2 %
+    1000
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         needed = np.max(np.divide(min_count, _worth(control, treatment)))
     return math.ceil(needed) if np.isfinite(needed) else math.inf
 
-# %% ../nbs/10d_always_valid.ipynb #004443a2
 def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05,
               min_count: float | None = None) -> bool | np.ndarray:
     """Whether an asymptotic method holds its level: a rule of thumb, tried at alpha .05, for rates
@@ -556,12 +671,19 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05,
     -------
     bool or ndarray of bool
         True where they do.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments, in_regime
+    >>> arm = Moments.from_counts(30, 1000)
+    >>> bool(in_regime(arm, arm)), bool(in_regime(arm, arm, alpha=.001))   # 20 or 106 conversions
+    (True, False)
     """
     for name, m in (("control", control), ("treatment", treatment)):
         if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
     return regime_holds(control, treatment, regime_min_count(error_rate(alpha), min_count))
 
-# %% ../nbs/10d_always_valid.ipynb #1604ada4
+# %% ../nbs/10d_always_valid.ipynb #ac899b81
 @dataclass(frozen=True)
 class ConfidenceSequence:
     """Intervals for a difference that are valid together; floats for one look, arrays for several.
@@ -576,6 +698,18 @@ class ConfidenceSequence:
         Logarithm of the e-value against no difference.
     p_value : float or ndarray
         Valid whenever it is read: never rising along the looks.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments, asymptotic_confidence_sequence
+    >>> control = Moments.from_counts([100, 200], [1000, 2000])   # so far, at two looks
+    >>> treatment = Moments.from_counts([130, 280], [1000, 2000])
+    >>> looks = asymptotic_confidence_sequence(control, treatment, n_star=4000)
+    >>> looks.lower.round(3).tolist(), looks.p_value.round(3).tolist()
+    ([-0.014, 0.009], [0.38, 0.003])
+    >>> looks
+    ConfidenceSequence(difference 0.04 [0.008869, 0.07113], always-valid p = 0.00349, the last
+    of 2 looks)
     """
     estimate: Any
     lower: Any
@@ -598,7 +732,7 @@ def _warn_outside(counted: np.ndarray, inside: Any, min_count: float) -> None:
         " the squared skewness in units): too many false alarms are to be expected. Raise"
         " burn_in, or use conditional_beta_binomial for rates", RegimeWarning, stacklevel=3)
 
-# %% ../nbs/10d_always_valid.ipynb #e7b85a68
+# %% ../nbs/10d_always_valid.ipynb #e5af8293
 def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float = .05,
                                    n_star: float, burn_in: int = 0,
                                    min_count: float | None = None) -> ConfidenceSequence:
@@ -634,6 +768,13 @@ def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float
     ----------
     Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic
     confidence sequences, Annals of Statistics 2024.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments, asymptotic_confidence_sequence
+    >>> control, treatment = Moments.from_counts(200, 2000), Moments.from_counts(280, 2000)
+    >>> asymptotic_confidence_sequence(control, treatment, n_star=4000)
+    ConfidenceSequence(difference 0.04 [0.008869, 0.07113], always-valid p = 0.00349)
     """
     alpha, n_star = error_rate(alpha), number(n_star, "n_star", above=1e-9, below=1e18)
     burn_in, min_count = whole(burn_in, "burn_in"), regime_min_count(alpha, min_count)
@@ -653,7 +794,7 @@ def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float
     values = d, low, high, log_e, always_valid_p(log_e)
     return ConfidenceSequence(*(v if np.ndim(v) else float(v) for v in values))
 
-# %% ../nbs/10d_always_valid.ipynb #cb2976c5
+# %% ../nbs/10d_always_valid.ipynb #7995a344
 def sequential_srm(counts: np.ndarray, weights: Sequence[float] | np.ndarray | None = None, *,
                    k: float = 100) -> np.ndarray | float:
     """Evidence that arms are filled in other proportions than planned, valid at every moment.
@@ -681,6 +822,13 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | np.ndarray | N
     References
     ----------
     Lindon, Malek, Anytime-Valid Inference for Multinomial Count Data, NeurIPS 2022.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import always_valid_p, sequential_srm
+    >>> log_e = sequential_srm([[500, 520], [1000, 1100], [2000, 2400]])   # so far, look by look
+    >>> always_valid_p(log_e).round(4).tolist()   # below .001 distrust everything else
+    [1.0, 0.4835, 0.0]
     """
     n, k = _counts(counts, "counts"), _weight(k)
     if not n.ndim or n.shape[-1] < 2:

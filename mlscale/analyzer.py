@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ABTestResult', 'ABTestAnalyzer', 'adjust_pvalues', 'compare_variants']
 
-# %% ../nbs/09e_analyzer.ipynb #48ec24c3
+# %% ../nbs/09e_analyzer.ipynb #409b52a7
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,16 @@ def _listed(r: "ABTestResult") -> str:
             f"exact      {format_p(r.p_exact)} by Fisher's test, asked where an arm expects few")
     return "\n".join(lines)
 
-# %% ../nbs/09e_analyzer.ipynb #bfeff301
+# %% ../nbs/09e_analyzer.ipynb #3e003a7e
+def _card(r: "ABTestResult") -> str:
+    "The sentence, and the two arms in a table, for a notebook."
+    width, names = r.ci[1] - r.ci[0], ("control", "treatment")
+    arms = [(f"{r[f'n_{arm}']:,}", f"{r[f'x_{arm}']:,}", f"{_rate(r[f'p_{arm}'], width, 4)} %")
+            for arm in names]
+    table = pd.DataFrame(arms, names, ["units", "conversions", "rate"])
+    return f"<p>{html.escape(_told(r))}</p>{table.to_html()}"
+
+# %% ../nbs/09e_analyzer.ipynb #1eac8f7a
 class ABTestResult(dict):
     """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as
     attributes.
@@ -87,6 +97,19 @@ class ABTestResult(dict):
         Interval for `lift_pct` at `level`, by the score method for ratios.
     p_control, p_treatment, x_control, x_treatment, n_control, n_treatment, alpha, method
         What went in: rates, conversions, units.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import ABTestAnalyzer
+    >>> result = ABTestAnalyzer().analyze(100, 1000, 130, 1000)
+    >>> result
+    control    10 % of 1,000 units
+    treatment  13 % of 1,000 units
+    lift       +3 points [+0.2042, +5.817], 95 % interval, miettinen-nurminen
+    relative   +30 % [+1.78, +66.14]
+    z          2.103, p = 0.035 (log10 -1.45): significant at 0.05
+    >>> result["lift"] == result.lift   # a dict, read by its attributes too
+    True
     """
     def __getattr__(self, key: str) -> Any:
         try: return self[key]
@@ -144,6 +167,8 @@ class ABTestResult(dict):
 
     def __repr__(self) -> str: return _listed(self)
 
+    def _repr_html_(self) -> str: return _card(self)
+
 # %% ../nbs/09e_analyzer.ipynb #ff543048
 def _result(table: tuple[np.ndarray, ...], alpha: float, method: str) -> ABTestResult:
     "The result of one table of counts."
@@ -170,7 +195,7 @@ def _result(table: tuple[np.ndarray, ...], alpha: float, method: str) -> ABTestR
         method=method,
     )
 
-# %% ../nbs/09e_analyzer.ipynb #01923b6a
+# %% ../nbs/09e_analyzer.ipynb #b51dbd92
 @dataclass(frozen=True)
 class ABTestAnalyzer:
     """Plan and analyse an A/B test of two rates, looked at once.
@@ -190,6 +215,18 @@ class ABTestAnalyzer:
     method : str
         Interval: "miettinen-nurminen"; "mee", which agrees with `significant` on every table; or
         another of `diff_proportions_ci`.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import ABTestAnalyzer
+    >>> test = ABTestAnalyzer(alpha=.05, mde=.02)   # relative: 10 % against 10.2 %
+    >>> test.required_sample_size(.10)
+    356335
+    >>> print(test.analyze(100, 1000, 130, 1000).explain())   # conversions and units of each arm
+    13 % converted in the treatment and 10 % in the control; any true difference from +0.2 to
+    +5.8 percentage points is compatible with these data (95 % interval, p = 0.035), so luck
+    alone is an unlikely explanation for the higher value in the treatment, if the split was
+    random and this was the one look that was planned.
     """
     alpha: float = .05
     mde: float = .02
@@ -292,7 +329,7 @@ def _adjusted(s: np.ndarray, method: str) -> np.ndarray:
     factor = m + 1 - rank if method == "hochberg" else m/rank*share
     return np.minimum.accumulate((factor*s)[::-1])[::-1]
 
-# %% ../nbs/09e_analyzer.ipynb #a1635e81
+# %% ../nbs/09e_analyzer.ipynb #775b5b4a
 def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     """p-values for several questions asked at once: compare them with alpha as usual.
 
@@ -320,6 +357,15 @@ def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     ----------
     Holm (1979), Hochberg (1988), Hommel (1988), Benjamini and Hochberg (1995), Benjamini and
     Yekutieli (2001).
+
+    Examples
+    --------
+    >>> from mlscale.experiments import adjust_pvalues
+    >>> p = [.01, .02, .03, .04]
+    >>> adjust_pvalues(p).round(4).tolist()   # 4*.01, 3*.02, and never falling
+    [0.04, 0.06, 0.06, 0.06]
+    >>> adjust_pvalues(p, "bonferroni").round(4).tolist(), adjust_pvalues(p, "bh").round(4).tolist()
+    ([0.04, 0.08, 0.12, 0.16], [0.04, 0.04, 0.04, 0.04])
     """
     a = array_of_numbers(p, "p", missing=True)
     if a.ndim != 1 or not a.size:
@@ -340,7 +386,7 @@ def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(_adjusted(a[order], word), 1)
     return out
 
-# %% ../nbs/09e_analyzer.ipynb #0fc31325
+# %% ../nbs/09e_analyzer.ipynb #11e5ff15
 def _verdicts(p: np.ndarray, exact: np.ndarray, alpha: float, method: str) -> np.ndarray:
     "What may be said of each variant, in words."
     none = adjust_pvalues(p, method) >= alpha
@@ -382,6 +428,16 @@ def compare_variants(
     ------
     ValueError
         If a count is impossible, or there is no variant.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import compare_variants
+    >>> table = compare_variants([100, 130, 104], [1000, 1000, 1000])   # the control comes first
+    >>> table[["lift", "p_value", "p_adjusted", "verdict"]].round(4)
+              lift  p_value  p_adjusted              verdict
+    variant
+    1        0.030   0.0355      0.0710  no clear difference
+    2        0.004   0.7676      0.7676  no clear difference
     """
     x, n = counts(conversions, "conversions"), counts(totals, "totals")
     if x.ndim != 1 or x.shape != n.shape or len(x) < 2:

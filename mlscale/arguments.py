@@ -18,7 +18,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/001_arguments.ipynb #6aa4fb8c
+# %% ../nbs/001_arguments.ipynb #1f364d3c
 def _some(names: Sequence[str]) -> str:
     "A few names for an error, cut short."
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -32,9 +32,8 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
-    list
-        DataFrames of pandas or Polars.
+    table : DataFrame, Arrow table, mapping, list of mappings, array or nested list
+        Of pandas, Polars or Arrow; structured arrays too.
     what : str
         What the table is called in an error.
 
@@ -48,6 +47,14 @@ def column_names(table: Any, what: str = "values") -> list[str] | None:
     ------
     TypeError, ValueError
         If the table holds no rows yet (a lazy one), or a name is there twice.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import column_names
+    >>> column_names({"hour": [7, 8], "late": [0, 1]})
+    ['hour', 'late']
+    >>> column_names([[7, 0], [8, 1]]) is None   # rows without names
+    True
     """
     kind = type(table)   # not the table: it may have a column of such a name
     if hasattr(kind, "collect"):
@@ -69,7 +76,7 @@ def _check_unique(names: Sequence, what: str) -> None:
     if not twice: return
     raise ValueError(f"{what}: columns {_some(twice)} are there twice; names must be unique")
 
-# %% ../nbs/001_arguments.ipynb #979fe636
+# %% ../nbs/001_arguments.ipynb #d92c4892
 def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values", *,
                 more: bool = False) -> None:
     """Refuse a table that lacks a column, has one twice, or has one that nobody asked for.
@@ -87,6 +94,14 @@ def check_names(there: Sequence[str], wanted: Sequence[str], what: str = "values
     ------
     ValueError
         Naming what is there twice, what is missing and what is unknown.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import check_names
+    >>> check_names(["late", "hour"], ["hour", "late"], "flights")   # in any order
+    >>> check_names(["hour", "lat"], ["hour", "late"], "flights")
+    Traceback (most recent call last):
+    ValueError: flights: columns go by name, and missing are 'late'; unknown are 'lat'
     """
     _check_unique(there, what)
     missing = [name for name in wanted if name not in set(there)]
@@ -168,7 +183,7 @@ def _of_objects(values: np.ndarray, name: str, what: str) -> list:
     raise ValueError(f"{what}[{wrong}], column {name!r}: {str(known[wrong])[:60]} is not a number; "
                      "give a float, or None where missing")
 
-# %% ../nbs/001_arguments.ipynb #cc599f3e
+# %% ../nbs/001_arguments.ipynb #4e09343a
 def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray:
     """A column of numbers, however it is held, as 64-bit floats.
 
@@ -189,6 +204,16 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     ------
     ValueError
         If a value is no number; row, column and value are named.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> from mlscale.arguments import column_of_floats
+    >>> column_of_floats([1, None, Decimal("2.5"), True], "delay").tolist()
+    [1.0, nan, 2.5, 1.0]
+    >>> column_of_floats([1, "2"], "delay", "flights")   # text is never read as a number
+    Traceback (most recent call last):
+    ValueError: flights[1], column 'delay': 2 is not a number; ...
     """
     where = f"{what}, column {name!r}"
     values: Any = _values(column, where)
@@ -205,16 +230,15 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     if not isinstance(column, np.ma.MaskedArray): return floats
     return np.where(np.ma.getmaskarray(column), np.nan, floats)
 
-# %% ../nbs/001_arguments.ipynb #ed0521f8
+# %% ../nbs/001_arguments.ipynb #534e1007
 def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *,
                  more: bool = False) -> np.ndarray:
     """Rows of numbers from any table: columns by name where it has names, else by position.
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
-    list
-        n rows. DataFrames of pandas or Polars.
+    table : DataFrame, Arrow table, mapping, list of mappings, array or nested list
+        n rows, of pandas, Polars or Arrow; structured arrays too.
     columns : sequence of str
         The k columns that are wanted, in this order.
     what : str
@@ -231,6 +255,14 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *,
     ------
     ValueError
         If a column is missing, unknown or there twice, or a value is no number. It is named.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import numeric_rows
+    >>> numeric_rows({"late": [0, 1], "hour": [7, 8]}, ["hour", "late"]).tolist()   # by name
+    [[7.0, 0.0], [8.0, 1.0]]
+    >>> numeric_rows([[7, 0], [8, None]], ["hour", "late"]).tolist()   # no names: by position
+    [[7.0, 0.0], [8.0, nan]]
     """
     plain_array = isinstance(table, np.ndarray) and not isinstance(table, np.ma.MaskedArray)
     if plain_array and table.ndim == 2 and table.dtype.kind in "fiub":
@@ -244,7 +276,7 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *,
                          "give each column a value a row")
     return np.column_stack(found) if found else np.empty((0, 0))
 
-# %% ../nbs/001_arguments.ipynb #8d2a016b
+# %% ../nbs/001_arguments.ipynb #ff1dd990
 def _bare(table: Any) -> np.ndarray:
     "A table without names as an array that keeps masks, and numbers beside text."
     table = _with_masks(table)
@@ -257,9 +289,8 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
 
     Parameters
     ----------
-    table : DataFrame, Arrow table, mapping, list of mappings, structured array, array or nested
-    list
-        DataFrames of pandas or Polars. An array of one dimension is one column.
+    table : DataFrame, Arrow table, mapping, list of mappings, array or nested list
+        Of pandas, Polars or Arrow; structured arrays too. An array of one dimension is one column.
     what : str
         What the table is called in an error.
 
@@ -272,6 +303,16 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     ------
     TypeError, ValueError
         If it is no table, a name is there twice, or columns differ in length.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import data_frame
+    >>> data_frame([{"hour": 7, "late": 0}, {"hour": 8, "late": 1}])
+       hour  late
+    0     7     0
+    1     8     1
+    >>> list(data_frame([[7, 0], [8, 1]]))   # where the table has no names
+    ['x0', 'x1']
     """
     import pandas as pd
     names = column_names(table, what)
@@ -290,7 +331,7 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     frame.columns = [f"x{i}" for i in range(frame.shape[1])] if names is None else names
     return frame
 
-# %% ../nbs/001_arguments.ipynb #d0ddc1ae
+# %% ../nbs/001_arguments.ipynb #8a282d8d
 def plain(x: Any) -> Any:
     """Values of numpy as those of Python, for JSON.
 
@@ -304,6 +345,14 @@ def plain(x: Any) -> Any:
     object
         Numbers, truth values and texts as Python's own types, arrays and tuples as lists; all else
         as it is.
+
+    Examples
+    --------
+    >>> import json
+    >>> import numpy as np
+    >>> from mlscale.arguments import plain
+    >>> json.dumps(plain({"rows": np.int64(3), "late": np.array([.5, .25])}))   # without: TypeError
+    '{"rows": 3, "late": [0.5, 0.25]}'
     """
     if isinstance(x, Mapping): return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)): return [plain(value) for value in x]
@@ -326,7 +375,7 @@ def _shown(x: Any) -> str:
     except ValueError: return "a number of thousands of digits"   # Python does not print it
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-# %% ../nbs/001_arguments.ipynb #c1f3e1ad
+# %% ../nbs/001_arguments.ipynb #c5f4b88e
 def number(x: Any, name: str, *, low: float = -inf, above: float = -inf, high: float = inf,
            below: float = inf) -> float:
     """A finite number of a range.
@@ -350,6 +399,15 @@ def number(x: Any, name: str, *, low: float = -inf, above: float = -inf, high: f
     ------
     ValueError
         Naming the argument, the value and the range.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import number
+    >>> number(.95, "level", above=0, below=1)
+    0.95
+    >>> number(95, "level", above=0, below=1)
+    Traceback (most recent call last):
+    ValueError: level=95: a number above 0 and below 1 (a share: 95 % is 0.95)
     """
     real = isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
     try: value = float(x) if real else math.nan
@@ -379,10 +437,19 @@ def error_rate(alpha: Any, name: str = "alpha") -> float:
     ------
     ValueError
         Naming the argument, the value and the range.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import error_rate
+    >>> error_rate(.05)
+    0.05
+    >>> error_rate(5)   # percent are not guessed
+    Traceback (most recent call last):
+    ValueError: alpha=5: a number above 1e-12 and below 1 (a share: 5 % is 0.05)
     """
     return number(alpha, name, above=1e-12, below=1)
 
-# %% ../nbs/001_arguments.ipynb #75d28023
+# %% ../nbs/001_arguments.ipynb #45721ae6
 def whole(x: Any, name: str, *, low: int = 0, high: int = 2**53) -> int:
     """A whole number of a range.
 
@@ -403,6 +470,15 @@ def whole(x: Any, name: str, *, low: int = 0, high: int = 2**53) -> int:
     ------
     ValueError
         Naming the argument, the value and the range.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import whole
+    >>> whole(3.0, "looks", low=1)
+    3
+    >>> whole(2.5, "looks", low=1, high=100)
+    Traceback (most recent call last):
+    ValueError: looks=2.5: a whole number from 1 to 100
     """
     real = isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
     try:
@@ -431,6 +507,15 @@ def one_of(x: Any, name: str, known: Sequence[str]) -> str:
     ------
     ValueError
         Naming the argument, the value and the words.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import one_of
+    >>> one_of("holm", "method", ["bonferroni", "holm"])
+    'holm'
+    >>> one_of("Holm", "method", ["bonferroni", "holm"])
+    Traceback (most recent call last):
+    ValueError: method='Holm': known are bonferroni, holm
     """
     if isinstance(x, str) and x in known: return str(x)
     raise ValueError(f"{name}={_shown(x)}: known are {', '.join(known)}")
@@ -451,7 +536,7 @@ def _bare_numbers(x: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name}={_shown(x)}: numbers, not {type(x).__name__}{kind}")
     return array.astype(float)
 
-# %% ../nbs/001_arguments.ipynb #e741f1af
+# %% ../nbs/001_arguments.ipynb #751b0d21
 def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float = -inf,
                      above: float = -inf, high: float = inf, below: float = inf,
                      missing: bool = False) -> np.ndarray:
@@ -480,6 +565,15 @@ def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float =
     ------
     ValueError
         Naming the argument, how many values are wrong and the first of them.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import array_of_numbers
+    >>> array_of_numbers([.2, 1], "p", low=0, high=1)
+    array([0.2, 1. ])
+    >>> array_of_numbers([.2, 1.5, -3], "p", low=0, high=1)
+    Traceback (most recent call last):
+    ValueError: p: finite numbers from 0 to 1, none missing; 2 of 3 are not, the first is 1.5
     """
     array = _bare_numbers(x, name)
     if ndim is not None and (array.ndim != ndim or not array.size):
@@ -496,7 +590,7 @@ def array_of_numbers(x: Any, name: str, *, ndim: int | None = None, low: float =
                      f"{wrong.sum():,} of {array.size:,} are not, "
                      f"the first is {array[wrong].flat[0]:g}")
 
-# %% ../nbs/001_arguments.ipynb #5df84064
+# %% ../nbs/001_arguments.ipynb #55de0620
 def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     """Whole numbers from 0, of any shape, as floats.
 
@@ -517,6 +611,15 @@ def counts(x: Any, name: str, *, most: float = 2**53) -> np.ndarray:
     ------
     ValueError
         Naming the argument, how many values are wrong and the first of them.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import counts
+    >>> counts([48, 52.0], "flights")
+    array([48., 52.])
+    >>> counts([48, 52.5], "flights")
+    Traceback (most recent call last):
+    ValueError: flights=[48, 52.5]: counts, whole numbers from 0 to ...; 1 of 2 are not, ...
     """
     array = _bare_numbers(x, name)
     wrong = ~(np.isfinite(array) & (array >= 0) & (array <= most) & (array == np.floor(array)))

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['rounding', 'quantile_edges', 'bin_counts', 'is_categorical', 'kind_of', 'numbers_of', 'frequent_categories',
-           'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted', 'ks_test']
+           'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted', 'ks_test', 'listed', 'plot_distances']
 
-# %% ../nbs/07b_bins.ipynb #b8acdd2e
+# %% ../nbs/07b_bins.ipynb #8bda43b5
 import datetime as dt
 import numbers
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special
 from .arguments import column_of_floats, whole
+from .storage import needs
 
-# %% ../nbs/07b_bins.ipynb #0ec0a8ec
+# %% ../nbs/07b_bins.ipynb #9f5c14b2
 def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     """How far a number may be moved by rounding and still be the same number.
 
@@ -32,13 +34,24 @@ def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     ndarray of float
         A part in four million of each number, which is what 32 bits do to one of 64, and near 0
         some 1e-15 of the largest (of 1 where all are 0); for whole numbers at most a quarter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import rounding
+    >>> x = np.array([.1])
+    >>> stored = x.astype(np.float32).astype(float)   # .1 as 32 bits hold it
+    >>> stored.tolist()
+    [0.10000000149011612]
+    >>> bool(abs(stored - x)[0] < rounding(x)[0])     # still the same number
+    True
     """
     size = np.abs(np.asarray(x, float))
     largest = size.max(initial=0) if largest is None else largest
     moved = size*2.**-22 + 1e-15*(largest or 1)
     return np.where(size == np.floor(size), np.minimum(moved, .25), moved)
 
-# %% ../nbs/07b_bins.ipynb #18cef68e
+# %% ../nbs/07b_bins.ipynb #1280b6e1
 def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     """Where to cut a column so that its distribution is seen in equal steps.
 
@@ -55,6 +68,16 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
         Increasing edges, each a value of `x` and a little more or less, so that `rounding` moves no
         value of `x` across: at most 2 `bins` + 1, fewer where values repeat; empty if `x` holds no
         finite value. A bin holds the values above the edge before it, up to and including its own.
+
+    Examples
+    --------
+    >>> from mlscale.drift import bin_counts, quantile_edges
+    >>> x = [1, 2, 3, 4, 5, 6, 7, 8]
+    >>> edges = quantile_edges(x, bins=4)
+    >>> edges.round(3).tolist()
+    [1.0, 1.0, 2.0, 4.0, 6.0, 8.0]
+    >>> bin_counts(x, edges).tolist()   # missing, below 1, 1, 2, 3-4, 5-6, 7-8, above 8
+    [0, 0, 1, 1, 2, 2, 2, 0]
     """
     bins = whole(bins, "bins", low=2)
     x = column_of_floats(x, "x", "x")
@@ -67,7 +90,7 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     largest = np.finfo(float).max
     return np.unique(np.clip(np.concatenate([above, below[atom]]), -largest, largest))
 
-# %% ../nbs/07b_bins.ipynb #d865531f
+# %% ../nbs/07b_bins.ipynb #08260e35
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Count values by bin.
 
@@ -82,13 +105,20 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     -------
     ndarray of int, shape (k + 2,)
         First the number of values that are not finite, then the counts of the k + 1 bins.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import bin_counts
+    >>> bin_counts([1, 2, 2.5, np.nan, 9], [1.5, 2.5]).tolist()   # the missing value comes first
+    [1, 1, 2, 1]
     """
     x = np.ascontiguousarray(column_of_floats(x, "x", "x"))   # a table's column is in strides
     known = x[np.isfinite(x)]
     counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     return np.concatenate([[len(x) - len(known)], counts])
 
-# %% ../nbs/07b_bins.ipynb #d0358894
+# %% ../nbs/07b_bins.ipynb #5f527879
 _TIMES = (dt.date, dt.time, np.datetime64, pd.Period)   # a datetime and a Timestamp are dates
 _DURATIONS = (dt.timedelta, np.timedelta64)
 _NUMBERS = (numbers.Real, Decimal, np.bool_)
@@ -105,6 +135,14 @@ def is_categorical(x: pd.Series) -> bool:
     -------
     bool
         True if so.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import is_categorical
+    >>> codes = pd.Series([1, 2, 1])
+    >>> is_categorical(codes), is_categorical(codes.astype("category"))
+    (False, True)
     """
     return issubclass(x.dtype.type, pd.CategoricalDtype.type)
 
@@ -114,7 +152,7 @@ def _types(x: pd.Series) -> set[type]:
     else: types = set(map(type, x.to_numpy())) if x.dtype == np.dtype(object) else {x.dtype.type}
     return {t for t in types if t.__name__ not in ("NoneType", "NAType", "NaTType")}
 
-# %% ../nbs/07b_bins.ipynb #7bdc56a0
+# %% ../nbs/07b_bins.ipynb #055b5668
 def kind_of(x: pd.Series) -> str:
     """What a column holds. What has no distribution is refused.
 
@@ -132,6 +170,18 @@ def kind_of(x: pd.Series) -> str:
     ------
     ValueError
         If it holds times, complex numbers, lists, or durations among other things.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import kind_of
+    >>> [kind_of(pd.Series(values)) for values in ([1, 2.5, None], ["UA", None], [None])]
+    ['number', 'text', '']
+    >>> kind_of(pd.Series(pd.to_datetime(["2013-01-01"]), name="departure"))
+    Traceback (most recent call last):
+        ...
+    ValueError: X: column 'departure' holds times, which always drift; turn it into a number
+    such as the hour, or leave it out
     """
     types = _types(x)
     among = lambda *kinds: {t for t in types if issubclass(t, kinds)}
@@ -147,7 +197,7 @@ def kind_of(x: pd.Series) -> str:
     if types == durations | figures: return "duration" if durations else "number" if types else ""
     return "text" if x.notna().any() else ""
 
-# %% ../nbs/07b_bins.ipynb #e4644e52
+# %% ../nbs/07b_bins.ipynb #eccecebf
 def numbers_of(x: pd.Series) -> np.ndarray:
     """A column of numbers as floats; durations in seconds.
 
@@ -165,6 +215,13 @@ def numbers_of(x: pd.Series) -> np.ndarray:
     ------
     TypeError, ValueError
         If it holds text, or what `kind_of` refuses.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import numbers_of
+    >>> numbers_of(pd.Series(pd.to_timedelta(["90s", None, "1h"]))).tolist()   # seconds
+    [90.0, nan, 3600.0]
     """
     kind = kind_of(x)
     if kind == "text":
@@ -197,7 +254,7 @@ def _factorized(x: pd.Series) -> tuple[np.ndarray, list]:
     kind_of(pd.Series(list(values), dtype=object, name=x.name))
     return np.asarray(codes), list(values)
 
-# %% ../nbs/07b_bins.ipynb #2b7fe454
+# %% ../nbs/07b_bins.ipynb #ee2e46ef
 def frequent_categories(x: pd.Series, most: int) -> tuple[str, ...]:
     """The most frequent categories of a column.
 
@@ -212,6 +269,13 @@ def frequent_categories(x: pd.Series, most: int) -> tuple[str, ...]:
     -------
     tuple of str
         Sorted.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import frequent_categories
+    >>> frequent_categories(pd.Series(["UA", "UA", "AA", "AA", "B6", None]), most=2)
+    ('AA', 'UA')
     """
     codes, values = _factorized(x)
     rows: dict[str, int] = {}
@@ -233,13 +297,21 @@ def category_counts(x: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     -------
     ndarray of int, shape (len(known) + 2,)
         Missing values, those of each known category, and all others.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import category_counts
+    >>> carriers = pd.Series(["UA", "ZZ", "UA", None, "AA"])
+    >>> category_counts(carriers, ("AA", "UA")).tolist()   # missing, AA, UA, all others
+    [1, 1, 2, 1]
     """
     codes, values = _factorized(x)
     place = {text: i for i, text in enumerate(known, 1)}
     found = [next((place[t] for t in _spellings(v) if t in place), len(known) + 1) for v in values]
     return np.bincount(np.array([*found, 0])[codes], minlength=len(known) + 2)
 
-# %% ../nbs/07b_bins.ipynb #475b8120
+# %% ../nbs/07b_bins.ipynb #65353bc7
 def ks_distance(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The Kolmogorov-Smirnov distance of two distributions, from their cumulated shares.
 
@@ -252,10 +324,18 @@ def ks_distance(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     -------
     ndarray of float, shape (...)
         0 (equal) to 1, as far as these places show.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import ks_distance
+    >>> window, reference = np.array([.5, .7, 1]), np.array([.2, .6, 1])
+    >>> round(float(ks_distance(window, reference)), 3)   # the largest gap, at the first place
+    0.3
     """
     return np.abs(window - reference).max(-1)
 
-# %% ../nbs/07b_bins.ipynb #60133aaf
+# %% ../nbs/07b_bins.ipynb #0b69a136
 def sorted_sample(x: Any, name: str = "x") -> np.ndarray:
     """A sample in the order in which `ks_of_sorted` reads it: missing values first.
 
@@ -275,12 +355,19 @@ def sorted_sample(x: Any, name: str = "x") -> np.ndarray:
     ------
     ValueError
         If it is empty or holds what is no number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.bins import sorted_sample
+    >>> sorted_sample([3, np.nan, 1]).tolist()
+    [-inf, 1.0, 3.0]
     """
     values = column_of_floats(x, name, name)
     if not len(values): raise ValueError(f"{name}: empty; give at least one value")
     return np.sort(np.where(np.isfinite(values), values, -np.inf))
 
-# %% ../nbs/07b_bins.ipynb #ac9674f2
+# %% ../nbs/07b_bins.ipynb #8205ba83
 def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test of samples that are sorted already.
 
@@ -293,6 +380,13 @@ def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float
     -------
     tuple of float
         As of `ks_test`.
+
+    Examples
+    --------
+    >>> from mlscale.bins import ks_of_sorted, sorted_sample
+    >>> usual = sorted_sample([1, 2, 3, 4])   # sorted once, compared with many batches
+    >>> [ks_of_sorted(usual, sorted_sample(batch))[0] for batch in ([1, 2, 3, 4], [3, 4, 5, 6])]
+    [0.0, 0.5]
     """
     n, m = len(reference), len(batch)
     known = reference[np.searchsorted(reference, -np.inf, "right"):]
@@ -304,7 +398,7 @@ def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float
     d = max(gap(batch - moved, "left"), gap(batch + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(n*m/(n + m))))
 
-# %% ../nbs/07b_bins.ipynb #ae5ab4af
+# %% ../nbs/07b_bins.ipynb #ebb2636c
 def ks_test(reference: Any, batch: Any) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test, with missing values as values below all others.
 
@@ -323,5 +417,81 @@ def ks_test(reference: Any, batch: Any) -> tuple[float, float]:
     ------
     ValueError
         If one is empty or holds what is no number.
+
+    Examples
+    --------
+    >>> from mlscale.drift import ks_test
+    >>> d, p = ks_test([1, 2, 3, 4], [3, 4, 5, 6])
+    >>> d, round(p, 2)   # half of the reference lies below all of the batch
+    (0.5, 0.7)
+    >>> ks_test([1, 2, 3, 4], [1, 2, None, None])[0]   # missing values lie below all others
+    0.5
     """
     return ks_of_sorted(sorted_sample(reference, "reference"), sorted_sample(batch, "batch"))
+
+# %% ../nbs/07b_bins.ipynb #e78a9dda
+def listed(names: Sequence, most: int = 6) -> str:
+    """Names in one line, however many there are.
+
+    Parameters
+    ----------
+    names : sequence
+        What is named.
+    most : int
+        How many are written out.
+
+    Returns
+    -------
+    str
+        The first ones, and how many more there are.
+
+    Examples
+    --------
+    >>> from mlscale.bins import listed
+    >>> listed(["temp", "wind", "visib"]), listed(range(50), most=3)
+    ('temp, wind, visib', '0, 1, 2 and 47 more')
+    """
+    shown = ", ".join(map(str, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+# %% ../nbs/07b_bins.ipynb #d35544df
+def plot_distances(report: pd.DataFrame, limit: str, ax: Any = None, *, most: int = 20) -> Any:
+    """The distance of each column beside what is allowed, the drifted ones first.
+
+    Parameters
+    ----------
+    report : DataFrame
+        Index: column. `distance`, `drifted` and the column named by `limit`.
+    limit : str
+        The column that holds the distance allowed.
+    ax : matplotlib Axes, optional
+        Where to draw. Default: a new figure.
+    most : int
+        How many columns are drawn; the title counts all.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.bins import plot_distances
+    >>> report = pd.DataFrame({"distance": [.5, .1], "threshold": .2, "drifted": [True, False]},
+    ...                       index=["temp", "wind"])
+    >>> plot_distances(report, "threshold").get_title()
+    '1 of 2 columns drifted'
+    """
+    with needs("plot"): import matplotlib.pyplot as plt
+    shown = report.sort_values("drifted", ascending=False, kind="stable")[:most]
+    rows, far = np.arange(len(shown)), max(shown.distance.max(), shown[limit].clip(upper=1).max())
+    ax = plt.subplots(figsize=(6, 1.2 + .25*len(shown)))[1] if ax is None else ax
+    ax.barh(rows, shown.distance, color=["C1" if drifted else "C0" for drifted in shown.drifted])
+    ax.plot(shown[limit], rows, "|", color="0.3", ms=12, mew=2, label="allowed")
+    first = f"the first {most:,} of {len(report):,} columns, " if len(report) > most else ""
+    ax.set(yticks=rows, yticklabels=shown.index.astype(str), xlim=(0, 1.08*far),
+           xlabel=f"{first}distance from the reference",
+           title=f"{report.drifted.sum():,} of {len(report):,} columns drifted")
+    ax.invert_yaxis()
+    ax.legend()
+    return ax

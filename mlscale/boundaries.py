@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'SPENDING', 'StoppedWalk', 'information_fractions', 'crossing_probabilities', 'peeking_error',
            'group_sequential_constant', 'alpha_spent', 'boundary_at', 'boundaries_of', 'spent_a_side',
-           'alpha_spending_boundaries', 'repeated_p_value', 'GroupSequentialDesign', 'group_sequential_design',
-           'StagewiseEstimate', 'stagewise_estimate']
+           'alpha_spending_boundaries', 'repeated_p_value', 'plot_boundaries', 'GroupSequentialDesign',
+           'group_sequential_design', 'StagewiseEstimate', 'stagewise_estimate']
 
-# %% ../nbs/10b_boundaries.ipynb #ba88c6c4
+# %% ../nbs/10b_boundaries.ipynb #bac25d11
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +21,9 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .experiments import format_level
+from .storage import needs
 
-# %% ../nbs/10b_boundaries.ipynb #ff7433de
+# %% ../nbs/10b_boundaries.ipynb #43da45cc
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class StoppedWalk:
@@ -32,6 +33,16 @@ class StoppedWalk:
     ----------
     drift : float
         The mean of the sum at time 1.
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import StoppedWalk
+    >>> walk = StoppedWalk()
+    >>> walk.go(.5)
+    >>> walk.stay(-1.96*.5**.5, 1.96*.5**.5)   # at |z| = 1.96 half-way it stops
+    >>> walk.go(1)
+    >>> round(float(walk.above(1.96)), 4)   # the rest of .025 has stopped before
+    0.0166
     """
 
     def __init__(self, drift: float = 0.) -> None:
@@ -88,7 +99,7 @@ class StoppedWalk:
         low, high = max(low, middle - far), min(high, middle + far)
         self.region = low, max(low, high)
 
-# %% ../nbs/10b_boundaries.ipynb #f38712f4
+# %% ../nbs/10b_boundaries.ipynb #e4e30286
 def information_fractions(information: Any, most: float = math.inf) -> np.ndarray:
     """The looks of a plan, checked.
 
@@ -107,6 +118,17 @@ def information_fractions(information: Any, most: float = math.inf) -> np.ndarra
     ------
     ValueError
         If there are none or too many, or they do not increase by a millionth at least.
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import information_fractions
+    >>> information_fractions([.5, 1 + 1e-12], most=1.).tolist()
+    [0.5, 1.0]
+    >>> information_fractions([.5, .5, 1])
+    Traceback (most recent call last):
+        ...
+    ValueError: information: must increase from look to look, by at least one millionth; looks
+    that bring no data are no looks
     """
     limit = most + 1e-9
     t = array_of_numbers(information, "information", ndim=1, above=0, high=limit)
@@ -146,7 +168,7 @@ def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: Any = 0.,
     down = [walk.below(low, drift) for walk, low in zip(walks, lower*root)]
     return np.stack(up, -1), np.stack(down, -1)
 
-# %% ../nbs/10b_boundaries.ipynb #13335ca4
+# %% ../nbs/10b_boundaries.ipynb #14d7b379
 def crossing_probabilities(information: Sequence[float] | np.ndarray,
                            upper: Sequence[float] | np.ndarray,
                            lower: Sequence[float] | np.ndarray | None = None, *,
@@ -177,6 +199,15 @@ def crossing_probabilities(information: Sequence[float] | np.ndarray,
     References
     ----------
     Armitage, McPherson, Rowe, Repeated Significance Tests on Accumulating Data, 1969.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import crossing_probabilities
+    >>> up, down = crossing_probabilities([.5, 1], [1.96, 1.96])
+    >>> up.round(4).tolist()   # .025 at the first look, and more at the second
+    [0.025, 0.0166]
+    >>> round(float(up.sum() + down.sum()), 3)   # of two looks at the level of .05
+    0.083
     """
     t = information_fractions(information)
     upper = _bounds("upper", upper, len(t))
@@ -191,7 +222,7 @@ def crossing_probabilities(information: Sequence[float] | np.ndarray,
         up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
     return up, down
 
-# %% ../nbs/10b_boundaries.ipynb #9757b487
+# %% ../nbs/10b_boundaries.ipynb #f2cd4ebf
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
     """The probability of at least one false alarm when a fixed-sample test is read at equally
     spaced looks.
@@ -212,12 +243,18 @@ def peeking_error(looks: int, *, alpha: float = .05) -> float:
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import peeking_error
+    >>> [round(peeking_error(looks), 3) for looks in (1, 2, 5, 10)]   # Armitage, McPherson, Rowe
+    [0.05, 0.083, 0.142, 0.193]
     """
     looks, alpha = whole(looks, "looks", low=1, high=2000), error_rate(alpha)
     t, z = np.arange(1, looks + 1)/looks, np.full(looks, -ndtri(alpha/2))
     return float(sum(p.sum() for p in crossing_probabilities(t, z)))
 
-# %% ../nbs/10b_boundaries.ipynb #e3f872d3
+# %% ../nbs/10b_boundaries.ipynb #d50f14f5
 KINDS = {"pocock": .5, "obrien-fleming": 0.}   # the boundary is c t^(power - 1/2)
 
 def group_sequential_constant(looks: int, *, alpha: float = .05,
@@ -247,6 +284,14 @@ def group_sequential_constant(looks: int, *, alpha: float = .05,
     References
     ----------
     Pocock, Biometrika 1977; O'Brien, Fleming, Biometrics 1979.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import group_sequential_constant
+    >>> round(group_sequential_constant(5, kind="pocock"), 3)   # |z| at each of five looks
+    2.413
+    >>> round(group_sequential_constant(5), 3)   # O'Brien, Fleming: at the last; 4.56 at the first
+    2.04
     """
     looks, alpha = whole(looks, "looks", low=1, high=2000), error_rate(alpha)
     t = np.arange(1, looks + 1)/looks
@@ -255,7 +300,7 @@ def group_sequential_constant(looks: int, *, alpha: float = .05,
     one, all_ = -ndtri(alpha/2), -ndtri(alpha/2/looks)      # of one look, and by Bonferroni
     return optimize.brentq(excess, one - 1e-9, all_ + 1e-9, xtol=1e-12)
 
-# %% ../nbs/10b_boundaries.ipynb #c9cc8206
+# %% ../nbs/10b_boundaries.ipynb #24cb6b0c
 SPENDING = ("obrien-fleming", "pocock", "hwang-shih-decani", "power")
 
 def _check_shape(spending: str, gamma: float | None, rho: float | None) -> None:
@@ -272,7 +317,6 @@ def _hwang_shih_decani(t: np.ndarray, alpha: float, gamma: float) -> np.ndarray:
     late = np.exp(gamma*(1 - t)) if gamma < 0 else 1.   # the fraction above, without overflow
     return alpha*late*np.expm1(-abs(gamma)*t)/np.expm1(-abs(gamma))
 
-# %% ../nbs/10b_boundaries.ipynb #993c6d06
 def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-fleming",
                 gamma: float | None = None, rho: float | None = None) -> np.ndarray:
     """The error that may have been spent by information t.
@@ -303,6 +347,14 @@ def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-
     References
     ----------
     Lan, DeMets, Biometrika 1983; Hwang, Shih, DeCani, Statistics in Medicine 1990.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import alpha_spent
+    >>> alpha_spent([.5, 1], alpha=.05).round(4).tolist()   # O'Brien, Fleming: late
+    [0.0056, 0.05]
+    >>> alpha_spent([.5, 1], alpha=.05, spending="pocock").round(4).tolist()   # early
+    [0.031, 0.05]
     """
     alpha = number(alpha, "alpha", above=0, below=1)   # not a rate a sentence names: no 1e-12
     _check_shape(spending, gamma, rho)
@@ -313,7 +365,7 @@ def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-
         with np.errstate(divide="ignore"): return 2*ndtr(ndtri(alpha/2)/np.sqrt(share))
     return _hwang_shih_decani(share, alpha, number(gamma, "gamma"))
 
-# %% ../nbs/10b_boundaries.ipynb #ab509c83
+# %% ../nbs/10b_boundaries.ipynb #6214ace2
 def boundary_at(walk: StoppedWalk, spend: float) -> float:
     """The boundary of one look.
 
@@ -328,6 +380,14 @@ def boundary_at(walk: StoppedWalk, spend: float) -> float:
     -------
     float
         In units of z; infinite where next to nothing (1e-290) can be spent.
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import StoppedWalk, boundary_at
+    >>> walk = StoppedWalk()
+    >>> walk.go(1)
+    >>> round(boundary_at(walk, .025), 4)
+    1.96
     """
     if spend < 1e-290: return math.inf
     root = math.sqrt(walk.t)
@@ -350,6 +410,13 @@ def boundaries_of(t: np.ndarray, spent: np.ndarray, *, one_sided: bool = False) 
     -------
     ndarray of float, shape (looks,)
         In units of z.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.boundaries import boundaries_of
+    >>> boundaries_of(np.array([.5, 1]), np.array([.01, .025])).round(3).tolist()   # a side
+    [2.326, 2.076]
     """
     walk, z = StoppedWalk(), []
     for time, spend in zip(t, np.diff(spent, prepend=0)):
@@ -359,7 +426,7 @@ def boundaries_of(t: np.ndarray, spent: np.ndarray, *, one_sided: bool = False) 
         walk.stay(-12*root if one_sided else -z[-1]*root, z[-1]*root)
     return np.array(z)
 
-# %% ../nbs/10b_boundaries.ipynb #ccfec9ce
+# %% ../nbs/10b_boundaries.ipynb #4e646fec
 def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side",
                  spending: str = "obrien-fleming", gamma: float | None = None,
                  rho: float | None = None) -> np.ndarray:
@@ -386,13 +453,18 @@ def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side"
     ------
     ValueError
         If an argument is out of range, unknown or missing.
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import spent_a_side
+    >>> spent_a_side([.5, 1], alpha=.05, spending="pocock").round(4).tolist()
+    [0.0155, 0.025]
     """
     shape: dict[str, Any] = dict(spending=spending, gamma=gamma, rho=rho)
     if one_of(spend, "spend", ("per-side", "total")) == "total":
         return alpha_spent(t, alpha=alpha, **shape)/2
     return alpha_spent(t, alpha=number(alpha, "alpha", above=0, below=1)/2, **shape)
 
-# %% ../nbs/10b_boundaries.ipynb #a0a7d5ca
 def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alpha: float = .05,
                               spending: str = "obrien-fleming", gamma: float | None = None,
                               rho: float | None = None, spend: str = "per-side", sided: int = 2,
@@ -435,6 +507,16 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
     References
     ----------
     Jennison, Turnbull, Group Sequential Methods with Applications to Clinical Trials, 2000.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import alpha_spending_boundaries
+    >>> alpha_spending_boundaries([.2, .4, .6, .8, 1]).round(3).tolist()   # |z|, look by look
+    [4.877, 3.357, 2.68, 2.29, 2.031]
+    >>> alpha_spending_boundaries([.5, 1]).round(3).tolist()
+    [2.963, 1.969]
+    >>> alpha_spending_boundaries([.5, 1], alpha=.025, sided=1).round(3).tolist()   # one side of it
+    [2.963, 1.969]
     """
     t = information_fractions(information, 1. if spending_time is None else math.inf)
     used = t if spending_time is None else array_of_numbers(spending_time, "spending_time", low=0)
@@ -446,7 +528,7 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
     if whole(sided, "sided", low=1, high=2) == 2: return boundaries_of(t, a_side)
     return boundaries_of(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
 
-# %% ../nbs/10b_boundaries.ipynb #2f7d812b
+# %% ../nbs/10b_boundaries.ipynb #86702484
 def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -> float:
     """The smallest alpha at which a path would have crossed by now.
 
@@ -462,6 +544,16 @@ def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -
     float
         May be read at any look, and is cautious for that; 1 where only an alpha above .9999 would
         do.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from mlscale.boundaries import repeated_p_value
+    >>> from mlscale.sequential import alpha_spending_boundaries
+    >>> limits = lambda log_alpha: alpha_spending_boundaries([.5, 1], alpha=math.exp(log_alpha))
+    >>> round(repeated_p_value(np.array([1., 1.96]), limits), 3)   # two looks: more than .05
+    0.051
     """
     over = lambda a: float((z - np.minimum(boundaries(a), 38)).max())
     # not below that of one look
@@ -469,7 +561,40 @@ def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -
     if over(high) < 0: return 1.
     return math.exp(optimize.brentq(over, low, high, xtol=1e-10) if over(low) < 0 else low)
 
-# %% ../nbs/10b_boundaries.ipynb #321ecf01
+# %% ../nbs/10b_boundaries.ipynb #cc01c537
+def plot_boundaries(information: Any, upper: Any, lower: Any, ax: Any, title: str) -> Any:
+    """The boundaries of a plan over its information; infinite ones are left out.
+
+    Parameters
+    ----------
+    information, upper, lower : sequence of float, shape (looks,)
+        The looks, and z to stop at.
+    ax : matplotlib Axes or None
+        Where to draw; None for a new figure.
+    title : str
+        What stands above.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> from mlscale.boundaries import plot_boundaries
+    >>> ax = plot_boundaries([.5, 1], [2.96, 1.97], [.56, 1.97], None, "Success, or give up")
+    >>> [line.get_label() for line in ax.lines[:2]]
+    ['stop above', 'stop below']
+    """
+    with needs("plot"): import matplotlib.pyplot as plt
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.plot(information, upper, "o-", color="C3", label="stop above")
+    ax.plot(information, lower, "o-", color="C0", label="stop below")
+    ax.axhline(0, color="0.6", lw=1)
+    ax.set(xlabel="information, as a share of the planned", ylabel="z", title=title)
+    ax.legend()
+    return ax
+
+# %% ../nbs/10b_boundaries.ipynb #dd169931
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -484,6 +609,15 @@ class GroupSequentialDesign:
         Type I error, and the probability to stop at the upper boundary at `drift`.
     drift : float
         The mean of z at full information for which the plan has its power.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import group_sequential_design
+    >>> plan = group_sequential_design([.5, 1])
+    >>> [round(z, 3) for z in plan.boundary], round(plan.inflation, 3)
+    ([2.963, 1.969], 1.004)
+    >>> round(float(plan.power_at(0)), 3), round(float(plan.power_at(plan.drift)), 3)
+    (0.05, 0.8)
     """
     information: tuple[float, ...]
     boundary: tuple[float, ...]
@@ -494,7 +628,7 @@ class GroupSequentialDesign:
     @property
     def inflation(self) -> float:
         "Largest sample size relative to the test with one look of the same alpha and power."
-        return (self.drift/(ndtri(self.power) - ndtri(self.alpha/2)))**2
+        return float((self.drift/(ndtri(self.power) - ndtri(self.alpha/2)))**2)
 
     def power_at(self, drift: float | np.ndarray) -> np.ndarray:
         """The probability to stop at a boundary, on either side.
@@ -529,13 +663,28 @@ class GroupSequentialDesign:
         t = np.array(self.information)
         return stop @ t[:-1] + (1 - stop.sum(-1))*t[-1]
 
+    def plot(self, ax: Any = None) -> Any:
+        """The boundary, look by look.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        t, z, cost = self.information, np.array(self.boundary), self.inflation
+        return plot_boundaries(t, z, -z, ax, f"{len(t)} looks, {cost:.3f} times the fixed sample")
+
     def __repr__(self) -> str:
         average = self.inflation*self.expected_information(self.drift)
         return (f"GroupSequentialDesign(looks {len(self.information)}, alpha {self.alpha:g}, power"
                 f" {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample,"
                 f" {average:.3f} on average under the planned effect)")
 
-# %% ../nbs/10b_boundaries.ipynb #6216fcd6
+# %% ../nbs/10b_boundaries.ipynb #8428885b
 def group_sequential_design(information: Sequence[float] | np.ndarray, *,
                             boundary: Sequence[float] | np.ndarray | None = None,
                             alpha: float = .05, power: float = .8,
@@ -566,6 +715,16 @@ def group_sequential_design(information: Sequence[float] | np.ndarray, *,
     ------
     ValueError
         If an argument is out of range, unknown or missing.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import group_sequential_design
+    >>> group_sequential_design([.25, .5, .75, 1])
+    GroupSequentialDesign(looks 4, alpha 0.05, power 0.8: needs up to 1.020 times the fixed
+    sample, 0.839 on average under the planned effect)
+    >>> group_sequential_design([.25, .5, .75, 1], spending="pocock")   # stops early, costs more
+    GroupSequentialDesign(looks 4, alpha 0.05, power 0.8: needs up to 1.196 times the fixed
+    sample, 0.804 on average under the planned effect)
     """
     t, alpha = information_fractions(information, 1.), error_rate(alpha)
     if t[-1] != 1: raise ValueError(f"information: the last look of a plan is at 1, got {t[-1]:g}")
@@ -576,7 +735,7 @@ def group_sequential_design(information: Sequence[float] | np.ndarray, *,
     drift = optimize.brentq(missing, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10b_boundaries.ipynb #8186cf35
+# %% ../nbs/10b_boundaries.ipynb #517ee0e4
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -592,6 +751,12 @@ class StagewiseEstimate:
         Two-sided, by stagewise ordering.
     level : float
         Of the interval.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import stagewise_estimate
+    >>> stagewise_estimate([1], [1.96], 2.5)   # one look: 2.5 -+ 1.96
+    StagewiseEstimate(2.5 [0.54, 4.46] at 95 %, p = 0.0124)
     """
     estimate: float
     lower: float
@@ -603,7 +768,6 @@ class StagewiseEstimate:
         return (f"StagewiseEstimate({self.estimate:.4g} [{self.lower:.4g}, {self.upper:.4g}] at"
                 f" {format_level(self.level)} %, p = {self.p_value:.3g})")
 
-# %% ../nbs/10b_boundaries.ipynb #45c463bd
 def _stagewise_order(t: np.ndarray, upper: np.ndarray, z: float) -> Any:
     "For a drift: the probability of an outcome that is as high as this one, or higher."
     walks = list(zip(_walk_through(t, -upper, upper), upper*np.sqrt(t)))
@@ -643,6 +807,14 @@ def stagewise_estimate(information: Sequence[float] | np.ndarray,
     References
     ----------
     Tsiatis, Rosner, Mehta, Biometrics 1984; Jennison, Turnbull 2000, chapter 8.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import alpha_spending_boundaries, stagewise_estimate
+    >>> boundary = alpha_spending_boundaries([.5, 1])
+    >>> late = stagewise_estimate([.5, 1], boundary, 2.2)   # decided at the second look
+    >>> round(late.estimate, 2), round(late.p_value, 3)   # of a z of 2.2 and p of .028
+    (2.19, 0.029)
     """
     t, z = information_fractions(information), number(z, "z")
     level = number(level, "level", above=0, below=1)

@@ -16,7 +16,7 @@ from scipy.special import expit
 from .arguments import array_of_numbers, error_rate, number, whole
 from .page_hinkley import inner_probabilities, page_hinkley_path
 
-# %% ../nbs/11e_concept_drift.ipynb #e08cd233
+# %% ../nbs/11e_concept_drift.ipynb #5d50c304
 def simulate_labels(X: Any, weights: Any, intercept: float, *, jump_at: int | None = None,
                     size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
@@ -46,6 +46,14 @@ def simulate_labels(X: Any, weights: Any, intercept: float, *, jump_at: int | No
     ------
     ValueError
         If shapes or settings are not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import simulate_labels
+    >>> y, p = simulate_labels(np.ones((4, 1)), [2.], 0., jump_at=2, size=1)
+    >>> p.round(3).tolist()   # all effects reversed from row 2 on
+    [0.881, 0.881, 0.119, 0.119]
     """
     X = array_of_numbers(X, "X", ndim=2)
     weights = array_of_numbers(weights, "weights", ndim=1)
@@ -73,6 +81,12 @@ def excess(truth: Any, p: Any) -> np.ndarray:
     -------
     ndarray of float, shape (n,)
         Nats, 0 or above.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import excess
+    >>> excess([.5, .5], [.5, .9]).round(3).tolist()   # ln(.5/.9)/2 + ln(.5/.1)/2
+    [0.0, 0.511]
     """
     truth = inner_probabilities(truth, "truth")
     p = inner_probabilities(p, "p", len(truth))
@@ -99,7 +113,7 @@ def _blocks(x: Any, day: Any, run_days: int, block_days: int, n: int,
         blocks = zip(first, lengths, strict=True)
         yield np.concatenate([twice[starts[k]:ends[k + length]] for k, length in blocks])
 
-# %% ../nbs/11e_concept_drift.ipynb #d0a04c75
+# %% ../nbs/11e_concept_drift.ipynb #5da13baf
 def false_restarts(losses: Any, day: Any, *, delta: float, threshold: float, run_days: int,
                    block_days: int = 7, n: int = 400, seed: int = 0) -> float:
     """How many runs in which nothing changes would restart.
@@ -130,6 +144,14 @@ def false_restarts(losses: Any, day: Any, *, delta: float, threshold: float, run
     ------
     ValueError
         If losses, days or settings are not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import false_restarts
+    >>> day, losses = np.arange(200)//10, np.random.default_rng(0).exponential(size=200)
+    >>> [false_restarts(losses, day, delta=.1, threshold=h, run_days=20) for h in (10, 20, 40)]
+    [0.63, 0.0075, 0.0]
     """
     threshold = number(threshold, "threshold", above=0)
     runs = _blocks(losses, day, run_days, block_days, n, seed)
@@ -157,6 +179,15 @@ def restart_threshold(losses: Any, day: Any, *, delta: float, run_days: int, sha
         If days are not in order, too few, the share cannot be measured with so few runs, or `delta`
         is so large that the statistic does not rise at all in the share of runs that may not
         restart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import false_restarts, restart_threshold
+    >>> day, losses = np.arange(200)//10, np.random.default_rng(0).exponential(size=200)
+    >>> threshold = restart_threshold(losses, day, delta=.1, run_days=20, share=.05)
+    >>> false_restarts(losses, day, delta=.1, threshold=threshold, run_days=20) <= .05
+    True
     """
     share, n = error_rate(share, "share"), whole(n, "n", low=1)
     if share*n < 5:

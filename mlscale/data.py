@@ -24,7 +24,7 @@ _all_ = ["HORIZON", "LATE_MINUTES", "MATURE", "PUERTO_RICO", "SOURCES", "WEATHER
          "load_weather", "local_to_utc", "matured", "parse_flights", "source_file", "Drift",
          "OperationsDesk", "drivers", "uniform_hash"]
 
-# %% ../nbs/00_data.ipynb #83249200
+# %% ../nbs/00_data.ipynb #c36754ed
 SCHEDULE_LEAD = pd.Timedelta(days=30)
 
 def event_log(flights: pd.DataFrame) -> pd.DataFrame:
@@ -47,6 +47,16 @@ def event_log(flights: pd.DataFrame) -> pd.DataFrame:
     -----
     Assumed: schedules are known 30 days ahead, departures and arrivals at once, cancellations at
     the scheduled departure.
+
+    Examples
+    --------
+    >>> from mlscale.data import event_log, load_flights
+    >>> first = load_flights().head(1)   # it should leave on 1 January at 10:15 UTC
+    >>> event_log(first)[["kind", "created_timestamp", "value"]]
+            kind         created_timestamp  value
+    0  scheduled 2012-12-02 10:15:00+00:00    NaN
+    1   departed 2013-01-01 10:17:00+00:00    2.0
+    2    arrived 2013-01-01 14:30:00+00:00   11.0
     """
     f, published = flights, (flights.sched_dep - SCHEDULE_LEAD).dt.as_unit("us")
     kinds = {

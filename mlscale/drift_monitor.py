@@ -6,9 +6,10 @@
 __all__ = ['FLOOR', 'FORMAT', 'distances', 'psi', 'resampled_distances', 'thresholds', 'check_state', 'Reference', 'utc_moment',
            'Finding', 'drift_finding', 'DriftMonitor']
 
-# %% ../nbs/07c_drift_monitor.ipynb #d9c05d8c
+# %% ../nbs/07c_drift_monitor.ipynb #3e472200
 import datetime as dt
 import hashlib
+import html
 import json
 import numbers
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ import numpy as np
 import pandas as pd
 from .arguments import check_names, column_names, data_frame, number, plain, whole
 from .bins import bin_counts, category_counts, frequent_categories, is_categorical, kind_of
-from .bins import ks_distance, numbers_of, quantile_edges
+from .bins import ks_distance, listed, numbers_of, plot_distances
+from .bins import quantile_edges
 
-# %% ../nbs/07c_drift_monitor.ipynb #d1756e67
+# %% ../nbs/07c_drift_monitor.ipynb #0a14f720
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
     """How far counts are from reference counts, column by column.
 
@@ -35,12 +37,20 @@ def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -
     -------
     ndarray of float, shape (..., columns)
         0 (equal) to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import distances
+    >>> window, reference = np.array([[0, 5, 5]]*2), np.array([[0, 9, 1]]*2)
+    >>> distances(window, reference, np.array([False, True])).round(3).tolist()   # .9 - .5, twice
+    [0.4, 0.4]
     """
     share = lambda c: c/np.maximum(c.sum(-1, keepdims=True), 1)
     f, g = share(window), share(reference)
     return np.where(category, np.abs(f - g).sum(-1)/2, ks_distance(f.cumsum(-1), g.cumsum(-1)))
 
-# %% ../nbs/07c_drift_monitor.ipynb #11f4257a
+# %% ../nbs/07c_drift_monitor.ipynb #360792ac
 def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The population stability index, with half a row added to each bin so that empty bins do not
     make it infinite.
@@ -54,6 +64,15 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     -------
     ndarray of float, shape (...)
         0 or above. Rules of thumb (0.1, 0.25) ignore the number of rows and of days.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import psi
+    >>> round(float(psi(np.array([50_000, 50_000]), np.array([90_000, 10_000]))), 3)
+    0.879
+    >>> round(float((.5 - .9)*np.log(.5/.9) + (.5 - .1)*np.log(.5/.1)), 3)   # by hand
+    0.879
     """
     used = (window + reference) > 0
     half = lambda c: np.where(used, c + .5, 0)
@@ -61,7 +80,7 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #b9c917fb
+# %% ../nbs/07c_drift_monitor.ipynb #d944688b
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
                         block_days: int = 1, n: int = 2000, seed: int = 0) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
@@ -85,6 +104,15 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
     -------
     ndarray of float, shape (n, columns)
         The distances.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import resampled_distances
+    >>> days = np.array([[[0, 90, 10]], [[0, 50, 50]]])   # one column, two days .4 apart
+    >>> d = resampled_distances(days, np.array([False]), window_days=1, n=500)
+    >>> np.unique(d.round(3)).tolist()   # so far a window strays though nothing happens
+    [0.0, 0.2, 0.4]
     """
     rng, days = np.random.default_rng(seed), len(counts)
     flat = counts.reshape(days, -1).astype(float)
@@ -95,7 +123,7 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
         return (times.reshape(n, days) @ flat).reshape(n, *counts.shape[1:])
     return distances(draw(window_days), draw(days), category)
 
-# %% ../nbs/07c_drift_monitor.ipynb #bd03649e
+# %% ../nbs/07c_drift_monitor.ipynb #7f306a38
 FLOOR = .001   # distances below it never ring, whatever the reference says: one row in a thousand
 
 def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
@@ -112,6 +140,14 @@ def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
     -------
     ndarray of float, shape (columns,)
         The thresholds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.drift import thresholds
+    >>> null = np.linspace(0, 1, 101)[:, None]   # what one column did on 101 checks without drift
+    >>> thresholds(null, .05).round(2).tolist()
+    [0.95]
     """
     scale = np.maximum(np.quantile(null, 1 - alpha, axis=0), FLOOR)
     return scale*max(1., np.quantile((null/scale).max(1), 1 - alpha, method="higher"))
@@ -127,7 +163,7 @@ def _table(X: Any) -> pd.DataFrame:
             raise TypeError(f"X: a DataFrame or an array of numbers, got {type(X).__name__}")
     return frame
 
-# %% ../nbs/07c_drift_monitor.ipynb #263a8f17
+# %% ../nbs/07c_drift_monitor.ipynb #131d8bb7
 def check_state(d: Any, kind: str, newest: int) -> Mapping:
     """Refuse a state that `to_dict` did not write, or that a newer version wrote.
 
@@ -149,6 +185,16 @@ def check_state(d: Any, kind: str, newest: int) -> Mapping:
     ------
     ValueError
         If it is another kind, or of another format.
+
+    Examples
+    --------
+    >>> from mlscale.drift_monitor import check_state
+    >>> check_state({"kind": "Reference", "format": 2}, "Reference", 2)["format"]
+    2
+    >>> check_state({"kind": "Reference", "format": 9}, "Reference", 2)
+    Traceback (most recent call last):
+        ...
+    ValueError: d: Reference of format 9 written by to_dict; this version reads formats up to 2
     """
     if not isinstance(d, Mapping) or d.get("kind") != kind:
         raise ValueError(f"d: not a {kind} written by to_dict")
@@ -181,7 +227,7 @@ def _days(days: Any, n: int) -> np.ndarray:
                          'give the dates, such as times.dt.floor("D")')
     return labels
 
-# %% ../nbs/07c_drift_monitor.ipynb #056bb71d
+# %% ../nbs/07c_drift_monitor.ipynb #0058462f
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -200,6 +246,17 @@ class Reference:
     has_days : bool
         True if `counts` holds real days; False if no days were given: then all rows are in one, and
         count as independent of each other.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.drift import Reference
+    >>> flights = pd.DataFrame({"temp": [1., 2, 3, 4], "carrier": ["AA", "UA", "UA", None]})
+    >>> reference = Reference.fit(flights, days=["06-01", "06-01", "06-02", "06-02"])
+    >>> reference
+    Reference(4 rows, 2 days, columns: temp, carrier)
+    >>> reference.cuts[1], reference.total[1][:4].tolist()   # missing, AA, UA, never seen
+    (('AA', 'UA'), [1, 1, 2, 0])
     """
     columns: tuple[str, ...]
     cuts: tuple[tuple, ...]
@@ -287,7 +344,15 @@ class Reference:
     def __repr__(self) -> str:
         days = f"{len(self.counts)} days" if self.has_days else "rows independent"
         return (f"Reference({self.total[0].sum():,} rows, {days}, "
-                f"columns: {', '.join(self.columns)})")
+                f"columns: {listed(self.columns)})")
+
+    def _repr_html_(self) -> str:
+        total, held = self.total, zip(self.cuts, self.category)
+        holds = [listed(cuts) if category else f"{cuts[0]:.4g} to {cuts[-1]:.4g}" if cuts
+                 else "nothing known" for cuts, category in held]
+        table = pd.DataFrame({"holds": holds, "missing": total[:, 0]/total[0].sum()},
+                             index=pd.Index(self.columns, name="column"))
+        return f"<p>{html.escape(repr(self))}</p>{table.to_html(float_format='{:.1%}'.format)}"
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, with a format number.
@@ -318,7 +383,7 @@ class Reference:
         return cls(tuple(d["columns"]), tuple(map(tuple, d["cuts"])), tuple(d["category"]),
                    np.array(d["counts"], int), d["by_day" if d["format"] == 1 else "has_days"])
 
-# %% ../nbs/07c_drift_monitor.ipynb #04adb84c
+# %% ../nbs/07c_drift_monitor.ipynb #0cfe161d
 def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
     """A moment in UTC; a time without a zone is none.
 
@@ -338,6 +403,12 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
     ------
     ValueError
         If it is missing, no time, or has no zone.
+
+    Examples
+    --------
+    >>> from mlscale.drift_monitor import utc_moment
+    >>> utc_moment("2013-09-02T06:00-04:00")
+    Timestamp('2013-09-02 10:00:00+0000', tz='UTC')
     """
     moment: Any = None
     try: moment = pd.Timestamp(at)
@@ -347,8 +418,8 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #350ffd1f
-@dataclass(frozen=True)
+# %% ../nbs/07c_drift_monitor.ipynb #2872feb4
+@dataclass(frozen=True, repr=False)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.
 
@@ -366,6 +437,17 @@ class Finding:
         Whether something is wrong.
     evidence : str
         For people: what the alarm rests on.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import Finding
+    >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
+    >>> print(slow)
+    latency, 2013-09-02: 250 ms, allowed 200
+    >>> slow
+    Finding(alarm: latency, 2013-09-02: 250 ms, allowed 200)
+    >>> bool(slow)   # so that "if finding:" reads as it should
+    True
     """
     name: str
     value: float
@@ -395,7 +477,9 @@ class Finding:
         return (f"{self.name}, {self.at:%Y-%m-%d}: {self.value:.3g} {self.unit}, allowed "
                 f"{self.threshold:.3g}{why}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #414a1ae1
+    def __repr__(self) -> str: return f"Finding({'alarm' if self.alarm else 'no alarm'}: {self})"
+
+# %% ../nbs/07c_drift_monitor.ipynb #79f38066
 def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Finding:
     """What a table of columns says, in one finding.
 
@@ -415,6 +499,16 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     -------
     Finding
         Of the first column that drifted, or the first of all; an alarm where any did.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.drift_monitor import drift_finding
+    >>> report = pd.DataFrame({"distance": [.5, .1], "missing": [0, 0], "threshold": [.2, .2],
+    ...                        "drifted": [True, False]}, index=["temp", "wind"])
+    >>> print(drift_finding(report, "drift", "threshold", "2013-09-02T00:00Z"))
+    drift, 2013-09-02: 0.5 distance, allowed 0.2; 1 of 2 columns drifted; furthest: temp (D
+    0.50, missing 0%)
     """
     drifted = report[report.drifted]
     shown = drifted[:3] if len(drifted) else report[:1]
@@ -471,7 +565,21 @@ def _normal_distances(reference: Reference, settings: Mapping, window_days: int,
                                block_days=settings["block_days"], n=settings["n_resamples"],
                                seed=settings["seed"])
 
-# %% ../nbs/07c_drift_monitor.ipynb #cbd7313d
+# %% ../nbs/07c_drift_monitor.ipynb #9158d353
+def _report(monitor: "DriftMonitor") -> pd.DataFrame:
+    "The window beside the reference, column by column; narrow enough for a terminal."
+    reference, limit = monitor.reference, monitor.thresholds
+    counts, total, least = monitor.counts, reference.total, monitor.settings["min_rows"]
+    d = distances(counts, total, np.array(reference.category))
+    missing = lambda c: c[:, 0]/max(c[0].sum(), 1)
+    out = pd.DataFrame({"distance": d, "threshold": limit,
+                        "drifted": (d > limit) & (monitor.rows >= least),
+                        "psi": psi(counts, total), "missing": missing(counts),
+                        "was_missing": missing(total)},
+                       index=pd.Index(reference.columns, name="column"))
+    return out.iloc[np.argsort(-d/limit, kind="stable")]
+
+# %% ../nbs/07c_drift_monitor.ipynb #786a21c8
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -499,6 +607,19 @@ class DriftMonitor:
     `update` as often as you like; read `drift_detected` once, when the window is over; then
     `reset`. Looking more often than `checks_per_year` says costs false alarms beyond the stated
     number.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.drift import DriftMonitor, Reference
+    >>> usual = pd.DataFrame({"temp": range(100), "wind": [i%10 for i in range(100)]})
+    >>> monitor = DriftMonitor(Reference.fit(usual), false_alarms_per_year=1)
+    >>> monitor.update(usual).drift_detected
+    False
+    >>> monitor.reset().update(usual.assign(temp=usual.temp + 40)).drift_detected
+    True
+    >>> monitor.report().distance.round(2).to_dict()
+    {'temp': 0.4, 'wind': 0.0}
     """
     def __init__(self, reference: Reference, *, false_alarms_per_year: float,
                  checks_per_year: float = 52, block_days: int = 1, min_rows: int | None = None,
@@ -583,17 +704,11 @@ class DriftMonitor:
         Returns
         -------
         DataFrame
-            Index: column. `rows`, `missing` and `missing_reference` (shares), `distance` and
-            `threshold` (0 to 1), `psi`, `drifted`. The furthest above its threshold first.
+            Index: column. `distance` and `threshold` (0 to 1), `drifted`, `psi`, `missing` and
+            `was_missing` (shares, of the window and of the reference). The furthest above its
+            threshold first.
         """
-        ref, total, rows = self.reference, self.reference.total, self.rows
-        d, limit = distances(self.counts, total, np.array(ref.category)), self.thresholds
-        out = pd.DataFrame({"rows": rows, "missing": self.counts[:, 0] / max(rows, 1),
-                            "missing_reference": total[:, 0] / total[0].sum(), "distance": d,
-                            "threshold": limit, "psi": psi(self.counts, total),
-                            "drifted": (d > limit) & (rows >= self.settings["min_rows"])},
-                           index=pd.Index(ref.columns, name="column"))
-        return out.iloc[np.argsort(-d/limit, kind="stable")]
+        return _report(self)
 
     def finding(self, at: Any, *, name: str = "drift") -> Finding:
         """What the window says, now that it is over.
@@ -620,6 +735,26 @@ class DriftMonitor:
             raise ValueError(f"rows: {self.rows} in the window, and fewer than min_rows={least} "
                              "are not judged; find out why so few arrived")
         return drift_finding(self.report(), name, "threshold", at)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The distance of each column in the window beside its threshold.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        ax, least = plot_distances(self.report(), "threshold", ax), self.settings["min_rows"]
+        if self.rows < least: ax.set_title(f"{self.rows:,} rows, below {least:,}: not judged")
+        return ax
+
+    def _repr_html_(self) -> str:
+        table = self.report().round(3).to_html(max_rows=20) if self.rows else ""
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def __repr__(self) -> str:
         alarms, checks = (self.settings[f"{x}_per_year"] for x in ("false_alarms", "checks"))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01k_durable_state.ipynb #7b860b99
+# %% ../nbs/01k_durable_state.ipynb #e2e32070
 import hashlib
 import heapq
 import json
@@ -24,7 +24,7 @@ from .event_log import FORMAT, WAY_OUT, EventLog, frame, unframe
 from .join_keys import exact_key
 from .rolling import Rolling, RollingState, of_one_key
 from .storage import replacing
-from .tables import utc_instant
+from .tables import in_words, utc_instant
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _plain_key(key: object) -> tuple:
     for part in parts: exact_key(part)
     return tuple(map(_plain, parts))
 
-# %% ../nbs/01k_durable_state.ipynb #7cb84634
+# %% ../nbs/01k_durable_state.ipynb #4cb4c2fc
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -61,6 +61,17 @@ class SeenIds:
     ----------
     newest : int or None
         The time of the newest event.
+
+    Examples
+    --------
+    >>> from mlscale.online import SeenIds
+    >>> seen = SeenIds(window=100)
+    >>> seen.add("e1", time=1000)
+    >>> "e1" in seen, seen.past(900), seen.past(901)
+    (True, True, False)
+    >>> seen.add("e2", time=1100)   # and e1 leaves the window
+    >>> "e1" in seen
+    False
     """
     def __init__(self, window: int | None, entries: Sequence[tuple[int, str | int]] = ()) -> None:
         self.window = window
@@ -111,6 +122,10 @@ class SeenIds:
         """
         return list(self._oldest_first)
 
+    def __repr__(self) -> str:
+        last = "" if self.window is None else f" of the last {in_words(pd.Timedelta(self.window))}"
+        return f"SeenIds({len(self):,} ids{last})"
+
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
@@ -147,7 +162,11 @@ def _checked_event(event: Mapping, id: str, columns: Sequence[str], by: Sequence
         )
     return {id: known, "created_timestamp": created, **{c: _plain(event[c]) for c in columns}}
 
-# %% ../nbs/01k_durable_state.ipynb #c5b03762
+# %% ../nbs/01k_durable_state.ipynb #51860db9
+def _columns(rollings: Sequence[Rolling]) -> list[str]:
+    "What the features need of an event: the key and the values."
+    return list(dict.fromkeys([*rollings[0].by, *(r.value for r in rollings if r.value)]))
+
 def _longest(rollings: Sequence[Rolling]) -> int | None:
     "The longest window in nanoseconds; None where one has no end."
     windows = [r.window for r in rollings if r.window is not None]
@@ -161,7 +180,7 @@ def _saved(path: Path, about: dict) -> dict:
         _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
     return {}
 
-# %% ../nbs/01k_durable_state.ipynb #9c2570de
+# %% ../nbs/01k_durable_state.ipynb #a3b9a8fb
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -198,18 +217,32 @@ class DurableState:
     event; one that comes again later is out of every window and ignored for that. The log keeps the
     same time, so the snapshot is only a shortcut: if it is damaged, the state is replayed from the
     log.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.online import DurableState
+    >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
+    >>> rides = Rolling("rides_1d", value="rides", by="id", window=pd.Timedelta(days=1), agg="sum")
+    >>> event = {"event_id": "e1", "created_timestamp": noon, "id": 1001, "rides": 3}
+    >>> with DurableState("state", rides) as state: print(state.update(event), state.update(event))
+    1 0
+    >>> with DurableState("state", rides) as state: print(state.get(1001, noon))   # opened again
+    {'rides_1d': 3.0}
     """
     def __init__(self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], *,
                  id: str = "event_id", segment_bytes: int = 64*2**20) -> None:
         self.rollings, self.folder, self.id = of_one_key(rollings), Path(folder), id
         self.segment_bytes = whole(segment_bytes, "segment_bytes", low=1)
         self.duplicates, self.expired = 0, 0
-        values = [r.value for r in self.rollings if r.value]
-        self.columns = list(dict.fromkeys([*self.rollings[0].by, *values]))
+        self.columns = _columns(self.rollings)
         self._lock = _one_process(self.folder)
         about = {"id": id, "columns": self.columns, "rollings": [vars(r) for r in self.rollings]}
         self._log = EventLog(self.folder, about)
         for row in self._log.replay(self._restore()): self._apply(self._event(row))
+
+    def __repr__(self) -> str: return f"DurableState({str(self.folder)!r}: {self._log.end:,} rows)"
 
     def _restore(self) -> int:
         """Begin empty, or with the snapshot if there is a good one; the number of the first row to
@@ -318,7 +351,7 @@ class DurableState:
     def __enter__(self) -> "DurableState": return self
     def __exit__(self, *exception: object) -> None: self.close()
 
-# %% ../nbs/01k_durable_state.ipynb #936a25d8
+# %% ../nbs/01k_durable_state.ipynb #a6d070f5
 def partition(key: object, n: int) -> int:
     """The partition of a key: the same in every process, on every machine, for ever.
 
@@ -333,13 +366,19 @@ def partition(key: object, n: int) -> int:
     -------
     int
         0 to n - 1.
+
+    Examples
+    --------
+    >>> from mlscale.durable_state import partition
+    >>> partition("JFK", 4), partition(21, 4) == partition(21.0, 4)
+    (2, True)
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:   # 2.0 is no number of folders
         raise ValueError(f"n={n!r}: a whole number of partitions, 1 or above")
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
-# %% ../nbs/01k_durable_state.ipynb #fe3d8cb5
+# %% ../nbs/01k_durable_state.ipynb #b14632f0
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.
@@ -360,6 +399,19 @@ class PartitionedState:
     ------
     ValueError
         If the folder has another number of partitions.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.online import PartitionedState
+    >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
+    >>> rides = Rolling("rides", value="rides", by="id", window=None, agg="sum")
+    >>> with PartitionedState("states", rides, n=2) as state:
+    ...     _ = state.update([{"event_id": i, "created_timestamp": noon, "id": 1000 + i, "rides": i}
+    ...                       for i in range(5)])
+    ...     print([len(list(part.events())) for part in state.parts], state.get(1003, noon))
+    [3, 2] {'rides': 3.0}
     """
     def __init__(
         self, folder: str | os.PathLike, rollings: Rolling | Sequence[Rolling], n: int, **options
@@ -375,6 +427,9 @@ class PartitionedState:
                 " another"
             )
         self.parts = [DurableState(self.folder/f"{i:04d}", rollings, **options) for i in range(n)]
+
+    def __repr__(self) -> str:
+        return f"PartitionedState({str(self.folder)!r}: {self.n} partitions)"
 
     def update(self, events: Mapping | Sequence[Mapping]) -> int:
         """As `DurableState.update`; a call is taken whole or not at all by each partition, not by

@@ -64,7 +64,7 @@ def _simulated_days(daily: int, p: float, q: float, *, alpha: float, power: floa
     by_then = lambda day: float(np.quantile(day, power, method="higher"))
     return {m: (by_then(day), float(day.mean()), math.inf) for m, day in first.items()}
 
-# %% ../nbs/10f_duration.ipynb #99e8583b
+# %% ../nbs/10f_duration.ipynb #6a0564e8
 def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *,
                      alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
                      reps: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -103,6 +103,18 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import days_to_decision
+    >>> days_to_decision(1000, .10, .20, reps=200)[["days", "mean_days"]].round(1)   # 10 % to 12 %
+                                      days  mean_days
+    method
+    fixed                              8.0        8.0
+    group-sequential, obrien-fleming   8.0        6.2
+    group-sequential, pocock          10.0        6.1
+    beta-binomial                     16.0       11.0
+    asymptotic                        15.0        9.9
     """
     daily, p = (whole(daily_units, "daily_units", low=2, high=10**9),
                 number(baseline, "baseline", above=0, below=1))

@@ -6,7 +6,8 @@
 __all__ = ['digits_beside', 'verdict', 'sentence', 'plot_interval', 'Effect', 'welch_test', 'welch_from_moments', 'CupedEffect',
            'cuped', 'ratio_metric_test', 'cluster_test', 'design_effect']
 
-# %% ../nbs/09d_effects.ipynb #8bdd474c
+# %% ../nbs/09d_effects.ipynb #95bba0f2
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from scipy import special
 
 from .arguments import array_of_numbers, error_rate, number, one_of, whole
 from .intervals import format_level, format_p
+from .storage import needs
 
-# %% ../nbs/09d_effects.ipynb #4983c955
+# %% ../nbs/09d_effects.ipynb #ce8c681e
 def digits_beside(x: float, width: float, least: int = 2, sign: bool = False) -> str:
     """A number with the digits that matter beside an interval.
 
@@ -39,6 +41,14 @@ def digits_beside(x: float, width: float, least: int = 2, sign: bool = False) ->
     -------
     str
         Without an exponent, unless the number is tiny or huge.
+
+    Examples
+    --------
+    >>> from mlscale.effects import digits_beside
+    >>> [digits_beside(1234.5678, width) for width in (500, 5, .05)]
+    ['1230', '1234.6', '1234.568']
+    >>> digits_beside(.02, .01, sign=True)
+    '+0.02'
     """
     place = lambda v: math.floor(math.log10(abs(v)))
     digits = max(least, place(x) - place(width) + 2) if x and width > 0 else least
@@ -54,7 +64,7 @@ def _pair(a: float, b: float, width: float, least: int) -> tuple[str, ...]:
     return tuple(text + ("." if not d and most else "") + "0"*(most - d)
                  for text, d in zip(shown, decimals))
 
-# %% ../nbs/09d_effects.ipynb #5d20a4d3
+# %% ../nbs/09d_effects.ipynb #e4b1c8b4
 def verdict(low: float, high: float, p: float, alpha: float, exact: float | None = None) -> str:
     """What the test and the interval together allow to be said, in a few words.
 
@@ -70,6 +80,14 @@ def verdict(low: float, high: float, p: float, alpha: float, exact: float | None
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from mlscale.effects import verdict
+    >>> verdict(.01, .05, p=.003, alpha=.05), verdict(-.01, .05, p=.2, alpha=.05)
+    ('a difference', 'no clear difference')
+    >>> verdict(.01, .05, p=.04, alpha=.05, exact=.07)   # the exact test does not agree
+    'too few to tell'
     """
     if (p < alpha) != (low > 0 or high < 0): return "a close call"
     if p >= alpha: return "no clear difference"
@@ -101,6 +119,15 @@ def sentence(
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from mlscale.effects import sentence
+    >>> print(sentence("The average was 5 in the treatment and 2 in the control", "the average",
+    ...                "from -1 to 7", -1, 7, level=.95, p=.12, alpha=.05))
+    The average was 5 in the treatment and 2 in the control; any true difference from -1 to 7 is
+    compatible with these data (95 % interval, p = 0.12), so they show neither that the
+    treatment changes the average nor that it does not.
     """
     asked = "" if exact is None else (
         f" (so few are expected in an arm that Fisher's exact test was asked too:"
@@ -126,7 +153,7 @@ def sentence(
             f" ({format_level(level)} % interval, {format_p(p)}), so "
             + ends[judged])
 
-# %% ../nbs/09d_effects.ipynb #30b5d098
+# %% ../nbs/09d_effects.ipynb #18589cc8
 def plot_interval(
     estimate: float, low: float, high: float, *, ax: Any, xlabel: str, title: str
 ) -> Any:
@@ -144,8 +171,15 @@ def plot_interval(
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> from mlscale.effects import plot_interval
+    >>> ax = plot_interval(3, .7, 5.3, ax=None, xlabel="minutes", title="a difference")
+    >>> ax.get_title(), ax.get_xlabel()
+    ('a difference', 'minutes')
     """
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 1.5))[1]
     reach = [[max(estimate - low, 0)], [max(high - estimate, 0)]]
     ax.errorbar(estimate, 0, xerr=reach, fmt="o", capsize=4, lw=2)
@@ -153,7 +187,7 @@ def plot_interval(
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
 
-# %% ../nbs/09d_effects.ipynb #3eae7009
+# %% ../nbs/09d_effects.ipynb #3d58ed37
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -177,6 +211,18 @@ class Effect:
         1 - alpha.
     what : str
         The name of the estimate in the sentence.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import welch_test
+    >>> effect = welch_test([1, 2, 3], [4, 5, 6])
+    >>> effect.difference, round(effect.se, 4), effect.significant   # sqrt(1/3 + 1/3)
+    (3.0, 0.8165, True)
+    >>> print(effect.explain())
+    The average was 5 in the treatment and 2 in the control; any true difference from +0.733 to
+    +5.27 is compatible with these data (95 % interval, p = 0.021), so luck alone is an unlikely
+    explanation for the higher value in the treatment, if the split was random and this was the
+    one look that was planned.
     """
     control: float
     treatment: float
@@ -234,6 +280,13 @@ class Effect:
         return (f"{arms}\ndifference {change[0]} [{change[1]}, {change[2]}],"
                 f" {format_level(self.level)} % interval\nstandard error {self.se:.4g},"
                 f" statistic {self.statistic:.4g}, df {self.df:.4g}, {format_p(self.p_value)}")
+
+    def _repr_html_(self) -> str:
+        low, high = self.ci
+        facts = {"control": self.control, "treatment": self.treatment,
+                 "difference": self.difference, "from": low, "to": high}
+        shown = {k: [digits_beside(x, high - low, 4)] for k, x in facts.items()}
+        return f"<p>{html.escape(self.explain())}</p>{pd.DataFrame(shown, [self.what]).to_html()}"
 
 # %% ../nbs/09d_effects.ipynb #68f56578
 _LARGEST = 1e140   # of a metric: beyond, sums of squares overflow
@@ -300,7 +353,7 @@ def _labels(x: Any, name: str, n: int) -> np.ndarray:
     if a.shape != (n,): raise ValueError(f"{name}: shape {a.shape}; one for each of the {n} units")
     return a
 
-# %% ../nbs/09d_effects.ipynb #6f85a507
+# %% ../nbs/09d_effects.ipynb #ece673cf
 def welch_test(control: ArrayLike, treatment: ArrayLike, *, alpha: float = .05) -> Effect:
     """Compare two means without assuming equal variances. Takes one array for each arm; `cuped`
     takes one array and the arm of each unit.
@@ -325,6 +378,15 @@ def welch_test(control: ArrayLike, treatment: ArrayLike, *, alpha: float = .05) 
     ----------
     Welch, The generalization of Student's problem when several different population variances are
     involved, Biometrika 34 (1947).
+
+    Examples
+    --------
+    >>> from mlscale.experiments import welch_test
+    >>> effect = welch_test([1, 2, 3], [4, 5, 6])
+    >>> round(effect.statistic, 3), round(effect.df, 2), round(effect.p_value, 4)
+    (3.674, 4.0, 0.0213)
+    >>> [round(end, 2) for end in effect.ci]   # treatment minus control
+    [0.73, 5.27]
     """
     c, t = _values(control, "control"), _values(treatment, "treatment")
     spreads = [_spread(a, float(abs(a).max())) for a in (c, t)]
@@ -362,6 +424,14 @@ def welch_from_moments(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import welch_from_moments
+    >>> welch_from_moments(2, 1, 3, 5, 1, 3)   # mean, sd, units: of 1, 2, 3 and of 4, 5, 6
+    control 2, treatment 5
+    difference +3 [+0.733, +5.267], 95 % interval
+    standard error 0.8165, statistic 3.674, df 4, p = 0.021
     """
     means = [number(m, name, low=-_LARGEST, high=_LARGEST) for m, name in
              ((mean_control, "mean_control"), (mean_treatment, "mean_treatment"))]
@@ -370,7 +440,7 @@ def welch_from_moments(
     n = whole(n_control, "n_control", low=2), whole(n_treatment, "n_treatment", low=2)
     return Effect(**_judge(means[0], means[1], variances, n, alpha))
 
-# %% ../nbs/09d_effects.ipynb #ebb6d83b
+# %% ../nbs/09d_effects.ipynb #f9ade57b
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -385,6 +455,15 @@ class CupedEffect(Effect):
         1 - `rho`**2: the share of the variance that is left if the treatment does nothing. An
         effect that is large beside the spread counts as spread here, and then it overstates what is
         left.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import cuped
+    >>> effect = cuped(y=[10, 20, 30, 12, 21, 31], covariate=[1, 2, 3]*2, treated=[0]*3 + [1]*3)
+    >>> round(effect.theta, 2), round(effect.rho, 3)
+    (9.75, 0.996)
+    >>> round(effect.variance_ratio, 4)   # 1 - rho**2
+    0.008
     """
     theta: float
     rho: float
@@ -415,7 +494,7 @@ def _treated(x: object, n: int) -> np.ndarray:
         )
     return a
 
-# %% ../nbs/09d_effects.ipynb #13153715
+# %% ../nbs/09d_effects.ipynb #381dbf95
 def cuped(
     y: ArrayLike, covariate: ArrayLike, treated: ArrayLike, *, alpha: float = 0.05
 ) -> CupedEffect:
@@ -450,6 +529,17 @@ def cuped(
     ----------
     Deng, Xu, Kohavi, Walker, Improving the sensitivity of online controlled experiments by
     utilizing pre-experiment data, WSDM 2013.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import cuped, welch_test
+    >>> before = [1, 2, 3, 4, 1, 2, 3, 4]   # known when the units were assigned
+    >>> y = [10, 21, 29, 40, 12, 22, 31, 43]
+    >>> effect = cuped(y, before, treated=[0]*4 + [1]*4)
+    >>> round(effect.difference, 2), round(effect.p_value, 3)
+    (2.0, 0.013)
+    >>> round(welch_test(y[:4], y[4:]).p_value, 3)   # the same difference, lost in the spread
+    0.834
     """
     y, x = _values(y, "y", 4), _values(covariate, "covariate", 4)
     if x.shape != y.shape:
@@ -469,7 +559,7 @@ def cuped(
     rho = float(np.clip(theta*x.std()/y.std(), -1, 1)) if some else 0.
     return CupedEffect(**effect, theta=theta, rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09d_effects.ipynb #404f05a9
+# %% ../nbs/09d_effects.ipynb #07836d5b
 def _ratio_of_arm(
     num: np.ndarray, den: np.ndarray, name: str
 ) -> tuple[float, float]:
@@ -518,6 +608,16 @@ def ratio_metric_test(
     References
     ----------
     Deng, Knoblich, Lu, Applying the delta method in metric analytics, KDD 2018.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import ratio_metric_test
+    >>> clicks, views = [1, 0, 2, 1, 3, 2, 4, 1], [10, 8, 20, 11, 11, 9, 20, 5]
+    >>> effect = ratio_metric_test(clicks, views, [0]*4 + [1]*4, distribution="t")
+    >>> round(effect.control, 3), round(effect.treatment, 3)   # 4/49 and 10/45: sums over sums
+    (0.082, 0.222)
+    >>> round(effect.p_value, 4)
+    0.0017
     """
     num, den = _values(numerator, "numerator", 4), _values(denominator, "denominator", 4)
     if den.shape != num.shape:
@@ -559,7 +659,7 @@ def _mean_of_arm(
     largest = float(abs(y[rows]).max()*size.max())
     return mean, _spread(residual, largest)/float(size.mean())**2, count
 
-# %% ../nbs/09d_effects.ipynb #f14d3153
+# %% ../nbs/09d_effects.ipynb #b4b44cae
 def cluster_test(
     y: ArrayLike, treated: ArrayLike, cluster: ArrayLike, *, alpha: float = 0.05
 ) -> Effect:
@@ -589,6 +689,16 @@ def cluster_test(
     ValueError
         If a value is missing, shapes differ, a cluster is in both arms, or an arm has less than two
         clusters.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import cluster_test, welch_test
+    >>> y, day = [1, 1, 2, 2, 4, 4, 5, 5], ["a", "a", "b", "b", "c", "c", "d", "d"]
+    >>> effect = cluster_test(y, treated=[0]*4 + [1]*4, cluster=day)
+    >>> round(effect.difference, 2), round(effect.p_value, 3)   # four witnesses, as two by two
+    (3.0, 0.051)
+    >>> round(welch_test(y[:4], y[4:]).p_value, 4)   # as if there were eight
+    0.0003
     """
     y = _values(y, "y", 4)
     arm, (codes, names) = _treated(treated, len(y)), _clusters(cluster, len(y))
@@ -624,6 +734,13 @@ def design_effect(y: ArrayLike, cluster: ArrayLike) -> float:
     ------
     ValueError
         If a value is missing, shapes differ, there is only one cluster, or `y` is constant.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import design_effect
+    >>> y = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    >>> round(design_effect(y*2, cluster=list(range(10))*2), 2)   # each row twice: 2*10/9
+    2.22
     """
     y = _values(y, "y", 4)
     codes, names = _clusters(cluster, len(y))

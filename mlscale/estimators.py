@@ -84,7 +84,7 @@ def _logistic(X: Any, y: np.ndarray, weights: np.ndarray | None, seed: int) -> A
     model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), regression)
     return model.fit(X, y, logisticregression__sample_weight=weights)
 
-# %% ../nbs/02c_estimators.ipynb #144224b2
+# %% ../nbs/02c_estimators.ipynb #9da1787c
 def fit_model(
     X: pd.DataFrame | np.ndarray,
     y: np.ndarray,
@@ -118,6 +118,15 @@ def fit_model(
     ------
     ValueError
         If a shape, a label, a value or a weight is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.training import fit_model
+    >>> X = np.array([[0.], [0.], [0.], [1.], [1.], [1.]])
+    >>> model = fit_model(X, [0, 0, 1, 1, 1, 0], kind="logistic")
+    >>> model.predict_proba([[0.], [1.]])[:, 1].round(2).tolist()
+    [0.4, 0.6]
     """
     with needs("train"):
         import sklearn  # noqa: F401
@@ -127,7 +136,7 @@ def fit_model(
     if kind == "logistic": return _logistic(X, y, weights, seed)
     return _trees(X, y, values, weights, seed)
 
-# %% ../nbs/02c_estimators.ipynb #2a4c8df6
+# %% ../nbs/02c_estimators.ipynb #23ae7738
 def validate(
     frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]
 ) -> pd.DataFrame:
@@ -150,6 +159,15 @@ def validate(
     ------
     ValueError
         Names the first column that fails, with its first offending value.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.training import validate
+    >>> hours = pd.DataFrame({"hour": [7.5, 25.]})
+    >>> validate(hours, {"hour": (0, 24)})
+    Traceback (most recent call last):
+    ValueError: frame: column 'hour': 25.0 in row 1; allowed is finite, from 0 to 24, or NaN
     """
     with needs("train"):
         import pandera.pandas as pa

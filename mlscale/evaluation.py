@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['floats', 'log_losses', 'calibration', 'Evaluation', 'evaluate', 'Comparison', 'compare']
 
-# %% ../nbs/02b_evaluation.ipynb #670a7e94
+# %% ../nbs/02b_evaluation.ipynb #31a4a793
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from .arguments import number, plain, whole
+from .storage import needs
+from .tables import card
 
-# %% ../nbs/02b_evaluation.ipynb #3224b938
+# %% ../nbs/02b_evaluation.ipynb #621c7e39
 def floats(x: Any, name: str) -> np.ndarray:
     """Numbers or truth values as floats.
 
@@ -34,6 +36,15 @@ def floats(x: Any, name: str) -> np.ndarray:
     ------
     ValueError
         If a value is no number.
+
+    Examples
+    --------
+    >>> from mlscale.evaluation import floats
+    >>> floats([True, None, 2], "y").tolist()
+    [1.0, nan, 2.0]
+    >>> floats(["late"], "y")
+    Traceback (most recent call last):
+    ValueError: y: numbers only (could not convert string to float: 'late')
     """
     try: return np.asarray(x, float)
     except (TypeError, ValueError) as e: raise ValueError(f"{name}: numbers only ({e})") from None
@@ -52,7 +63,7 @@ def _labels_and_predictions(y: Any, p: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"p: probabilities from 0 to 1, none missing; got {odd[:5]}")
     return y, p
 
-# %% ../nbs/02b_evaluation.ipynb #520c86c4
+# %% ../nbs/02b_evaluation.ipynb #94005496
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The log loss of each row.
 
@@ -67,6 +78,14 @@ def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     -------
     ndarray, shape (n,)
         Nats, 0 or above.
+
+    Examples
+    --------
+    >>> from mlscale.training import log_losses
+    >>> log_losses([1, 1, 0], [.5, .1, .1]).round(3).tolist()   # of what did happen
+    [0.693, 2.303, 0.105]
+    >>> log_losses([1], [0]).round(1).tolist()   # certain and wrong: large, and finite
+    [36.0]
     """
     y, p = _labels_and_predictions(y, p)
     p = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
@@ -79,7 +98,7 @@ def _groups(p: np.ndarray, bins: int = 20) -> np.ndarray:
         np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")), p
     )
 
-# %% ../nbs/02b_evaluation.ipynb #af0a3a17
+# %% ../nbs/02b_evaluation.ipynb #3a4e110a
 def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame:
     """Predicted against observed rates.
 
@@ -96,6 +115,14 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
     -------
     DataFrame
         One row a group: `predicted` and `observed` (means, 0 to 1), `n` rows.
+
+    Examples
+    --------
+    >>> from mlscale.training import calibration
+    >>> calibration([0, 0, 1, 0, 1, 1, 1, 0], [.25]*4 + [.75]*4)   # equal predictions: one group
+       predicted  observed  n
+    0       0.25      0.25  4
+    1       0.75      0.75  4
     """
     y, p = _labels_and_predictions(y, p)
     if bins < 1: raise ValueError(f"bins={bins!r}: at least 1")
@@ -106,7 +133,7 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
         .reset_index(drop=True)
     )
 
-# %% ../nbs/02b_evaluation.ipynb #df76bcf0
+# %% ../nbs/02b_evaluation.ipynb #e054cf5e
 @dataclass(frozen=True)
 class Evaluation:
     """How good probabilities were.
@@ -129,6 +156,15 @@ class Evaluation:
         alone makes it positive.
     intervals : dict, optional
         For each of the names above but `n`, the (low, high) of a 95 % interval.
+
+    Examples
+    --------
+    >>> from mlscale.training import Evaluation, evaluate
+    >>> found = evaluate([1, 1, 0, 0], [.6, .3, .3, .1])
+    >>> found.auc   # of four pairs three are in order, and one is a tie
+    0.875
+    >>> Evaluation.from_dict(found.to_dict()) == found
+    True
     """
     n: int
     rate: float
@@ -179,6 +215,13 @@ class Evaluation:
         around = lambda k: " [{:.4f}, {:.4f}]".format(*self.intervals[k]) if self.intervals else ""
         show = lambda k: f"{k} {getattr(self, k):.4f}{around(k)}"
         return f"Evaluation({self.n:,} rows: " + ", ".join(map(show, _MEASURES)) + ")"
+
+    def _repr_html_(self) -> str:
+        table = pd.DataFrame({f"{self.n:,} rows": {k: getattr(self, k) for k in _MEASURES}})
+        if self.intervals:
+            ends = [self.intervals[k] for k in _MEASURES]
+            table[["from", "to (95 %)"]] = pd.DataFrame(ends, table.index)
+        return table.to_html(float_format="{:.4f}".format)
 
 _MEASURES = ("rate", "log_loss", "auc", "brier", "calibration_error")
 
@@ -234,7 +277,7 @@ def _draw_days(
         return np.bincount(chosen, minlength=size)[days]
     return (draw() for _ in range(n_resamples))
 
-# %% ../nbs/02b_evaluation.ipynb #f5206124
+# %% ../nbs/02b_evaluation.ipynb #4800ae9f
 def evaluate(
     y: np.ndarray,
     p: np.ndarray,
@@ -274,6 +317,16 @@ def evaluate(
     ------
     ValueError
         If shapes, labels, probabilities or days are not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.training import evaluate
+    >>> days = np.repeat(range(20), 2)   # two flights a day; all of a day have the same luck
+    >>> late = np.repeat([0, 0, 1, 0]*5, 2)
+    >>> found = evaluate(late, np.full(40, .25), days=days, block_days=2)
+    >>> found.rate, [round(end, 2) for end in found.intervals["rate"]]   # twenty days, not 40 rows
+    (0.25, [0.1, 0.4])
     """
     y, p = _labels_and_predictions(y, p)
     w = _weights_of(weights, len(y))
@@ -288,7 +341,7 @@ def evaluate(
     intervals = dict(zip(_MEASURES, zip(low, high)))
     return Evaluation(len(y), **dict(zip(_MEASURES, point)), intervals=intervals)
 
-# %% ../nbs/02b_evaluation.ipynb #8e98500e
+# %% ../nbs/02b_evaluation.ipynb #48eca28e
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same rows: the paired difference of their log losses.
@@ -308,6 +361,16 @@ class Comparison:
         On how many rows of how many days.
     judged_on : str
         Which rows these were; at most 200 characters.
+
+    Examples
+    --------
+    >>> from mlscale.training import Comparison
+    >>> found = Comparison(-.012, low=-.020, high=-.001, level=.95, rows=2000, days=60,
+    ...                    judged_on="August and September")
+    >>> found
+    Comparison(log loss -0.0120 [-0.0200, -0.0010] on 2,000 rows, August and September)
+    >>> found.verdict
+    'The first model is better'
     """
     difference: float
     low: float
@@ -327,6 +390,43 @@ class Comparison:
     def __str__(self) -> str:
         return (f"log loss {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on"
                 f" {self.rows:,} rows")
+
+    def __repr__(self) -> str:
+        return f"Comparison({self}" + (f", {self.judged_on})" if self.judged_on else ")")
+
+    @property
+    def verdict(self) -> str:
+        "What the interval says, in words."
+        if self.low <= 0 <= self.high: return "No difference beyond the luck of days"
+        return f"The {'first' if self.high < 0 else 'second'} model is better"
+
+    def _repr_html_(self) -> str:
+        return card(self.verdict, {
+            "log loss, first less second": f"{self.difference:+.4f} nats",
+            f"interval, {self.level:.0%}": f"{self.low:+.4f} to {self.high:+.4f}",
+            "rows": f"{self.rows:,} of {self.days:,} days",
+            "judged on": self.judged_on or "not said"})
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the difference with its interval, beside zero.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where; by default a new figure.
+
+        Returns
+        -------
+        Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax = plt.subplots(figsize=(6, 1.5))[1] if ax is None else ax
+        ax.axvline(0, color="0.6", lw=1)
+        ax.plot([self.low, self.high], [0, 0], lw=5, alpha=.5)
+        ax.plot(self.difference, 0, "o", color="C0")
+        ax.set(yticks=[], title=self.verdict,
+               xlabel=f"log loss of the first less that of the second, nats, {self.level:.0%}")
+        return ax
 
     def to_dict(self) -> dict:
         """Plain values for JSON.
@@ -356,7 +456,7 @@ class Comparison:
         except TypeError as e:
             raise ValueError(f"d: not a Comparison written by to_dict ({e})") from None
 
-# %% ../nbs/02b_evaluation.ipynb #2021ddfd
+# %% ../nbs/02b_evaluation.ipynb #2afc30ef
 def compare(
     y: np.ndarray,
     p: np.ndarray,
@@ -394,6 +494,15 @@ def compare(
     Comparison
         Mean loss of `p` minus that of `q` in nats (negative: `p` is better), with its interval and
         what it was judged on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.training import compare
+    >>> late, days = np.tile([0, 0, 0, 1], 30), np.repeat(range(60), 2)
+    >>> sharp, base = np.where(late == 1, .5, .2), np.full(120, .25)
+    >>> compare(late, sharp, base, days=days).verdict   # below zero: the first loses less
+    'The first model is better'
     """
     level = number(level, "level", above=0, below=1)
     difference = log_losses(y, p) - log_losses(y, q)

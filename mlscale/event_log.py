@@ -18,7 +18,7 @@ from .storage import replacing
 
 _log = logging.getLogger(__name__)
 
-# %% ../nbs/01j_event_log.ipynb #8effbe97
+# %% ../nbs/01j_event_log.ipynb #45f6182c
 FORMAT = 1   # of the files below
 
 def frame(content: object) -> bytes:
@@ -33,6 +33,12 @@ def frame(content: object) -> bytes:
     -------
     bytes
         The CRC-32 checksum of the JSON in 8 hexadecimal digits, a space, the JSON, a line end.
+
+    Examples
+    --------
+    >>> from mlscale.event_log import frame
+    >>> frame([["e1", 20]])
+    b'...[["e1",20]]...'
     """
     body = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
@@ -49,6 +55,15 @@ def unframe(line: bytes) -> Any:
     -------
     object
         What `frame` was given.
+
+    Examples
+    --------
+    >>> from mlscale.event_log import frame, unframe
+    >>> line = frame(["e1", 20])
+    >>> unframe(line)
+    ['e1', 20]
+    >>> unframe(line[:-3]) is None, unframe(line.replace(b"20", b"21")) is None   # cut, changed
+    (True, True)
     """
     if line[-1:] != b"\n" or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
         return None
@@ -94,7 +109,7 @@ def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
             )
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01j_event_log.ipynb #d235717d
+# %% ../nbs/01j_event_log.ipynb #7bba8e65
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -126,6 +141,15 @@ class EventLog:
     Files are named after the number of their first row. A line is one call of `append`: rows that
     belong together are there together. A damaged last line is one that was never acknowledged (or,
     which cannot be told apart, one that the disk lost later): it is cut off with a warning.
+
+    Examples
+    --------
+    >>> from mlscale.online import EventLog
+    >>> log = EventLog("log", about={"columns": ["id", "delay"]})
+    >>> log.append([["e1", 20], ["e2", 5]])   # on the disk when this returns
+    >>> log.close()
+    >>> list(EventLog("log", about={"columns": ["id", "delay"]}).replay(since=1))
+    [['e2', 5]]
     """
     def __init__(self, folder: str | os.PathLike, about: Mapping) -> None:
         self.folder, self.about = Path(folder), json.loads(json.dumps(about, default=str))
@@ -137,6 +161,8 @@ class EventLog:
             self.end += len(rows)
             size = end
         self._open(paths[-1], size)
+
+    def __repr__(self) -> str: return f"EventLog({str(self.folder)!r}: {self.end:,} rows so far)"
 
     def paths(self) -> list[Path]:
         """The files, oldest first.

@@ -33,16 +33,25 @@ from .tables import View, as_frame, exact_frame
 if TYPE_CHECKING:
     import feast
 
-# %% ../nbs/01l_feature_store.ipynb #cf41d681
+# %% ../nbs/01l_feature_store.ipynb #990f7a9c
 @contextmanager
 def quiet() -> Iterator[None]:
-    "Without Feast's warnings and progress bars."
+    """Without Feast's warnings and progress bars.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from mlscale.feature_store import quiet
+    >>> with quiet():
+    ...     print("Feast says a lot")
+    ...     warnings.warn("and warns of it")
+    """
     silent = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):
         warnings.simplefilter("ignore")
         yield
 
-# %% ../nbs/01l_feature_store.ipynb #a81b6aac
+# %% ../nbs/01l_feature_store.ipynb #8dfdffae
 _CONFIGURATION = {
     "project": "mlscale",
     "provider": "local",
@@ -84,6 +93,16 @@ def feast_type(x: pd.Series, what: str) -> str:
     ------
     ValueError
         If it holds anything else, such as times.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import feast_type
+    >>> feast_type(pd.Series([1, 2]), "rides"), feast_type(pd.Series(["JFK"]), "origin")
+    ('INT64', 'STRING')
+    >>> feast_type(pd.Series(pd.to_datetime(["2013-07-01"])), "built")
+    Traceback (most recent call last):
+    ValueError: built holds datetime64[ns]: numbers, truth values or text; ...
     """
     if pd.api.types.is_bool_dtype(x): return "BOOL"
     if pd.api.types.is_integer_dtype(x): return "INT64"
@@ -92,7 +111,7 @@ def feast_type(x: pd.Series, what: str) -> str:
     raise ValueError(f"{what} holds {str(x.dtype)[:60]}: numbers, truth values or text; "
                      "turn times into a number such as an age in minutes")
 
-# %% ../nbs/01l_feature_store.ipynb #6148bf5d
+# %% ../nbs/01l_feature_store.ipynb #7b61285b
 def _from_arrow(x: pd.Series) -> pd.Series:
     import pyarrow as pa
     return exact_frame(pa.table({"x": x.array.__arrow_array__()}))["x"].set_axis(x.index)
@@ -109,6 +128,15 @@ def plain_column(x: pd.Series) -> pd.Series:
     -------
     Series
         The same values, as plain a type as they have.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import plain_column
+    >>> plain_column(pd.Series([1, None, 3], dtype=object)).dtype
+    Int64Dtype()
+    >>> plain_column(pd.Series(["JFK", "LGA"], dtype="category")).dtype
+    dtype('O')
     """
     if isinstance(x.dtype, pd.CategoricalDtype): x = x.astype(object)
     if isinstance(x.dtype, pd.ArrowDtype): x = _from_arrow(x)
@@ -138,6 +166,17 @@ def prepared_facts(facts: pd.DataFrame, by: Sequence[str], what: str) -> pd.Data
     ------
     TypeError, ValueError
         If a clock has no zone or is missing, or a key is of a type that has no place online.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import prepared_facts
+    >>> second = pd.Timestamp("1970-01-01 00:00:01", tz="UTC")
+    >>> facts = pd.DataFrame({"id": [1, None], "event_timestamp": second,
+    ...                       "created_timestamp": second, "rides": [8, 9]})
+    >>> prepared_facts(facts, ["id"], "rides")[["id", "rides", "event_us"]]   # who is nobody's goes
+       id  rides  event_us
+    0   1      8   1000000
     """
     facts = facts.assign(**{c: plain_column(facts[c]) for c in facts if c not in _CLOCKS})
     for key in by:
@@ -218,7 +257,7 @@ def _feast_view(view: View, folder: Path,
         online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
-# %% ../nbs/01l_feature_store.ipynb #97adc378
+# %% ../nbs/01l_feature_store.ipynb #7b3227b4
 def carries_clocks(view: "feast.FeatureView") -> bool:
     """Whether a view of a store is one that `repository` made.
 
@@ -231,6 +270,14 @@ def carries_clocks(view: "feast.FeatureView") -> bool:
     -------
     bool
         True if it carries both clocks as features.
+
+    Examples
+    --------
+    >>> from mlscale.features import driver_repository
+    >>> from mlscale.feature_store import carries_clocks
+    >>> store = driver_repository("drivers")   # as Feast comes
+    >>> carries_clocks(store.get_feature_view("driver_statistics"))
+    False
     """
     return {EVENT_US, CREATED_US} <= {f.name for f in view.features}
 
@@ -253,7 +300,7 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01l_feature_store.ipynb #83b5c4d6
+# %% ../nbs/01l_feature_store.ipynb #51bb34c0
 def repository(
     path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
 ) -> "feast.FeatureStore":
@@ -287,6 +334,17 @@ def repository(
         If a view holds times without a zone or columns of a type that has no place online, two
         views share a name, a key column has two types or holds a float of 2**53 or more (see
         `exact_key`), or `online` is none of these.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import View
+    >>> from mlscale.feature_store import repository
+    >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
+    >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
+    >>> store = repository("store", View("drivers", rides, "driver_id", None, "rides"))
+    >>> sorted(f.name for f in store.get_feature_view("drivers").features)
+    ['created_us', 'event_us', 'rides']
     """
     os.environ.setdefault("FEAST_USAGE", "False")
     with needs("features"):
@@ -332,7 +390,7 @@ def _driver_facts() -> pd.DataFrame:
     average = rides.groupby("driver_id").rides.transform(mean)
     return rides.drop(columns="rides").assign(avg_daily_rides=average)
 
-# %% ../nbs/01l_feature_store.ipynb #74340cd1
+# %% ../nbs/01l_feature_store.ipynb #058a4f00
 def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     """Set up the feature store of the lesson: the drivers and their rides, in a folder of its own.
 
@@ -354,6 +412,14 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     ------
     ImportError
         If Feast is missing.
+
+    Examples
+    --------
+    >>> from mlscale.features import driver_repository
+    >>> store = driver_repository("drivers")
+    >>> view = store.get_feature_view("driver_statistics")
+    >>> view.join_keys, [f.name for f in view.features], str(view.ttl)
+    (['driver_id'], ['avg_daily_rides'], '1 day, 0:00:00')
     """
     os.environ.setdefault("FEAST_USAGE", "False")
     with needs("features"):
@@ -374,7 +440,7 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     store.apply([driver, view])
     return store
 
-# %% ../nbs/01l_feature_store.ipynb #fa7050e3
+# %% ../nbs/01l_feature_store.ipynb #4e657ab9
 def rolling_facts(
     rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, times: pd.DatetimeIndex
 ) -> pd.DataFrame:
@@ -399,6 +465,20 @@ def rolling_facts(
     ------
     ValueError
         If the features do not share a key, or two share a name.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.feature_store import rolling_facts
+    >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
+    >>> events = pd.DataFrame({"driver_id": 1001, "created_timestamp": at(9, 11), "rides": [3, 4]})
+    >>> total = Rolling("rides", value="rides", by="driver_id", window=None, agg="sum")
+    >>> rolling_facts(total, events, at(8, 10, 12))[["driver_id", "event_timestamp", "rides"]]
+       driver_id           event_timestamp  rides
+    0       1001 2013-07-01 08:00:00+00:00    0.0
+    1       1001 2013-07-01 10:00:00+00:00    3.0
+    2       1001 2013-07-01 12:00:00+00:00    7.0
     """
     rollings = of_one_key(rollings)
     by, events = list(rollings[0].by), as_frame(events, "events")
@@ -417,7 +497,7 @@ def rolling_facts(
         axis=1,
     )
 
-# %% ../nbs/01l_feature_store.ipynb #850c7c70
+# %% ../nbs/01l_feature_store.ipynb #9923ec19
 _HOUR = pd.Timedelta(hours=1)
 
 def flight_views(
@@ -441,6 +521,16 @@ def flight_views(
         `last_arr` (by tail number: the last departure and arrival of the aircraft, `dep_delay` and
         `arr_delay` in minutes and their time; seven days), `carrier_rates` and `route_rates` (late
         rates of outcomes known in the last 1, 7 and 30 days; one day).
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights, load_weather
+    >>> from mlscale.feature_store import flight_views
+    >>> views = flight_views(load_flights().head(2000), load_weather())
+    >>> views[1]
+    View('last_dep', 1,983 rows by tailnum, ttl 7 days: ['dep_delay', 'event_timestamp'])
+    >>> [view.name for view in views]
+    ['weather', 'last_dep', 'last_arr', 'carrier_rates', 'route_rates']
     """
     day, facts = pd.Timedelta(days=1), flight_facts(flights, weather)
     times = pd.date_range(flights.sched_dep.min().ceil("D"), flights.sched_dep.max(), freq=every)
@@ -486,6 +576,15 @@ def flight_repository(
     -------
     feast.FeatureStore
         Nothing is materialized yet.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights, load_weather
+    >>> from mlscale.feature_store import flight_repository
+    >>> july = load_flights().head(2000)
+    >>> store = flight_repository("flights", july, load_weather().head(500))
+    >>> sorted(view.name for view in store.list_feature_views())
+    ['carrier_rates', 'last_arr', 'last_dep', 'route_rates', 'weather']
     """
     flights, weather = load_flights() if flights is None else flights, (
         load_weather() if weather is None else weather

@@ -71,7 +71,7 @@ def _steps(flights: pd.DataFrame) -> pd.DataFrame:
         departed[["origin"]].assign(created_timestamp=left, step=-1.),
     ])
 
-# %% ../nbs/01i_flight_features.ipynb #f58a8177
+# %% ../nbs/01i_flight_features.ipynb #03c59ecd
 def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What the features of the flights are made of, by source, each fact with the time at which it
     became known.
@@ -101,6 +101,14 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
     ------
     ValueError
         If columns are missing or there twice.
+
+    Examples
+    --------
+    >>> from mlscale.features import flight_facts
+    >>> from mlscale.data import load_flights, load_weather
+    >>> facts = flight_facts(load_flights().head(100), load_weather())   # one of them never left
+    >>> {source: len(facts[source]) for source in ("landed", "departed", "steps", "timetable")}
+    {'landed': 99, 'departed': 99, 'steps': 198, 'timetable': 100}
     """
     check_names(flights.columns, _FLIGHT, "flights", more=True)
     of_weather = ["origin", "event_timestamp", "created_timestamp", *WEATHER]
@@ -119,7 +127,7 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
         "weather": weather,
     }
 
-# %% ../nbs/01i_flight_features.ipynb #a6407ab2
+# %% ../nbs/01i_flight_features.ipynb #87b58b79
 def _schedule(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, Any]:
     "What the timetable and the papers of the aircraft say."
     local = flights.sched_dep.dt.tz_convert("America/New_York")
@@ -166,13 +174,24 @@ def features_of_facts(facts: Mapping[str, pd.DataFrame], asked: pd.DataFrame,
     -------
     dict of Series
         The names of `FEATURES` without `SCHEDULE`, with the index of `asked`.
+
+    Examples
+    --------
+    >>> from mlscale.data import HORIZON, load_flights, load_weather
+    >>> from mlscale.flight_features import features_of_facts, flight_facts
+    >>> flights = load_flights().head(100)
+    >>> at = flights.sched_dep - HORIZON
+    >>> asked = flights.assign(event_timestamp=at)
+    >>> found = features_of_facts(flight_facts(flights, load_weather()), asked, at)
+    >>> found["planned_load"].iloc[[0, 99]].tolist()   # departures within half an hour: itself, 7
+    [1.0, 7.0]
     """
     slot = asked.assign(event_timestamp=asked.sched_dep + _AROUND)
     tables = {s: slot if s == "timetable" else asked for s in ROLLINGS}
     rolling = [rolling_features(ROLLINGS[s], facts[s], tables[s]) for s in ROLLINGS]
     return {**_looked_up(facts, asked, at), **{c: r[c] for r in rolling for c in r}}
 
-# %% ../nbs/01i_flight_features.ipynb #c846b549
+# %% ../nbs/01i_flight_features.ipynb #f4bcf07f
 def flight_features(
     flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, *,
     horizon: pd.Timedelta = HORIZON, refresh: pd.Timedelta | None = None,
@@ -208,6 +227,16 @@ def flight_features(
     -----
     Assumed: the aircraft that will fly is known at the moment of prediction. Where an aircraft has
     two facts at the same minute, that of the later flight counts.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights, load_planes, load_weather
+    >>> from mlscale.features import flight_features
+    >>> flights = load_flights().head(100)
+    >>> rows = flight_features(flights, load_weather(), load_planes())
+    >>> rows[["event_timestamp", "distance", "late_carrier_1d"]].head(1)   # it leaves at 10:15
+                event_timestamp  distance  late_carrier_1d
+    0 2013-01-01 08:15:00+00:00    1400.0              0.2
     """
     if not isinstance(horizon, timedelta) or not horizon >= pd.Timedelta(0):
         raise ValueError(f"horizon={horizon!r}: a Timedelta, 0 or above, such as "
@@ -229,7 +258,7 @@ def flight_features(
     out.insert(1, "event_timestamp", at)
     return out
 
-# %% ../nbs/01i_flight_features.ipynb #71789780
+# %% ../nbs/01i_flight_features.ipynb #c70a5e6f
 def load_features() -> pd.DataFrame:
     """The features and labels of the year, built once and kept in the cache.
 
@@ -238,6 +267,16 @@ def load_features() -> pd.DataFrame:
     DataFrame
         One row a flight in the order of `load_flights`: the columns of `flight_features`, `late`
         and `label_time`.
+
+    Examples
+    --------
+    >>> from mlscale.features import FEATURES, load_features
+    >>> features = load_features()
+    >>> len(features), len(FEATURES)
+    (336776, 45)
+    >>> features[["event_timestamp", "late", "label_time"]].head(1)   # asked, then known
+                event_timestamp  late                label_time
+    0 2013-01-01 08:15:00+00:00   0.0 2013-01-01 14:30:00+00:00
     """
     def build():
         flights = load_flights()
@@ -245,7 +284,7 @@ def load_features() -> pd.DataFrame:
         return features.assign(late=flights.late, label_time=flights.label_time)
     return cached_frame("features", "2" + "".join(SOURCES.values()), build)
 
-# %% ../nbs/01i_flight_features.ipynb #21d0e03e
+# %% ../nbs/01i_flight_features.ipynb #dea89a99
 class OnlineFlights:
     """The features of the flights that become known with time, computed event by event.
 
@@ -256,11 +295,31 @@ class OnlineFlights:
     rollings : mapping of list of Rolling, optional
         Other definitions by source, of the names and keys of `ROLLINGS`, which are taken if not
         given.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import OnlineFlights
+    >>> at = lambda text: pd.Timestamp(f"2013-07-01 {text}", tz="UTC")
+    >>> live, flight = OnlineFlights(), {"carrier": "UA", "flight": 1, "tailnum": "N1",
+    ...                                  "origin": "EWR", "dest": "IAH", "sched_dep": at("14:00")}
+    >>> left = {"created_timestamp": at("11:30"), "origin": "EWR", "dep_delay": 20.}
+    >>> live.update("departed", left)
+    >>> found = live.get(flight, at("12:00"))
+    >>> found["departed_1h"], found["dep_delay_1h"], found["late_carrier_1d"]   # a prior
+    (1.0, 20.0, 0.2)
     """
     def __init__(self, rollings: Mapping[str, Sequence[Rolling]] = ROLLINGS) -> None:
         self._rolling = {s: [r.online() for r in some] for s, some in rollings.items()}
         self._lookup = {s: LookupState(View(s, pd.DataFrame(), *definition))
                         for s, definition in LOOKUPS.items()}
+
+    def __repr__(self) -> str:
+        states: list = [*self._lookup.values()]
+        for some in self._rolling.values(): states += some
+        now = max((s.now for s in states if s.now is not None), default=None)
+        return (f"OnlineFlights({len(states) - len(self._lookup)} rolling features, "
+                f"{len(self._lookup)} lookups, now {now})")
 
     def update(self, source: str, fact: Mapping) -> None:
         """Take in a fact.
@@ -320,7 +379,7 @@ class OnlineFlights:
             out[f"last_{name}_age"] = None if then is None else (at - then)/pd.Timedelta(minutes=1)
         return out
 
-# %% ../nbs/01i_flight_features.ipynb #8c2af4ef
+# %% ../nbs/01i_flight_features.ipynb #3c974608
 def _needed_columns() -> dict[str, list[str]]:
     "The columns of each source that some feature reads."
     out = {}
@@ -345,6 +404,14 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
     (str, dict)
         A source of `flight_facts` and a fact, or "flight" and a flight with `at`, its moment of
         prediction. At the same minute facts come first.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights, load_weather
+    >>> from mlscale.features import flight_stream
+    >>> stream = flight_stream(load_flights().head(1), load_weather().head(0))
+    >>> [source for source, row in stream]   # it is asked about before it has left
+    ['timetable', 'flight', 'steps', 'departed', 'last_dep', 'steps', 'landed', 'last_arr']
     """
     keys = ["flight_id", "carrier", "flight", "tailnum", "origin", "dest", "sched_dep"]
     asked = flights[keys].assign(at=(flights.sched_dep - HORIZON).dt.as_unit("us"))
@@ -361,7 +428,7 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
         source = sources[of[j]]
         yield source, dict(zip(names[source], [c[row[j]] for c in columns[source]]))
 
-# %% ../nbs/01i_flight_features.ipynb #2b49097f
+# %% ../nbs/01i_flight_features.ipynb #1eb17e4c
 def replay(flights: pd.DataFrame, weather: pd.DataFrame,
            live: OnlineFlights | None = None) -> pd.DataFrame:
     """What a live system answers for each flight, in turn.
@@ -378,6 +445,16 @@ def replay(flights: pd.DataFrame, weather: pd.DataFrame,
     DataFrame of float
         One row a flight, with the index of `flights`; its attribute `attrs["facts"]` is the number
         of facts taken in.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights, load_planes, load_weather
+    >>> from mlscale.features import flight_features, replay
+    >>> flights, weather = load_flights().head(50), load_weather().head(0)
+    >>> live = replay(flights, weather)
+    >>> table = flight_features(flights, weather, load_planes())
+    >>> bool((live.waiting == table.waiting).all()), live.attrs["facts"]
+    (True, 344)
     """
     live = OnlineFlights() if live is None else live
     answers: list[tuple] = []

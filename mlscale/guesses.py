@@ -62,7 +62,7 @@ def _keep(path: Path, name: str, **facts: Any) -> dict:
                 )
     return guesses[name]
 
-# %% ../nbs/002_guesses.ipynb #38c8a738
+# %% ../nbs/002_guesses.ipynb #81c75458
 @dataclass(frozen=True)
 class Note:
     """A short text in a box.
@@ -71,6 +71,12 @@ class Note:
     ----------
     text : str
         What it says.
+
+    Examples
+    --------
+    >>> from mlscale.guesses import Note
+    >>> Note("The answer: 0.72.")
+    The answer: 0.72.
     """
     text: str
 
@@ -80,7 +86,7 @@ class Note:
         return ('<div style="border-left: 4px solid #0072B2; padding: .4em .8em; margin: .4em 0">'
                 f"{html.escape(self.text)}</div>")
 
-# %% ../nbs/002_guesses.ipynb #45eb1f8a
+# %% ../nbs/002_guesses.ipynb #6de62376
 def guess(name: str, value: "float | EllipsisType" = ..., *, sure: "float | EllipsisType" = ...,
           within: float) -> Note:
     """Record a guess before its answer is shown.
@@ -105,6 +111,15 @@ def guess(name: str, value: "float | EllipsisType" = ..., *, sure: "float | Elli
     ------
     ValueError
         If a number is none, or out of range, or the file of the guesses cannot be read.
+
+    Examples
+    --------
+    >>> from mlscale.guesses import guess
+    >>> guess("example.guess", .7, sure=.8, within=.05)
+    Your guess: 0.7, 80% sure that it is within 0.05.
+    >>> guess("example.guess", 70, sure=80, within=5)
+    Traceback (most recent call last):
+    ValueError: sure=80: a number above 0 and below 1 (a share: 80 % is 0.8)
     """
     within, path = number(within, "within", above=0), _file()
     kept = _read(path).get(name)
@@ -128,7 +143,7 @@ def guess(name: str, value: "float | EllipsisType" = ..., *, sure: "float | Elli
         f" {kept['within']:g}{late}."
     )
 
-# %% ../nbs/002_guesses.ipynb #d8ee1db3
+# %% ../nbs/002_guesses.ipynb #ff7e138f
 def answer(name: str, truth: float) -> Note:
     """Show the truth beside the reader's guess, and remember that it was shown.
 
@@ -148,6 +163,13 @@ def answer(name: str, truth: float) -> Note:
     ------
     ValueError
         If the truth is no finite number, or the file of the guesses cannot be read.
+
+    Examples
+    --------
+    >>> from mlscale.guesses import answer, guess
+    >>> _ = guess("example", .7, sure=.8, within=.05)
+    >>> answer("example", .72)
+    The answer: 0.72. Your guess: 0.7, 80% sure that it is within 0.05: right.
     """
     truth, path = number(truth, "truth"), _file()
     kept = _read(path).get(name)
@@ -160,7 +182,7 @@ def answer(name: str, truth: float) -> Note:
         f" is within {kept['within']:g}: {verdict}."
     )
 
-# %% ../nbs/002_guesses.ipynb #1f5744d9
+# %% ../nbs/002_guesses.ipynb #d34c7c67
 @dataclass(frozen=True)
 class Calibration:
     """How often guesses were right, against how sure their author was.
@@ -170,6 +192,15 @@ class Calibration:
     guesses : DataFrame
         One row a guess whose answer was shown: `guess`, `sure`, `within`, `truth`, `right`; the
         index is its name.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.guesses import Calibration
+    >>> guesses = pd.DataFrame({"guess": [.7, 10.], "sure": [.8, .6], "within": [.05, 2.],
+    ...                         "truth": [.72, 14.], "right": [True, False]}, index=["01", "02"])
+    >>> Calibration(guesses)
+    1 of 2 guesses right; you were 70% sure on average.
     """
     guesses: pd.DataFrame
 
@@ -188,6 +219,10 @@ class Calibration:
         if not n: return "No guess of yours has met its answer yet."
         right, sure = int(self.guesses.right.sum()), self.guesses.sure.mean()
         return f"{right} of {n} guesses right; you were {sure:.0%} sure on average."
+
+    def _repr_html_(self) -> str:
+        table = self.guesses.to_html() if len(self.guesses) else ""
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _title(self) -> str:
         if not len(self.guesses): return "No guess has met its answer yet"
@@ -223,7 +258,7 @@ class Calibration:
         ax.legend(loc="upper left")
         return ax
 
-# %% ../nbs/002_guesses.ipynb #00609ad4
+# %% ../nbs/002_guesses.ipynb #cf76c643
 def calibration() -> Calibration:
     """The reader's guesses whose answers were shown.
 
@@ -236,6 +271,14 @@ def calibration() -> Calibration:
     ------
     ValueError
         If the file of the guesses cannot be read.
+
+    Examples
+    --------
+    >>> from mlscale.guesses import answer, calibration, guess
+    >>> _ = guess("example", .7, sure=.8, within=.05), answer("example", .72)
+    >>> calibration().guesses.loc[["example"], ["guess", "truth", "right"]]
+             guess  truth  right
+    example    0.7   0.72   True
     """
     kept = {name: g for name, g in _read(_file()).items() if g.get("truth") is not None}
     columns = ["guess", "sure", "within", "truth"]

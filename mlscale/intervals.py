@@ -17,7 +17,7 @@ from scipy import special, stats
 
 from .arguments import counts, error_rate, number, one_of, whole
 
-# %% ../nbs/09b_intervals.ipynb #c2b72662
+# %% ../nbs/09b_intervals.ipynb #0f8a731c
 def counts_of_arms(
     x_control: ArrayLike,
     n_control: ArrayLike,
@@ -45,6 +45,16 @@ def counts_of_arms(
     ------
     ValueError
         If a count is impossible.
+
+    Examples
+    --------
+    >>> from mlscale.intervals import counts_of_arms
+    >>> [x.tolist() for x in counts_of_arms(10, 100, [12, 15], 100)]   # two tables
+    [[10.0, 10.0], [100.0, 100.0], [12.0, 15.0], [100.0, 100.0]]
+    >>> counts_of_arms(10, 100, 120, 100)
+    Traceback (most recent call last):
+        ...
+    ValueError: x_treatment=120: above n_treatment=100; count a unit once
     """
     given = (x_control, n_control, x_treatment, n_treatment)
     arrays = [counts(a, name) for a, name in zip(given, names)]
@@ -69,7 +79,7 @@ def _plain(*arrays: Any) -> tuple:
     "Single numbers as Python floats, arrays as they are."
     return tuple(a.item() if np.ndim(a) == 0 else a for a in arrays)
 
-# %% ../nbs/09b_intervals.ipynb #d91ee583
+# %% ../nbs/09b_intervals.ipynb #662ea57c
 def difference_of_rates(
     xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray
 ) -> np.ndarray:
@@ -84,6 +94,12 @@ def difference_of_rates(
     -------
     ndarray
         From the failures where those are fewer, since rates next to 1 lose digits.
+
+    Examples
+    --------
+    >>> from mlscale.intervals import counts_of_arms, difference_of_rates
+    >>> round(float(difference_of_rates(*counts_of_arms(10, 100, 12, 100))), 3)
+    0.02
     """
     return np.where(2*(xc + xt) > nc + nt, (nc - xc)/nc - (nt - xt)/nt, xt/nt - xc/nc)
 
@@ -115,6 +131,13 @@ def pooled_z_test(
     ------
     ValueError
         If a count is impossible.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import pooled_z_test
+    >>> z, p, log10_p = pooled_z_test(100, 1000, 130, 1000)
+    >>> round(z, 3), round(p, 4)   # .03/sqrt(.115*.885*2/1000)
+    (2.103, 0.0355)
     """
     xc, nc, xt, nt = counts_of_arms(x_control, n_control, x_treatment, n_treatment)
     n, x = nc + nt, xc + xt
@@ -197,7 +220,7 @@ def _newcombe(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     d = difference_of_rates(xc, nc, xt, nt)
     return np.maximum(d - np.hypot(down_t, up_c), -1), np.minimum(d + np.hypot(up_t, down_c), 1)
 
-# %% ../nbs/09b_intervals.ipynb #87f8ec96
+# %% ../nbs/09b_intervals.ipynb #a75ad965
 DIFFERENCE: dict[str, Callable] = {
     "miettinen-nurminen": _miettinen_nurminen,
     "mee": _mee,
@@ -253,6 +276,16 @@ def diff_proportions_ci(
     Interval estimation for the difference between independent proportions, Statistics in Medicine
     17 (1998). Agresti, Caffo, Simple and effective confidence intervals for proportions, The
     American Statistician 54 (2000).
+
+    Examples
+    --------
+    >>> from mlscale.experiments import diff_proportions_ci
+    >>> low, high = diff_proportions_ci(48, 80, 56, 70)   # 60 % against 80 %
+    >>> round(low, 4), round(high, 4)   # as in Newcombe (1998)
+    (0.0528, 0.3382)
+    >>> low, high = diff_proportions_ci(48, 80, 56, 70, method="newcombe")
+    >>> round(low, 4), round(high, 4)
+    (0.0524, 0.3339)
     """
     z = _critical(level)
     table = counts_of_arms(x_control, n_control, x_treatment, n_treatment)
@@ -272,7 +305,7 @@ def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, int, np.ndarr
 def _chances(p: float, name: str, n: int) -> np.ndarray:
     return stats.binom.pmf(np.arange(n + 1), n, number(p, name, low=0, high=1))
 
-# %% ../nbs/09b_intervals.ipynb #a2a992c0
+# %% ../nbs/09b_intervals.ipynb #4051f8bb
 def exact_coverage(
     n_control: int,
     n_treatment: int,
@@ -309,6 +342,14 @@ def exact_coverage(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import exact_coverage
+    >>> round(exact_coverage(20, 20, .01, .10), 3)
+    0.989
+    >>> round(exact_coverage(20, 20, .01, .10, method="wald"), 3)   # both promise .95
+    0.869
     """
     xc, nc, xt, nt = _tables(n_control, n_treatment)
     chances = _chances(p_control, "p_control", nc), _chances(p_treatment, "p_treatment", nt)
@@ -328,7 +369,7 @@ def exact_coverage(
     held = (low <= p_treatment - p_control) & (p_treatment - p_control <= high)
     return float(weights[0] @ held @ weights[1])
 
-# %% ../nbs/09b_intervals.ipynb #b79667e5
+# %% ../nbs/09b_intervals.ipynb #198558f3
 def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05) -> float:
     """How often the pooled z test rejects although both rates are equal, by enumeration of every
     possible result.
@@ -351,6 +392,14 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import exact_size
+    >>> round(exact_size(100, 100, .3), 3)
+    0.051
+    >>> round(exact_size(1000, 20, .02, alpha=.001), 3)   # ten times alpha: .4 conversions expected
+    0.009
     """
     table = _tables(n_control, n_treatment)
     rejected = abs(pooled_z_test(*table)[0]) > -special.ndtri(error_rate(alpha)/2)
@@ -386,7 +435,7 @@ def _koopman(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
 def _miettinen_nurminen_ratio(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     return _score_ratio(xc, nc, xt, nt, z**2*(nc + nt)/(nc + nt - 1))
 
-# %% ../nbs/09b_intervals.ipynb #a7f79e18
+# %% ../nbs/09b_intervals.ipynb #37a1a3c5
 def _katz(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, half = xt/nt/(xc/nc), z*np.sqrt((nt - xt)/nt/xt + (nc - xc)/nc/xc)
@@ -436,12 +485,19 @@ def ratio_proportions_ci(
     References
     ----------
     Koopman, Confidence intervals for the ratio of two binomial proportions, Biometrics 40 (1984).
+
+    Examples
+    --------
+    >>> from mlscale.experiments import ratio_proportions_ci
+    >>> low, high = ratio_proportions_ci(16, 80, 36, 40)   # 90 % over 20 %: 4.5 times
+    >>> round(low, 2), round(high, 2)   # as in Koopman (1984)
+    (2.94, 7.15)
     """
     z = _critical(level)
     table = counts_of_arms(x_control, n_control, x_treatment, n_treatment)
     return _plain(*_RATIO[one_of(method, "method", list(_RATIO))](*table, z))
 
-# %% ../nbs/09b_intervals.ipynb #80d0f16d
+# %% ../nbs/09b_intervals.ipynb #2fe86abd
 # conversions or failures expected in an arm; below, the normal approximation is not relied on
 _FEW = 5
 
@@ -460,6 +516,14 @@ def fisher_if_few(xc: int, nc: int, xt: int, nt: int, *, alpha: float = .05) -> 
     float or None
         None where each arm expects five or more at the pooled rate (more at an alpha below .05, by
         the squared critical value).
+
+    Examples
+    --------
+    >>> from mlscale.intervals import fisher_if_few
+    >>> round(fisher_if_few(1, 4, 3, 4), 4)   # Fisher's lady tasting tea, two-sided: 34/70
+    0.4857
+    >>> fisher_if_few(100, 1000, 130, 1000) is None   # enough for the normal approximation
+    True
     """
     n, x, (arm, seen) = nc + nt, xc + xt, min((nc, xc), (nt, xt))
     rare, seen = (x, seen) if 2*x <= n else (n - x, arm - seen)
@@ -472,7 +536,7 @@ def fisher_if_few(xc: int, nc: int, xt: int, nt: int, *, alpha: float = .05) -> 
     unlikely = chance[chance <= chance[seen] + 1e-7]
     return float(np.exp(special.logsumexp(unlikely) - special.logsumexp(chance)))
 
-# %% ../nbs/09b_intervals.ipynb #8e5eafd7
+# %% ../nbs/09b_intervals.ipynb #eac79b0e
 def format_level(level: float) -> str:
     """A level in percent, with the digits that tell it from 100.
 
@@ -485,6 +549,12 @@ def format_level(level: float) -> str:
     -------
     str
         Without the percent sign.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import format_level
+    >>> format_level(.95), format_level(.9999999)
+    ('95', '99.99999')
     """
     return f"{100*level:.{max(4, 2 - math.floor(math.log10(1 - level)))}g}"
 
@@ -499,6 +569,12 @@ def format_p(p: float) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from mlscale.experiments import format_p
+    >>> format_p(.03123), format_p(1e-9)
+    ('p = 0.031', 'p < 0.0001')
     """
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
@@ -569,7 +645,7 @@ def _better_and_loss(c: _LogitBeta, t: _LogitBeta) -> tuple[float, float, float]
     loss = special.logsumexp(below_t + c.mirrored().log_below(-s) - slope + weight)
     return log_mean(below_c, t), log_mean(below_t, c), loss
 
-# %% ../nbs/09b_intervals.ipynb #72367595
+# %% ../nbs/09b_intervals.ipynb #4e784d8c
 def beta_binomial(
     x_control: int,
     n_control: int,
@@ -600,6 +676,13 @@ def beta_binomial(
     ------
     ValueError
         If a count or the prior is impossible.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import beta_binomial
+    >>> better, loss = beta_binomial(0, 1, 1, 1)   # one failure against one success
+    >>> round(better, 4), round(loss, 4)   # 5/6, and 1/30
+    (0.8333, 0.0333)
     """
     table = counts_of_arms(x_control, n_control, x_treatment, n_treatment)
     if table[0].ndim: raise ValueError("x_control and the others: single counts")

@@ -72,26 +72,34 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/01d_join_engines.ipynb #9aaf1c23
+# %% ../nbs/01d_join_engines.ipynb #9ec3a78e
 def _contradiction(view: View, rows: str, example: Mapping) -> ValueError:
     return ValueError(f"view {view.name!r}: {rows} have the same key and both times equal, but "
                       f"different values, for example {str(example)[:120]}; keep one")
 
-def _refuse_ambiguous(view: View, facts: "pa.Table", normal: "pa.Table", keys: list[str]) -> None:
+def _alike(normal: "pa.Table", keys: list[str]) -> np.ndarray:
+    "The rows that are there twice, and a few whose hashes only say so."
     with needs("features"):
         import polars as pl
     rows: Any = pl.from_arrow(normal)
-    same = rows.with_row_index("row")
-    # few are left, and what differs after all is sorted out below
-    same = same.filter(same.drop("row").hash_rows().is_duplicated()).drop_nulls(keys)
-    if same.is_empty(): return
-    rows = exact_frame(facts.take(same["row"].to_arrow()))
+    same = rows.with_row_index("row").filter(rows.hash_rows().is_duplicated())
+    return same.drop_nulls(keys)["row"].to_numpy()
+
+def _alike_in_pandas(normal: "pa.Table", keys: list[str]) -> np.ndarray:
+    "The same without Polars."
+    rows = normal.to_pandas()
+    return np.flatnonzero(rows.duplicated(keep=False) & rows[keys].notna().all(axis=1))
+
+def _refuse_ambiguous(view: View, facts: "pa.Table", same: np.ndarray) -> None:
+    "An error if rows of the same key and times differ; `same` are those that may."
+    if not len(same): return
+    rows = exact_frame(facts.take(same))
     identity = [*view.by, *clock_columns(facts.schema).values()]
     rows = rows[~rows.map(repr).duplicated()]   # lists and the like have no hash
     if (twice := rows[rows.duplicated(identity, keep=False)]).empty: return
     raise _contradiction(view, f"{len(twice)} rows", twice.iloc[0][identity].map(str).to_dict())
 
-# %% ../nbs/01d_join_engines.ipynb #862e6d01
+# %% ../nbs/01d_join_engines.ipynb #8158b9e6
 def _in_memory(
     engine: Callable,
     view: View,
@@ -110,7 +118,8 @@ def _in_memory(
     columns = list(dict.fromkeys([*view.by, *clocks.values(), *view.features]))
     facts = source if isinstance(source, pa.Table) else without_view_types(source.to_table(columns))
     normal = normal_form(facts, view.by, types, clocks, unit, view.name)
-    _refuse_ambiguous(view, facts, normal, keys)
+    alike = _alike_in_pandas if engine is _brute else _alike
+    _refuse_ambiguous(view, facts, alike(normal, keys))
     find = engine(normal, keys, np.inf if view.ttl is None else view.ttl//pd.Timedelta(1, unit))
     features = facts.select(view.features)
     def bring(asked):
@@ -366,7 +375,7 @@ def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[Vi
              for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
     out.selectExpr(*rows, *found).write.parquet(str(to))
 
-# %% ../nbs/01d_join_engines.ipynb #500ae28c
+# %% ../nbs/01d_join_engines.ipynb #3f1d617b
 @contextmanager
 def spark_ready(session: "SparkSession", source: "pa.Table | ds.Dataset", views: Sequence[View],
                 facts: Sequence["pa.Table | ds.Dataset"],
@@ -391,6 +400,17 @@ def spark_ready(session: "SparkSession", source: "pa.Table | ds.Dataset", views:
     TypeError, ValueError
         If a column is of a type that Spark does not read or write, or a time in the result is no
         whole number of microseconds.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import pyarrow.dataset as ds
+    >>> import pyarrow.parquet as pq
+    >>> from mlscale.join_engines import spark_ready
+    >>> pq.write_table(pa.table({"wait": pa.array([5], pa.duration("us"))}), "asked.parquet")
+    >>> with spark_ready(None, ds.dataset("asked.parquet"), [], [], to="joined"): pass
+    Traceback (most recent call last):
+    TypeError: entities, column 'wait' holds duration[us], which Spark does not write to ...
     """
     import pyarrow as pa
     from pyspark.errors import AnalysisException, PySparkException
@@ -422,7 +442,7 @@ def _unit(schemas: Sequence["pa.Schema"]) -> str:
     units = {s.field(c).type.unit for s in schemas for c in CLOCKS if c in s.names}
     return "ns" if "ns" in units else "us"
 
-# %% ../nbs/01d_join_engines.ipynb #08127055
+# %% ../nbs/01d_join_engines.ipynb #a9478b93
 def feature_lookup(
     engine: str,
     entities: "pa.Schema",
@@ -455,6 +475,18 @@ def feature_lookup(
     ------
     ValueError
         If facts are equal in key and both times and differ in their values.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.features import View
+    >>> from mlscale.join_engines import feature_lookup
+    >>> at = lambda *seconds: pa.array(seconds, pa.timestamp("s", "UTC"))
+    >>> facts = pa.table({"id": [1, 1], "event_timestamp": at(10, 20), "rides": [8, 9]})
+    >>> asked = pa.table({"id": [1, 2], "event_timestamp": at(15, 15)})
+    >>> view = View("drivers", facts, "id", None, "rides")
+    >>> feature_lookup("polars", asked.schema, [view], [facts], None)(asked)[0].to_pylist()
+    [{'rides': 8}, {'rides': None}]
     """
     unit = _unit([entities, *(f.schema for f in facts)])
     if engine == "spark":
@@ -469,7 +501,7 @@ def feature_lookup(
     each = [ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01d_join_engines.ipynb #08f712ba
+# %% ../nbs/01d_join_engines.ipynb #3e804375
 def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Sequence[View],
                      facts: Sequence["pa.Table | ds.Dataset"], to: str | os.PathLike) -> Path:
     """Join on Spark from Parquet to Parquet; no row leaves the cluster.
@@ -489,6 +521,21 @@ def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Seque
     -------
     Path
         The folder.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import View, point_in_time_join
+    >>> from mlscale.spark import session
+    >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
+    >>> rides = pd.DataFrame({"id": [1], "event_timestamp": [at(9)], "rides": [8]})
+    >>> rides.to_parquet("rides.parquet", coerce_timestamps="us")
+    >>> rides.assign(event_timestamp=at(10)).to_parquet("asked.parquet", coerce_timestamps="us")
+    >>> view = View("drivers", "rides.parquet", "id", None, "rides")
+    >>> with session(None) as spark:   # with a path on both sides the join calls `spark_to_parquet`
+    ...     _ = point_in_time_join("asked.parquet", view, engine="spark", session=spark, to="out")
+    >>> pd.read_parquet("out").drivers__rides.tolist()
+    [8]
     """
     unit = _unit([source.schema, *(f.schema for f in facts)])
     out = _on_spark(session, source, views, facts, unit)

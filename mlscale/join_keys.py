@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-# %% ../nbs/01c_join_keys.ipynb #3105f8fc
+# %% ../nbs/01c_join_keys.ipynb #0ad97185
 _KINDS = {"text": "is_string is_large_string is_string_view",
           "bytes": "is_binary is_large_binary is_fixed_size_binary is_binary_view",
           "decimal": "is_decimal", "number": "is_integer is_floating", "date": "is_date",
@@ -39,6 +39,15 @@ def kind_of(x: "pa.DataType") -> str:
     -------
     str
         Such as "text", "number" or "time with a zone".
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import kind_of
+    >>> kind_of(pa.int8()), kind_of(pa.float64()), kind_of(pa.dictionary(pa.int8(), pa.string()))
+    ('number', 'number', 'text')
+    >>> kind_of(pa.timestamp("us", "UTC")), kind_of(pa.timestamp("us"))
+    ('time with a zone', 'time without a zone')
     """
     import pyarrow as pa
     x = x.value_type if pa.types.is_dictionary(x) else x
@@ -47,7 +56,7 @@ def kind_of(x: "pa.DataType") -> str:
         if any(getattr(pa.types, test)(x) for test in tests.split()): return kind
     return str(x)[:60]
 
-# %% ../nbs/01c_join_keys.ipynb #e7a8be3f
+# %% ../nbs/01c_join_keys.ipynb #6de53214
 def check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None:
     """Refuse tables whose clocks or keys cannot be compared, or whose features cannot be carried.
 
@@ -62,6 +71,19 @@ def check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None
     ------
     TypeError, ValueError
         If a clock holds no times, some have a zone and others not, or a key is of two kinds.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.features import View
+    >>> from mlscale.join_keys import check_schemas
+    >>> def fields(id_type): return pa.schema([("event_timestamp", pa.timestamp("us", "UTC")),
+    ...                                        ("driver_id", id_type), ("rides", pa.int64())])
+    >>> view = View("drivers", None, "driver_id", None, "rides")
+    >>> check_schemas(fields(pa.int64()), fields(pa.float64()), view)   # 21 is 21.0
+    >>> check_schemas(fields(pa.int64()), fields(pa.string()), view)
+    Traceback (most recent call last):
+    ValueError: key 'driver_id': text in the facts, number in the entities; ...
     """
     import pyarrow as pa
     times = {
@@ -90,7 +112,7 @@ def check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None
             raise TypeError(f"key {c!r} holds {kinds[0]}; give text, numbers or times")
     for c in view.features: _carrier(facts.field(c).type, f"view {view.name!r}, column {c!r}")
 
-# %% ../nbs/01c_join_keys.ipynb #0a1b4838
+# %% ../nbs/01c_join_keys.ipynb #523e035d
 def _carrier(x: "pa.DataType", what: str) -> "pa.DataType":
     "The type in which every engine can carry a column without changing a value."
     import pyarrow as pa
@@ -129,13 +151,21 @@ def carried(x: "pa.ChunkedArray") -> "pa.ChunkedArray":
     -------
     pyarrow.ChunkedArray
         The same values in a type that every engine knows; `as_declared` is the way back.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import carried
+    >>> seats = pa.chunked_array([pa.array([55, None], pa.uint8())])
+    >>> print(carried(seats).type, carried(seats).to_pylist())   # not every engine has uint8
+    int16 [55, None]
     """
     import pyarrow as pa
     to = _carrier(x.type, "a feature")
     if pa.types.is_dictionary(x.type): x = x.cast(x.type.value_type)
     return x if x.type == to else x.cast(to)
 
-# %% ../nbs/01c_join_keys.ipynb #39aa2881
+# %% ../nbs/01c_join_keys.ipynb #8a5c5089
 def _declared(column: "pa.ChunkedArray", source: "pa.Table | ds.Dataset",
               name: str) -> "pa.ChunkedArray":
     "A column in the type that a source declares; categories of a table keep their order."
@@ -165,12 +195,21 @@ def as_declared(table: "pa.Table", source: "pa.Table | ds.Dataset") -> "pa.Table
     -------
     pyarrow.Table
         The columns as the source has them.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import as_declared, carried
+    >>> planes = pa.table({"seats": pa.array([55, None], pa.uint8())})
+    >>> there = pa.table({"seats": carried(planes["seats"])})
+    >>> as_declared(there, planes).equals(planes)
+    True
     """
     import pyarrow as pa
     out = pa.table({c: _declared(table[c], source, c) for c in table.column_names})
     return out.replace_schema_metadata(source.schema.metadata)
 
-# %% ../nbs/01c_join_keys.ipynb #95588664
+# %% ../nbs/01c_join_keys.ipynb #c7a00bef
 def _rounded(x: object, bits: int, what: str) -> ValueError:
     return ValueError(f"{what}: {x!r} is a float, and from 2**{bits} on several whole numbers "
                       "share one; give integers, Int64 or text (one missing id makes whole numbers "
@@ -191,6 +230,15 @@ def exact_key(x: Any, what: str = "key") -> None:
     ValueError
         If it is a float of 2**53 or more (2**24 for a float of 32 bits, 2**11 of 16): several whole
         numbers share it.
+
+    Examples
+    --------
+    >>> from mlscale.join_keys import exact_key
+    >>> exact_key(21.0)
+    >>> exact_key(2**53)
+    >>> exact_key(2.0**53)   # as a float it may have been 2**53 + 1
+    Traceback (most recent call last):
+    ValueError: key: 9007199254740992.0 is a float, and from 2**53 on several whole numbers ...
     """
     if not isinstance(x, (float, np.floating)): return
     bits, size = {2: 11, 4: 24}.get(getattr(x, "itemsize", 8), 53), abs(float(x))
@@ -210,6 +258,15 @@ def exact_keys(column: pd.Series, what: str) -> None:
     ------
     ValueError
         As `exact_key`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.join_keys import exact_keys
+    >>> exact_keys(pd.Series([2**53, None], dtype="Int64"), "drivers, key 'id'")
+    >>> exact_keys(pd.Series([2**53, None]), "drivers, key 'id'")   # pandas made floats of them
+    Traceback (most recent call last):
+    ValueError: drivers, key 'id': 9007199254740992.0 is a float, ...
     """
     if isinstance(column.dtype, pd.CategoricalDtype): column = pd.Series(column.cat.categories)
     if pd.api.types.is_float_dtype(column.dtype):
@@ -220,7 +277,7 @@ def exact_keys(column: pd.Series, what: str) -> None:
     elif column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
         for x in column: exact_key(x, what)
 
-# %% ../nbs/01c_join_keys.ipynb #eb8adf77
+# %% ../nbs/01c_join_keys.ipynb #b4b53d41
 def _pandas_kind(x: pd.Series, what: str) -> str | None:
     "What the keys of a column are, as `kind_of` names it; None where all are missing."
     if not x.notna().any(): return None
@@ -251,6 +308,15 @@ def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> Non
     ------
     ValueError
         If one is text and the other a number, or the like, and as `exact_keys`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.join_keys import check_keys
+    >>> flights, planes = pd.Series([21], name="id"), pd.Series(["21"], name="id")
+    >>> check_keys(flights, planes, ("flights", "planes"))
+    Traceback (most recent call last):
+    ValueError: key 'id': number in the flights, text in the planes; text never equals a number, ...
     """
     for x, what in zip((left, right), whats): exact_keys(x, f"{what}, key {left.name!r}")
     a, b = kinds = [_pandas_kind(x, what) for x, what in zip((left, right), whats)]
@@ -259,7 +325,7 @@ def check_keys(left: pd.Series, right: pd.Series, whats: tuple[str, str]) -> Non
     raise ValueError(f"key {left.name!r}: {a} in the {whats[0]}, {b} in the {whats[1]}; {never}, "
                      "convert one of them")
 
-# %% ../nbs/01c_join_keys.ipynb #f3d34704
+# %% ../nbs/01c_join_keys.ipynb #7e62d7ac
 def key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> list["pa.DataType"]:
     """The types in which keys are compared: as whole numbers if one side holds such, since a single
     missing key makes whole numbers floats.
@@ -275,6 +341,14 @@ def key_types(entities: "pa.Schema", facts: "pa.Schema", by: Sequence[str]) -> l
     -------
     list of pyarrow.DataType
         One for each column.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import key_types
+    >>> flights = pa.schema([("id", pa.float64())])   # one id is missing
+    >>> print(*key_types(flights, pa.schema([("id", pa.int32())]), ["id"]))
+    int64
     """
     import pyarrow as pa
     t, out = pa.types, []
@@ -298,7 +372,7 @@ def _same_bits(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
     import pyarrow as pa
     return pa.chunked_array([chunk.view(pa.int64()) for chunk in column.chunks], pa.int64())
 
-# %% ../nbs/01c_join_keys.ipynb #11495e53
+# %% ../nbs/01c_join_keys.ipynb #7c80f3f4
 def comparable_key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "pa.ChunkedArray":
     """A key in its type for comparing; infinite numbers and fractions among whole ones are no keys.
 
@@ -320,6 +394,14 @@ def comparable_key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "
     ------
     ValueError
         If it holds a float that may be a rounded id, or a value that has no place in the type.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import comparable_key
+    >>> ids = pa.chunked_array([[21.0, 21.5, float("inf")]])
+    >>> comparable_key(ids, pa.int64(), "flights, key 'id'").to_pylist()   # one whole number
+    [21, None, None]
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -340,7 +422,7 @@ def comparable_key(column: "pa.ChunkedArray", to: "pa.DataType", what: str) -> "
     as_number = pa.types.is_temporal(to) and not pa.types.is_date(to)
     return column.cast(pa.int64()) if as_number else column
 
-# %% ../nbs/01c_join_keys.ipynb #54478027
+# %% ../nbs/01c_join_keys.ipynb #a3fe802f
 def normal_form(
     table: "pa.Table",
     by: Sequence[str],
@@ -374,6 +456,15 @@ def normal_form(
     ------
     ValueError
         If a time is missing or beyond the unit, and as `comparable_key`.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import normal_form
+    >>> asked = pa.table({"id": [21.0], "event_timestamp": pa.array([7], pa.timestamp("s", "UTC"))})
+    >>> clocks = {"t": "event_timestamp"}
+    >>> normal_form(asked, ["id"], [pa.int64()], clocks, "us", "entities").to_pylist()
+    [{'k0': 21, 't': 7000000}]
     """
     import pyarrow as pa
     keys = enumerate(zip(by, types))
@@ -406,5 +497,12 @@ def clock_columns(schema: "pa.Schema") -> dict[str, str]:
     -------
     dict of str to str
         For "event" and "created"; without a `created_timestamp` both are the event.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.join_keys import clock_columns
+    >>> clock_columns(pa.schema([("event_timestamp", pa.timestamp("us", "UTC"))]))
+    {'event': 'event_timestamp', 'created': 'event_timestamp'}
     """
     return {"event": "event_timestamp", "created": CLOCKS["created_timestamp" in schema.names]}

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'FORMAT', 'Schedule', 'constant', 'inverse_time', 'inver
            'polynomial', 'cosine', 'optimal', 'warm_up', 'chain', 'warm_restarts', 'AdaGrad', 'rate_from_dict',
            'read_state', 'agree', 'Adaptive']
 
-# %% ../nbs/11b_learning_rates.ipynb #35e3a007
+# %% ../nbs/11b_learning_rates.ipynb #43ce5c7f
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from .arguments import array_of_numbers, number, plain, whole
+from .storage import needs
 
-# %% ../nbs/11b_learning_rates.ipynb #da27c596
+# %% ../nbs/11b_learning_rates.ipynb #4fed16d3
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -33,6 +34,17 @@ class Schedule:
         Its arguments; cannot be changed.
     rate : callable
         From an array of steps (float, 0 or above) to their rates.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import Schedule, inverse_time
+    >>> rate = inverse_time(.1, .01)
+    >>> rate, rate(0), rate(100)   # halved after 1/gamma steps
+    (inverse_time(eta0=0.1, gamma=0.01), 0.1, 0.05)
+    >>> rate([0, 100, 900]).round(3).tolist()
+    [0.1, 0.05, 0.01]
+    >>> Schedule.from_dict(rate.to_dict()) == rate
+    True
     """
     kind: str
     arguments: Mapping
@@ -76,6 +88,28 @@ class Schedule:
         show = lambda v: f"{v:g}" if isinstance(v, Real) else repr(v)
         return f"{self.kind}({', '.join(f'{k}={show(v)}' for k, v in self.arguments.items())})"
 
+    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
+        """The rate over the steps.
+
+        Parameters
+        ----------
+        steps : int
+            How many steps are drawn, 2 or more.
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax, last = plt.subplots()[1] if ax is None else ax, whole(steps, "steps", low=2) - 1
+        t = np.unique(np.linspace(0, last, 2000).astype(int))
+        ax.plot(t, self(t))
+        ax.set(xlabel="step", ylabel="rate",
+               title=f"{self.kind}: {self(0):.3g} at first, {self(last):.3g} at step {last:,}")
+        return ax
+
     def to_dict(self) -> dict:
         """The schedule as plain values for JSON.
 
@@ -115,7 +149,7 @@ class Schedule:
         try: return globals()[kind](**arguments)
         except TypeError as e: raise ValueError(f"d: not the arguments of {kind}: {e}") from None
 
-# %% ../nbs/11b_learning_rates.ipynb #6d897dac
+# %% ../nbs/11b_learning_rates.ipynb #669f8461
 SCHEDULES = ("constant", "inverse_time", "inverse_scaling", "step_decay", "exponential",
              "polynomial", "cosine", "warm_restarts", "warm_up", "chain")
 
@@ -131,6 +165,12 @@ def constant(eta0: float) -> Schedule:
     -------
     Schedule
         eta_t = eta0.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import constant
+    >>> constant(.05)([0, 1000]).tolist()
+    [0.05, 0.05]
     """
     eta0 = number(eta0, "eta0", above=0)
     return Schedule("constant", {"eta0": eta0}, lambda t: eta0)
@@ -153,11 +193,17 @@ def inverse_time(eta0: float, gamma: float) -> Schedule:
     References
     ----------
     Robbins, Monro, A Stochastic Approximation Method, 1951.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import inverse_time
+    >>> inverse_time(.1, .01)([0, 100, 300]).round(4).tolist()   # over 1, 2 and 4
+    [0.1, 0.05, 0.025]
     """
     eta0, gamma = number(eta0, "eta0", above=0), number(gamma, "gamma", low=0)
     return Schedule("inverse_time", {"eta0": eta0, "gamma": gamma}, lambda t: eta0/(1 + gamma*t))
 
-# %% ../nbs/11b_learning_rates.ipynb #886fbdc3
+# %% ../nbs/11b_learning_rates.ipynb #f5a8355a
 def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
     """The rate falls like a power of the time; with the default power it is the 1/sqrt(t) of
     regret bounds.
@@ -177,6 +223,12 @@ def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
     References
     ----------
     Zinkevich, Online Convex Programming and Generalized Infinitesimal Gradient Ascent, ICML 2003.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import inverse_scaling
+    >>> inverse_scaling(.1)([0, 3, 99]).round(4).tolist()   # over 1, 2 and 10
+    [0.1, 0.05, 0.01]
     """
     eta0, power = number(eta0, "eta0", above=0), number(power, "power", low=0)
     return Schedule("inverse_scaling", {"eta0": eta0, "power": power},
@@ -198,6 +250,12 @@ def step_decay(eta0: float, factor: float, every: int) -> Schedule:
     -------
     Schedule
         eta_t = eta0 * factor**floor(t/every).
+
+    Examples
+    --------
+    >>> from mlscale.schedules import step_decay
+    >>> step_decay(.1, .5, every=100)([0, 99, 100, 200]).tolist()
+    [0.1, 0.1, 0.05, 0.025]
     """
     eta0, factor = number(eta0, "eta0", above=0), number(factor, "factor", above=0, high=1)
     every = whole(every, "every", low=1)
@@ -219,11 +277,17 @@ def exponential(eta0: float, gamma: float) -> Schedule:
     -------
     Schedule
         eta_t = eta0 * exp(-gamma t).
+
+    Examples
+    --------
+    >>> from mlscale.schedules import exponential
+    >>> exponential(.1, .01)([0, 100]).round(4).tolist()   # over e after 1/gamma steps
+    [0.1, 0.0368]
     """
     eta0, gamma = number(eta0, "eta0", above=0), number(gamma, "gamma", low=0)
     return Schedule("exponential", {"eta0": eta0, "gamma": gamma}, lambda t: eta0*np.exp(-gamma*t))
 
-# %% ../nbs/11b_learning_rates.ipynb #1526f5dc
+# %% ../nbs/11b_learning_rates.ipynb #951c780e
 def polynomial(eta0: float, steps: int, power: float = 1., end: float = 0.) -> Schedule:
     """The rate falls to its last value along a power; a straight line with the default power.
 
@@ -242,6 +306,12 @@ def polynomial(eta0: float, steps: int, power: float = 1., end: float = 0.) -> S
     -------
     Schedule
         eta_t = end + (eta0 - end) * (1 - min(t, steps)/steps)**power.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import polynomial
+    >>> polynomial(.1, 100)([0, 50, 100, 1000]).tolist()   # stays at its end
+    [0.1, 0.05, 0.0, 0.0]
     """
     eta0, steps = number(eta0, "eta0", above=0), whole(steps, "steps", low=1)
     power, end = number(power, "power", above=0), number(end, "end", low=0, high=eta0)
@@ -268,13 +338,19 @@ def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
     References
     ----------
     Loshchilov, Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import cosine
+    >>> cosine(.1, 100)([0, 50, 100, 1000]).round(4).tolist()   # stays at its end
+    [0.1, 0.05, 0.0, 0.0]
     """
     eta0, steps = number(eta0, "eta0", above=0), whole(steps, "steps", low=1)
     end = number(end, "end", low=0, high=eta0)
     return Schedule("cosine", {"eta0": eta0, "steps": steps, "end": end},
                     lambda t: end + (eta0 - end)*(1 + np.cos(np.pi*np.minimum(t, steps)/steps))/2)
 
-# %% ../nbs/11b_learning_rates.ipynb #eebaff9b
+# %% ../nbs/11b_learning_rates.ipynb #21bbd139
 def optimal(alpha: float) -> Schedule:
     """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers
     taken from one.
@@ -292,11 +368,17 @@ def optimal(alpha: float) -> Schedule:
     References
     ----------
     Bottou, Stochastic Gradient Descent Tricks, 2012.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import optimal
+    >>> optimal(.0001)   # .0001**(-1/4) is 10
+    inverse_time(eta0=10, gamma=0.001)
     """
     eta0 = number(alpha, "alpha", above=0)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11b_learning_rates.ipynb #640cb9b1
+# %% ../nbs/11b_learning_rates.ipynb #67da11b5
 def _schedule(name: str, x: Any) -> Schedule:
     if isinstance(x, Schedule): return x
     raise TypeError(f"{name}={x!r}: a schedule such as inverse_time(.1, .001)")
@@ -315,6 +397,12 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
     -------
     Schedule
         eta_t = schedule(0) * (t + 1)/(steps + 1) for t < steps, then schedule(t - steps).
+
+    Examples
+    --------
+    >>> from mlscale.schedules import constant, warm_up
+    >>> warm_up(constant(.1), 4)([0, 1, 2, 3, 4, 5]).round(2).tolist()
+    [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
     """
     schedule, steps = _schedule("schedule", schedule), whole(steps, "steps", low=1)
     def rate(t: np.ndarray) -> np.ndarray:
@@ -338,6 +426,13 @@ def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
     -------
     Schedule
         eta_t = first(t) for t < steps, then then(t - steps).
+
+    Examples
+    --------
+    >>> from mlscale.schedules import chain, constant, polynomial
+    >>> rate = chain(constant(.1), 10, polynomial(.1, 10))
+    >>> rate([0, 9, 10, 15, 20]).round(3).tolist()   # the second begins at its own step 0
+    [0.1, 0.1, 0.1, 0.05, 0.0]
     """
     first, then = _schedule("first", first), _schedule("then", then)
     steps = whole(steps, "steps", low=1)
@@ -345,7 +440,7 @@ def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
                     lambda t: np.where(t < steps, first.rate(t),
                                        then.rate(np.maximum(t - steps, 0))))
 
-# %% ../nbs/11b_learning_rates.ipynb #177f5ca6
+# %% ../nbs/11b_learning_rates.ipynb #72fd8f7a
 def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     """A schedule that begins anew after each period; each period may be longer than the one
     before.
@@ -367,6 +462,13 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     References
     ----------
     Loshchilov, Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import polynomial, warm_restarts
+    >>> rate = warm_restarts(polynomial(.1, 10), 10, growth=2)
+    >>> rate([0, 5, 10, 20, 30]).round(3).tolist()   # the second period takes 20 steps
+    [0.1, 0.05, 0.1, 0.05, 0.1]
     """
     schedule, period = _schedule("schedule", schedule), whole(period, "period", low=1)
     growth = whole(growth, "growth", low=1)
@@ -379,7 +481,7 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     return Schedule("warm_restarts", {"schedule": schedule, "period": period, "growth": growth},
                     rate)
 
-# %% ../nbs/11b_learning_rates.ipynb #fb8ba89b
+# %% ../nbs/11b_learning_rates.ipynb #df8ee8f7
 @dataclass(frozen=True)
 class AdaGrad:
     """A rate for each column that falls with the squared gradients seen in it.
@@ -395,6 +497,15 @@ class AdaGrad:
     ----------
     Duchi, Hazan, Singer, Adaptive Subgradient Methods for Online Learning and Stochastic
     Optimization, JMLR 2011.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import AdaGrad, OnlineLogistic
+    >>> model = OnlineLogistic(2, AdaGrad(.1))
+    >>> model.rates.round(1).tolist()   # .1/sqrt(1e-8): the first step has the size .1
+    [1000.0, 1000.0]
+    >>> model.update([1, 0], 1).rates.round(1).tolist()   # only the first column had a gradient
+    [0.2, 1000.0]
     """
     eta0: float
     eps: float = 1e-8
@@ -434,11 +545,19 @@ def rate_from_dict(d: Mapping) -> Schedule | AdaGrad:
     ------
     ValueError, KeyError
         If it is neither, or a number is missing or out of range.
+
+    Examples
+    --------
+    >>> from mlscale.learning_rates import rate_from_dict
+    >>> rate_from_dict({"kind": "AdaGrad", "eta0": .1, "eps": 1e-8})
+    AdaGrad(eta0=0.1)
+    >>> rate_from_dict({"kind": "constant", "eta0": .1})
+    constant(eta0=0.1)
     """
     adagrad = isinstance(d, Mapping) and d.get("kind") == "AdaGrad"
     return AdaGrad(d["eta0"], d["eps"]) if adagrad else Schedule.from_dict(d)
 
-# %% ../nbs/11b_learning_rates.ipynb #bc7fc162
+# %% ../nbs/11b_learning_rates.ipynb #ce884603
 FORMAT = 1
 
 def read_state(d: Any, kind: str, **fields: Callable[[Any, str], Any]) -> dict[str, Any]:
@@ -462,6 +581,17 @@ def read_state(d: Any, kind: str, **fields: Callable[[Any, str], Any]) -> dict[s
     ------
     ValueError
         If it is another kind or format, or a field is missing or damaged. It is named.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import whole
+    >>> from mlscale.learning_rates import read_state
+    >>> read_state({"kind": "Counter", "format": 1, "n": 3}, "Counter", n=whole)
+    {'n': 3}
+    >>> read_state({"kind": "Counter", "format": 1, "n": -3}, "Counter", n=whole)
+    Traceback (most recent call last):
+        ...
+    ValueError: d: Counter with a damaged n: n=-3: a whole number, 0 or above
     """
     if not isinstance(d, Mapping) or d.get("kind") != kind:
         raise ValueError(f"d: not a {kind} written by to_dict")
@@ -491,12 +621,21 @@ def agree(kind: str, **fields: bool) -> None:
     ------
     ValueError
         Naming the first that does not.
+
+    Examples
+    --------
+    >>> from mlscale.learning_rates import agree
+    >>> agree("Counter", n=3 <= 5)
+    >>> agree("Counter", n=3 <= 5, most=9 <= 5)
+    Traceback (most recent call last):
+        ...
+    ValueError: d: Counter with a damaged most: it contradicts the other fields
     """
     for name, fits in fields.items():
         if not fits:
             raise ValueError(f"d: {kind} with a damaged {name}: it contradicts the other fields")
 
-# %% ../nbs/11b_learning_rates.ipynb #df64da6c
+# %% ../nbs/11b_learning_rates.ipynb #4dcbb0a6
 class Adaptive:
     """A rate that is kept while the loss falls and divided where it no longer does.
 
@@ -510,6 +649,13 @@ class Adaptive:
         How many losses in a row without improvement divide the rate, 1 or more.
     factor : float
         By how much it is divided, above 1.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import Adaptive
+    >>> rate = Adaptive(.1, patience=2)
+    >>> [rate.update(loss).rate for loss in (.6, .5, .5, .5)]   # two passes without improvement
+    [0.1, 0.1, 0.1, 0.02]
     """
     def __init__(self, eta0: float, *, tol: float = 1e-3, patience: int = 5,
                  factor: float = 5.) -> None:

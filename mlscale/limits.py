@@ -93,7 +93,7 @@ class ServiceMetrics:
         from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
-# %% ../nbs/06e_limits.ipynb #a55313a3
+# %% ../nbs/06e_limits.ipynb #c8c1b1d8
 def refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse":
     """The answer to a request that is refused; it is counted.
 
@@ -111,7 +111,7 @@ def refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse"
     JSONResponse
         With `detail`.
     """
-    from fastapi.responses import JSONResponse
+    with needs("serve"): from fastapi.responses import JSONResponse
     metrics.requests.labels(status).inc()
     detail = str(why)[:290].encode(errors="backslashreplace").decode()
     return JSONResponse({"detail": detail}, status)
@@ -184,7 +184,7 @@ class Limits:
         answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #7e16e29f
+# %% ../nbs/06e_limits.ipynb #346664c4
 def impatient_protocol(patience: float) -> type:
     """uvicorn's protocol, but a connection is closed on which the head of a request does not arrive
     in time.
@@ -199,7 +199,7 @@ def impatient_protocol(patience: float) -> type:
     type
         For `http` of `uvicorn.Config`.
     """
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+    with needs("serve"): from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     protocol: Any = AutoHTTPProtocol   # the fastest that is installed
     class Impatient(protocol):

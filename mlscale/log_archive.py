@@ -29,7 +29,7 @@ from .storage import digest, home, locked, needs, replacing
 
 if TYPE_CHECKING: import pyarrow as pa
 
-# %% ../nbs/06g_log_archive.ipynb #a5f62ba1
+# %% ../nbs/06g_log_archive.ipynb #a383814a
 Log = str | os.PathLike | PredictionLog | None
 
 @contextmanager
@@ -47,6 +47,13 @@ def open_log(log: Log = None, *, synchronous: str = "normal") -> Iterator[Predic
     ------
     PredictionLog
         A connection of its own.
+
+    Examples
+    --------
+    >>> from mlscale.log_archive import open_log
+    >>> with open_log("log.db") as log, log.transaction(write=False) as db:
+    ...     db.execute("SELECT count(*) FROM predictions")
+    [(0,)]
     """
     where = log.where if isinstance(log, PredictionLog) else log
     with PredictionLog(where, synchronous=synchronous) as book: yield book
@@ -77,7 +84,7 @@ def _instants(texts: Iterable[str | None]) -> np.ndarray:
     "Times as the log writes them, as numbers; one that is missing is NaT."
     return np.array([t[:26] if t else "NaT" for t in texts], "datetime64[us]")
 
-# %% ../nbs/06g_log_archive.ipynb #7a96465e
+# %% ../nbs/06g_log_archive.ipynb #ecd3d780
 @dataclass(frozen=True)
 class ArchivedMonth:
     """Predictions of a month, in a Parquet file.
@@ -92,6 +99,13 @@ class ArchivedMonth:
         How many predictions it holds.
     sha256 : str
         The file's digest.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.log_archive import ArchivedMonth
+    >>> ArchivedMonth("2013-05", Path("months/month=2013-05/a.parquet"), 110, "0"*64).rows
+    110
     """
     month: str
     path: Path
@@ -121,6 +135,20 @@ def archived_months(log: Log = None) -> list[ArchivedMonth]:
     -------
     list of ArchivedMonth
         By month. A file in the folder that is not among them was left by a crash.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("months.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import archived_months, rotate
+    >>> archived_months("months.db")
+    []
+    >>> _ = rotate("months.db", "2013-06-03T00:00:00Z")
+    >>> [(month.month, month.rows) for month in archived_months("months.db")]
+    [('2013-05', 1)]
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _months(book, db)
 
@@ -240,7 +268,7 @@ def _move(book: PredictionLog, month: str, folder: str | os.PathLike | None
             db.execute(f"DELETE FROM {table} WHERE request_id IN {here}", span)
         return _count_file(book, db, file, rows)
 
-# %% ../nbs/06g_log_archive.ipynb #7baff3d7
+# %% ../nbs/06g_log_archive.ipynb #cee37b53
 def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None = None
            ) -> list[ArchivedMonth]:
     """Move finished months from the database to Parquet files.
@@ -272,6 +300,19 @@ def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None
     -----
     One transaction removes the rows and makes the file count. A process that is interrupted leaves
     the log as before or as after; calling it again finishes.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("rotated.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import rotate
+    >>> rotate("rotated.db", "2013-06-01T00:00:00Z")   # its last hours are not mature yet
+    []
+    >>> [month.path.parent.name for month in rotate("rotated.db", "2013-06-03T00:00:00Z")]
+    ['month=2013-05']
     """
     first = iso_utc(datetime.fromisoformat(iso_utc(before)) - MATURE)[:7]   # that is not finished
     with _archiving(log) as book:
@@ -343,7 +384,7 @@ def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFram
             archived.loc[missing, name] = frame[name].reindex(archived.request_id[missing]).array
     return archived
 
-# %% ../nbs/06g_log_archive.ipynb #70d114b7
+# %% ../nbs/06g_log_archive.ipynb #139f2f07
 def read_log(log: Log = None, *, since: datetime | str | None = None,
              until: datetime | str | None = None, entity: str | None = None,
              features: bool = False) -> pd.DataFrame:
@@ -371,6 +412,19 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
     ------
     FileNotFoundError, ValueError
         If the file of an archived month is missing, or was changed.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("read.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import read_log, rotate
+    >>> _ = rotate("read.db", "2013-06-03T00:00:00Z")
+    >>> read_log("read.db")[["request_id", "entity", "prediction"]]   # wherever the rows are by now
+      request_id  entity  prediction
+    0        AA1  N14228         0.3
     """
     names = [name for name in _COLUMNS if features or name != "features"]
     bounds = ["" if since is None else iso_utc(since), _EVER if until is None else iso_utc(until)]
@@ -394,7 +448,7 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
     return (pd.concat([archived, here], ignore_index=True).drop_duplicates("request_id")
             .sort_values(["at", "request_id"], kind="stable", ignore_index=True))
 
-# %% ../nbs/06g_log_archive.ipynb #c2ca13a2
+# %% ../nbs/06g_log_archive.ipynb #31bada49
 def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     """What the archive holds about requests that the database no longer has.
 
@@ -409,6 +463,20 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     -------
     DataFrame
         `request_id`, `action`, `propensity`, `label`, one row for each that is archived.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("found.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import find_archived, rotate
+    >>> len(find_archived("found.db", ["AA1"]))
+    0
+    >>> _ = rotate("found.db", "2013-06-03T00:00:00Z")
+    >>> find_archived("found.db", ["AA1", "AA2"]).request_id.tolist()
+    ['AA1']
     """
     names, ids = ["request_id", "action", "propensity", "label"], list(ids)
 
@@ -425,7 +493,7 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else _frame([], names)
     return found[~found.request_id.isin(here)].reset_index(drop=True)
 
-# %% ../nbs/06g_log_archive.ipynb #f4e551e5
+# %% ../nbs/06g_log_archive.ipynb #3f664296
 def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment, with the weight of each.
 
@@ -442,6 +510,17 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
         Rows with a known outcome and two columns more. `weight`: 0 where somebody acted, so that
         the outcome is not the world's alone; else 1 over the probability of being left alone.
         `mature`: whether the prediction was at least `MATURE` old.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.log_archive import as_of
+    >>> noon = pd.Timestamp("2013-05-01T12:00Z")
+    >>> rows = pd.DataFrame({"at": noon, "known_at": noon + pd.to_timedelta([5, 5, 9], "h"),
+    ...                      "action_at": noon, "action": ["none", "crew", "none"],
+    ...                      "propensity": .25, "label": [1., 0., 1.]})
+    >>> as_of(rows, "2013-05-01T20:00:00Z").weight.tolist()   # the third outcome is not known yet
+    [4.0, 0.0]
     """
     moment = pd.Timestamp(iso_utc(at))
     rows = rows[rows.known_at <= moment].reset_index(drop=True)
@@ -451,7 +530,7 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     weight = np.where(action != "none", 0., 1/alone.where(alone > 0))
     return rows.assign(action=action, weight=weight, mature=matured(rows["at"], moment))
 
-# %% ../nbs/06g_log_archive.ipynb #9acaa6bc
+# %% ../nbs/06g_log_archive.ipynb #a98d9f87
 def drop_months(log: Log, before: datetime | str) -> list[ArchivedMonth]:
     """Delete archived months for good, with what was recorded about them later.
 
@@ -466,6 +545,20 @@ def drop_months(log: Log, before: datetime | str) -> list[ArchivedMonth]:
     -------
     list of ArchivedMonth
         The months that are gone.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("dropped.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import drop_months, read_log, rotate
+    >>> _ = rotate("dropped.db", "2013-06-03T00:00:00Z")
+    >>> [month.month for month in drop_months("dropped.db", "2013-06-01T00:00:00Z")]
+    ['2013-05']
+    >>> len(read_log("dropped.db"))
+    0
     """
     first = iso_utc(before)[:7]
     with _archiving(log) as book:
@@ -483,7 +576,7 @@ def drop_months(log: Log, before: datetime | str) -> list[ArchivedMonth]:
         _sweep(book)
     return months
 
-# %% ../nbs/06g_log_archive.ipynb #1331e7e9
+# %% ../nbs/06g_log_archive.ipynb #578f8eef
 @dataclass(frozen=True)
 class Erasure:
     """The proof that an entity was forgotten. It does not hold the entity.
@@ -502,6 +595,14 @@ class Erasure:
         The versions that were trained on some of these rows, as far as `trainings` says.
     finished : str, optional
         When the last trace had left the files; None if that was interrupted.
+
+    Examples
+    --------
+    >>> from mlscale.log_archive import Erasure
+    >>> proof = Erasure("2013-05-02T00:00:00Z", "0"*64, "a request", {"predictions": 3},
+    ...                 (("late", 2),))
+    >>> Erasure.from_json(proof.to_json()) == proof
+    True
     """
     at: str
     entity_sha256: str
@@ -537,7 +638,7 @@ class Erasure:
         fields = json.loads(text)
         return cls(**{**fields, "trained": tuple((m, v) for m, v in fields["trained"])})
 
-# %% ../nbs/06g_log_archive.ipynb #ba217f70
+# %% ../nbs/06g_log_archive.ipynb #d8ca73d9
 def _proofs(db: Database) -> list[Erasure]:
     return [Erasure.from_json(text) for (text,) in db.execute("SELECT proof FROM erasures "
                                                               "ORDER BY at")]
@@ -554,6 +655,18 @@ def erasures(log: Log = None) -> list[Erasure]:
     -------
     list of Erasure
         In the order of time.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("erased.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import erasures, forget
+    >>> _ = forget("erased.db", "N14228", reason="a request")
+    >>> [(proof.reason, proof.rows["predictions"]) for proof in erasures("erased.db")]
+    [('a request', 1)]
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _proofs(db)
 
@@ -650,7 +763,7 @@ def _finish(book: PredictionLog) -> list[Erasure]:
                        [done.to_json(), proof.to_json()])
         return _proofs(db)
 
-# %% ../nbs/06g_log_archive.ipynb #e23cc800
+# %% ../nbs/06g_log_archive.ipynb #4d882a7b
 def forget(log: Log, entity: str, *, reason: str = "") -> Erasure:
     """Remove all that the log holds about an entity, and prove it.
 
@@ -680,6 +793,18 @@ def forget(log: Log, entity: str, *, reason: str = "") -> Erasure:
     then old files are deleted and the database is written anew. Copies elsewhere (backups, exported
     tables, the write-ahead log of a PostgreSQL server) are not ours to find. What is predicted
     about the entity afterwards is recorded again.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
+    >>> with PredictionLog("forgotten.db") as log:
+    ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, "d1", "production", .3,
+    ...                        [7.], "N14228")
+    ...     _ = log.append([asked])
+    >>> from mlscale.log_archive import forget
+    >>> proof = forget("forgotten.db", "N14228", reason="a request")
+    >>> proof.rows, "N14228" in proof.to_json()
+    ({'actions': 0, 'outcomes': 0, 'predictions': 1}, False)
     """
     check_ids([entity], "entity")
     if not entity or entity in reason:

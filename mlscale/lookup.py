@@ -19,7 +19,7 @@ import pandas as pd
 from .join_keys import exact_key
 from .tables import View
 
-# %% ../nbs/01f_lookup.ipynb #26f9908f
+# %% ../nbs/01f_lookup.ipynb #b916b391
 SINCE_1678 = ("lies beyond what nanoseconds express, the years 1678 to 2261; drop it, "
               "or write what it stands for in another column")
 
@@ -30,6 +30,18 @@ class ForwardState:
     ----------
     late : int
         How many events came after a question that should have seen them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> at = lambda text: pd.Timestamp(f"2013-07-01 {text}", tz="UTC")
+    >>> state = Rolling("n", value=None, by="origin", window=None, agg="count").online()
+    >>> state.get("JFK", at("10:00"))
+    0.0
+    >>> state.update({"created_timestamp": at("09:00"), "origin": "JFK"})   # it came too late
+    >>> state.late, str(state.now)
+    (1, '2013-07-01 10:00:00+00:00')
     """
     def __init__(self) -> None:
         self.late = 0
@@ -79,7 +91,7 @@ class ForwardState:
         self._now = self._asked = when
         return when
 
-# %% ../nbs/01f_lookup.ipynb #e77d522b
+# %% ../nbs/01f_lookup.ipynb #3ca98117
 def is_missing(x: object) -> bool:
     """Whether a value is missing.
 
@@ -92,6 +104,13 @@ def is_missing(x: object) -> bool:
     -------
     bool
         True for None, NaN, NaT and NA.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lookup import is_missing
+    >>> [is_missing(x) for x in (None, float("nan"), pd.NA, pd.NaT, 0, "")]
+    [True, True, True, True, False, False]
     """
     return x is None or x is pd.NA or x != x
 
@@ -114,6 +133,15 @@ def asked_key(key: object, by: Sequence[str]) -> object:
     ------
     ValueError
         If it has the wrong number of parts, or one that cannot be a key.
+
+    Examples
+    --------
+    >>> from mlscale.lookup import asked_key
+    >>> asked_key("JFK", ["origin"]), asked_key(("JFK", "LAX"), ["origin", "dest"])
+    ('JFK', ('JFK', 'LAX'))
+    >>> asked_key("JFK", ["origin", "dest"])
+    Traceback (most recent call last):
+    ValueError: key='JFK': one value each for origin, dest
     """
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) != len(by): raise ValueError(f"key={key!r}: one value each for {', '.join(by)}")
@@ -141,6 +169,12 @@ def is_no_key(key: object) -> bool:
     ------
     ValueError
         If a part cannot be a key.
+
+    Examples
+    --------
+    >>> from mlscale.lookup import is_no_key
+    >>> is_no_key(("JFK", None)), is_no_key(float("inf")), is_no_key(0)
+    (True, True, False)
     """
     try: hash(key)
     except TypeError:
@@ -164,6 +198,14 @@ def refuse_other_kind(key: object, known: object) -> None:
     ------
     ValueError
         If a part is text in one of them only.
+
+    Examples
+    --------
+    >>> from mlscale.lookup import refuse_other_kind
+    >>> refuse_other_kind(21, 22)
+    >>> refuse_other_kind("21", 22)
+    Traceback (most recent call last):
+    ValueError: key='21': the known keys are such as 22; text never equals a number, convert it
     """
     texts = [
         tuple(isinstance(part, str) for part in (k if isinstance(k, tuple) else (k,)))
@@ -175,7 +217,7 @@ def refuse_other_kind(key: object, known: object) -> None:
             " convert it"
         )
 
-# %% ../nbs/01f_lookup.ipynb #e87fc3d0
+# %% ../nbs/01f_lookup.ipynb #3033e9aa
 class LookupState(ForwardState):
     """The newest known fact of each key online, as `point_in_time_join` gives it offline.
 
@@ -194,6 +236,17 @@ class LookupState(ForwardState):
         The newest time seen.
     late : int
         How many facts came after a question that should have seen them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import LookupState, View
+    >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
+    >>> state = LookupState(View("weather", None, "origin", pd.Timedelta(hours=6), "temp"))
+    >>> state.update({"origin": "JFK", "event_timestamp": at(10), "temp": 75.})
+    >>> state.update({"origin": "JFK", "event_timestamp": at(9), "temp": 70.})   # comes late
+    >>> state.get("JFK", at(16)), state.get("JFK", at(17))   # 75 is the newest; then it is too old
+    ({'temp': 75.0}, {'temp': None})
     """
     def __init__(self, view: View) -> None:
         if not isinstance(view, View): raise TypeError(f"view: a View, got {type(view).__name__}")
@@ -203,6 +256,10 @@ class LookupState(ForwardState):
         self._waiting: list = []
         self._values: dict = {}
         self._order, self._key = count(), itemgetter(*view.by)
+
+    def __repr__(self) -> str:
+        keys = f"{len(self._newest):,} keys, {len(self._waiting):,} facts waiting"
+        return f"LookupState({self.view.name!r}: {keys}, now {self.now})"
 
     def update(self, fact: Mapping) -> None:
         """Take in a fact.

@@ -6,7 +6,7 @@
 __all__ = ['msprt', 'msprt_interval', 'binary_outcomes', 'safe_two_by_two', 'empirical_bernstein', 'conditional_power',
            'FutilityPlan', 'futility_boundaries']
 
-# %% ../nbs/10c_martingales.ipynb #92eb22b2
+# %% ../nbs/10c_martingales.ipynb #c970f7da
 # isort: off
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from scipy.special import ndtr, ndtri
 
 from .arguments import array_of_numbers, counts, error_rate, number, one_of
 from .boundaries import StoppedWalk, alpha_spending_boundaries, alpha_spent
-from .boundaries import crossing_probabilities, information_fractions
+from .boundaries import crossing_probabilities, information_fractions, plot_boundaries
 
-# %% ../nbs/10c_martingales.ipynb #b387eef5
+# %% ../nbs/10c_martingales.ipynb #15674d4b
 def _two_rates(x_control: Any, x_treatment: Any, n: Any, tau2: Any) -> tuple:
     "Units, difference, V and tau2, if the counts are possible."
     n, xc = counts(n, "n"), counts(x_control, "x_control")
@@ -65,6 +65,14 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
     ----------
     Johari, Koomen, Pekelis, Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests,
     Operations Research 2022.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import msprt
+    >>> round(msprt(100, 130, 1000, tau2=.001), 2)   # below 20, so go on; p of one look: .035
+    2.59
+    >>> round(msprt(200, 260, 2000, tau2=.001), 2)
+    16.96
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     known = np.where(v > 0, v, 1.)
@@ -73,7 +81,7 @@ def msprt(x_control: np.ndarray | int, x_treatment: np.ndarray | int, n: np.ndar
         out = np.where(v > 0, np.sqrt(known/(known + n*tau2))*grown, 1.)
     return out if out.ndim else float(out)
 
-# %% ../nbs/10c_martingales.ipynb #5ce1b7fa
+# %% ../nbs/10c_martingales.ipynb #cefa609c
 def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float,
                    alpha: float = .05) -> tuple[float, float]:
     """The confidence sequence for the difference of two rates that goes with `msprt`.
@@ -98,6 +106,13 @@ def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float,
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import msprt_interval
+    >>> low, high = msprt_interval(100, 130, 1000, tau2=.001)
+    >>> round(low, 3), round(high, 3)   # the interval of a single look: .002 to .058
+    (-0.014, 0.074)
     """
     n, d, v, tau2 = _two_rates(x_control, x_treatment, n, tau2)
     alpha = error_rate(alpha)
@@ -108,7 +123,7 @@ def msprt_interval(x_control: int, x_treatment: int, n: int, *, tau2: float,
     half = math.sqrt(v*(v + n*tau2)/(n**2*tau2)*(-2*math.log(alpha) + math.log1p(n*tau2/v)))
     return float(d) - half, float(d) + half
 
-# %% ../nbs/10c_martingales.ipynb #e0a75fdc
+# %% ../nbs/10c_martingales.ipynb #c1a283bd
 def binary_outcomes(y: Any, name: str) -> np.ndarray:
     """Outcomes 0 and 1, checked.
 
@@ -127,6 +142,17 @@ def binary_outcomes(y: Any, name: str) -> np.ndarray:
     ------
     ValueError
         If there are other values than 0 and 1.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import binary_outcomes
+    >>> binary_outcomes([True, False], "control").tolist()
+    [1.0, 0.0]
+    >>> binary_outcomes([1, 2], "control")
+    Traceback (most recent call last):
+        ...
+    ValueError: control=[1, 2]: counts, whole numbers from 0 to 1, none missing; 1 of 2 are not,
+    the first is 2
     """
     if not isinstance(y, np.ma.MaskedArray):
         try: y = np.asarray(y).astype(float) if np.asarray(y).dtype == bool else y
@@ -173,6 +199,14 @@ def safe_two_by_two(control: Sequence[int] | np.ndarray, treatment: Sequence[int
     ----------
     Turner, Ly, Grünwald, Generic e-variables for exact sequential k-sample tests that allow for
     optional stopping, 2024.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import safe_two_by_two
+    >>> safe_two_by_two([0]*10, [1]*10) > 20, safe_two_by_two([1]*10, [1]*10)
+    (True, 1.0)
+    >>> safe_two_by_two([0, 0], [1, 1], path=True).round(3).tolist()   # no bet on the first block
+    [0.0, 1.102]
     """
     c, t = _blocks(control, "control"), _blocks(treatment, "treatment")
     prior = number(prior, "prior", above=1e-9, below=1e9)
@@ -204,7 +238,7 @@ def _two_bounds(bounds: Any) -> tuple[float, float]:
     if low < high: return low, high
     raise ValueError(f"bounds={bounds!r:.60}: two finite numbers, the lower one first")
 
-# %% ../nbs/10c_martingales.ipynb #3268ed24
+# %% ../nbs/10c_martingales.ipynb #e6865525
 def empirical_bernstein(x: Sequence[float] | np.ndarray, *, alpha: float = .05,
                         bounds: tuple[float, float] = (0., 1.), path: bool = False) -> tuple:
     """A confidence sequence for the mean of bounded observations, exact and without further
@@ -239,6 +273,14 @@ def empirical_bernstein(x: Sequence[float] | np.ndarray, *, alpha: float = .05,
     References
     ----------
     Waudby-Smith, Ramdas, Estimating means of bounded random variables by betting, JRSS B 2024.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import empirical_bernstein
+    >>> [round(end, 2) for end in empirical_bernstein([0, 1]*50)]
+    [0.32, 0.68]
+    >>> [round(end, 3) for end in empirical_bernstein([.4, .6]*500)]   # more data, less spread
+    [0.488, 0.512]
     """
     alpha, (low, high) = error_rate(alpha), _two_bounds(bounds)
     y = (array_of_numbers(x, "x", ndim=1, low=low, high=high) - low)/(high - low)
@@ -246,7 +288,7 @@ def empirical_bernstein(x: Sequence[float] | np.ndarray, *, alpha: float = .05,
     upper = high - (high - low)*_bernstein_lower(1 - y, alpha/2)
     return (lower, upper) if path else (float(lower[-1]), float(upper[-1]))
 
-# %% ../nbs/10c_martingales.ipynb #dea008ac
+# %% ../nbs/10c_martingales.ipynb #9e757392
 def conditional_power(z: np.ndarray | float, information: float, *, drift: float | None = None,
                       critical: float = 1.959964) -> np.ndarray | float:
     """The probability to exceed the critical value at the end, given the statistic now.
@@ -272,6 +314,14 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import conditional_power
+    >>> round(conditional_power(1, .5), 3)   # half-way at z = 1, the trend goes on
+    0.22
+    >>> round(conditional_power(1, .5, drift=2.8), 3)   # the effect is as planned
+    0.582
     """
     z, t = array_of_numbers(z, "z"), number(information, "information", above=0, below=1)
     critical = number(critical, "critical")
@@ -279,8 +329,8 @@ def conditional_power(z: np.ndarray | float, information: float, *, drift: float
     out = ndtr((z*math.sqrt(t) + theta*(1 - t) - critical)/math.sqrt(1 - t))
     return out if out.ndim else float(out)
 
-# %% ../nbs/10c_martingales.ipynb #7696e134
-@dataclass(frozen=True)
+# %% ../nbs/10c_martingales.ipynb #688c1a53
+@dataclass(frozen=True, repr=False)
 class FutilityPlan:
     """A one-sided group-sequential plan that also gives up. Make it with `futility_boundaries`.
 
@@ -294,6 +344,15 @@ class FutilityPlan:
         One-sided type I error, and the power at `drift` if futility stops are obeyed.
     drift : float
         The mean of z at full information for which the plan is made.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import futility_boundaries
+    >>> plan = futility_boundaries([.5, 1])
+    >>> [round(z, 2) for z in plan.lower], [round(z, 2) for z in plan.upper]
+    ([0.56, 1.97], [2.96, 1.97])
+    >>> round(float(plan.success(0)), 4), round(float(plan.success(plan.drift)), 3)
+    (0.0233, 0.8)
     """
     information: tuple[float, ...]
     upper: tuple[float, ...]
@@ -305,7 +364,7 @@ class FutilityPlan:
     @property
     def inflation(self) -> float:
         "Largest sample size relative to the test with one look of the same alpha and power."
-        return (self.drift/(ndtri(self.power) - ndtri(self.alpha)))**2
+        return float((self.drift/(ndtri(self.power) - ndtri(self.alpha)))**2)
 
     def success(self, drift: float | np.ndarray, *, obeyed: bool = True) -> np.ndarray:
         """The probability to stop for success.
@@ -342,7 +401,28 @@ class FutilityPlan:
         up, down = crossing_probabilities(self.information, self.upper, self.lower, drift=drift)
         return (up + down) @ np.array(self.information)
 
-# %% ../nbs/10c_martingales.ipynb #ee9e0794
+    def plot(self, ax: Any = None) -> Any:
+        """Both boundaries, look by look.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        title = f"Above: success; below: give up, of {len(self.information)} looks"
+        return plot_boundaries(self.information, self.upper, self.lower, ax, title)
+
+    def __repr__(self) -> str:
+        saved = self.inflation*self.expected_information(0.)
+        return (f"FutilityPlan(looks {len(self.information)}, one-sided alpha {self.alpha:g}, power"
+                f" {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample,"
+                f" {saved:.3f} on average without an effect)")
+
+# %% ../nbs/10c_martingales.ipynb #9d006b23
 def _lower_boundary_at(walk: StoppedWalk, spend: float, drift: float) -> float:
     "The z below which this walk falls with probability `spend`."
     short = lambda z: walk.below(z*math.sqrt(walk.t), drift) - spend
@@ -389,6 +469,16 @@ def futility_boundaries(information: Sequence[float] | np.ndarray, *, alpha: flo
     References
     ----------
     Pampallona, Tsiatis, Kim, Drug Information Journal 2001.
+
+    Examples
+    --------
+    >>> from mlscale.martingales import futility_boundaries
+    >>> plan = futility_boundaries([.25, .5, .75, 1])
+    >>> [round(z, 2) for z in plan.lower]   # below it at a look: give up
+    [-0.82, 0.61, 1.4, 2.01]
+    >>> plan
+    FutilityPlan(looks 4, one-sided alpha 0.025, power 0.8: needs up to 1.135 times the fixed
+    sample, 0.602 on average without an effect)
     """
     t, alpha = information_fractions(information, 1.), number(alpha, "alpha", above=1e-100, below=1)
     for name, value in (("spending", spending), ("beta_spending", beta_spending)):

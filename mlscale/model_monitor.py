@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'usual_effects', 'ModelMetrics', 'ModelMonitor']
 
-# %% ../nbs/08c_model_monitor.ipynb #3123a493
+# %% ../nbs/08c_model_monitor.ipynb #853060e3
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from .alerts import Alert, Alerts
 from .arguments import check_names, column_names, column_of_floats, data_frame, number, plain
-from .bins import ks_of_sorted, rounding, sorted_sample
+from .bins import ks_of_sorted, listed, plot_distances, rounding, sorted_sample
 from .drift_monitor import Finding, check_state, drift_finding, thresholds
 
 # %% ../nbs/08c_model_monitor.ipynb #5e1f9c71
@@ -42,7 +43,7 @@ def _predictions(x: Any, name: str) -> np.ndarray:
     "One prediction a row, some of them known."
     return _columns(_one_column(x, name), name).to_numpy().ravel()
 
-# %% ../nbs/08c_model_monitor.ipynb #98f721a8
+# %% ../nbs/08c_model_monitor.ipynb #ff695109
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by
     column.
@@ -65,6 +66,15 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     ------
     ValueError
         If there are too few batches for that share, or their columns differ.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.monitoring import usual_effects
+    >>> days = [pd.DataFrame({"temp": range(i, i + 50), "wind": range(50)}) for i in range(20)]
+    >>> effects = usual_effects(days)   # temp wanders from day to day, wind does not
+    >>> {column: round(effect, 2) for column, effect in effects.items()}
+    {'temp': 0.2, 'wind': 0.0}
     """
     number(alarms, "alarms", above=0, below=1)
     if column_names(batches, "batches") is not None and not isinstance(batches, (list, tuple)):
@@ -87,7 +97,7 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     strays *= (len(everything)/(len(everything) - sizes))[:, None]
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
-# %% ../nbs/08c_model_monitor.ipynb #7e234892
+# %% ../nbs/08c_model_monitor.ipynb #d65d4e6b
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
 def _measured(latencies_ms: Any) -> np.ndarray:
@@ -102,7 +112,7 @@ def _measured(latencies_ms: Any) -> np.ndarray:
 def _percentile_99(ms: np.ndarray) -> float:
     return float(np.quantile(ms, .99, method="inverted_cdf"))
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelMetrics:
     """A batch in four figures.
 
@@ -114,6 +124,13 @@ class ModelMetrics:
         Share of feature values that are missing or infinite, 0 to 1.
     latency_p99 : float
         Milliseconds that 99 % of the requests did not exceed.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import ModelMetrics
+    >>> batch = {"temp": [20, 21, None, 23], "wind": [1, 2, 3, 4]}
+    >>> ModelMetrics.measure(batch, predictions=[.2, .2, .4, .4], latencies_ms=[3, 4, 5, 90])
+    ModelMetrics(prediction_mean=0.3, prediction_std=0.1, null_rate=0.125, latency_p99=90)
     """
     prediction_mean: float
     prediction_std: float
@@ -144,7 +161,10 @@ class ModelMetrics:
                    float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()),
                    _percentile_99(_measured(latencies_ms)))
 
-# %% ../nbs/08c_model_monitor.ipynb #8de6d66e
+    def __repr__(self) -> str:
+        return f"ModelMetrics({', '.join(f'{k}={x:.4g}' for k, x in vars(self).items())})"
+
+# %% ../nbs/08c_model_monitor.ipynb #488434f3
 def _by_column(min_effect: Any, columns: Sequence[str]) -> dict[str, float]:
     "The smallest effect of each column, a distance."
     if np.ndim(min_effect) and not hasattr(min_effect, "items"):
@@ -166,9 +186,9 @@ def _compared(reference: Mapping[str, np.ndarray], batch: Any, alpha: float,
     frame = _columns(batch, "batch", list(reference))
     samples = {c: sorted_sample(frame[c], c) for c in reference}
     d, p = np.array([ks_of_sorted(reference[c], x) for c, x in samples.items()]).T
-    out = pd.DataFrame({"distance": d, "p": p, "missing": [*map(_missing, samples.values())],
-                        "missing_reference": [*map(_missing, reference.values())],
-                        "min_effect": [*min_effect.values()]},
+    out = pd.DataFrame({"distance": d, "min_effect": [*min_effect.values()], "p": p,
+                        "missing": [*map(_missing, samples.values())],
+                        "was_missing": [*map(_missing, reference.values())]},
                        index=pd.Index(list(reference), name="column"))
     out["drifted"] = (p < alpha/len(d)) & (out.distance >= out.min_effect)
     return out.sort_values("distance", ascending=False, kind="stable")
@@ -195,7 +215,27 @@ def _or_none(sample: np.ndarray) -> list[float | None]:
     "A sorted sample for JSON, which knows no infinite number."
     return [None]*(len(sample) - len(_known(sample))) + _known(sample).tolist()
 
-# %% ../nbs/08c_model_monitor.ipynb #95fb1434
+# %% ../nbs/08c_model_monitor.ipynb #dc76d628
+def _in_words(monitor: "ModelMonitor") -> str:
+    "What it watches, and what is open."
+    rows, usual = len(next(iter(monitor.reference.values()))), monitor.reference_predictions
+    scores = "no reference predictions" if usual is None else f"{len(usual):,} predictions"
+    now = ", ".join(f"{a.severity} {a.name}" for a in monitor.alerts) or "none"
+    return (f"ModelMonitor({rows:,} rows and {scores} when all was well, columns: "
+            f"{listed(list(monitor.reference))}; open: {now})")
+
+def _card(monitor: "ModelMonitor") -> str:
+    "The same for a notebook, with the columns and the open alerts."
+    known = {c: _known(x) for c, x in monitor.reference.items()}
+    table = pd.DataFrame({"from": {c: x.min() for c, x in known.items() if len(x)},
+                          "to": {c: x.max() for c, x in known.items() if len(x)},
+                          "was_missing": {c: _missing(x) for c, x in monitor.reference.items()},
+                          "min_effect": monitor.min_effect}, index=list(known))
+    alerts = "".join(f"<li>{html.escape(str(a))}</li>" for a in monitor.alerts)
+    return (f"<p>{html.escape(repr(monitor))}</p><ul>{alerts}</ul>"
+            f"{table.round(3).to_html(max_rows=20)}")
+
+# %% ../nbs/08c_model_monitor.ipynb #17fbda69
 FORMAT = 1
 
 class ModelMonitor:
@@ -228,6 +268,16 @@ class ModelMonitor:
     `data_drift`, `prediction_drift` and `latency` return a finding and change nothing. `check_...`
     record it: an alarm opens an alert or adds to the open one, and the same check resolves it when
     all is well. Input in which nothing is known is an error, not an answer.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import ModelMonitor
+    >>> monitor = ModelMonitor({"temp": range(200)})
+    >>> monitor.check_latency([5, 7, 9]), monitor.check_data_drift({"temp": range(100, 300)})
+    (False, True)
+    >>> alert, = monitor.alerts
+    >>> alert.name, alert.value   # half of the reference lies below the whole batch
+    ('data_drift', 0.5)
     """
     def __init__(self, reference_distribution: Any, *, reference_predictions: Any = None,
                  alpha: float = 0.01, min_effect: float | Mapping[str, float] = 0.1,
@@ -258,10 +308,26 @@ class ModelMonitor:
         Returns
         -------
         DataFrame
-            Index: column. `distance`, `p`, `missing`, `missing_reference` (shares), `min_effect`,
-            `drifted`; the furthest first.
+            Index: column. `distance` and `min_effect` (0 to 1), `p`, `missing` and `was_missing`
+            (shares, of the batch and of the reference), `drifted`; the furthest first.
         """
         return _compared(self.reference, batch, self.alpha, self.min_effect)
+
+    def plot(self, batch: Any, ax: Any = None) -> Any:
+        """The distance of each column of a batch beside the smallest effect that counts.
+
+        Parameters
+        ----------
+        batch : table or array of numbers
+            As for `report`.
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        return plot_distances(self.report(batch), "min_effect", ax)
 
     def data_drift(self, batch: Any, *, at: Any = None) -> Finding:
         """Whether some column of a batch is distributed differently than in the reference.
@@ -387,6 +453,10 @@ class ModelMonitor:
     def _recorded(self, finding: Finding) -> bool:
         self.record.update(finding)
         return finding.alarm
+
+    def __repr__(self) -> str: return _in_words(self)
+
+    def _repr_html_(self) -> str: return _card(self)
 
     def to_dict(self) -> dict:
         """Reference and settings as plain values for JSON; the register is written by itself.

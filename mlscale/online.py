@@ -96,7 +96,7 @@ def _holding(values: list, type_: object) -> Any:
         return pd.array(values, "Int64")
     return np.array(values, float)
 
-# %% ../nbs/01m_online.ipynb #1882c014
+# %% ../nbs/01m_online.ipynb #ca95f1a3
 def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
          at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
@@ -132,6 +132,20 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
     The store holds the newest fact only. Asked about a moment before that fact, it answers nothing:
     it does not know what it knew. If it has been given all facts known at `at` and none after, the
     answer is that of `point_in_time_join`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import repository
+    >>> from mlscale.features import View
+    >>> from mlscale.online import materialize, read
+    >>> noon, day = pd.Timestamp("2013-07-01 12:00", tz="UTC"), pd.Timedelta(days=1)
+    >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
+    >>> store = repository("store_read", View("drivers", rides, "driver_id", day, "rides"))
+    >>> _ = materialize(store, noon)
+    >>> keys = pd.DataFrame({"driver_id": [1001]})
+    >>> [read(store, "drivers", keys, noon + k*day).drivers__rides.tolist() for k in (1, 2)]
+    [[8], [nan]]
     """
     keys, columns = as_frame(keys, "keys"), {}
     now, rest = divmod(_nanoseconds(utc_instant(at)), 1000)
@@ -222,7 +236,7 @@ def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool],
                          f"{repr(b)[:40]} with both times equal; "
                          "a correction needs a later created_timestamp")
 
-# %% ../nbs/01m_online.ipynb #8234b4be
+# %% ../nbs/01m_online.ipynb #8c265cc7
 def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame,
            added: Sequence[str] = ()) -> int:
     "As `write`; features that the view did not have before are `added` to facts that are stored."
@@ -268,6 +282,19 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     -----
     One writer at a time for each view: a lock in the repository's folder keeps the processes of a
     machine apart. Writers on several machines need a lock that reaches them all, or a view each.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import repository
+    >>> from mlscale.features import View
+    >>> from mlscale.online import write
+    >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
+    >>> fact = lambda hour, rides: pd.DataFrame({"driver_id": [1001], "event_timestamp": [at(hour)],
+    ...                                          "created_timestamp": [at(hour)], "rides": [rides]})
+    >>> store = repository("store_write", View("drivers", fact(9, 8), "driver_id", None, "rides"))
+    >>> write(store, "drivers", fact(11, 12)), write(store, "drivers", fact(10, 10))   # comes late
+    (1, 0)
     """
     return _write(store, view, facts)
 
@@ -310,7 +337,7 @@ def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: 
         with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
-# %% ../nbs/01m_online.ipynb #d1bc1d1d
+# %% ../nbs/01m_online.ipynb #c0d38072
 def materialize(
     store: "feast.FeatureStore",
     until: pd.Timestamp,
@@ -352,6 +379,19 @@ def materialize(
     `<view>.until` that is replaced in one step, so a run that dies is repeated. Feast's registry is
     left alone. A fact that was *deleted* from the history stays online: what is stored never
     becomes older. Take it back by a fact with a later `created_timestamp`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.feature_store import repository
+    >>> from mlscale.features import View
+    >>> from mlscale.online import materialize
+    >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
+    >>> rides = pd.DataFrame({"driver_id": [1, 2], "event_timestamp": at(9, 9),
+    ...                       "created_timestamp": at(10, 12), "rides": [8, 12]})
+    >>> store = repository("store_materialize", View("drivers", rides, "driver_id", None, "rides"))
+    >>> [materialize(store, t) for t in at(11, 12, 13)]   # driver 2 is known from 12 on
+    [{'drivers': 1}, {'drivers': 1}, {'drivers': 0}]
     """
     micros = lambda t, what: _nanoseconds(utc_instant(t, what))//1000
     end, begin = micros(until, "until"), None if since is None else micros(since, "since")

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['standardise_known', 'OnlineLogistic', 'Progressive', 'progressive', 'Choice', 'choose', 'best_fixed']
 
-# %% ../nbs/11d_online_learning.ipynb #eecc8f5b
+# %% ../nbs/11d_online_learning.ipynb #09b5a927
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, tanh
@@ -19,8 +20,9 @@ from scipy.special import expit, logit
 from .arguments import array_of_numbers, number, whole
 from .learning_rates import FORMAT, AdaGrad, Schedule, agree, rate_from_dict, read_state
 from .page_hinkley import PageHinkley, binary_labels, inner_probabilities
+from .storage import needs
 
-# %% ../nbs/11d_online_learning.ipynb #a420c0c9
+# %% ../nbs/11d_online_learning.ipynb #86fb5a47
 def _days(day: Any, n: int) -> np.ndarray:
     "Whole days in order, one for each row, or an error."
     day = array_of_numbers(day, "day", ndim=1)
@@ -54,6 +56,14 @@ def standardise_known(X: Any, day: Any, *, first_days: int = 7, limit: float = 5
     ------
     ValueError
         If shapes, values, days or settings are not as described.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import standardise_known
+    >>> X = [[1.], [3.], [2.], [9.]]
+    >>> day = [0, 0, 1, 2]   # on day 1 the mean is 2 and the deviation 1, of day 0
+    >>> standardise_known(X, day, first_days=1).round(2).tolist()
+    [[-1.0], [1.0], [0.0], [5.0]]
     """
     X = array_of_numbers(X, "X", ndim=2, missing=True)
     day, limit = _days(day, len(X)), number(limit, "limit", above=0)
@@ -125,7 +135,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
         raise
     finally: model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11d_online_learning.ipynb #04a96898
+# %% ../nbs/11d_online_learning.ipynb #5dd87217
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -144,6 +154,17 @@ class OnlineLogistic:
     `weights`, `intercept`, `rates`, `updates` (rows learned from), `step` (of the schedule, 0 again
     after a restart) and `restarts` (the value of `updates` at each restart) may be read at any
     time. Two models cannot be merged: what they learned depends on the order.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import OnlineLogistic, constant
+    >>> model = OnlineLogistic(2, constant(.1))
+    >>> model.predict([1., 2.])
+    0.5
+    >>> model.update([1., 2.], 1).weights.tolist(), model.intercept   # .1*(1 - .5)*x
+    ([0.05, 0.1], 0.05)
+    >>> round(model.predict([1., 2.]), 3)
+    0.574
     """
     def __init__(self, n_features: int, rate: Schedule | AdaGrad, *,
                  detector: PageHinkley | None = None) -> None:
@@ -361,7 +382,7 @@ def _outcomes(n: int, y: Any, predicted_at: Any,
     if not unknown.all(): binary_labels(y[~unknown], "y", int(n - unknown.sum()))
     return y, at, known
 
-# %% ../nbs/11d_online_learning.ipynb #2195edc3
+# %% ../nbs/11d_online_learning.ipynb #f499dfb6
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -380,6 +401,17 @@ class Progressive:
         The rows with a label, in the order in which it became known.
     restarts : tuple of int
         The rows whose labels made the schedule begin anew.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import OnlineLogistic, constant, progressive
+    >>> X, y = np.ones((4, 1)), [1, 1, 1, np.nan]   # the last label never comes
+    >>> run = progressive(OnlineLogistic(1, constant(1.)), X, y, [0, 1, 2, 3], [5, 1, 2, np.nan])
+    >>> run.p.round(3).tolist()   # the first label comes too late to help
+    [0.5, 0.5, 0.731, 0.823]
+    >>> run.learned.tolist()
+    [1, 2, 0]
     """
     p: np.ndarray
     y: np.ndarray
@@ -393,6 +425,26 @@ class Progressive:
         loss = f"log loss {self.loss[learned].mean():.4f}" if len(learned) else "no label yet"
         return (f"Progressive({n:,} rows, {len(learned):,} learned, {loss},"
                 f" {len(self.restarts)} restarts)")
+
+    def plot(self, ax: Any = None) -> Any:
+        """The mean log loss so far, label by label, and where the schedule began anew.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax, n = plt.subplots()[1] if ax is None else ax, np.arange(1, len(self.learned) + 1)
+        ax.plot(n, self.loss[self.learned].cumsum()/n)
+        for at in n[np.isin(self.learned, self.restarts)]: ax.axvline(at, color="C3", lw=1, ls="--")
+        ax.set(xlabel="labels learned (dashed: the schedule began anew)",
+               ylabel="mean log loss so far, nats", title=repr(self)[len("Progressive("):-1])
+        return ax
 
 def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
                 known_at: Any) -> Progressive:
@@ -426,6 +478,17 @@ def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
     ------
     ValueError, TypeError
         If shapes, labels or times are not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import OnlineLogistic, constant, progressive
+    >>> X, y = np.ones((3, 1)), [1, 1, 1]
+    >>> for known_at in ([0, 1, 2], [9, 9, 9]):   # labels at once, and labels that come later
+    ...     run = progressive(OnlineLogistic(1, constant(1.)), X, y, [0, 1, 2], known_at)
+    ...     print(run.p.round(3).tolist())
+    [0.5, 0.731, 0.823]
+    [0.5, 0.5, 0.5]
     """
     if not isinstance(model, OnlineLogistic): raise TypeError(f"model={model!r}: an OnlineLogistic")
     rows = _with_ones(X, len(model._w) - 1)
@@ -445,7 +508,7 @@ def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
     return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned,
                        restarted)
 
-# %% ../nbs/11d_online_learning.ipynb #ac0aac93
+# %% ../nbs/11d_online_learning.ipynb #c5c4be08
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -463,6 +526,15 @@ class Choice:
     -----
     It knows what the choice looked at, not where the candidates came from: a length or a rate in
     them that was taken from later months is hindsight that no date shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import choose, constant
+    >>> X, t = np.ones((50, 1)), np.arange(50)
+    >>> choice = choose([constant(.01), constant(1.)], X, np.ones(50), t, t, rows=t < 40)
+    >>> choice.rate, choice.kind(judged_from=40), choice.kind(judged_from=30)
+    (constant(eta0=1), 'fair', 'hindsight')
     """
     rate: Schedule | AdaGrad
     table: pd.DataFrame
@@ -488,6 +560,10 @@ class Choice:
         return (f"Choice({self.rate!r}, the best of {len(self.table)}: log loss"
                 f" {self.table.loss.min():.4f}, labels known until {until})")
 
+    def _repr_html_(self) -> str:
+        table = self.table.sort_values("loss").to_html(index=False, float_format="{:.4f}".format)
+        return f"<p>{html.escape(repr(self))}</p>{table}"
+
 def _candidates(candidates: Any) -> list[Schedule | AdaGrad]:
     "At least one rate, or an error."
     rates = list(candidates) if isinstance(candidates, Iterable) else [candidates]
@@ -496,7 +572,7 @@ def _candidates(candidates: Any) -> list[Schedule | AdaGrad]:
     raise TypeError(f"candidates={rates!r:.60}: schedules such as inverse_time(.1, .001), or"
                     " AdaGrad(.1)")
 
-# %% ../nbs/11d_online_learning.ipynb #e0f6da35
+# %% ../nbs/11d_online_learning.ipynb #d66802d0
 def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_at: Any,
            known_at: Any, *, rows: Any) -> Choice:
     """Choose the rate with the smallest progressive log loss on some rows.
@@ -520,6 +596,14 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_a
     ValueError, TypeError
         If there is no candidate, no row with a label or no finite loss, or the arrays are not as
         described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.schedules import choose, constant
+    >>> X, t = np.ones((50, 1)), np.arange(50)
+    >>> choose([constant(.01), constant(1.)], X, np.ones(50), t, t, rows=t < 40)
+    Choice(constant(eta0=1), the best of 2: log loss 0.0622, labels known until 39)
     """
     X, rows, rates = array_of_numbers(X, "X", ndim=2), np.asarray(rows), _candidates(candidates)
     if rows.dtype != bool or rows.shape != (len(X),) or not rows.any():
@@ -542,7 +626,7 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_a
                          " smaller rates")
     return Choice(rates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11d_online_learning.ipynb #9e9798a4
+# %% ../nbs/11d_online_learning.ipynb #1c297bb4
 def best_fixed(X: Any, y: Any, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -565,6 +649,13 @@ def best_fixed(X: Any, y: Any, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     ------
     ValueError
         If shapes or labels are not as described.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import best_fixed
+    >>> weights, intercept = best_fixed([[0.], [0.], [0.], [1.], [1.], [1.]], [0, 0, 1, 0, 1, 1])
+    >>> weights.round(3).tolist(), round(intercept, 3)   # logits -ln 2 and ln 2: 1/3 and 2/3
+    ([1.386], -0.693)
     """
     X, l2 = array_of_numbers(X, "X", ndim=2), number(l2, "l2", above=0)
     y = np.array(binary_labels(y, "y", len(X)), float)

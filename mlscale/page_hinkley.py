@@ -17,7 +17,7 @@ from scipy.special import logit
 from .arguments import array_of_numbers, number, whole
 from .learning_rates import FORMAT, agree, read_state
 
-# %% ../nbs/11c_page_hinkley.ipynb #c4328ff5
+# %% ../nbs/11c_page_hinkley.ipynb #98a25cb7
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -39,6 +39,15 @@ class PageHinkley:
     ----------
     Page, Continuous Inspection Schemes, Biometrika 1954. Hinkley, Inference about the Change-Point
     from Cumulative Sum Tests, Biometrika 1971.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import PageHinkley
+    >>> detector = PageHinkley(delta=0, threshold=1)
+    >>> [detector.update(x).drift_detected for x in (0, 0, 0, 0, 1, 1)]
+    [False, False, False, False, False, True]
+    >>> round(detector.statistic, 3)   # 1 - 1/5, and 1 - 2/6
+    1.467
     """
     def __init__(self, delta: float, threshold: float, *, warm_up: int = 0) -> None:
         self.delta, self.warm_up = number(delta, "delta", low=0), whole(warm_up, "warm_up")
@@ -132,7 +141,7 @@ class PageHinkley:
         out.n, out.mean, out.statistic = v["n"], v["mean"], v["statistic"]
         return out
 
-# %% ../nbs/11c_page_hinkley.ipynb #864895c6
+# %% ../nbs/11c_page_hinkley.ipynb #365bf008
 def page_hinkley_path(x: Any, delta: float) -> np.ndarray:
     """The statistic of the Page-Hinkley test after each value, without a threshold.
 
@@ -147,12 +156,18 @@ def page_hinkley_path(x: Any, delta: float) -> np.ndarray:
     -------
     ndarray of float, shape (n,)
         The statistic.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import page_hinkley_path
+    >>> page_hinkley_path([0, 0, 0, 0, 1, 1], 0).round(3).tolist()   # 1 - 1/5, and 1 - 2/6 more
+    [0.0, 0.0, 0.0, 0.0, 0.8, 1.467]
     """
     x, delta = array_of_numbers(x, "x", ndim=1), number(delta, "delta", low=0)
     m = np.cumsum(x - np.cumsum(x)/np.arange(1, len(x) + 1) - delta)
     return m - np.minimum(np.minimum.accumulate(m), 0)
 
-# %% ../nbs/11c_page_hinkley.ipynb #92be71ae
+# %% ../nbs/11c_page_hinkley.ipynb #0d1f034b
 def binary_labels(y: Any, name: str, n: int) -> list:
     """Labels as a list, or an error that says what is wrong.
 
@@ -174,6 +189,16 @@ def binary_labels(y: Any, name: str, n: int) -> list:
     ------
     ValueError
         If one is not 0 or 1, or there is not one for each row.
+
+    Examples
+    --------
+    >>> from mlscale.page_hinkley import binary_labels
+    >>> binary_labels([0, 1, 1], "y", 3)
+    [0, 1, 1]
+    >>> binary_labels([0, 2], "y", 2)
+    Traceback (most recent call last):
+        ...
+    ValueError: y: labels 0 and 1, none missing; got [2]
     """
     if n == 1 and isinstance(y, float) and y in (0., 1.): return [y]   # one row, quickly
     a = np.asarray(y)
@@ -187,7 +212,7 @@ def binary_labels(y: Any, name: str, n: int) -> list:
         raise ValueError(f"{name}: labels 0 and 1, none missing; got {odd}")
     return labels
 
-# %% ../nbs/11c_page_hinkley.ipynb #fe3f1f3b
+# %% ../nbs/11c_page_hinkley.ipynb #a260f194
 def inner_probabilities(p: Any, name: str, n: int | None = None) -> np.ndarray:
     """Probabilities, those of 0 and 1 moved inwards by a hair, so that their logits are finite.
 
@@ -209,13 +234,19 @@ def inner_probabilities(p: Any, name: str, n: int | None = None) -> np.ndarray:
     ------
     ValueError
         If one is not from 0 to 1, or there is not one for each row.
+
+    Examples
+    --------
+    >>> from mlscale.page_hinkley import inner_probabilities
+    >>> inner_probabilities([0, .5, 1], "p").tolist()
+    [1e-15, 0.5, 0.999999999999999]
     """
     a = array_of_numbers(p, name, low=0, high=1).reshape(-1)
     if n is not None and len(a) != n:
         raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11c_page_hinkley.ipynb #1964394a
+# %% ../nbs/11c_page_hinkley.ipynb #7dfb8308
 def surprise(y: Any, p: Any) -> np.ndarray:
     """The log loss minus what the model itself expected it to be: (p - y) times the logit of p.
 
@@ -230,6 +261,14 @@ def surprise(y: Any, p: Any) -> np.ndarray:
     -------
     ndarray of float, shape (n,)
         In nats. Its mean is 0 where the probabilities are right, however hard the rows are.
+
+    Examples
+    --------
+    >>> from mlscale.schedules import surprise
+    >>> surprise([1, 0], [.9, .9]).round(3).tolist()   # as it thought, and not
+    [-0.22, 1.978]
+    >>> round(float(surprise([1]*9 + [0], [.9]*10).mean()), 6)   # nine of ten: as expected
+    0.0
     """
     p = inner_probabilities(p, "p")
     return (p - np.array(binary_labels(y, "y", len(p)), float))*logit(p)

@@ -157,7 +157,7 @@ def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """
     return ["features"] if "features" in names and "features" not in columns else list(columns)
 
-# %% ../nbs/05c_parquet.ipynb #5e6af5c4
+# %% ../nbs/05c_parquet.ipynb #d654282d
 def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
                   what: str) -> tuple[list[str], "pa.DataType"]:
     "The columns to score and the type of the ids, if they are what they should be."
@@ -166,6 +166,7 @@ def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
     try: check_names(names, [id, *wanted], what)
     except ValueError as e:
         hint = " (name in `ignore` what may stay unused)" if "unknown" in str(e) else ""
+        if id not in names: hint += " (`id` says which column holds the ids)"
         raise ValueError(f"{e}{hint}") from None
     of = lambda c, verb: f"{c[:60]!r} {verb} of type {str(schema.field(c).type)[:60]}"
     written = id_type(schema.field(id).type)

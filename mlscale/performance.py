@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'PerformanceMonitor']
 
-# %% ../nbs/08e_performance.ipynb #bcfcb6cd
+# %% ../nbs/08e_performance.ipynb #fbdc9205
 from collections.abc import Mapping
 from typing import Any
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import special
 from .arguments import column_of_floats, number, plain
 from .bins import rounding
 from .drift_monitor import Finding, check_state
+from .storage import needs
 
 # %% ../nbs/08e_performance.ipynb #c47ef762
 FORMAT = 1
@@ -36,7 +37,7 @@ def _mean(week_losses: Any, weights: Any) -> float:
                          f"not all 0; got {len(w)} from {w.min(initial=np.inf)}")
     return float(np.average(losses, weights=w))
 
-# %% ../nbs/08e_performance.ipynb #0dbfc2d1
+# %% ../nbs/08e_performance.ipynb #92420b2f
 class PerformanceMonitor:
     """Watches the weekly mean loss against reference weeks.
 
@@ -58,6 +59,16 @@ class PerformanceMonitor:
     Notes
     -----
     Takes the logarithms of weekly losses as normal and weeks as independent of each other.
+
+    Examples
+    --------
+    >>> from mlscale.monitoring import PerformanceMonitor
+    >>> monitor = PerformanceMonitor([.44, .46, .45, .47], false_alarms_per_year=1)
+    >>> monitor.update(.48), monitor.update([.5, .6, .7])   # a mean, or the losses of the rows
+    (False, True)
+    >>> monitor   # so few weeks ask for a threshold far above the worst of them
+    PerformanceMonitor(threshold 0.509 from 4 reference weeks; 2 weeks seen, the newest with
+    0.600, 1 above)
     """
     def __init__(self, baseline_losses: Any, *, false_alarms_per_year: float = 1) -> None:
         base = column_of_floats(baseline_losses, "loss", "baseline_losses")
@@ -113,6 +124,40 @@ class PerformanceMonitor:
         return Finding(name, self.losses[-1], self.threshold, "nats", at,
                        self.losses[-1] > self.threshold,
                        f"{len(base)} reference weeks had {min(base):.3f} to {max(base):.3f}")
+
+    def __repr__(self) -> str:
+        newest = f", the newest with {self.losses[-1]:.3f}" if self.losses else ""
+        return (f"PerformanceMonitor(threshold {self.threshold:.3f} from "
+                f"{len(self.baseline_losses)} reference weeks; {len(self.losses)} weeks seen"
+                f"{newest}, {sum(self._above)} above)")
+
+    @property
+    def _above(self) -> list[bool]: return [loss > self.threshold for loss in self.losses]
+
+    def plot(self, ax: Any = None) -> Any:
+        """The loss of each week beside the threshold; the reference weeks come before week 1.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax = plt.subplots()[1] if ax is None else ax
+        week, loss = np.arange(1, len(self.losses) + 1), np.array(self.losses)
+        before = np.arange(1 - len(self.baseline_losses), 1)
+        ax.plot(before, self.baseline_losses, "o-", color="0.6", label="reference")
+        ax.plot(week, loss, "o-", color="C0", label="watched")
+        ax.plot(week[self._above], loss[self._above], "o", ms=9, mfc="none", color="C3")
+        ax.axhline(self.threshold, color="C3", ls="--", label="threshold")
+        ax.set(xlabel="week", ylabel="mean loss, nats",
+               title=f"{sum(self._above)} of {len(week)} weeks are above the threshold")
+        ax.legend()
+        return ax
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON.

@@ -6,20 +6,23 @@
 __all__ = ['sizes_of_arms', 'sample_size_proportions', 'power_proportions', 'minimum_detectable_effect', 'power_means',
            'sample_size_means', 'minimum_detectable_effect_means', 'bucket', 'assign', 'SampleRatio', 'srm_test']
 
-# %% ../nbs/09c_planning.ipynb #c45551a9
+# %% ../nbs/09c_planning.ipynb #e448e0b1
 import hashlib
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from .arguments import array_of_numbers, error_rate, number, one_of
 from .arguments import counts as counts_of
 from .intervals import format_p
+from .storage import needs
 
 # %% ../nbs/09c_planning.ipynb #ee73b415
 def _two_rates(
@@ -55,7 +58,7 @@ def _needed(
     per_root = (z_alpha*null + z_power*effect)/difference
     return per_root*per_root
 
-# %% ../nbs/09c_planning.ipynb #1c452297
+# %% ../nbs/09c_planning.ipynb #2e05d693
 def _countable(units: float, name: str, value: float) -> float:
     "The units of a plan, if they can be counted."
     if units <= 2**53: return units
@@ -91,13 +94,19 @@ def sizes_of_arms(
     ------
     ValueError
         If an argument is out of range, or the treatment's rate would be.
+
+    Examples
+    --------
+    >>> from mlscale.planning import sizes_of_arms
+    >>> sizes_of_arms(.10, .20, alpha=.05, power=.8, ratio=.5)   # half as many in the treatment
+    (5699, 2850)
     """
     ratio = number(ratio, "ratio", above=0)
     n = _needed(*_two_rates(baseline, relative, names), *_z_alpha_power(alpha, power), ratio)
     _countable(n*max(1, ratio), names[1], relative)
     return math.ceil(n), math.ceil(n*ratio)
 
-# %% ../nbs/09c_planning.ipynb #c35a9864
+# %% ../nbs/09c_planning.ipynb #639a3389
 def sample_size_proportions(
     baseline: float,
     relative_mde: float,
@@ -139,10 +148,18 @@ def sample_size_proportions(
     ----------
     Fleiss, Levin, Paik, Statistical Methods for Rates and Proportions, 3rd edition, 2003, section
     4.2 (pooled variance under the null, no continuity correction).
+
+    Examples
+    --------
+    >>> from mlscale.experiments import sample_size_proportions
+    >>> sample_size_proportions(.10, .02)   # the effect is relative: 10 % becomes 10.2 %
+    (356335, 356335)
+    >>> sample_size_proportions(.10, .20)   # two percentage points: 10 % becomes 12 %
+    (3841, 3841)
     """
     return sizes_of_arms(baseline, relative_mde, alpha=alpha, power=power, ratio=ratio)
 
-# %% ../nbs/09c_planning.ipynb #bcc29e34
+# %% ../nbs/09c_planning.ipynb #a5bd2d83
 def power_proportions(
     p_control: float,
     p_treatment: float,
@@ -173,6 +190,14 @@ def power_proportions(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import power_proportions
+    >>> round(power_proportions(.10, .12, 3841), 3)   # two rates, not an effect
+    0.8
+    >>> round(power_proportions(.10, .10, 3841), 3)   # without a difference: alpha
+    0.05
     """
     pc = number(p_control, "p_control", above=0, below=1)
     pt = number(p_treatment, "p_treatment", above=0, below=1)
@@ -187,7 +212,7 @@ def _two_sizes(n_control: float, n_treatment: float | None, least: int) -> tuple
     if n_treatment is None: return nc, nc
     return nc, number(n_treatment, "n_treatment", low=least, high=2**53)
 
-# %% ../nbs/09c_planning.ipynb #497ca886
+# %% ../nbs/09c_planning.ipynb #a3b8a920
 def minimum_detectable_effect(
     baseline: float,
     n: float,
@@ -224,6 +249,14 @@ def minimum_detectable_effect(
     ValueError
         If an argument is out of range, or if not even a rate of 1 (0) could be told from the
         baseline.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import minimum_detectable_effect
+    >>> round(minimum_detectable_effect(.10, 3841), 3)   # relative: from 10 % to 12 %
+    0.2
+    >>> round(minimum_detectable_effect(.10, 3841, direction="decrease"), 3)
+    -0.184
     """
     p, n = number(baseline, "baseline", above=0, below=1), number(n, "n", low=1, high=2**53)
     ratio, z = number(ratio, "ratio", above=0), _z_alpha_power(alpha, power)
@@ -240,7 +273,7 @@ def minimum_detectable_effect(
         )
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09c_planning.ipynb #f797e502
+# %% ../nbs/09c_planning.ipynb #266783e1
 def power_means(
     sd: float,
     delta: float,
@@ -275,6 +308,12 @@ def power_means(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import power_means
+    >>> round(power_means(sd=10, delta=5, n_control=64), 3)   # Cohen's "medium" effect
+    0.801
     """
     sd, delta = number(sd, "sd", above=0), abs(number(delta, "delta"))
     nc, nt = _two_sizes(n_control, n_treatment, 2)
@@ -286,7 +325,7 @@ def power_means(
     if shift > 1e4: return float(special.chdtr(df, df*(min(shift, 1e100)/far)**2))
     return float(min(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift), 1.))
 
-# %% ../nbs/09c_planning.ipynb #011913fe
+# %% ../nbs/09c_planning.ipynb #93312c15
 def sample_size_means(
     sd: float, delta: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> int:
@@ -318,6 +357,14 @@ def sample_size_means(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import sample_size_means
+    >>> sample_size_means(sd=10, delta=5)   # absolute, in the units of the metric; for each arm
+    64
+    >>> sample_size_means(sd=10, delta=5, ratio=2)   # the control's; the treatment needs twice that
+    49
     """
     sd, delta = number(sd, "sd", above=0), number(delta, "delta")
     ratio = number(ratio, "ratio", above=0)
@@ -338,7 +385,7 @@ def sample_size_means(
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09c_planning.ipynb #bb3f7184
+# %% ../nbs/09c_planning.ipynb #caf8ea7d
 def minimum_detectable_effect_means(
     sd: float, n: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> float:
@@ -367,6 +414,12 @@ def minimum_detectable_effect_means(
     ------
     ValueError
         If an argument is out of range.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import minimum_detectable_effect_means
+    >>> round(minimum_detectable_effect_means(sd=10, n=64), 2)   # absolute: minutes, if sd is
+    4.99
     """
     sd, n = number(sd, "sd", above=0), number(n, "n", low=2, high=2**53)
     ratio = number(ratio, "ratio", above=0)
@@ -417,7 +470,7 @@ def _sha256(experiment: str, units: list[str]) -> np.ndarray:
     first = b"".join([sha(salt + u.encode()).digest()[:8] for u in units])
     return (np.frombuffer(first, ">u8") >> np.uint64(11))*2.**-53
 
-# %% ../nbs/09c_planning.ipynb #c8c73d5c
+# %% ../nbs/09c_planning.ipynb #af1d3d97
 def bucket(
     unit: str | int | Sequence, experiment: str | int, *, method: str = "sha256"
 ) -> float | np.ndarray:
@@ -442,6 +495,14 @@ def bucket(
     ------
     ValueError
         If a name is empty or neither text nor a whole number, or the method is unknown.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import bucket
+    >>> round(bucket(7, "gate"), 4), round(bucket("7", "gate"), 4)   # the same unit
+    (0.9441, 0.9441)
+    >>> round(bucket(7, "crew"), 4)   # another experiment deals anew
+    0.2187
     """
     if getattr(unit, "ndim", 0) > 1:
         raise ValueError(
@@ -489,6 +550,16 @@ def assign(
     ------
     ValueError
         If a name, a weight or the method is impossible.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import assign
+    >>> assign(["N14228", "N24211", "N619AA", "N804JB"], "gate").tolist()
+    [1, 1, 0, 0]
+    >>> assign("N14228", "gate", weights=(.9, .1))   # one unit, one arm: 0 is the control
+    0
+    >>> float(assign(range(10_000), "gate", weights=(.9, .1)).mean())
+    0.0971
     """
     edges = np.cumsum(_weights(weights))[:-1]
     arm = np.searchsorted(edges, bucket(unit, experiment, method=method), side="right")
@@ -514,7 +585,7 @@ def _exact_split(counts: Sequence[float], expected: Sequence[float]) -> float | 
             for c, e in zip(counts[:arms], expected)]
     return float(min(1, arms*min(each)))
 
-# %% ../nbs/09c_planning.ipynb #ff200f72
+# %% ../nbs/09c_planning.ipynb #bd268d45
 def _split_sentence(split: "SampleRatio") -> str:
     digits = 0 if all(abs(e - round(e)) < 1e-9*e for e in split.expected) else 1
     found = " and ".join(f"{c:,.0f}" for c in split.counts)
@@ -537,7 +608,7 @@ def _split_sentence(split: "SampleRatio") -> str:
             " nobody is missing.")
 
 def _plot_split(split: "SampleRatio", ax: Any) -> Any:
-    import matplotlib.pyplot as plt
+    with needs("plot"): import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2))[1]
     found, expected = np.array(split.counts), np.array(split.expected)
     arms, spread = np.arange(len(found)), np.sqrt(expected*(1 - expected/expected.sum()))
@@ -551,7 +622,7 @@ def _plot_split(split: "SampleRatio", ax: Any) -> Any:
            title=f"{alarm} at {split.alpha:g}, {name}{format_p(p)}")
     return ax
 
-# %% ../nbs/09c_planning.ipynb #a5dbaa81
+# %% ../nbs/09c_planning.ipynb #bcb96947
 @dataclass(frozen=True, repr=False)
 class SampleRatio:
     """Whether the arms hold the shares they should.
@@ -567,6 +638,16 @@ class SampleRatio:
         base 10.
     alpha : float
         Below it we speak of a mismatch.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import srm_test
+    >>> split = srm_test([40, 60])
+    >>> split.chi2, split.mismatch   # 10**2/50 + 10**2/50
+    (4.0, False)
+    >>> print(split.explain())
+    The arms hold 40 and 60 units where 50 and 50 were expected (p = 0.046); not enough to raise
+    the alarm at 0.001, which is no proof that nobody is missing.
     """
     counts: tuple[float, ...]
     expected: tuple[float, ...]
@@ -615,7 +696,13 @@ class SampleRatio:
         numbers = f"chi2 {self.chi2:.4g}, df {self.df}, log10 p {self.log10_p:.4g}"
         return f"{self.explain()}\n{numbers}"
 
-# %% ../nbs/09c_planning.ipynb #42e7e4a6
+    def _repr_html_(self) -> str:
+        arms = pd.DataFrame({"found": self.counts, "expected": self.expected},
+                            index=pd.RangeIndex(len(self.counts), name="arm"))
+        table = arms.to_html(float_format="{:,.10g}".format)
+        return f"<p>{html.escape(self.explain())}</p>{table}"
+
+# %% ../nbs/09c_planning.ipynb #61328475
 def srm_test(
     counts: ArrayLike, weights: Sequence[float] | None = None, *, alpha: float = 0.001
 ) -> SampleRatio:
@@ -642,6 +729,15 @@ def srm_test(
     ------
     ValueError
         If a count or a weight is impossible, or their numbers differ.
+
+    Examples
+    --------
+    >>> from mlscale.experiments import srm_test
+    >>> split = srm_test([821_588, 815_482])   # 50.2 % of 1.6 million: it looks like nothing
+    >>> split.mismatch, f"{split.p_value:.1e}"
+    (True, '1.8e-06')
+    >>> srm_test([905, 95], weights=[9, 1]).mismatch   # 900 and 100 were expected
+    False
     """
     if isinstance(counts, dict):
         raise ValueError(

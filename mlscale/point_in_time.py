@@ -67,7 +67,7 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #e2210856
+# %% ../nbs/01e_point_in_time.ipynb #320ef47f
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: Any = None) -> pd.DataFrame | Path:
@@ -108,13 +108,29 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
         mix such with and without a time zone, a key is text in one table and a number in the other
         or a float of 2**53 or more (see `exact_key`), a column is of a type that not every engine
         can carry, or a view holds rows equal in key and both times with different values. What
-        stood at `to` is then as it was. Notes ----- As everywhere in pandas, whole numbers among
-        which one is missing come back as floats; where these would round them, from 2**53 on, as
-        Int64. In the file that `to` names they stay whole numbers, except where `entities` is a
-        DataFrame. Times that Parquet holds in 96 bits (INT96: Spark, Hive, Impala), which have no
-        zone, are read as the UTC instants that these programs write, to the microsecond.
+        stood at `to` is then as it was.
+
+    Notes
+    -----
+    As everywhere in pandas, whole numbers among which one is missing come back as floats; where
+    these would round them, from 2**53 on, as Int64. In the file that `to` names they stay whole
+    numbers, except where `entities` is a DataFrame. Times that Parquet holds in 96 bits (INT96:
+    Spark, Hive, Impala), which have no zone, are read as the UTC instants that these programs
+    write, to the microsecond.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import View, point_in_time_join
+    >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
+    >>> facts = pd.DataFrame({"origin": "JFK", "event_timestamp": at(9, 10),
+    ...                       "created_timestamp": at(10, 12), "temp": [70., 75.]})
+    >>> asked = pd.DataFrame({"origin": "JFK", "event_timestamp": at(11, 12)})
+    >>> view = View("weather", facts, by="origin", ttl=pd.Timedelta(hours=6), features="temp")
+    >>> point_in_time_join(asked, view).weather__temp.tolist()   # at 11 the 75 was not known yet
+    [70.0, 75.0]
     """
-    with needs("data"):
+    with needs("data" if engine == "pandas" else "features"):
         import pyarrow as pa
     if engine not in (*ENGINES, "spark"):
         raise ValueError(f"engine={engine!r}: known are {', '.join(ENGINES)}, spark")

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FORMAT', 'iso_utc', 'check_ids', 'Prediction', 'ConflictError', 'LogError', 'Database', 'PredictionLog']
 
-# %% ../nbs/06b_prediction_log.ipynb #9ff3a45f
+# %% ../nbs/06b_prediction_log.ipynb #ac8cc298
 import json
 import math
 import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,9 +106,9 @@ class Prediction(NamedTuple):
     features: Sequence[float | None]
     entity: str | None = None
 
-# %% ../nbs/06b_prediction_log.ipynb #8617f9ca
+# %% ../nbs/06b_prediction_log.ipynb #0bbf58ab
 class ConflictError(ValueError):
-    "A request id that is known with other features."
+    "A request id that is known with other features, with another outcome or another action."
 
 class LogError(OSError):
     "The log cannot be read or written: it is locked, its disk is full, its server is gone."
@@ -396,6 +396,47 @@ def _settled(db: Database, rows: list[Prediction], known: dict[str, Prediction])
     known.update(new)
     return [known[row.request_id] for row in rows]
 
+# %% ../nbs/06b_prediction_log.ipynb #d699087c
+_LATER = {"outcomes": ("known_at", "label"), "actions": ("at", "action", "propensity")}
+
+def _not_known(table: str, rows: Iterable[Sequence], known: dict[str, tuple]) -> list[Sequence]:
+    "Those rows of request, time and values that are not known; a contradiction is an error."
+    said = lambda values: ", ".join(f"{v:g}" if isinstance(v, float) else v for v in values)
+    new = []
+    for row in rows:
+        id, _, *values = row
+        if id not in known: new.append(row)
+        first = known.setdefault(id, tuple(values))
+        if first != tuple(values):
+            raise ConflictError(f"{', '.join(_LATER[table][1:])}={said(values)}: request {id!r} is "
+                                f"known as {said(first)}; nothing was recorded, find out which is "
+                                "right")
+    return new
+
+def _check_predicted(db: Database, ids: list[str]) -> None:
+    "Every id has a prediction in the database."
+    among, params = db.among(ids)
+    there = {id for (id,) in db.execute(f"SELECT request_id FROM predictions "
+                                        f"WHERE request_id IN {among}", [params])}
+    if missing := [id for id in ids if id not in there]:
+        more = f", nor have {len(missing) - 1} more" if missing[1:] else ""
+        raise ValueError(f"request_id: {missing[0]!r:.60} has no prediction in this log{more}; "
+                         "give the ids of /predict, and hand outcomes of an archived month to "
+                         "`mlscale outcomes`")
+
+def _store_later(db: Database, table: str, rows: Sequence[Sequence], archived: Mapping[str, tuple],
+                 predicted: bool) -> int:
+    "Store what is new of rows of request, time and values; how many that are."
+    ids, (time, *values) = [id for id, *_ in rows], _LATER[table]
+    if predicted: _check_predicted(db, ids)
+    among, params = db.among(ids)
+    here = db.execute(f"SELECT request_id, {', '.join(values)} FROM {table} "
+                      f"WHERE request_id IN {among}", [params])
+    new = _not_known(table, rows, {**archived, **{id: tuple(known) for id, *known in here}})
+    columns, marks = ["request_id", time, *values], ["?"]*(2 + len(values))
+    db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(marks)})", new)
+    return len(new)
+
 # %% ../nbs/06b_prediction_log.ipynb #6ae01cb3
 def _connect(where: str, synchronous: str) -> _SQLite | _Postgres:
     "The engine for a path or URL."
@@ -410,7 +451,7 @@ def _or_error(function: Callable, *arguments: Any) -> Any:
     try: return function(*arguments)
     except (TypeError, ValueError) as e: return e
 
-# %% ../nbs/06b_prediction_log.ipynb #9e93dd01
+# %% ../nbs/06b_prediction_log.ipynb #a299feba
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 
@@ -544,6 +585,40 @@ class PredictionLog:
             db.executemany(f"INSERT INTO predictions ({_FIELDS}) VALUES "
                            "(?, ?, ?, ?, ?, ?, ?, ?, ?)", new)
         return out
+
+    def append_later(self, table: str, rows: Sequence[Sequence], *,
+                     archived: Mapping[str, tuple] | None = None, predicted: bool = False) -> int:
+        """Record what happened or what was done, each once: all rows or, if one contradicts the
+        log, none.
+
+        Parameters
+        ----------
+        table : {"outcomes", "actions"}
+            What it is.
+        rows : sequence of tuple
+            Of outcomes `(request_id, known_at, label)`, of actions `(request_id, at, action,
+            propensity)`; times as `iso_utc` writes them.
+        archived : mapping, optional
+            What is known of requests that have left the database, without the time, by id.
+        predicted : bool
+            Whether each id must have a prediction in the database.
+
+        Returns
+        -------
+        int
+            How many were new. What is known is left as it is, with its first time.
+
+        Raises
+        ------
+        ConflictError
+            If something else is known.
+        ValueError
+            If a prediction is missing that must be there.
+        """
+        one_of(table, "table", tuple(_LATER))
+        check_ids(id for id, *_ in rows)
+        with self.transaction() as db:   # nobody else writes meanwhile
+            return _store_later(db, table, rows, archived or {}, predicted)
 
     def describe(self, sha256: str, columns: Iterable[str]) -> None:
         """Record which columns a model has, so that features can be read by name.

@@ -111,7 +111,7 @@ def _in_order(batch: "pa.RecordBatch", id: str, columns: Sequence[str]) -> "pa.R
     check_names(names, wanted, "batch")
     return pa.RecordBatch.from_arrays([batch.column(names.index(c)) for c in wanted], wanted)
 
-# %% ../nbs/05d_predictions.ipynb #b9d54a6e
+# %% ../nbs/05d_predictions.ipynb #bbe857e4
 def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bundle],
                   id: str = "id") -> "Iterator[pa.RecordBatch]":
     """Score Arrow batches one by one, as they come.
@@ -128,7 +128,7 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
     Yields
     ------
     RecordBatch
-        `id` and `prediction` of one batch. No more than one batch is in memory.
+        The ids, under their name, and `prediction`; no more than one batch is in memory.
 
     Raises
     ------
@@ -141,10 +141,10 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
     for batch in batches:
         batch = _in_order(batch, id, model.columns)
         predictions = pa.array(_finite_predictions(model, batch), pa.float64())
-        yield pa.RecordBatch.from_arrays([_ids(batch.column(0)), predictions], ["id", "prediction"])
+        yield pa.RecordBatch.from_arrays([_ids(batch.column(0)), predictions], [id, "prediction"])
 
-# %% ../nbs/05d_predictions.ipynb #0fa54869
-FORMAT = 1
+# %% ../nbs/05d_predictions.ipynb #8ad37518
+FORMAT = 2
 
 @dataclass(frozen=True)
 class Manifest:
@@ -262,7 +262,7 @@ class _Job:
     files: dict[str, bytes]
     to: str
 
-# %% ../nbs/05d_predictions.ipynb #ecd4fc0f
+# %% ../nbs/05d_predictions.ipynb #4bfa040c
 def _score_parts(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.RecordBatch]":
     "On a worker: score parts, each into a file of this attempt's own; say which and how many rows."
     import pyarrow as pa
@@ -271,7 +271,7 @@ def _score_parts(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.R
     context = TaskContext.get()
     assert context is not None   # this runs on a worker only
     attempt = context.taskAttemptId()
-    schema = pa.schema([("id", job.id_type), ("prediction", pa.float64())])
+    schema = pa.schema([(job.id, job.id_type), ("prediction", pa.float64())])
     bundle = lambda: shipped_bundle(job.sha256, job.files)
     for part in (n for batch in parts for n in batch.column(0).to_pylist()):
         size = min(65_536, max(1, 2**22//len(bundle().columns)))   # at most 32 MB of features
@@ -373,7 +373,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #89d574b9
+# %% ../nbs/05d_predictions.ipynb #08373c7b
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -396,12 +396,12 @@ def batch_predict(
         column `features` or as one named column each, numbers of any width. The folders of input
         and output must be there, under the same path, on every machine that works.
     output_path : path
-        Becomes a symbolic link to a folder of Parquet files with `id` (as in the input) and
-        `prediction` (float64).
+        Becomes a symbolic link to a folder of Parquet files with the ids (named and typed as in
+        the input) and `prediction` (float64).
     spark : SparkSession, optional
         Default: the one that runs in this process, else one that is started and stopped again.
     id : str
-        The column of ids: integers or strings, no null, none twice.
+        The column of ids: integers or strings, no null, none twice; not called `prediction`.
     ignore : list of str
         Columns of the input that are neither id nor feature. They are not read.
     partitions : int, optional
@@ -428,6 +428,8 @@ def batch_predict(
     keeps what it found: the answer before the last one stays on the disk until the next
     replacement.
     """
+    if id == "prediction":
+        raise ValueError("id='prediction': the answers have this name; rename the column of ids")
     bundle, source, link = load_bundle(model_path), Path(input_path), Path(output_path)
     if partitions is not None: partitions = whole(partitions, "partitions", low=1)
     versions, content = _versions_of(link), input_digest(source)

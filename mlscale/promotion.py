@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'Catalogue',
-           'Registrar', 'Promoter', 'Registry']
+           'Inventory', 'Registrar', 'Promoter', 'Registry']
 
-# %% ../nbs/04c_promotion.ipynb #d754c86a
+# %% ../nbs/04c_promotion.ipynb #e93a0731
+import html
 import numbers
 import os
 import re
@@ -22,11 +23,11 @@ import pandas as pd
 from .artifacts import PRODUCTION, Bundle, load_bundle, read_card, remove_pointer, save
 from .artifacts import write_pointer
 from .ledger import Ledger, Version, alias_history, check_alias, check_digest
-from .ledger import database_file
+from .ledger import database_file, models_table, versions_table
 from .storage import home, locked, replacing
 from .training import Comparison, Evaluation
 
-# %% ../nbs/04c_promotion.ipynb #3019d74b
+# %% ../nbs/04c_promotion.ipynb #d1e9b95f
 @dataclass(frozen=True)
 class GateResult:
     """What a gate says of a challenger. True where it may pass.
@@ -39,6 +40,13 @@ class GateResult:
         Why; kept in the history.
     comparison : Comparison, optional
         What it went by, if it compared two models on the same rows; kept in the history.
+
+    Examples
+    --------
+    >>> from mlscale.registry import GateResult
+    >>> result = GateResult(False, "log loss 0.44, champion 0.42")
+    >>> "promoted" if result else result.reason
+    'log loss 0.44, champion 0.42'
     """
     passed: bool
     reason: str = ""
@@ -47,11 +55,19 @@ class GateResult:
     def __bool__(self) -> bool: return self.passed
 
 class GateRefused(RuntimeError):
-    "A gate refused a promotion. The history keeps the reason."
+    """A gate refused a promotion. The history keeps the reason.
+
+    Examples
+    --------
+    >>> from mlscale.registry import GateRefused
+    >>> try: raise GateRefused("late version 2 as champion: log loss 0.44, champion 0.42")
+    ... except GateRefused as refusal: print("the champion stays;", refusal)
+    the champion stays; late version 2 as champion: log loss 0.44, champion 0.42
+    """
 
 Gate = Callable[[Version, Version | None], GateResult | bool]
 
-# %% ../nbs/04c_promotion.ipynb #c3adb7cf
+# %% ../nbs/04c_promotion.ipynb #c19a1362
 def evaluate_gate(gate: Gate | None, challenger: Version,
                   champion: Version | None) -> GateResult:
     """Ask a gate and insist on an answer.
@@ -69,6 +85,18 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
     -------
     GateResult
         The answer; a bool is given a reason.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.registry import Version, evaluate_gate
+    >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
+    >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
+    >>> evaluate_gate(lambda challenger, champion: True, new, old)
+    GateResult(passed=True, reason='the gate gave no reason', comparison=None)
+    >>> evaluate_gate(lambda challenger, champion: None, new, old)   # it forgot to answer
+    Traceback (most recent call last):
+    TypeError: gate: must return a GateResult or a bool, got None
     """
     result = gate(challenger, champion) if gate else GateResult(True, "no gate")
     if isinstance(result, (bool, np.bool_)):
@@ -79,7 +107,7 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
         raise TypeError(f"gate: comparison={result.comparison!r:.60}: a Comparison or None")
     return result
 
-# %% ../nbs/04c_promotion.ipynb #c71955b5
+# %% ../nbs/04c_promotion.ipynb #5b276087
 def no_worse(metric: str, *, by: float = 0.) -> Gate:
     """A gate on a metric of which less is better, such as `log_loss`.
 
@@ -95,6 +123,15 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
     -------
     callable
         For `Registry.promote`. Without a champion everything with the metric passes.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.registry import Version, no_worse
+    >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
+    >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
+    >>> no_worse("log_loss")(new, old).passed, no_worse("log_loss", by=.03)(new, old).passed
+    (False, True)
     """
     def gate(challenger: Version, champion: Version | None) -> GateResult:
         for v in (challenger, champion):
@@ -111,7 +148,7 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
         )
     return gate
 
-# %% ../nbs/04c_promotion.ipynb #ec7f2be9
+# %% ../nbs/04c_promotion.ipynb #2581be46
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
 
@@ -126,6 +163,18 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     -------
     Path
         The folder.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = np.arange(8.).reshape(4, 2)
+    >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "copied", example=X)
+    >>> from mlscale.registry import Version, copy_bundle
+    >>> one = Version("late", 1, bundle.sha256, bundle.path, {}, {})
+    >>> sorted(file.name for file in copy_bundle(one, "elsewhere").iterdir())
+    ['card.json', 'model.onnx', 'model.skops']
     """
     files = load_bundle(version.path, sha256=version.sha256).card["files"]
     with replacing(to) as new:
@@ -133,7 +182,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04c_promotion.ipynb #ff83893a
+# %% ../nbs/04c_promotion.ipynb #0069491d
 class BundleStore:
     """The deployed bundles, where servers and batch jobs find them.
 
@@ -142,6 +191,20 @@ class BundleStore:
     folder : path
         Holds `<name>/<version>/`, a bundle each, and `<name>/<alias>.json`, the pointers to those
         that are served.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = np.arange(8.).reshape(4, 2)
+    >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "stored", example=X)
+    >>> from mlscale.registry import BundleStore, Version
+    >>> store, one = BundleStore("served"), Version("late", 1, bundle.sha256, bundle.path, {}, {})
+    >>> store.deliver(one, "production")
+    ['late: the bundle of version 1 is in place', 'late: production.json points to version 1']
+    >>> store.deliver(one, "production")   # again: nothing to do
+    []
     """
     def __init__(self, folder: str | os.PathLike) -> None: self.folder = Path(folder)
 
@@ -214,7 +277,7 @@ class BundleStore:
                  f"{alias}.json points to version {version.version}": self.point(version, alias)}
         return [f"{version.name}: {step}" for step, done in steps.items() if done]
 
-# %% ../nbs/04c_promotion.ipynb #30642aa6
+# %% ../nbs/04c_promotion.ipynb #3f36174d
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -224,10 +287,19 @@ class Catalogue:
         MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
         `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
-        Where deployed bundles go. Default: `bundles` in the state folder.
+        Where deployed bundles go. Default: `bundles` beside the database; for the default database
+        `bundles` in the state folder, where `mlscale serve` looks.
     artifacts : path, optional
         Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
         database.
+
+    Examples
+    --------
+    >>> from mlscale.registry import Catalogue
+    >>> catalogue = Catalogue("sqlite:///empty/mlflow.db")
+    >>> catalogue.load("late", "champion")
+    Traceback (most recent call last):
+    ValueError: name='late': no such model; known are none
     """
     def __init__(
         self,
@@ -236,14 +308,17 @@ class Catalogue:
         bundles: str | os.PathLike | None = None,
         artifacts: str | os.PathLike | None = None,
     ) -> None:
-        uri = uri or f"sqlite:///{home()/'state'/'registry'/'mlflow.db'}"
-        self._file = database_file(uri)
-        self.artifacts = Path(artifacts or self._file.parent/"artifacts").absolute()
-        self._store = BundleStore(Path(bundles or home()/"state"/"bundles").absolute())
+        state = home()/"state"
+        self._file = database_file(uri or f"sqlite:///{state/'registry'/'mlflow.db'}")
+        self.uri, beside = f"sqlite:///{self._file}", self._file.parent
+        own = beside != state/"registry"   # what is not ours leaves nothing in our home
+        self.bundles = Path(bundles or (beside if own else state)/"bundles").absolute()
+        self.artifacts = Path(artifacts or beside/"artifacts").absolute()
+        self._store = BundleStore(self.bundles)
         if self.artifacts == self._store.folder:
             raise ValueError(f"bundles, artifacts: both are {self.artifacts.name[:60]!r}; deployed "
                              "bundles and the registry's own need a folder each")
-        with self._locked(): self._ledger = Ledger(uri)
+        with self._locked(): self._ledger = Ledger(self.uri)
 
     def _locked(self): return locked(self.artifacts/"registry.lock")
 
@@ -360,7 +435,53 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #ee285828
+# %% ../nbs/04c_promotion.ipynb #1c4d7307
+class Inventory(Catalogue):
+    """A catalogue that shows what is in it; see `Registry`.
+
+    Examples
+    --------
+    >>> from mlscale.registry import Registry
+    >>> registry = Registry("sqlite:///empty/mlflow.db")
+    >>> registry
+    Registry('sqlite:////.../empty/mlflow.db', bundles='/.../empty/bundles'): no models
+    >>> len(registry.models())
+    0
+    """
+    def models(self) -> pd.DataFrame:
+        """All models.
+
+        Returns
+        -------
+        DataFrame, see `models_table`
+        """
+        return models_table(self._ledger)
+
+    def versions(self, name: str) -> pd.DataFrame:
+        """All versions of a model.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+
+        Returns
+        -------
+        DataFrame, see `versions_table`
+        """
+        return versions_table(self._ledger, name, self.artifacts)
+
+    def __repr__(self) -> str:
+        said = [f"{m.Index} ({m.versions} version{'s'*(m.versions != 1)}"
+                f"{'; '*bool(m.aliases)}{m.aliases})" for m in self.models().itertuples()]
+        return (f"{type(self).__name__}({self.uri!r}, bundles={str(self.bundles)!r}): "
+                f"{', '.join(said) or 'no models'}")
+
+    def _repr_html_(self) -> str:
+        places = html.escape(f"{self.uri}, deployed to {self.bundles}")
+        return f"<p>{places}</p>{self.models().to_html()}"
+
+# %% ../nbs/04c_promotion.ipynb #f844e269
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -371,8 +492,17 @@ def _check_facts(lineage: Any, metrics: Any) -> None:
         if not (real and abs(value) < np.inf):
             raise ValueError(f"metrics: {key!r:.60} is {value!r:.60}; give a finite number")
 
-class Registrar(Catalogue):
-    "A catalogue to which versions are added; see `Registry`."
+class Registrar(Inventory):
+    """A catalogue to which versions are added; see `Registry`.
+
+    Examples
+    --------
+    >>> from mlscale.registry import Registry
+    >>> registry = Registry("sqlite:///empty/mlflow.db")
+    >>> registry.register(None, name="../late", example=[], lineage={}, metrics={})
+    Traceback (most recent call last):
+    ValueError: name='../late': at most 200 letters, digits, '_', '.' and '-', beginning with a ...
+    """
 
     def register(
         self,
@@ -453,9 +583,26 @@ def _remove_unfinished(folder: Path, known: Mapping) -> int:
     for f in unknown: shutil.rmtree(f)
     return len(unknown)
 
-# %% ../nbs/04c_promotion.ipynb #a4bfe337
+# %% ../nbs/04c_promotion.ipynb #05a0ca5f
 class Promoter(Registrar):
-    "A registry whose aliases can be promoted and rolled back; see `Registry`."
+    """A registry whose aliases can be promoted and rolled back; see `Registry`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.registry import Registry
+    >>> X = np.arange(8.).reshape(4, 2)
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> registry = Registry("sqlite:///registry/mlflow.db")
+    >>> one = registry.register(model, name="moved", example=X, lineage={"data": "June"},
+    ...                         metrics={"log_loss": .4})
+    >>> registry.promote("moved", one.version, gate=lambda challenger, champion: True).version
+    1
+    >>> registry.rollback("moved")
+    Traceback (most recent call last):
+    ValueError: alias='champion': it has named 1, so there is nothing to go back to
+    """
 
     def promote(
         self, name: str, version: int, alias: str = "champion", *, gate: Gate | None = None
@@ -544,7 +691,7 @@ class Promoter(Registrar):
         if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
         return mended
 
-# %% ../nbs/04c_promotion.ipynb #185dd534
+# %% ../nbs/04c_promotion.ipynb #a136b724
 class Registry(Promoter):
     """Versions of models, the aliases that name them, and those that are served.
 
@@ -554,7 +701,8 @@ class Registry(Promoter):
         MLflow's database, `sqlite:///` and a path, which is taken letter by letter. Default:
         `registry/mlflow.db` in the state folder. Made if missing.
     bundles : path, optional
-        Where deployed bundles go. Default: `bundles` in the state folder.
+        Where deployed bundles go. Default: `bundles` beside the database; for the default database
+        `bundles` in the state folder, where `mlscale serve` looks.
     artifacts : path, optional
         Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
         database.
@@ -565,6 +713,24 @@ class Registry(Promoter):
     which model is the best) or served (`deploy`, `withdraw`: which model answers whom). The history
     says what it names; MLflow's alias, the deployed bundle and the pointer follow from it, and
     `reconcile` makes them follow after a crash.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.registry import Registry
+    >>> X = np.arange(8.).reshape(4, 2)
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> registry = Registry("sqlite:///registry/mlflow.db")
+    >>> one = registry.register(model, name="late", example=X, lineage={"data": "June"},
+    ...                         metrics={"log_loss": .4})
+    >>> _ = registry.promote("late", one.version)
+    >>> registry.deploy("late").parts[-3:]   # where servers look, beside the database
+    ('bundles', 'late', '1')
+    >>> registry.versions("late")[["aliases", "intact", "log_loss"]]
+                          aliases  intact  log_loss
+    version
+    1        champion, production    True       0.4
     """
     def deploy(self, name: str, alias: str = "champion", *, as_: str = PRODUCTION) -> Path:
         """Serve the version that an alias names: copy its bundle to where servers look, then turn

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/01h_rolling.ipynb #7e59bdbf
+# %% ../nbs/01h_rolling.ipynb #5a3437db
 from .arguments import check_names  # noqa: I001
 from .join_keys import check_keys
 from .lookup import SINCE_1678, ForwardState, LookupState  # noqa: F401
 from .lookup import asked_key, is_missing, is_no_key, refuse_other_kind
-from .tables import as_frame, key_names, positive_timedelta
+from .tables import as_frame, card, in_words, key_names, positive_timedelta
 from .window_aggregates import key_window, next_of_pair, whole_numbers, window_extremes
 from .window_aggregates import window_sums
 
@@ -32,7 +32,7 @@ _all_ = ["LookupState"]
 # %% ../nbs/01h_rolling.ipynb #82a3706a
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
-# %% ../nbs/01h_rolling.ipynb #2b85452e
+# %% ../nbs/01h_rolling.ipynb #ae490ad0
 @dataclass(frozen=True)
 class Rolling:
     """A rolling feature, defined once: an aggregate of what became known about a key in the time
@@ -67,6 +67,21 @@ class Rolling:
     ------
     ValueError
         If an argument is none of these.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
+    >>> late = [1, 0, 1]
+    >>> known = pd.DataFrame({"carrier": "U", "created_timestamp": at(9, 10, 12), "late": late})
+    >>> hours = pd.Timedelta(hours=2)
+    >>> rate = Rolling("late_2h", value="late", by="carrier", window=hours, agg="rate")
+    >>> rate
+    Rolling('late_2h', rate of late by carrier, last 2 hours)
+    >>> asked = pd.DataFrame({"carrier": "U", "event_timestamp": at(10, 11, 12)})
+    >>> rate.offline(known, asked).tolist()   # at 11 the outcome of 9 has left, that of 10 not
+    [0.5, 0.0, 1.0]
     """
     name: str
     _: KW_ONLY
@@ -98,6 +113,21 @@ class Rolling:
                 f"prior={self.prior!r}: a mean from 0 to 1 and a finite weight, 0 or above"
             )
         object.__setattr__(self, "prior", (mean, weight))
+
+    def __repr__(self) -> str:
+        what = "count" if self.value is None else f"{self.agg} of {self.value}"
+        prior = f", prior {self.prior}" if self.prior else ""
+        return f"Rolling({self.name!r}, {what} by {', '.join(self.by)}, {self._over()}{prior})"
+
+    def _over(self) -> str:
+        return "since the beginning" if self.window is None else f"last {in_words(self.window)}"
+
+    def _repr_html_(self) -> str:
+        facts = {"key": ", ".join(self.by), "value": self.value or "the events themselves",
+                 "aggregate": self.agg, "events known in": self._over()}
+        if self.prior:
+            facts["prior"] = f"mean {self.prior[0]:g}, weight of {self.prior[1]:g} events"
+        return card(f"Rolling {self.name}", facts)
 
     def offline(self, events: Any, entities: Any) -> pd.Series:
         """The feature at many times at once, for training.
@@ -133,7 +163,7 @@ class Rolling:
         """
         return RollingState(self)
 
-# %% ../nbs/01h_rolling.ipynb #a946655b
+# %% ../nbs/01h_rolling.ipynb #7ef673c9
 def of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     """Rolling features of the same key.
 
@@ -151,6 +181,17 @@ def of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     ------
     ValueError
         If there is none, two share a name, or they do not share a key.
+
+    Examples
+    --------
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import of_one_key
+    >>> count = lambda by: Rolling(f"n_{by}", value=None, by=by, window=None, agg="count")
+    >>> of_one_key(count("origin"))
+    [Rolling('n_origin', count by origin, since the beginning)]
+    >>> of_one_key([count("origin"), count("dest")])
+    Traceback (most recent call last):
+    ValueError: rollings: at least one, different names, one key; got ...
     """
     out = [rollings] if isinstance(rollings, Rolling) else list(rollings)
     if not out or len({r.by for r in out}) > 1 or len({r.name for r in out}) < len(out):
@@ -319,7 +360,7 @@ def _leaves(rollings: Sequence[Rolling], created: np.ndarray, t: np.ndarray) -> 
     return {r.window: np.searchsorted(t, until(r.window)) if r.window else for_ever
             for r in rollings}
 
-# %% ../nbs/01h_rolling.ipynb #cd99856b
+# %% ../nbs/01h_rolling.ipynb #4ab0d5ce
 def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -339,6 +380,20 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
     ------
     TypeError, ValueError
         As `Rolling.offline`, and if two definitions have the same name.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling, rolling_features
+    >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
+    >>> delays = pd.DataFrame({"origin": "JFK", "created_timestamp": at(9, 10), "delay": [10, 30]})
+    >>> mean, worst = (Rolling(agg, value="delay", by="origin", window=None, agg=agg)
+    ...                for agg in ("mean", "max"))
+    >>> asked = pd.DataFrame({"origin": ["JFK", "LGA"], "event_timestamp": at(11, 11)})
+    >>> rolling_features([mean, worst], delays, asked)
+       mean   max
+    0  20.0  30.0
+    1   NaN   NaN
     """
     if not isinstance(rollings, Sequence) or not rollings or not all(
         isinstance(r, Rolling) for r in rollings
@@ -447,7 +502,7 @@ class _Windows(ForwardState):
             if not len(window): del self._keys[key]
         self._added, self._stored = 0, sum(map(len, self._keys.values()))
 
-# %% ../nbs/01h_rolling.ipynb #9a73cc82
+# %% ../nbs/01h_rolling.ipynb #95e09776
 class RollingState(_Windows):
     """A rolling feature online: events come in as they become known, values are asked for in
     between.
@@ -467,7 +522,24 @@ class RollingState(_Windows):
         The newest time seen.
     late : int
         How many events came after a question that should have seen them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
+    >>> mean = Rolling("m", value="delay", by="origin", window=pd.Timedelta(hours=2), agg="mean")
+    >>> state = mean.online()
+    >>> for hour, delay in ((9, 10), (10, 30)):
+    ...     state.update({"origin": "JFK", "created_timestamp": at(hour), "delay": delay})
+    >>> state.get("JFK", at(10)), state.get("JFK", at(11))   # at 11 the event of 9 has left
+    (20.0, 30.0)
     """
+    def __repr__(self) -> str:
+        events = sum(map(len, self._keys.values()))
+        return (f"RollingState({self.rolling.name!r}: {len(self._keys):,} keys, "
+                f"{events:,} events kept, now {self.now})")
+
     def update(self, event: Mapping) -> None:
         """Take in an event.
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'FORMAT', 'WINNERS', 'PATH', 'SequentialTest']
 
-# %% ../nbs/10e_sequential_test.ipynb #b11a3df7
+# %% ../nbs/10e_sequential_test.ipynb #7ff7fd14
 import copy
+import html
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -563,7 +564,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #0ed93a0c
+# %% ../nbs/10e_sequential_test.ipynb #a903ea40
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -603,6 +604,16 @@ class SequentialTest(_StoredLooks):
     -----
     Of a plan at most 2,000 looks count, and only those that bring a ten-thousandth of the planned
     information; what others bring waits for the next. A test is for one thread at a time.
+
+    Examples
+    --------
+    >>> from mlscale.sequential import Moments, SequentialTest
+    >>> test = SequentialTest("beta-binomial", alpha=.05)
+    >>> for x in (130, 150):   # each look brings new outcomes only
+    ...     arms = Moments.from_counts(100, 1000), Moments.from_counts(x, 1000)
+    ...     print(test.update(*arms).decision, round(test.p_value, 3))
+    continue 0.463
+    treatment higher 0.009
     """
 
     @property
@@ -680,6 +691,11 @@ class SequentialTest(_StoredLooks):
             What was seen, what remains plausible, and no more.
         """
         return _sentence(self)
+
+    def _repr_html_(self) -> str:
+        arms = [(f"{m.n:,.0f}", f"{m.mean:.4g}") for m in (self.control, self.treatment)]
+        table = pd.DataFrame(arms, ["control", "treatment"], ["units", "mean"])
+        return f"<p>{html.escape(self.explain())}</p>{table.to_html()}"
 
     def __repr__(self) -> str:
         (low, high), srm = self.ci, self.srm_p_value

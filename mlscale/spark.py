@@ -197,7 +197,7 @@ def one_line(error: object, length: int) -> str:
     """
     return " ".join(str(error).split())[:length]
 
-# %% ../nbs/05b_spark.ipynb #3946a03d
+# %% ../nbs/05b_spark.ipynb #77e380fe
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Errors of Spark in one line.
@@ -209,8 +209,9 @@ def plain_errors() -> Iterator[None]:
     RuntimeError
         All else that Spark says.
     """
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
+    with needs("spark"):
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
     try: yield
     except (Py4JError, PySparkException) as e:
         raised = re.findall(r"^(\w+(?:\.\w+)*): (.*)", str(e), re.M)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/000_storage.ipynb #8a3dd540
+# %% ../nbs/000_storage.ipynb #5540d3f1
 def home() -> Path:
     """The folder that holds all state.
 
@@ -25,6 +25,14 @@ def home() -> Path:
         `MLSCALE_HOME` if that is set; in a checkout `.mlscale` at its root; otherwise `mlscale` in
         the user's data folder. It holds `cache/` (can be deleted), `state/` (cannot) and `runs/`
         (reports), each made by whoever writes there first.
+
+    Examples
+    --------
+    >>> import os
+    >>> from unittest.mock import patch
+    >>> from mlscale.storage import home
+    >>> with patch.dict(os.environ, MLSCALE_HOME="/srv/mlscale"): print(home())
+    /srv/mlscale
     """
     if given := os.environ.get("MLSCALE_HOME"): return Path(given).expanduser().resolve()
     root = Path(__file__).resolve().parent.parent
@@ -32,7 +40,7 @@ def home() -> Path:
     if sys.platform == "darwin": return Path.home()/"Library"/"Application Support"/"mlscale"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home()/".local"/"share")/"mlscale"
 
-# %% ../nbs/000_storage.ipynb #614ca57c
+# %% ../nbs/000_storage.ipynb #c65d70f8
 def _private(path: Path) -> Path | None:
     "The `state/` or `runs/` of the home in which a path lies, if it lies in one of them."
     real = path.resolve()
@@ -58,6 +66,14 @@ def make_folder(path: str | os.PathLike) -> Path:
     ------
     FileExistsError, NotADirectoryError
         If a file is in the way.
+
+    Examples
+    --------
+    >>> from mlscale.storage import make_folder
+    >>> make_folder("reports/july").is_dir()
+    True
+    >>> make_folder("reports/july").name   # it is there already, which is no error
+    'july'
     """
     path = Path(path)
     private = _private(path)
@@ -71,7 +87,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     if private.stat().st_mode & 0o077: private.chmod(0o700)
     return path
 
-# %% ../nbs/000_storage.ipynb #e4908687
+# %% ../nbs/000_storage.ipynb #b174d7ff
 def _fsync(path: Path) -> None:
     "Ask the operating system to bring a file or folder to the disk."
     fd = os.open(path, os.O_RDONLY)
@@ -104,6 +120,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     A file replaces a file atomically. A folder that replaces a folder that is not empty leaves an
     instant without either: give live folders new names and replace a pointer file instead. In
     `state/` and `runs/` of the home, group and others lose the rights that the block gave them.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.storage import replacing
+    >>> with replacing("report.txt") as new: _ = new.write_text("whole")
+    >>> with replacing("report.txt") as new:
+    ...     _ = new.write_text("half")
+    ...     raise OSError("the disk is full")
+    Traceback (most recent call last):
+    OSError: the disk is full
+    >>> Path("report.txt").read_text()
+    'whole'
     """
     path = Path(path)
     make_folder(path.parent)
@@ -127,7 +156,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         _fsync(path.parent)
     finally: shutil.rmtree(box, ignore_errors=True)
 
-# %% ../nbs/000_storage.ipynb #7cb6f98c
+# %% ../nbs/000_storage.ipynb #bc4d9be6
 def digest(path: str | os.PathLike) -> str:
     """The SHA-256 digest of a file, read in pieces so that its size does not matter.
 
@@ -140,10 +169,18 @@ def digest(path: str | os.PathLike) -> str:
     -------
     str
         64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.storage import digest
+    >>> _ = Path("abc.txt").write_text("abc")
+    >>> digest("abc.txt")
+    'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
     """
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-# %% ../nbs/000_storage.ipynb #0b4ba0e1
+# %% ../nbs/000_storage.ipynb #d1c2403e
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock between processes for the time of the block.
@@ -162,6 +199,15 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     ------
     OSError
         Where the system has no `flock`, as on native Windows or in a browser.
+
+    Examples
+    --------
+    >>> import fcntl
+    >>> from mlscale.storage import locked
+    >>> with locked("job.lock"), open("job.lock") as other:
+    ...     try: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    ...     except BlockingIOError: print("somebody else would have to wait")
+    somebody else would have to wait
     """
     try: import fcntl   # here, so that the rest of the package works without it
     except ModuleNotFoundError as e:
@@ -175,7 +221,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
         yield
     finally: os.close(file)
 
-# %% ../nbs/000_storage.ipynb #f6766d28
+# %% ../nbs/000_storage.ipynb #4cf14381
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Import optional packages; where one is missing, say which extra brings it.
@@ -189,6 +235,13 @@ def needs(extra: str) -> Iterator[None]:
     ------
     ImportError
         If an import in the block fails because a package is missing.
+
+    Examples
+    --------
+    >>> from mlscale.storage import needs
+    >>> with needs("plot"): import a_package_that_nobody_has
+    Traceback (most recent call last):
+    ImportError: a_package_that_nobody_has is missing: pip install 'mlscale[plot]'
     """
     try:
         yield
@@ -203,5 +256,12 @@ def style() -> str:
     -------
     str
         The path of the packaged `mlscale.mplstyle`.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from mlscale.storage import style
+    >>> with plt.style.context(style()): print(plt.rcParams["figure.figsize"])
+    [6.0, 3.2]
     """
     return str(Path(__file__).with_name("mlscale.mplstyle"))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLOCKS', 'TABLE_OR_PATH', 'ROWS', 'key_names', 'positive_timedelta', 'some_names', 'utc_instant',
-           'without_view_types', 'exact_frame', 'as_frame', 'open_table', 'in_pieces', 'View']
+           'without_view_types', 'exact_frame', 'as_frame', 'open_table', 'in_pieces', 'in_words', 'card', 'View']
 
-# %% ../nbs/01b_tables.ipynb #7601d769
+# %% ../nbs/01b_tables.ipynb #4e9e9cb7
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-# %% ../nbs/01b_tables.ipynb #4497acbf
+# %% ../nbs/01b_tables.ipynb #2abba1b6
 CLOCKS = ["event_timestamp", "created_timestamp"]   # what a fact is about, when it was known
 
 def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
@@ -45,6 +45,15 @@ def key_names(x: str | Sequence[str], what: str) -> tuple[str, ...]:
     ------
     ValueError
         If it is anything else.
+
+    Examples
+    --------
+    >>> from mlscale.tables import key_names
+    >>> key_names("origin", "by")
+    ('origin',)
+    >>> key_names(["origin", "origin"], "by")
+    Traceback (most recent call last):
+    ValueError: by=['origin', 'origin']: the name of a column, or several different ones
     """
     try: names = (x,) if isinstance(x, str) else tuple(x)
     except TypeError: names = ()
@@ -76,6 +85,16 @@ def positive_timedelta(x: pd.Timedelta, what: str) -> pd.Timedelta:
     ------
     ValueError
         If it is none, missing, zero or negative.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.tables import positive_timedelta
+    >>> positive_timedelta(pd.Timedelta(hours=6), "ttl")
+    Timedelta('0 days 06:00:00')
+    >>> positive_timedelta(3600, "ttl")   # seconds? nanoseconds?
+    Traceback (most recent call last):
+    ValueError: ttl=3600: a positive Timedelta, such as pd.Timedelta(days=1), ...
     """
     try: positive = not isinstance(x, (Number, str)) and pd.Timedelta(x) > pd.Timedelta(0)
     except (TypeError, ValueError, OverflowError): positive = False
@@ -100,11 +119,17 @@ def some_names(names: Sequence, most: int = 4) -> str:
     -------
     str
         As a list, such as `['a', 'b'] and 7 more`.
+
+    Examples
+    --------
+    >>> from mlscale.tables import some_names
+    >>> some_names(["temp", "humid", "visib"], most=2)
+    "['temp', 'humid'] and 1 more"
     """
     shown = [c if len(repr(c)) <= 30 else str(c)[:27] + "..." for c in names[:most]]
     return f"{shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/01b_tables.ipynb #d9f066c2
+# %% ../nbs/01b_tables.ipynb #e4bc61c9
 def utc_instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
     """A moment with a time zone, in UTC.
 
@@ -124,6 +149,16 @@ def utc_instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
     ------
     ValueError
         If it is none, missing, or has no time zone.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.tables import utc_instant
+    >>> utc_instant(pd.Timestamp("2013-07-08 18:00", tz="America/New_York"))
+    Timestamp('2013-07-08 22:00:00+0000', tz='UTC')
+    >>> utc_instant(pd.Timestamp("2013-07-08 18:00"))
+    Traceback (most recent call last):
+    ValueError: at=Timestamp('2013-07-08 18:00:00'): a Timestamp with a time zone, ...
     """
     if not isinstance(at, pd.Timestamp) or pd.isna(at) or at.tzinfo is None:
         raise ValueError(
@@ -132,7 +167,7 @@ def utc_instant(at: pd.Timestamp, what: str = "at") -> pd.Timestamp:
         )
     return at.tz_convert("UTC")
 
-# %% ../nbs/01b_tables.ipynb #da5209b1
+# %% ../nbs/01b_tables.ipynb #1f030543
 def without_view_types(table: "pa.Table") -> "pa.Table":
     """Text and bytes that Arrow holds as views, from which it takes no rows, in their older types.
 
@@ -145,6 +180,14 @@ def without_view_types(table: "pa.Table") -> "pa.Table":
     -------
     pyarrow.Table
         With the same values.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.tables import without_view_types
+    >>> table = pa.table({"origin": pa.array(["JFK", "LGA"], pa.string_view())})
+    >>> print(without_view_types(table).schema.field("origin").type)
+    large_string
     """
     import pyarrow as pa
     older = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
@@ -174,7 +217,7 @@ def _arrow_table(table: Any, what: str, taken: str = _TABLE) -> "pa.Table":
                         "convert it to text or numbers")
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
 
-# %% ../nbs/01b_tables.ipynb #11c90499
+# %% ../nbs/01b_tables.ipynb #3e828dfa
 def _unheld(table: "pa.Table") -> list[str]:
     "The columns that pandas cannot hold."
     import pyarrow as pa
@@ -197,6 +240,14 @@ def exact_frame(table: "pa.Table") -> pd.DataFrame:
     DataFrame
         As `to_pandas` gives it, but whole numbers beside missing ones are Int64 where floats, exact
         to 2**53, would round them.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.tables import exact_frame
+    >>> ids = pa.table({"id": [9007199254740993, None]})   # 2**53 + 1 and a missing one
+    >>> int(ids.to_pandas().id[0]), int(exact_frame(ids).id[0])
+    (9007199254740992, 9007199254740993)
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -212,7 +263,7 @@ def exact_frame(table: "pa.Table") -> pd.DataFrame:
             out[name] = column.to_pandas(types_mapper=whole.get).array
     return out
 
-# %% ../nbs/01b_tables.ipynb #4b49086c
+# %% ../nbs/01b_tables.ipynb #9ddc6b61
 def as_frame(table: Any, what: str, taken: str = _TABLE) -> pd.DataFrame:
     """A table, whoever holds it, as a DataFrame of pandas with the same values.
 
@@ -232,6 +283,15 @@ def as_frame(table: Any, what: str, taken: str = _TABLE) -> pd.DataFrame:
     ------
     TypeError, ValueError
         If it is no table, or a column stands there twice.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from mlscale.tables import as_frame
+    >>> as_frame(pl.DataFrame({"origin": ["JFK", "LGA"], "late": [0, 1]}), "flights")
+      origin  late
+    0    JFK     0
+    1    LGA     1
     """
     if isinstance(table, pd.DataFrame): return table
     table = _arrow_table(table, what, taken)
@@ -297,7 +357,7 @@ def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"{what}: {name} is not a readable Parquet file; write it anew") from e
 
-# %% ../nbs/01b_tables.ipynb #92462e16
+# %% ../nbs/01b_tables.ipynb #69c772cf
 def open_table(table: Any, keys: Sequence[str], others: Sequence[str],
           what: str) -> "pa.Table | ds.Dataset":
     """These columns of a table in Arrow, or Parquet as a dataset that is not read yet.
@@ -320,6 +380,17 @@ def open_table(table: Any, keys: Sequence[str], others: Sequence[str],
     ------
     FileNotFoundError, TypeError, ValueError
         If there is no such file, it is damaged, columns are missing, or one holds several kinds.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.tables import open_table
+    >>> rides = pd.DataFrame({"driver_id": [1001, 1002], "rides": [8, 12], "note": ["", "late"]})
+    >>> rides.to_parquet("rides.parquet")
+    >>> open_table("rides.parquet", ["driver_id"], ["rides"], "facts").count_rows()   # not read yet
+    2
+    >>> open_table(rides, ["driver_id"], ["rides"], "facts").column_names
+    ['driver_id', 'rides']
     """
     columns = list(dict.fromkeys([*keys, *others]))
     needed = [c for c in columns if c != "created_timestamp"]
@@ -336,7 +407,7 @@ def open_table(table: Any, keys: Sequence[str], others: Sequence[str],
     if not isinstance(table, pd.DataFrame): return table.select(columns)
     return _from_pandas(table[columns], keys, what)
 
-# %% ../nbs/01b_tables.ipynb #19a81674
+# %% ../nbs/01b_tables.ipynb #452e875d
 ROWS = 250_000   # of a file at a time
 
 def in_pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
@@ -353,6 +424,15 @@ def in_pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "It
     ------
     pyarrow.Table
         The next rows; at least one table, which may be empty.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.tables import in_pieces, open_table
+    >>> rides = pd.DataFrame({"driver_id": range(600_000)})
+    >>> rides.to_parquet("rides.parquet", row_group_size=100_000)
+    >>> [len(piece) for piece in in_pieces(open_table("rides.parquet", ["driver_id"], [], "facts"))]
+    [300000, 300000]
     """
     import pyarrow as pa
     batches: list = []
@@ -368,7 +448,58 @@ def in_pieces(source: "ds.Dataset", columns: Sequence[str] | None = None) -> "It
         if columns is not None: schema = pa.schema([schema.field(c) for c in columns])
         yield pa.Table.from_batches(batches, schema)
 
-# %% ../nbs/01b_tables.ipynb #a56e5a66
+# %% ../nbs/01b_tables.ipynb #3441d47d
+def in_words(x: pd.Timedelta) -> str:
+    """A length of time in words, for people.
+
+    Parameters
+    ----------
+    x : Timedelta
+        Any.
+
+    Returns
+    -------
+    str
+        In the largest unit of which it is a whole number.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.tables import in_words
+    >>> in_words(pd.Timedelta(hours=48)), in_words(pd.Timedelta(minutes=90))
+    ('2 days', '90 minutes')
+    """
+    for unit in ("day", "hour", "minute", "second"):
+        n, rest = divmod(x, pd.Timedelta(1, unit))
+        if not rest: return f"{n:,} {unit}" + "s"*(n != 1)
+    return str(x)
+
+def card(title: str, facts: Mapping[str, Any]) -> str:
+    """A small table of names and values, for the notebook display of an object.
+
+    Parameters
+    ----------
+    title : str
+        Its heading.
+    facts : mapping of str to object
+        Names and values; both are escaped.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Examples
+    --------
+    >>> from mlscale.tables import card
+    >>> html = card("View rides", {"key": "driver_id", "facts": "<none>"})
+    >>> "driver_id" in html, "&lt;none&gt;" in html
+    (True, True)
+    """
+    with pd.option_context("display.max_colwidth", None):
+        return pd.Series(facts, name=title, dtype=object).to_frame().to_html()
+
+# %% ../nbs/01b_tables.ipynb #a7c1b3de
 @dataclass(frozen=True, eq=False)
 class View:
     """Facts about something, each with two times: a feature view.
@@ -393,6 +524,15 @@ class View:
     ------
     ValueError
         If a name is empty or there twice, or `ttl` is not positive.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import View
+    >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
+    >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
+    >>> View("drivers", rides, by="driver_id", ttl=pd.Timedelta(days=1), features="rides")
+    View('drivers', 1 row by driver_id, ttl 1 day: ['rides'])
     """
     name: str
     source: Any
@@ -407,6 +547,25 @@ class View:
             object.__setattr__(self, what, key_names(getattr(self, what), what))
         if self.ttl is not None:
             object.__setattr__(self, "ttl", positive_timedelta(self.ttl, "ttl"))
+
+    def _facts(self) -> str:
+        "How many facts there are, or where they lie; nothing is read for it."
+        source = self.source
+        if isinstance(source, (str, os.PathLike)): return Path(source).name
+        if not hasattr(type(source), "__len__"): return type(source).__name__
+        return f"{len(source):,} row" + "s"*(len(source) != 1)
+
+    def __repr__(self) -> str:
+        limit = "no ttl" if self.ttl is None else f"ttl {in_words(self.ttl)}"
+        return (f"View({self.name!r}, {self._facts()} by {', '.join(self.by)}, {limit}: "
+                f"{some_names(self.features)})")
+
+    def _repr_html_(self) -> str:
+        brought = ", ".join(f"{self.name}__{c}" for c in self.features)
+        return card(f"View {self.name}", {
+            "facts": self._facts(), "key": ", ".join(self.by),
+            "time to live": "no limit" if self.ttl is None else in_words(self.ttl),
+            "a join brings": brought})
 
     def open(self) -> "pa.Table | ds.Dataset":
         """The facts; where they are Parquet they are not read yet.

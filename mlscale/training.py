@@ -19,7 +19,7 @@ from .evaluation import evaluate, log_losses  # noqa: F401
 _all_ = ["Comparison", "Evaluation", "calibration", "compare", "evaluate", "fit_model",
          "log_losses", "validate"]
 
-# %% ../nbs/02_training.ipynb #ded29339
+# %% ../nbs/02_training.ipynb #eed2e3cd
 def time_split(
     times: pd.Series,
     *,
@@ -51,6 +51,15 @@ def time_split(
         If a time is missing, the test begins before the training ends, or either part is empty.
     TypeError
         If only one of times and bounds has a time zone.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.training import time_split
+    >>> days = pd.Series(pd.date_range("2013-07-01", periods=4))
+    >>> train, test = time_split(days, train_until="2013-07-03", test_from="2013-07-04")
+    >>> train.tolist(), test.tolist()   # the third of July is a gap, in neither
+    ([True, True, False, False], [False, False, False, True])
     """
     times = pd.DatetimeIndex(times)
     if times.hasnans:
@@ -75,7 +84,7 @@ def time_split(
             )
     return np.asarray(train), np.asarray(test)
 
-# %% ../nbs/02_training.ipynb #536e8fdb
+# %% ../nbs/02_training.ipynb #82f9a5c6
 def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
     """Which labels are known at a moment.
 
@@ -90,6 +99,15 @@ def known_by(frame: pd.DataFrame, at: pd.Timestamp) -> np.ndarray:
     -------
     ndarray of bool, shape (n,)
         True where the label was known by then.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.training import known_by
+    >>> times = ["2013-07-01 20:00", "2013-07-01 23:00", None]   # the last one never arrived
+    >>> frame = pd.DataFrame({"label_time": pd.to_datetime(times, utc=True)})
+    >>> known_by(frame, pd.Timestamp("2013-07-01 21:00", tz="UTC")).tolist()
+    [True, False, False]
     """
     if "label_time" not in frame:
         raise ValueError(

@@ -16,9 +16,19 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/01g_window_aggregates.ipynb #b18c0f9d
+# %% ../nbs/01g_window_aggregates.ipynb #bbf8a481
 class Aggregate(Protocol):
-    "What is asked of a window: the part of a rolling feature's definition that is used here."
+    """What is asked of a window: the part of a rolling feature's definition that is used here.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> day = pd.Timedelta(days=1)
+    >>> r = Rolling("late_1d", value="late", by="carrier", window=day, agg="rate", prior=(.2, 10))
+    >>> r.agg, r.window, r.prior
+    ('rate', Timedelta('1 days 00:00:00'), (0.2, 10.0))
+    """
     @property
     def agg(self) -> str: "The name of the aggregate."
     @property
@@ -26,7 +36,7 @@ class Aggregate(Protocol):
     @property
     def prior(self) -> tuple[float, float] | None: "Of a rate: a mean and its weight in events."
 
-# %% ../nbs/01g_window_aggregates.ipynb #1e4fe251
+# %% ../nbs/01g_window_aggregates.ipynb #a338f4ca
 def whole_numbers(x: np.ndarray) -> tuple[np.ndarray, int]:
     """Whole numbers and a denominator that give the values back exactly, safe to sum in squares.
 
@@ -41,6 +51,14 @@ def whole_numbers(x: np.ndarray) -> tuple[np.ndarray, int]:
         Python's integers where 64 bits may not do.
     denominator : int
         A power of two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.window_aggregates import whole_numbers
+    >>> whole, denominator = whole_numbers(np.array([.5, .25, 3.]))
+    >>> whole.tolist(), denominator
+    ([2, 1, 12], 4)
     """
     if (x == np.rint(x)).all() and np.square(x).sum()*max(len(x), 1) < 2**62:
         return x.astype(np.int64), 1
@@ -54,7 +72,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"): return np.where(b == 0, np.nan, a/b)
     return np.array([p/q if q else np.nan for p, q in zip(a.tolist(), b.tolist())], float)
 
-# %% ../nbs/01g_window_aggregates.ipynb #86afc55f
+# %% ../nbs/01g_window_aggregates.ipynb #534fc127
 def _value(rolling: Aggregate, count: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Count, sum, mean or rate from the number of events in a window and the float nearest to their
     sum."""
@@ -81,6 +99,17 @@ def window_sums(
     -------
     array of float
         One for each stretch; NaN where there is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.window_aggregates import whole_numbers, window_sums
+    >>> mean = Rolling("mean", value="delay", by="origin", window=None, agg="mean")
+    >>> whole, denominator = whole_numbers(np.array([10., 20., 60.]))
+    >>> begin, end = np.array([0, 1, 3]), np.array([2, 3, 3])   # the first two, the last two, none
+    >>> window_sums(mean, whole, denominator, begin, end).tolist()
+    [15.0, 40.0, nan]
     """
     count = (end - begin).astype(whole.dtype)
     def window(values):
@@ -95,7 +124,7 @@ def window_sums(
     variance = _ratio(count*window(whole*whole) - total*total, count*(count - 1)*denominator**2)
     return np.sqrt(variance)
 
-# %% ../nbs/01g_window_aggregates.ipynb #9c6a569c
+# %% ../nbs/01g_window_aggregates.ipynb #deac6b1a
 def window_extremes(pick: np.ufunc, x: np.ndarray, begin: np.ndarray,
                     end: np.ndarray) -> np.ndarray:
     """Minimum or maximum of x from begin to end: that of the first and the last 2**k of them, k as
@@ -114,6 +143,14 @@ def window_extremes(pick: np.ufunc, x: np.ndarray, begin: np.ndarray,
     -------
     array of float
         One for each stretch; NaN where it is empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.window_aggregates import window_extremes
+    >>> x, begin, end = np.array([3., 9., 5., 1.]), np.array([0, 1, 4]), np.array([3, 4, 4])
+    >>> window_extremes(np.maximum, x, begin, end).tolist()
+    [9.0, 9.0, nan]
     """
     out, size, level, width = np.full(len(begin), np.nan), end - begin, x, 1
     while len(level):
@@ -122,7 +159,7 @@ def window_extremes(pick: np.ufunc, x: np.ndarray, begin: np.ndarray,
         level, width = pick(level[:-width], level[width:]), 2*width
     return out
 
-# %% ../nbs/01g_window_aggregates.ipynb #9b193cf4
+# %% ../nbs/01g_window_aggregates.ipynb #c0ebc7a7
 def next_of_pair(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray:
     """For each event the rank at which the next event of the same pair enters.
 
@@ -139,6 +176,14 @@ def next_of_pair(pair: np.ndarray, enters: np.ndarray, never: int) -> np.ndarray
     -------
     array of int
         One for each event.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.window_aggregates import next_of_pair
+    >>> pair = np.array([7, 8, 7])   # the first and the third event are of the same pair
+    >>> next_of_pair(pair, enters=np.array([0, 1, 2]), never=9).tolist()
+    [2, 9, 9]
     """
     order = np.argsort(pair, kind="stable")
     same = pair[order[1:]] == pair[order[:-1]]
@@ -277,7 +322,7 @@ class _Distinct(_Extreme):
 
     def __len__(self) -> int: return len(self.events) if self.kept else len(self.newest)
 
-# %% ../nbs/01g_window_aggregates.ipynb #f6df9634
+# %% ../nbs/01g_window_aggregates.ipynb #58d1cd52
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
 def key_window(rolling: Aggregate) -> Any:
@@ -293,5 +338,17 @@ def key_window(rolling: Aggregate) -> Any:
     object
         With `add(when, x)`, `expire(until)`, `value(rolling)`, the number of its events as `len`,
         and `dump` and `load` for plain values; times in nanoseconds.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import Rolling
+    >>> from mlscale.window_aggregates import key_window
+    >>> total = Rolling("total", value="delay", by="origin", window=pd.Timedelta(10), agg="sum")
+    >>> window = key_window(total)
+    >>> for when, x in ((1, .1), (2, .2), (3, .3)): window.add(when, x)
+    >>> window.expire(1)   # what was known at 1 or before
+    >>> window.value(total), len(window)
+    (0.5, 2)
     """
     return _WINDOWS.get(rolling.agg, _Totals)(rolling)

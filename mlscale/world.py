@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #11ccc844
+# %% ../nbs/12b_world.ipynb #7149d467
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -39,6 +39,8 @@ class World:
     """
     flights: pd.DataFrame
     desk: OperationsDesk
+
+    def __repr__(self) -> str: return f"World({len(self.flights):,} flights, {self.desk})"
 
     def outcomes(self, flight_id: np.ndarray, acted: np.ndarray) -> pd.DataFrame:
         """What happens, and when it becomes known.

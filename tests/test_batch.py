@@ -67,7 +67,7 @@ def rows(tmp_path):
     return x.set_axis(ids)
 
 
-def written(path): return pd.read_parquet(path).set_index("id").prediction
+def written(path, id="id"): return pd.read_parquet(path).set_index(id).prediction
 
 
 def java_that_says(folder, version):
@@ -117,7 +117,8 @@ def test_a_regression_of_strings_ids_whole_numbers_and_strange_paths(spark, tmp_
     for half in (0, 1): x.iloc[half::2].assign(key=[f"k{i}" for i in x.index[half::2]]).to_parquet(folder / f"part {half}.parquet", index=False)
     (folder / "_unfinished.parquet").write_bytes(b"")
     done = batch_predict(tmp_path / "m", folder, tmp_path / "out put", spark=spark, id="key")
-    assert done.rows == 50 and np.abs(written(tmp_path / "out put")[[f"k{i}" for i in x.index]] - load_bundle(tmp_path / "m").predict(x.to_numpy())).max() < 1e-6
+    with pytest.raises(ValueError, match="id='prediction'"): batch_predict(tmp_path / "m", folder, tmp_path / "out put", spark=spark, id="prediction")
+    assert done.rows == 50 and np.abs(written(tmp_path / "out put", "key")[[f"k{i}" for i in x.index]] - load_bundle(tmp_path / "m").predict(x.to_numpy())).max() < 1e-6
 
 
 def test_no_rows_are_an_answer(spark, models, tmp_path):
@@ -625,7 +626,7 @@ def change_a_file(part, manifest): part.write_bytes(part.read_bytes()[:-1] + b"?
 def remove_a_file(part, manifest): part.unlink()
 def add_a_file(part, manifest): part.with_name("more.parquet").write_bytes(part.read_bytes())
 def remove_the_manifest(part, manifest): manifest.unlink()
-def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
 def cut_the_manifest(part, manifest): manifest.write_text(manifest.read_text()[:50])
 def name_another_field(part, manifest): manifest.write_text(manifest.read_text().replace('"rows"', '"row"'))
 def set_field(**fields):

@@ -1,6 +1,7 @@
 "The command does what its verbs say, starts light, and says in one line what the user can mend."
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,8 +14,10 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+import mlscale
 from mlscale.artifacts import load_bundle, save
-from mlscale.cli import diagnose, main
+from mlscale.cli import diagnose, main, parser
+from mlscale.data import MATURE
 from mlscale.monitoring import labelled, record_actions, record_outcome, record_outcomes
 from mlscale.prediction_log import Prediction, PredictionLog, iso_utc
 from mlscale.registry import Registry
@@ -33,17 +36,51 @@ def command(*words, **env): return subprocess.run([sys.executable, "-m", "mlscal
 
 
 @pytest.mark.parametrize("words", [["run", "--until", "someday"],
-                                   ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["rotate", "nothing.db"], ["forget", "nothing.db", "N1"], ["score", "no", "no", "no"]])
+                                   ["run", "--until", "2013-01-01"], ["monitor", "nothing.db"], ["rotate", "nothing.db"], ["forget", "nothing.db", "N1"],
+                                   ["score", "no", "no", "no"], ["outcomes", "no.csv", "nothing.db"]])
 def test_what_the_user_can_mend_is_one_line_and_status_1(words, capsys):
     assert main(words) == 1
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1 and said.startswith(f"mlscale {words[0]}: ")
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["run", "--help"], 0), (["score", "no", "no", "no"], 1)])
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["swim"], 2), (["--help"], 0), (["--version"], 0), (["run", "--help"], 0),
+                                               (["serve", "--port", "99999"], 2), (["score", "no", "no", "no"], 1)])
 def test_the_status_says_whose_error_it_is(words, status):
     done = command(*words)
     assert done.returncode == status and "Traceback" not in done.stderr
+
+
+def verbs(): return parser()._subparsers._group_actions[0].choices
+
+
+def test_every_word_has_a_help_and_every_flag_says_its_default():
+    assert len(verbs()) == 8
+    for verb, sub in verbs().items():
+        for action in sub._actions:
+            told = not action.option_strings or action.dest == "help" or "(default: " in action.help
+            assert action.help and told, (verb, action.dest)
+
+
+def test_the_defaults_that_help_tells_are_those_of_the_library():
+    from mlscale.lifecycle import BAD_RELEASE, END
+    told = verbs()["run"].format_help()
+    assert f"{END:%Y-%m-%d}" in told and f"{BAD_RELEASE:%Y-%m-%d}" in told and verbs()["monitor"].get_default("wait") * pd.Timedelta("1h") == MATURE
+
+
+def test_the_version_says_which_and_where(capsys):
+    assert main(["--version"]) == 0
+    assert re.match(rf"mlscale {re.escape(mlscale.__version__)}( \(\S+\))?, Python 3\S+, /", capsys.readouterr().out)
+
+
+def test_errors_speak_of_the_words_that_were_typed(capsys, tmp_path):
+    said = lambda *words: (main(list(words)), capsys.readouterr().err)[1]
+    assert said("run", "--until", "2013-04-02").startswith("mlscale run: --until=")
+    assert said("run", "--until", "2013-07-01", "--bad-release", "2013-07-08").startswith("mlscale run: --bad-release=")
+    assert said("monitor", "nothing.db").startswith("mlscale monitor: LOG: there is no file nothing.db")
+    assert said("run", "--folder", str(tmp_path)).startswith("mlscale run: --folder: ")
+    with socket.create_server(("127.0.0.1", 0)) as taken: refused = said("serve", "--port", str(taken.getsockname()[1]))
+    assert re.match(r"mlscale serve: --port: 127.0.0.1:\d+ cannot be had \(Address already in use\); choose", refused)
 
 
 def test_it_starts_without_what_only_a_verb_needs():
@@ -59,24 +96,48 @@ def test_score_writes_what_the_bundle_says(spark, tmp_path, model, X, capsys):
     assert np.allclose(out.prediction, load_bundle(tmp_path / "bundle").predict(X.to_numpy()))
     X.assign(id=range(300), t=pd.Timestamp(0), u="x").to_parquet(tmp_path / "more.parquet")
     words = ["score", *(str(tmp_path / name) for name in ("bundle", "more.parquet", "out"))]
-    assert main(words) == 1 and "unknown are 't', 'u' (name in `ignore`" in capsys.readouterr().err
+    assert main(words) == 1 and "INPUT: columns go by name, and unknown are 't', 'u' (name in --ignore" in capsys.readouterr().err
     assert main([*words, "--ignore", "t", "--ignore", "u"]) == 0
 
 
+def deployed(tmp_path, model, X, name="late"):
+    registry = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db")
+    registry.register(model, name=name, example=X, lineage={}, metrics={})
+    registry.promote(name, 1)
+    registry.deploy(name)
+    return registry
+
+
+def test_score_writes_the_file_that_was_asked_for_and_no_other(spark, tmp_path, model, X, capsys):
+    folder = deployed(tmp_path, model, X).bundles / "late"
+    orders = [f"{i:03}" for i in range(300)]
+    X.assign(order=orders).to_parquet(tmp_path / "in.parquet")
+    (tmp_path / "own.parquet").write_text("mine")
+    words = lambda out: ["score", str(folder), str(tmp_path / "in.parquet"), str(tmp_path / out)]
+    assert main(words("out.parquet")) == 1
+    assert "missing are 'id'; unknown are 'order'" in (said := capsys.readouterr().err) and "(--id says which column holds the ids)" in said
+    for _ in range(2): assert main([*words("out.parquet"), "--id", "order"]) == 0 and "300 predictions of late version 1 in" in capsys.readouterr().out
+    out = pd.read_parquet(tmp_path / "out.parquet")
+    assert (tmp_path / "out.parquet").is_file() and list(out) == ["order", "prediction"] and out.order.tolist() == orders
+    assert np.allclose(out.prediction, load_bundle(folder / "1").predict(X.to_numpy()))
+    for taken in ("own.parquet", "in.parquet"): assert main([*words(taken), "--id", "order"]) == 1 and "OUTPUT: " in capsys.readouterr().err
+    assert (tmp_path / "own.parquet").read_text() == "mine" and {p.name for p in tmp_path.iterdir()} == {"registry", "in.parquet", "own.parquet", "out.parquet"}
+
+
 def test_serve_answers_and_logs_and_stops_at_a_signal(tmp_path, model, X):
-    registry = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", bundles=tmp_path / "bundles")
-    registry.register(model, name="late", example=X, lineage={}, metrics={})
-    registry.promote("late", 1)
-    registry.deploy("late")
+    bundles = deployed(tmp_path, model, X).bundles
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    words = ["serve", "--bundles", str(tmp_path / "bundles"), "--log", str(tmp_path / "log.db"), "--log-mode", "available", "--log-synchronous", "full", "--port", str(port)]
-    with subprocess.Popen([sys.executable, "-m", "mlscale.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    words = ["serve", "--bundles", str(bundles), "--log", str(tmp_path / "log.db"), "--log-mode", "available", "--log-synchronous", "full", "--port", str(port)]
+    with subprocess.Popen([sys.executable, "-m", "mlscale.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", json.dumps({"values": [1., 2.], "ids": ["x"]}).encode(), {"Content-Type": "application/json"})
         for _ in range(600):
             try: answer = json.load(urllib.request.urlopen(request)); break
             except OSError: time.sleep(.1)
         server.send_signal(signal.SIGTERM)
+        said = server.stderr.read().splitlines()
         assert server.wait(60) in (0, -signal.SIGTERM, 143)
+    assert said[0].startswith(f"serving late at http://127.0.0.1:{port} ") and re.match(r"  model    late version 1, [0-9a-f]{12}, answers with probability$", said[1])
+    assert said[2:4] == ["  columns  2: a, b", f"  log      {tmp_path / 'log.db'} (available)"]
     assert answer["prediction"] == pytest.approx(model.predict_proba(pd.DataFrame([[1., 2.]], columns=X.columns))[:, 1], abs=1e-5) and answer["version"] == 1
     assert record_outcome("x", 1, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
 
@@ -97,13 +158,39 @@ def log(tmp_path):
 def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("110 predictions") and said[1] == "left out: 10 made less than 36 hours before, 5 older ones on which somebody acted"
+    assert said[0].startswith("110 predictions") and said[1] == "left out: 10 made less than 36 hours before (--wait), 5 older ones on which somebody acted"
     seen = labelled(log, "2013-05-03T00:00:00Z")
     for version, rows, line in zip((1, 2), (45, 50), said[2:], strict=True):
         some = seen[(seen.version == version) & seen.mature & (seen.weight > 0)]
         assert len(some) == rows and line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy(), weights=some.weight.to_numpy())}"
         assert (line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy())}") == (version == 2)   # where nobody acted all weigh the same
-    assert main(["monitor", str(log), "--at", "2013-05-02"]) == 0 and "0 predictions" in capsys.readouterr().out
+    assert main(["monitor", str(log), "--at", "2013-05-02"]) == 0 and "no outcome was known by 2013-05-02 00:00 UTC" in capsys.readouterr().out
+
+
+def test_monitor_without_outcomes_says_how_they_are_recorded(tmp_path, capsys):
+    with PredictionLog(tmp_path / "log.db") as book: book.append([Prediction("a", iso_utc(pd.Timestamp.now(tz="UTC")), "late", 1, None, None, 3.5, [1.])])
+    assert main(["monitor", str(tmp_path / "log.db")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("no outcome was known by") and f"mlscale outcomes FILE {tmp_path / 'log.db'}" in said and "POST /outcomes" in said
+    record_outcome("a", 5, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
+    assert main(["monitor", str(tmp_path / "log.db")]) == 0 and "none is left; with --wait 0" in capsys.readouterr().out
+    assert main(["monitor", str(tmp_path / "log.db"), "--wait", "0"]) == 0   # a number, and no probability
+    assert capsys.readouterr().out.splitlines()[-1] == "version 1: n=1, mean error -1.5, mean absolute error 1.5"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_outcomes_come_from_a_file_once_and_strangers_are_named(kind, log, tmp_path, capsys):
+    with PredictionLog(log) as book: book.append([Prediction(f"00{i}", "2013-05-01T00:00:00Z", "late", 1, None, None, .5, [1.]) for i in (1, 2, 3)])
+    table, file = pd.DataFrame({"flight": ["001", "002", "003", "no"], "late": [1, 0, None, 1], "at": "2013-05-01T09:00:00Z"}), str(tmp_path / f"o.{kind}")
+    table.to_csv(file, index=False) if kind == "csv" else table.to_parquet(file)
+    words = ["outcomes", file, str(log), "--id", "flight", "--label", "late"]
+    assert main(["outcomes", file, str(log)]) == 1 and "has no column 'request_id', but flight, late, at" in capsys.readouterr().err
+    assert main([*words, "--known-at", "at"]) == 0 and capsys.readouterr().out == "3 outcomes are new, 0 were known\n1 rows have no label yet\n1 ids have no prediction here, such as 'no'\n"
+    assert main(words) == 0 and capsys.readouterr().out.startswith("0 outcomes are new, 3 were known")
+    assert {"001", "002"} <= set(labelled(log, "2013-05-01T09:00:00Z").request_id) and "003" not in set(labelled(log, "2013-05-04T00:00:00Z").request_id)
+    assert main(["outcomes", file, str(log), "--id", "at", "--label", "late"]) == 1 and "no id of" in capsys.readouterr().err
+    table.assign(late=1 - table.late).to_csv(tmp_path / "wrong.csv", index=False)
+    assert main(["outcomes", str(tmp_path / "wrong.csv"), *words[2:]]) == 1 and "request '001' is known as 1" in capsys.readouterr().err
 
 
 def test_rotate_moves_a_finished_month_and_monitor_reads_it_still(log, tmp_path, capsys):

@@ -293,3 +293,33 @@ def test_drivers_are_seeded():
 
 def test_sources_are_files_of_the_package():
     assert all(isinstance(source_file(name), Path) for name in data.SOURCES)
+
+
+# ---- what the simulators draw
+
+@pytest.fixture
+def agg():
+    import matplotlib
+    matplotlib.use("Agg")
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def test_a_drift_draws_its_own_truth(agg):
+    times, period = pd.Series(pd.date_range("2013-06-01", periods=90, tz=UTC)), pd.Timedelta(days=20)
+    for kind, unit in (("seasonal", "standard deviations"), ("variance", "relative change"), ("new_category", "share of rows")):
+        drift = Drift(kind, "temp", START, .5, period)
+        ax = drift.plot(times)
+        assert np.array_equal(ax.lines[0].get_ydata(), drift.amount(times)) and unit in ax.get_ylabel()
+        assert drift.plot(times, ax=ax) is ax
+
+
+def test_the_desk_draws_where_acting_begins_to_pay(agg):
+    desk = OperationsDesk(effect=.4, cost_action=100, cost_late=1000)
+    ax = desk.plot()
+    (p, alone), (_, acted) = (line.get_data() for line in ax.lines[:2])
+    at = lambda y: np.interp(desk.break_even, p, y)
+    assert at(alone) == pytest.approx(at(acted)) == pytest.approx(250) and acted[0] == 100 and acted[1] == 700
+    assert any("0.25" in ax.get_title(loc=loc) for loc in ("left", "center")) and desk.plot(ax=ax) is ax
+    for desk in (OperationsDesk(effect=0), OperationsDesk(cost_action=1000)):
+        assert any("never pays" in desk.plot().get_title(loc=loc) for loc in ("left", "center"))

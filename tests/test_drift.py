@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from mlscale.bins import listed, plot_distances
 from mlscale.drift import DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
 
 M = 40   # rows a day
@@ -196,3 +198,33 @@ def test_bad_input_is_named():
 def test_the_core_needs_nothing_heavy_beyond_pandas():
     code = "import sys, pandas; before = set(sys.modules); import mlscale.drift; print([m for m in ('sklearn', 'matplotlib', 'pyarrow', 'polars') if m in set(sys.modules) - before])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+def test_what_was_learned_and_what_was_found_can_be_looked_at():
+    rng = np.random.default_rng(0)
+    usual = pd.DataFrame(rng.normal(size=(400, 30)), columns=[f"<b>{k}" for k in range(30)]).assign(carrier=["AA", "UA"]*200, empty=np.nan)
+    reference = Reference.fit(usual)
+    assert repr(reference) == "Reference(400 rows, rows independent, columns: <b>0, <b>1, <b>2, <b>3, <b>4, <b>5 and 26 more)"
+    shown = reference._repr_html_()
+    assert "&lt;b&gt;29" in shown and "<b>" not in shown and "AA, UA" in shown and "nothing known" in shown and "100.0%" in shown
+    monitor = DriftMonitor(reference, false_alarms_per_year=1, n_resamples=500)
+    assert "<table" not in monitor._repr_html_()   # of an empty window there is nothing to show
+    ax = monitor.plot()
+    assert ax.get_title() == "0 rows, below 30: not judged"
+    moved = usual.assign(**{"<b>7": usual["<b>7"] + 1})
+    assert (rows := monitor.update(moved)._repr_html_()) and "&lt;b&gt;7" in rows and "True" in rows and "<b>" not in rows
+    report, ax = monitor.report(), monitor.plot()
+    assert report.index[report.drifted].tolist() == ["<b>7"] == [tick.get_text() for tick in ax.get_yticklabels()][:1]
+    assert ax.get_title() == "1 of 32 columns drifted" and len(ax.patches) == 20 and ax.get_xlabel().startswith("the first 20 of 32 columns")
+    assert [bar.get_width() for bar in ax.patches] == report.distance[:20].tolist() and ax.lines[0].get_xdata().tolist() == report.threshold[:20].tolist()
+    first, second = ax.patches[0].get_facecolor(), ax.patches[1].get_facecolor()
+    assert first != second == ax.patches[2].get_facecolor()
+    assert max(map(len, report.rename(index=str.strip).to_string().splitlines())) <= 80   # a terminal shows all of it
+    assert repr(monitor.finding("2013-09-02T00:00Z")).startswith("Finding(alarm: drift, 2013-09-02: ")
+    plt.close("all")
+
+def test_a_column_that_may_not_ring_is_drawn_after_those_that_do():
+    report = pd.DataFrame({"distance": [.9, .2, .1], "allowed": [7., .1, .2], "drifted": [False, True, False]}, ["far", "rings", "near"])
+    ax = plot_distances(report, "allowed", most=2)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["rings", "far"] and ax.get_xlim()[1] < 1.1
+    assert listed(report.index) == "far, rings, near" and listed(report.index, 1) == "far and 2 more" and listed([]) == ""
+    plt.close("all")

@@ -1,9 +1,11 @@
 "Experiments: intervals hold what they promise, error rates are those stated, numbers agree with other roads, nonsense is refused by name."
 import copy
+import html
 import itertools
 import json
 import math
 import pickle
+import sys
 import warnings
 from fractions import Fraction
 
@@ -951,3 +953,18 @@ def test_frames_and_series_are_taken_as_they_come():
     pairs = list(zip(frame.day.dt.month, frame.day.dt.day, strict=True))
     assert cluster_test(frame.y, frame.arm, pairs).p_value == cluster_test(frame.y, frame.arm, frame.day).p_value
     assert srm_test(frame.arm.value_counts()).p_value <= 1 and diff_proportions_ci(pd.Series([1, 2]), 10, pd.Series([3, 4]), 10)[0].shape == (2,)
+
+
+def test_a_notebook_shows_the_sentence_and_the_arms():
+    result, split, effect = ABTestAnalyzer().analyze(100, 1000, 130, 1000), srm_test([821_588, 815_482]), welch_test([1, 2, 3], [4, 5, 6])
+    for shown, facts in ((result, ["1,000", "130", "13 %"]), (split, ["821,588", "818,535"]), (effect, ["average", "0.733", "5.267"])):
+        page = shown._repr_html_()
+        assert html.escape(shown.explain()) in page and all(f">{fact}<" in page for fact in facts)
+    assert ">ratio<" in ratio_metric_test([1, 0, 2, 1], [4, 5, 6, 7], [0, 0, 1, 1])._repr_html_()
+    assert ">0 %<" in ABTestAnalyzer(method="wald").analyze(0, 3, 0, 3)._repr_html_()   # an interval without width
+
+
+def test_a_figure_without_matplotlib_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)   # Python's own way to say: not there
+    for shown in (ABTestAnalyzer().analyze(100, 1000, 130, 1000), srm_test([5, 9]), welch_test([1, 2, 3], [4, 5, 6])):
+        with pytest.raises(ImportError, match=r"pip install 'mlscale\[plot\]'"): shown.plot()

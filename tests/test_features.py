@@ -29,6 +29,7 @@ from mlscale.features import (
     skew_report,
 )
 from mlscale.flight_features import features_of_facts
+from mlscale.skew import plot_skew
 
 HOUR = pd.Timedelta(hours=1)
 
@@ -285,3 +286,28 @@ def test_the_warehouse_is_one_configuration_away(tmp_path):
 def test_importing_features_brings_none_of_its_optional_packages():
     code = "import mlscale.features, sys; print([m for m in ('polars', 'feast', 'pyarrow.parquet', 'duckdb', 'sklearn', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_report_is_drawn_as_the_shares_of_what_differs():
+    import matplotlib
+    matplotlib.use("Agg")
+    logged, truth = logs()
+    report = skew_report(logged, truth.assign(a=[1., 2.5, 3., 4.], b=["w", "x", None, "q"]), by="id")   # c agrees
+    ax = plot_skew(report)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["b", "a"]
+    parts = {c.get_label(): [bar.get_width() for bar in c] for c in ax.containers}
+    assert parts == {"another value": [.25, .25], "missing in service": [0, .25], "only in service": [.25, 0]}
+    for bars in zip(*ax.containers): assert bars[-1].get_x() + bars[-1].get_width() == .5   # one after the other
+    assert any("2 of 3" in ax.get_title(loc=loc) for loc in ("left", "center"))
+    assert len(plot_skew(report, most=1).get_yticklabels()) == 1 and plot_skew(report, ax=ax) is ax
+    assert any("0 of 3" in plot_skew(skew_report(*logs(), by="id")).get_title(loc=loc) for loc in ("left", "center"))
+    with pytest.raises(ValueError, match="most=0"): plot_skew(report, most=0)
+    matplotlib.pyplot.close("all")
+
+
+def test_a_live_system_shows_what_it_holds_and_how_far_it_is():
+    live = OnlineFlights()
+    assert repr(live) == "OnlineFlights(25 rolling features, 3 lookups, now None)"
+    live.update("departed", {"created_timestamp": pd.Timestamp("2013-07-01", tz="UTC"), "origin": "JFK", "dep_delay": 1.})
+    live.update("steps", {"created_timestamp": pd.Timestamp("2013-07-02", tz="UTC"), "origin": "JFK", "step": 1.})
+    assert "now 2013-07-02 00:00:00+00:00" in repr(live)

@@ -63,3 +63,11 @@ def test_stored_pages_are_the_same_for_everybody(kept, monkeypatch):
     guess("q", 1, sure=.5, within=1)
     monkeypatch.setenv("IN_TEST", "1")
     assert "put a number" in repr(guess("q", within=1)) and "no guess" in repr(answer("q", 1)) and not len(calibration().guesses)
+
+
+def test_the_record_is_a_sentence_and_a_table_in_a_notebook():
+    assert "<table" not in calibration()._repr_html_()
+    guess("<q>", 1, sure=.5, within=1)
+    answer("<q>", 1.5)
+    page = calibration()._repr_html_()
+    assert "1 of 1 guesses right" in page and "&lt;q&gt;" in page and "<q>" not in page and "1.5" in page

@@ -19,6 +19,7 @@ from mlscale.feature_store import repository
 from mlscale.online import materialize, read, write
 from mlscale.point_in_time import View, point_in_time_join
 from mlscale.rolling import Rolling, rolling_features
+from mlscale.tables import in_words
 
 START, HOUR = pd.Timestamp("2013-03-01", tz="UTC"), pd.Timedelta(hours=1)
 LOCAL = ["polars", "duckdb", "pandas"]
@@ -354,3 +355,26 @@ def test_the_facts_of_a_write(store, how):
     )  # all of them are known already
     assert read(store, "v", own, START + 20 * HOUR).equals(before)
     assert answered == whole or not harmless(column, type_, rows) or type_ in ("uint64", "UInt64")
+
+
+# ---- what a view shows of itself
+
+
+def test_a_view_shows_its_definition_and_none_of_its_facts(tmp_path):
+    many = pd.DataFrame({"key": range(2000), "event_timestamp": START, **{f"<f{i}>": 777.0 for i in range(60)}})
+    features = [c for c in many if c.startswith("<")]
+    of = lambda source, ttl=6*HOUR: View("v", source, ["key", "other"], ttl, features)
+    held = {"2,000 rows": many, "2,000 row": pl.from_pandas(many), "1 row ": many[:1], "LazyFrame": pl.from_pandas(many).lazy(),
+            "not_there.parquet": tmp_path / "not_there.parquet"}
+    for words, source in held.items():
+        view = of(source)
+        assert words in repr(view) and len(repr(view)) < 150 and "\n" not in repr(view) and "777" not in repr(view)
+        assert "6 hours" in repr(view) and "key, other" in repr(view) and "56 more" in repr(view)
+    page = of(many)._repr_html_()
+    assert all(f"v__&lt;f{i}&gt;" in page for i in range(60)) and "<f1>" not in page and "2,000 rows" in page
+    assert "no limit" in of(many, None)._repr_html_() and "no ttl" in repr(of(many, None))
+
+
+@pytest.mark.parametrize("length, words", [("7D", "7 days"), ("1D", "1 day"), ("36h", "36 hours"), ("90min", "90 minutes"), ("1s", "1 second"), ("1500ms", "0 days 00:00:01.500000"),
+                                           ("-2D", "-2 days"), ("2000D", "2,000 days")])
+def test_a_length_of_time_in_words(length, words): assert in_words(pd.Timedelta(length)) == words

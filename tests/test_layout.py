@@ -117,7 +117,7 @@ def test_a_cell_and_a_chapter_are_short_enough_to_read(path):
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_short_enough_to_find_ones_way_in(name):
     text = (ROOT / "mlscale" / f"{name}.py").read_text(encoding="utf-8")
-    text = re.sub(r'(?m)^ *Examples\n *-{8}\n[\s\S]*?(?=""")', "", text)   # they help to find it
+    text = re.sub(r'(?m)^\n *Examples\n *-{8}\n[\s\S]*?(?=""")', "", text)   # they help to find it
     lines = len(text.splitlines())
     assert lines <= MODULE, f"{name}: {lines} lines; a part that stands alone belongs in a companion of its own"
 

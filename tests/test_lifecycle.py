@@ -467,3 +467,8 @@ def test_a_figure_is_as_wide_as_asked_and_its_letters_are_readable_on_their_grou
         assert not [t.get_text() for t in texts if abs(np.mean(to_rgb(t.get_color())) - ground) < .5]
         assert box.x0 >= 0 and box.x1 <= 4.2, "something leaves the figure"
         plt.close(figure)
+
+
+def test_a_world_shows_its_desk_and_none_of_its_flights():
+    world = World(pd.DataFrame({"late": [777.]*2000}), OperationsDesk())
+    assert repr(world) == f"World(2,000 flights, {OperationsDesk()})" and len(repr(world)) < 200

@@ -181,7 +181,7 @@ def test_tables_without_a_data_frame():
 def test_a_mask_is_not_lost():
     values = np.ma.masked_array([[1.0, 9.0], [2.0, 9.0]] * 50, [[False, True], [False, False]] * 50)
     assert Reference.fit(values).total[:, 0].tolist() == [0, 50]
-    assert ModelMonitor(values).report(values).missing_reference["x1"] == 0.5
+    assert ModelMonitor(values).report(values).was_missing["x1"] == 0.5
     assert ModelMetrics.measure(
         values, values[:, 1], np.ma.masked_array([1.0, 500.0], [False, True])
     ) == ModelMetrics(9.0, 0.0, 0.25, 1.0)

@@ -4,6 +4,7 @@ import itertools
 import json
 import timeit
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,7 +90,7 @@ def test_a_missing_feed_is_drift_and_an_empty_or_unknown_batch_is_an_error_not_a
     X = pd.DataFrame(rng.normal(size=(1000, 2)), columns=["a", "b"])
     monitor = ModelMonitor(X, reference_predictions=X.a)
     report = monitor.report(X.assign(b=np.nan))
-    assert report.drifted.to_dict() == {"b": True, "a": False} and report.missing["b"] == 1 and report.missing_reference["b"] == 0
+    assert report.drifted.to_dict() == {"b": True, "a": False} and report.missing["b"] == 1 and report.was_missing["b"] == 0
     assert monitor.check_data_drift(X.assign(b=np.inf)) and monitor.check_data_drift(X.assign(b=None))
     for nothing in ([], X[:0], X * np.nan, np.full(5, np.inf), [None, None], pd.DataFrame()):
         with pytest.raises(ValueError): monitor.check_data_drift(nothing)
@@ -392,3 +393,45 @@ def test_the_finding_of_the_newest_week():
     [alert] = alerts.history
     assert (alert.name, alert.value, alert.unit, alert.seen) == ("the loss is too high", .95, "nats", 2) and "0.450 to 0.520" in alert.evidence
     assert monitor.finding(T("2013-01-09")).name == "loss"
+
+
+def test_a_register_can_be_looked_at():
+    alerts, day = Alerts(), pd.Timestamp("2013-01-01", tz="UTC")
+    assert repr(alerts) == "Alerts(0 so far; open: none)" and alerts.plot().get_title() == "0 alerts, 0 still open (arrow)"
+    for name, at, alarm, severity in (("loss", 0, True, "warning"), ("<b>lag", 1, True, "info"), ("loss", 2, False, "info"), ("loss", 5, True, "critical"), ("loss", 8, True, "info")):
+        alerts.update(Finding(name, 9. if alarm else 1., 5, "ms", day + pd.Timedelta(days=at), alarm), severity=severity)
+    assert repr(alerts) == "Alerts(3 so far; open: info <b>lag, critical loss)" and repr(alerts.open[1]).startswith("Alert(critical loss: open since 2013-01-06")
+    assert (shown := alerts._repr_html_()).count("<tr") == 4 and "&lt;b&gt;lag" in shown and "<b>" not in shown and "2013-01-03 00:00" in shown
+    ax = alerts.plot()
+    assert ax.get_title() == "3 alerts, 2 still open (arrow)" and [tick.get_text() for tick in ax.get_yticklabels()] == ["loss", "<b>lag"]
+    spans = [[(x - day.to_datetime64())/pd.Timedelta(days=1) for x in pd.DatetimeIndex(line.get_xdata()).tz_localize(None)] for line in ax.lines[:3]]
+    assert spans == [[0, 2], [1, 8], [5, 8]] and [line.get_ydata()[0] for line in ax.lines[:3]] == [0, 1, 0]
+    assert [line.get_marker() for line in ax.lines[:3]] == ["", ">", ">"] and len({line.get_color() for line in ax.lines[:3]}) == 3
+    plt.close("all")
+
+
+def test_a_model_monitor_and_its_figures_can_be_looked_at():
+    usual = pd.DataFrame({"a": np.arange(200.), "<b>": np.where(np.arange(200) < 50, np.nan, 1)})
+    monitor = ModelMonitor(usual, reference_predictions=np.linspace(.1, .3, 90))
+    assert repr(monitor) == "ModelMonitor(200 rows and 90 predictions when all was well, columns: a, <b>; open: none)"
+    monitor.check_data_drift(batch := usual.assign(a=usual.a + 100), at=pd.Timestamp("2013-01-01", tz="UTC"))
+    assert repr(monitor).endswith("open: warning data_drift)") and "no reference predictions" in repr(ModelMonitor(usual))
+    shown = monitor._repr_html_()
+    assert "<li>warning data_drift: open since 2013-01-01" in shown and "199.0" in shown and "0.25" in shown and "&lt;b&gt;" in shown and "<b>" not in shown
+    ax, report = monitor.plot(batch), monitor.report(batch)
+    assert ax.get_title() == "1 of 2 columns drifted" and [bar.get_width() for bar in ax.patches] == report.distance.tolist() == [.5, 0]
+    assert max(map(len, report.to_string().splitlines())) <= 80
+    assert repr(ModelMetrics(1/3, .1, .125, 90.)) == "ModelMetrics(prediction_mean=0.3333, prediction_std=0.1, null_rate=0.125, latency_p99=90)"
+    plt.close("all")
+
+
+def test_the_weeks_of_a_performance_monitor_can_be_looked_at():
+    monitor = PerformanceMonitor([.44, .46, .45, .47])
+    assert repr(monitor) == "PerformanceMonitor(threshold 0.509 from 4 reference weeks; 0 weeks seen, 0 above)"
+    assert monitor.plot().get_title() == "0 of 0 weeks are above the threshold"
+    for week in (.48, .7, .5): monitor.update(week)
+    assert repr(monitor).endswith("3 weeks seen, the newest with 0.500, 1 above)")
+    before, watched, above, threshold = monitor.plot().lines
+    assert before.get_xdata().tolist() == [-3, -2, -1, 0] and watched.get_ydata().tolist() == [.48, .7, .5]
+    assert above.get_xdata().tolist() == [2] and threshold.get_ydata()[0] == monitor.threshold
+    plt.close("all")

@@ -1095,3 +1095,20 @@ def test_bad_events_are_named_and_not_stored(tmp_path, event, kind, words):
 ])
 def test_bad_arguments_are_named(tmp_path, make, kind, words):
     with pytest.raises(kind, match=words): make(tmp_path)
+
+
+# ---- what they show of themselves
+
+def test_what_lies_on_the_disk_shows_itself_in_a_line(tmp_path):
+    event = lambda i: {"event_id": i, "created_timestamp": START + i*HOUR, "key": f"k{i}", "value": 1.}
+    definition = Rolling("r", value="value", by="key", window=2*HOUR, agg="sum")
+    with DurableState(tmp_path / "one", definition) as state:
+        state.update([event(i) for i in range(3)])
+        assert repr(state) == f"DurableState({str(tmp_path / 'one')!r}: 3 rows)"
+    with PartitionedState(tmp_path / "many", definition, n=2) as states: assert "many" in repr(states) and "2 partitions" in repr(states)
+    log = EventLog(tmp_path / "log", {})
+    log.append([1, 2])
+    assert "2 rows so far" in repr(log)
+    seen = SeenIds((2*HOUR).value)
+    for i in range(3): seen.add(f"id{i}", (i*HOUR).value)
+    assert repr(seen) == "SeenIds(2 ids of the last 2 hours)" and repr(SeenIds(None)) == "SeenIds(0 ids)"

@@ -1,14 +1,19 @@
 "pip install brings the light core and nothing else; the wheel from the sdist holds what it should; extras say what is missing."
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import venv
 import zipfile
 from configparser import ConfigParser
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+
+import mlscale
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"mlscale", "numpy", "scipy", "pandas", "python-dateutil", "pytz", "tzdata", "six", "pip", "setuptools"}
@@ -22,7 +27,7 @@ def run(*words, **more):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    "The wheel built from the sdist of what is in the checkout."
+    "The wheel built from the sdist of what is in the checkout; kept in the folder MLSCALE_DIST, where continuous integration takes it from."
     folder = tmp_path_factory.mktemp("dist of mlscale")
     copy = folder / "checkout"
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
@@ -34,7 +39,24 @@ def wheel(tmp_path_factory):
     sdist = next(folder.glob("*.tar.gz"))
     with tarfile.open(sdist) as t: t.extractall(folder / "unpacked", filter="data")
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, next((folder / "unpacked").iterdir()))
+    if kept := os.environ.get("MLSCALE_DIST"):
+        for file in (sdist, *folder.glob("*.whl")): shutil.copy(file, Path(kept))
     return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_says_where_it_comes_from(wheel):
+    meta = next(n for n in zipfile.ZipFile(wheel).namelist() if n.endswith("METADATA"))
+    said = message_from_bytes(zipfile.ZipFile(wheel).read(meta))
+    links = dict(line.split(", ", 1) for line in said.get_all("Project-URL"))
+    assert set(links) == {"Documentation", "Source", "Changelog", "Issues"} and all(link.startswith("https://") for link in links.values())
+    known = {c for c in said.get_all("Classifier") if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", c)}
+    assert {f"3.{minor}" for minor in (11, 12, 13)} == {c.rpartition(" ")[2] for c in known} and said["Version"] == mlscale.__version__
+
+
+def test_a_tag_of_this_commit_is_its_version():
+    "`git describe` names the version of a release."
+    done = subprocess.run(["git", "tag", "--points-at", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert {tag for tag in done.stdout.split() if re.match(r"v\d", tag)} <= {f"v{mlscale.__version__}"}
 
 
 def test_the_wheel_holds_the_modules_their_types_and_the_style(wheel):
@@ -48,7 +70,7 @@ def bare(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare") / "env"
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel], capture_output=True, text=True)
+    done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--find-links", wheel.parent, f"mlscale=={mlscale.__version__}"], capture_output=True, text=True)
     if done.returncode and any(s in done.stderr for s in ("No matching distribution", "Failed to establish", "Temporary failure")): pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr
     return python
@@ -79,7 +101,7 @@ def test_the_extras_are_those_of_the_table_in_contributing():
     config = ConfigParser()
     config.read(ROOT / "settings.ini")
     extras = {k.removeprefix("extra_") for k in config["DEFAULT"] if k.startswith("extra_")}
-    assert extras == {"data", "features", "train", "artifacts", "registry", "serve", "postgres", "spark", "plot", "workbook"}
+    assert extras == {"data", "features", "train", "artifacts", "registry", "serve", "postgres", "spark", "plot", "site", "workbook"}
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert all(f"`{name}`" in text for name in extras - {"workbook"})
     assert all(f"`{p.stem}`" in text for p in (ROOT / "mlscale").glob("[a-z]*.py"))

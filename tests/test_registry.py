@@ -97,6 +97,36 @@ def test_a_version_deleted_in_mlflow_does_not_stop_the_next(registry, models, ex
     assert all("removed" in m for m in registry.reconcile()) and registry.load("late", v.version)
 
 
+def test_what_is_in_a_registry_is_a_table_whatever_is_damaged(registry, models, example):
+    registry.promote("late", 2)
+    registry.deploy("late")
+    registry.register(models[0], name="other", example=example, lineage={}, metrics={})
+    assert registry.models().to_dict("index") == {"late": {"versions": 3, "latest": 3, "aliases": "champion 2, production 2"}, "other": {"versions": 1, "latest": 1, "aliases": ""}}
+    (registry.artifacts/"late"/"1"/"card.json").write_text("{}")
+    table = registry.versions("late")
+    assert table.index.tolist() == [1, 2, 3] and table.intact.tolist() == [False, True, True] and table.aliases.tolist() == ["", "champion, production", ""]
+    assert np.allclose(table.log_loss, [np.nan, .4, .45], equal_nan=True) and str(table.registered.dt.tz) == "UTC"
+    assert repr(registry) == f"Registry({registry.uri!r}, bundles={str(registry.bundles)!r}): late (3 versions; champion 2, production 2), other (1 version)"
+    assert "<table" in registry._repr_html_() and "champion 2" in registry._repr_html_()
+    with pytest.raises(ValueError, match="no such model"): registry.versions("early")
+
+
+def test_with_an_own_address_nothing_lies_in_the_users_home(tmp_path, models, example, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path/"home"))
+    own = Registry(f"sqlite:///{tmp_path/'own'/'mlflow.db'}")
+    own.register(models[0], name="late", example=example, lineage={}, metrics={})
+    own.promote("late", 1)
+    assert own.deploy("late") == tmp_path/"own"/"bundles"/"late"/"1" and not (tmp_path/"home"/"state").exists()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_default_place_stays_where_it_was_also_if_it_is_named(named, tmp_path, monkeypatch):
+    "Servers look there, and registries of before have deployed there."
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path))
+    registry = Registry(f"sqlite:///{tmp_path/'state'/'registry'/'mlflow.db'}" if named else None)
+    assert (registry.bundles, registry.artifacts) == (tmp_path/"state"/"bundles", tmp_path/"state"/"registry"/"artifacts")
+
+
 def test_more_models_than_a_page_of_mlflow(registry):
     with sqlite3.connect(registry._file) as db: db.executemany("INSERT INTO registered_models (name) VALUES (?)", [(f"m{i:03d}",) for i in range(120)])
     db.close()

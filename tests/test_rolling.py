@@ -412,3 +412,20 @@ def test_a_lookup_refuses_contradictions_and_counts_what_is_late():
     state.update({**fact, "event_timestamp": START + HOUR, "created_timestamp": START + HOUR, "value": 3})
     assert state.late == 1 and state.get("a", START + 3 * HOUR) == {"value": 3}
     with pytest.raises(ValueError, match="only goes forward"): state.get("a", START)
+
+
+# ---- what they show of themselves
+
+def test_a_definition_and_its_states_show_themselves_in_a_line():
+    rate = Rolling("late", value="<late>", by=["a", "b"], window=36*HOUR, agg="rate", prior=(.2, 10))
+    assert repr(rate) == "Rolling('late', rate of <late> by a, b, last 36 hours, prior (0.2, 10.0))"
+    page = rate._repr_html_()
+    assert "&lt;late&gt;" in page and "<late>" not in page and "last 36 hours" in page and "mean 0.2, weight of 10 events" in page
+    assert "prior" not in rolling()._repr_html_() and "since the beginning" in repr(rolling(hours=None)) and "count by key" in repr(rolling("count", value=None))
+    state = rolling().online()
+    assert "0 keys" in repr(state) and "now None" in repr(state)
+    for hour, key in ((0, "a"), (1, "a"), (2, "b")): state.update({"key": key, "created_timestamp": START + hour*HOUR, "value": 1.})
+    assert "'r': 2 keys, 3 events kept, now 2013-03-01 02:00:00+00:00" in repr(state)
+    lookup = LookupState(View("v", None, "key", None, "value"))
+    for hour in (0, 5): lookup.update({"key": "a", "event_timestamp": START + hour*HOUR, "created_timestamp": START, "value": hour})
+    assert repr(lookup) == "LookupState('v': 1 keys, 1 facts waiting, now 2013-03-01 00:00:00+00:00)"

@@ -7,6 +7,7 @@ import sys
 from math import exp, inf, nan, pi
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -719,3 +720,22 @@ def test_candidates_and_runs_are_named():
     with pytest.raises(ValueError, match="candidates: none"): s.choose([], X, y, at, at + 1, rows=np.ones(4, bool))
     for n in ("a", None, 0, 2.5):
         with pytest.raises((TypeError, ValueError), match="n="): s.restart_threshold(np.ones(1000), np.repeat(np.arange(10), 100), run_days=2, block_days=1, delta=.1, share=.1, n=n)
+
+
+def test_schedules_runs_and_choices_can_be_looked_at():
+    rate = s.inverse_time(.1, .01)
+    [line] = (ax := rate.plot(301)).lines
+    assert ax.get_title() == "inverse_time: 0.1 at first, 0.025 at step 300" and np.array_equal(line.get_ydata(), rate(line.get_xdata()))
+    assert line.get_xdata()[[0, -1]].tolist() == [0, 300] and len(s.step_decay(1, .5, 9).plot(10**9).lines[0].get_xdata()) == 2000
+    with pytest.raises(ValueError, match="steps=1: a whole number, 2 or above"): rate.plot(1)
+    n = 60
+    X, y, at = np.ones((n, 1)), np.repeat([1., 0, 1], 20), np.arange(n)
+    model = s.OnlineLogistic(1, s.constant(1.), detector=s.PageHinkley(.01, 2.))
+    run = s.progressive(model, X, np.where(at == 5, nan, y), at, np.where(at == 5, nan, at + .5))
+    losses, *restarts = (ax := run.plot()).lines
+    assert len(restarts) == len(run.restarts) > 0 and [line.get_xdata()[0] for line in restarts] == [row for row in run.restarts]   # one label fewer, counted from 1
+    assert len(losses.get_ydata()) == n - 1 and np.isclose(losses.get_ydata()[-1], np.nanmean(run.loss)) and ax.get_title() in repr(run)
+    choice = s.choose([s.constant(.01), s.constant(1.)], X, y, at, at, rows=at < 20)
+    page = choice._repr_html_()
+    assert page.index("<td>constant(eta0=1)") < page.index("<td>constant(eta0=0.01)") and repr(choice) in page
+    plt.close("all")

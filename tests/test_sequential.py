@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -1097,3 +1098,18 @@ def test_a_stored_state_cannot_forget_the_alarm_of_its_split():
 @pytest.mark.parametrize("name", ["spending", "beta_spending"])
 def test_futility_plans_name_the_spending_that_they_know(name):
     with pytest.raises(ValueError, match=f"{name}='power': known are obrien-fleming, pocock"): futility_boundaries(FIVE, **{name: "power"})
+
+
+def test_plans_and_tests_can_be_looked_at():
+    plan, giving_up = group_sequential_design(FIVE), futility_boundaries(FIVE)
+    upper, lower, _ = (ax := plan.plot()).lines
+    assert upper.get_xdata().tolist() == list(FIVE) and upper.get_ydata().tolist() == list(plan.boundary) == (-lower.get_ydata()).tolist()
+    assert ax.get_title() == f"5 looks, {plan.inflation:.3f} times the fixed sample"
+    upper, lower, _ = giving_up.plot().lines
+    assert list(upper.get_ydata()) == list(giving_up.upper) and list(lower.get_ydata()) == list(giving_up.lower)
+    assert repr(giving_up) == (f"FutilityPlan(looks 5, one-sided alpha 0.025, power 0.8: needs up to {giving_up.inflation:.3f} times the fixed sample,"
+                               f" {giving_up.inflation*giving_up.expected_information(0.):.3f} on average without an effect)")
+    test = SequentialTest().update(Moments.from_counts(100, 1000), Moments.from_counts(160, 1000))
+    page = test._repr_html_()
+    assert test.explain() in page and ">1,000<" in page and ">0.16<" in page and "nan" not in SequentialTest()._repr_html_().split("<table")[1]
+    plt.close("all")

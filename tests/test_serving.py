@@ -250,6 +250,63 @@ def test_a_bad_new_bundle_keeps_the_old_one_serving_and_is_reported(how, client,
 def metric(client, name): return sum(float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
 
 
+def test_the_address_leads_to_a_page_that_needs_no_other_server(client):
+    page = client.get("/")
+    assert page.url.path == "/docs" and page.status_code == 200 and not re.search(r"""(src|href)=["']?(https?:)?//""", page.text)
+    for name in re.findall(r"""(?:src|href)=["']([^"']+)""", page.text): assert client.get(name).status_code == 200, name
+    assert {"/predict", "/outcomes", "/model", "/health/ready", "/metrics", "/reload"} <= set(client.get("/openapi.json").json()["paths"])
+    assert "$ref" not in json.dumps(client.get("/openapi.json").json()["paths"]["/outcomes"])   # the page could not follow it
+
+
+def test_the_model_says_what_it_takes(client, bundles, tmp_path):
+    bundle = load_bundle(bundles / "late" / "1")
+    said = client.get("/model").json()
+    assert {k: said[k] for k in ("model", "version", "sha256", "output", "engine")} == {"model": "late", "version": 1, "sha256": bundle.sha256, "output": "probability", "engine": "onnx"}
+    assert said["columns"] == [{"name": n, "type": "number", "may_be_missing": n == "b"} for n in "abc"]
+    with TestClient(create_app(tmp_path / "none")) as empty: assert empty.get("/model").status_code == 503
+
+
+OUTCOMES = {   # of x and y, which were asked, and z, which was not: the status, and what is said
+    '{"outcomes": [{"request_id": "x", "label": 1}, {"request_id": "y", "label": 0.5, "known_at": "2013-07-01T12:00:00Z"}]}': (200, '{"recorded":1,"known_before":1}'),
+    '{"outcomes": [{"request_id": "y", "label": 1}, {"request_id": "x", "label": 0}]}': (409, "request 'x' is known as 1"),
+    '{"outcomes": [{"request_id": "y", "label": 1}, {"request_id": "y", "label": 0}]}': (409, "request 'y' is known as 1"),
+    '{"outcomes": [{"request_id": "y", "label": 1}, {"request_id": "z", "label": 1}]}': (422, "request_id: 'z' has no prediction in this log;"),
+    '{"outcomes": [{"request_id": "y", "label": true}]}': (422, "body.outcomes.0.label"),
+    '{"outcomes": [{"request_id": "y", "label": "1"}]}': (422, "body.outcomes.0.label"),
+    '{"outcomes": [{"request_id": "y", "label": NaN}]}': (422, "body.outcomes.0.label"),
+    '{"outcomes": [{"request_id": 7, "label": 1}]}': (422, "body.outcomes.0.request_id"),
+    '{"outcomes": [{"request_id": "y", "label": 1, "label": 0}]}': (422, "there twice"),
+    '{"outcomes": [{"request_id": "y", "label": 1, "at": "2013-07-01T12:00:00Z"}]}': (422, "body.outcomes.0.at"),
+    '{"outcomes": [{"request_id": "y", "label": 1, "known_at": "2013-07-01"}]}': (422, "known_at: 2013-07-01 has no time zone"),
+    '{"outcomes": []}': (422, "body.outcomes"), "": (422, "body: "), "{": (422, "body: "), "[" * 100_000: (422, "body: "), "3": (422, "body"),
+}
+
+
+@pytest.mark.parametrize("body", OUTCOMES, ids=lambda b: b[:60])
+def test_outcomes_are_recorded_once_all_or_none(body, client, tmp_path):
+    client.post("/predict", json={"values": ROWS[:2], "ids": ["x", "y"]})
+    assert client.post("/outcomes", json={"outcomes": [{"request_id": "x", "label": 1}]}).json() == {"recorded": 1, "known_before": 0}
+    answer = client.post("/outcomes", content=body.encode(), headers={"content-type": "application/json"})
+    status, said = OUTCOMES[body]
+    assert answer.status_code == status and said in answer.text, answer.text
+    with sqlite3.connect(tmp_path / "log.db") as db: known = dict(db.execute("SELECT request_id, label FROM outcomes"))
+    assert known == ({"x": 1, "y": .5} if status == 200 else {"x": 1})
+
+
+def test_without_a_log_outcomes_are_refused_and_told_why(bundles):
+    with TestClient(create_app(bundles)) as client: answer = client.post("/outcomes", json={"outcomes": [{"request_id": "x", "label": 1}]})
+    assert answer.status_code == 501 and "--log" in answer.json()["detail"]
+
+
+def test_a_server_without_a_model_warns_and_names_the_others(bundles, tmp_path):
+    from mlscale.service import _announcement
+    live = ReloadingModel(bundles / "early")
+    live.reload()
+    with socket.create_server(("127.0.0.1", 0)) as listening: said = "\n".join(_announcement(listening, bundles, live, {"model": "early", "log": "postgresql://me:secret@host/db"}))
+    assert "WARNING  nothing can be served: no good bundle of 'early'" in said and "deployed there: late" in said
+    assert "secret" not in said and "postgresql://...@host/db (durable)" in said
+
+
 def test_metrics_count_requests_rows_and_time(client):
     client.post("/predict", json={"values": ROWS})
     client.post("/predict", json={"values": []})

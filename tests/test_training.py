@@ -1,5 +1,7 @@
 "Training: splits keep the order of time and the delay of labels, the same seed gives the same model, scores and intervals are what they say."
 import json
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -334,3 +336,33 @@ def test_a_good_table_passes_unchanged_also_if_empty_or_with_more_columns():
     assert validate(frame, {"a": (0, 3)}) is frame and validate(frame[:0], ["a"]).empty
     with pytest.raises(ValueError, match="twice"): validate(pd.concat([frame, frame[["a"]]], axis=1), ["a"])
     with pytest.raises(ValueError, match="in row w"): validate(frame.assign(a=[0., 1., 9.]), {"a": (0, 3)})
+
+
+# ---- what they show
+
+def test_an_evaluation_is_a_table_in_a_notebook():
+    rng = np.random.default_rng(0)
+    y, days = rng.random(200) < .3, np.repeat(range(20), 10)
+    found = evaluate(y, np.full(200, .3), days=days)
+    cells = lambda page: [[cell.text for cell in row] for row in ElementTree.fromstring(page).iter("tr")]
+    head, *rows = cells(found._repr_html_())
+    assert head[1:] == ["200 rows", "from", "to (95 %)"]
+    assert rows == [[name, *(f"{x:.4f}" for x in (getattr(found, name), low, high))] for name, (low, high) in found.intervals.items()]
+    head, *rows = cells(evaluate([1, 1], [.5, .5])._repr_html_())
+    assert head[1:] == ["2 rows"] and dict(rows)["auc"] == "NaN" and dict(rows)["rate"] == "1.0000"
+
+
+@pytest.mark.parametrize("low, high, words", [
+    (-.2, -.1, "first model is better"), (.1, .2, "second model is better"), (-.1, .2, "No difference"), (-.1, 0., "No difference"), (0., .1, "No difference")])
+def test_a_comparison_says_who_is_better_in_words_a_card_and_a_picture(low, high, words):
+    import matplotlib
+    matplotlib.use("Agg")
+    found = Comparison((low + high)/2, low, high, .9, 1234, 7, judged_on="<June>")
+    assert words in found.verdict and repr(found) == f"Comparison({found}, <June>)" and repr(replace(found, judged_on="")) == f"Comparison({found})"
+    page = found._repr_html_()
+    assert words in page and "&lt;June&gt;" in page and "<June>" not in page and "1,234 of 7 days" in page and "90%" in page
+    ax = found.plot()
+    zero, interval, point = ax.lines
+    assert list(zero.get_xdata()) == [0, 0] and list(interval.get_xdata()) == [low, high] and point.get_xdata() == [found.difference]
+    assert any(words in ax.get_title(loc=loc) for loc in ("left", "center")) and found.plot(ax=ax) is ax
+    matplotlib.pyplot.close("all")

@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_clear_line(workbook, monkeypatch, checkout):
 
 def test_words_it_does_not_know_are_one_clear_line_and_help_is_help(checkout):
     code, _, err = finish(start(checkout, "tset"))
-    assert code == 1 and err == "workbook.py: unknown verb 'tset': one of run, test, lab, nb, refresh\n"
+    assert code == 1 and err == "workbook.py: unknown verb 'tset': one of run, test, lab, nb, refresh, site\n"
     code, _, err = finish(start(checkout, "nb"))
     assert code == 1 and "nb takes one notebook" in err
     assert finish(start(checkout))[0] == 2 and "workbook.py lab" in finish(start(checkout, "--help"))[1]
