@@ -312,7 +312,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
-# %% ../nbs/12c_system.ipynb #178e2246
+# %% ../nbs/12c_system.ipynb #e67badc8
 def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.ndarray:
     """Score flights with Spark.
 
@@ -348,7 +348,7 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.
     with replacing(source) as new:
         X[FEATURES].rename_axis("flight_id").reset_index().to_parquet(new, index=False)
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
-    return pd.read_parquet(to).set_index("id").prediction.loc[X.index].to_numpy()
+    return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
 
 # %% ../nbs/12c_system.ipynb #21d5feb3
 def served_version(system: System) -> int:
