@@ -188,7 +188,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
-# %% ../nbs/03c_bundle.ipynb #654514e2
+# %% ../nbs/03c_bundle.ipynb #c6dde4fd
 @dataclass(frozen=True, repr=False)
 class Bundle:
     """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from
@@ -271,8 +271,9 @@ class Bundle:
 
     def _largest(self, row: np.ndarray) -> str:
         "The largest number of a row in words, if it has one."
-        size, j = max((abs(x), j) for j, x in enumerate(row.tolist())
-                      if isinstance(x, float) and x == x)
+        sizes = [(abs(x), j) for j, x in enumerate(row.tolist()) if isinstance(x, float) and x == x]
+        if not sizes: return ""
+        _, j = max(sizes)
         return f", its largest value is {row[j]:g} in {self.columns[j]!r}"
 
     def __repr__(self) -> str:

@@ -6,12 +6,12 @@
 __all__ = ['Piece', 'parquet_files', 'input_digest', 'footer', 'id_type', 'features_among', 'check_schemas', 'input_columns',
            'plan_parts', 'read_rows', 'row_name', 'feature_matrix']
 
-# %% ../nbs/05c_parquet.ipynb #ad63f225
+# %% ../nbs/05c_parquet.ipynb #21b20a58
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +118,7 @@ def _is_number(t: "pa.DataType") -> bool:
     return any(is_(t) for is_ in (types.is_integer, types.is_floating, types.is_decimal,
                                   types.is_boolean, types.is_null))
 
-# %% ../nbs/05c_parquet.ipynb #5cc8bb7b
+# %% ../nbs/05c_parquet.ipynb #5ed417e7
 def id_type(t: "pa.DataType") -> "pa.DataType | None":
     """The type in which ids of an Arrow type are written.
 
@@ -139,6 +139,10 @@ def id_type(t: "pa.DataType") -> "pa.DataType | None":
     if any(is_(t) for is_ in texts): return pa.string()
     return t if types.is_integer(t) else None
 
+def _is_text(t: "pa.DataType") -> bool:
+    "Whether a column of this Arrow type holds texts (or nothing but nulls), however it is held."
+    return str(id_type(t)) == "string"
+
 def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The columns that hold a model's features.
 
@@ -157,13 +161,29 @@ def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """
     return ["features"] if "features" in names and "features" not in columns else list(columns)
 
-# %% ../nbs/05c_parquet.ipynb #5e6af5c4
-def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
+# %% ../nbs/05c_parquet.ipynb #2106c028
+def _expected(names: Sequence[str], columns: Sequence[str],
+              types: Sequence[str]) -> list[tuple[str, str, Callable]]:
+    "The columns to score, what each must hold, and whether a type does."
+    wanted = features_among(names, columns)
+    if wanted == list(columns):
+        tests = {"number": ("numbers", _is_number), "text": ("text", _is_text)}
+        kinds = types or ["number"]*len(columns)
+        return [(name, *tests[kind]) for name, kind in zip(columns, kinds)]
+    if "text" in types:
+        raise ValueError("a list in `features` holds numbers, and the model takes text in "
+                         f"{columns[list(types).index('text')]!r}; write a column for each name")
+    lists = lambda t: _is_list(t) and _is_number(t.value_type)
+    return [("features", "a list of numbers", lists)]
+
+def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str], types: Sequence[str],
                   what: str) -> tuple[list[str], "pa.DataType"]:
     "The columns to score and the type of the ids, if they are what they should be."
     names = column_names(schema.empty_table(), what) or []
     wanted = features_among(names, columns)
-    try: check_names(names, [id, *wanted], what)
+    try:
+        check_names(names, [id, *wanted], what)
+        expected = _expected(names, columns, types)
     except ValueError as e:
         hint = " (name in `ignore` what may stay unused)" if "unknown" in str(e) else ""
         raise ValueError(f"{e}{hint}") from None
@@ -171,17 +191,16 @@ def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
     written = id_type(schema.field(id).type)
     if written is None:
         raise ValueError(f"{what}: the ids in {of(id, 'are')}; give integers or strings")
-    lists = wanted == ["features"] != list(columns)
-    for c in wanted:
-        t, expected = schema.field(c).type, "a list of numbers" if lists else "numbers"
-        fits = _is_list(t) and _is_number(t.value_type) if lists else _is_number(t)
-        if not fits and str(t) != "null":
-            raise ValueError(f"{what}: column {of(c, 'is')}; expected {expected}")
+    for c, what_it_holds, fits in expected:
+        t = schema.field(c).type
+        if not fits(t) and str(t) != "null":
+            raise ValueError(f"{what}: column {of(c, 'is')}; expected {what_it_holds}")
     return wanted, written
 
-# %% ../nbs/05c_parquet.ipynb #2b9f6e09
+# %% ../nbs/05c_parquet.ipynb #b83fd58c
 def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
-                   ignore: Sequence[str]) -> tuple[list[str], "pa.DataType"]:
+                   ignore: Sequence[str], types: Sequence[str] = ()
+                   ) -> tuple[list[str], "pa.DataType"]:
     """Check the columns and types of files that must agree, by their footers alone.
 
     Parameters
@@ -192,6 +211,8 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         The column of ids.
     columns, ignore : sequence of str
         The columns of the model, and those that may be there and are not used.
+    types : sequence of str
+        "number" or "text" for each column of the model; none where all are numbers.
 
     Returns
     -------
@@ -213,15 +234,16 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         everything = footer(f).schema.to_arrow_schema()
         schema = pa.schema([field for field in everything if field.name not in ignore])
         what = "input_path" if len(files) == 1 else f"input_path, file {f.name[:60]!r}"
-        found.append(_check_schema(schema, id, columns, what))
+        found.append(_check_schema(schema, id, columns, types, what))
         if found[-1] != found[0]:
             raise ValueError(f"input_path: {f.name[:60]} and {files[0].name[:60]} differ in the "
                              "type of the ids or the form of the features; write them alike")
     return found[0]
 
-# %% ../nbs/05c_parquet.ipynb #3fff6bd0
+# %% ../nbs/05c_parquet.ipynb #c4e09abf
 def input_columns(
-    files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = ()
+    files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = (),
+    types: Sequence[str] = ()
 ) -> list[str]:
     """Check the columns of the input, by the files' footers alone.
 
@@ -232,9 +254,11 @@ def input_columns(
     id : str
         The column of ids: integers or strings, also categories of them.
     columns : list of str
-        The columns of the model: numbers of any width, truth values or decimals.
+        The columns of the model: numbers of any width, truth values or decimals; or text.
     ignore : list of str
         Columns that may be there and are not used, of any type.
+    types : list of str
+        "number" or "text" for each column of the model; none where all are numbers.
 
     Returns
     -------
@@ -248,7 +272,7 @@ def input_columns(
         If columns are missing, unknown, there twice or of the wrong type, if files disagree, or if
         one is no Parquet file.
     """
-    return check_schemas(files, id, columns, ignore)[0]
+    return check_schemas(files, id, columns, ignore, types)[0]
 
 # %% ../nbs/05c_parquet.ipynb #7d2a0f19
 Piece = tuple[str, int, int, int]   # a file, a row group, the first row and the one after the last
@@ -330,7 +354,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
             name, why = Path(file).name[:60], one_line(e, 120)
             raise ValueError(f"input_path: {name!r} cannot be read on a worker ({why})") from e
 
-# %% ../nbs/05c_parquet.ipynb #9019e0f6
+# %% ../nbs/05c_parquet.ipynb #f939dd57
 def _check_number(t: "pa.DataType", what: str) -> None:
     if not _is_number(t): raise ValueError(f"{what} is of type {str(t)[:60]}; expected numbers")
 
@@ -340,6 +364,17 @@ def _floats(column: "pa.Array", name: str) -> np.ndarray:
     _check_number(column.type, f"column {name[:60]!r}")
     if pa.types.is_dictionary(column.type): column = column.dictionary_decode()
     return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+def _objects(column: "pa.Array", name: str, kind: str) -> np.ndarray:
+    "Texts or floats, None where null."
+    import pyarrow as pa
+    if kind == "number":
+        floats = _floats(column, name)
+        return np.where(np.isnan(floats), None, floats)
+    if not _is_text(column.type):
+        raise ValueError(f"column {name[:60]!r} is of type {str(column.type)[:60]}; expected text")
+    if pa.types.is_dictionary(column.type): column = column.dictionary_decode()
+    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 
 def row_name(batch: "pa.RecordBatch", i: int) -> str:
     """How an error calls a row: by its id.
@@ -357,32 +392,38 @@ def row_name(batch: "pa.RecordBatch", i: int) -> str:
     """
     return f"id {batch.column(0)[int(i)].as_py()!r}"[:64]
 
-# %% ../nbs/05c_parquet.ipynb #c9be93ec
-def feature_matrix(batch: "pa.RecordBatch", k: int) -> np.ndarray:
+# %% ../nbs/05c_parquet.ipynb #cf9d803d
+def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -> np.ndarray:
     """The features of an Arrow batch as an array.
 
     Parameters
     ----------
     batch : RecordBatch
-        First the ids, then either one column of lists or k columns of numbers, in the order of the
-        model's.
+        First the ids, then either one column of lists or k columns of numbers and text, in the
+        order of the model's.
     k : int
         Number of features.
+    types : sequence of str
+        "number" or "text" for each; none where all are numbers.
 
     Returns
     -------
-    ndarray of float64, shape (n, k)
-        NaN where null. Whole numbers above 2**53 are rounded.
+    ndarray, shape (n, k)
+        Of float64, NaN where null; or of objects, None where null, if a column holds text. Whole
+        numbers above 2**53 are rounded.
 
     Raises
     ------
     ValueError
-        If a column holds no numbers, or a list is null or does not hold k values; the column or the
-        id is named.
+        If a column holds not what it should, or a list is null or does not hold k values; the
+        column or the id is named.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     lists, names = batch.column(1), batch.schema.names[1:]
+    if "text" in types:
+        found = zip(batch.columns[1:], names, types)
+        return np.column_stack([_objects(c, name, kind) for c, name, kind in found])
     if not _is_list(lists.type):
         return np.column_stack([_floats(c, name) for c, name in zip(batch.columns[1:], names)])
     _check_number(lists.type.value_type, f"a list in column {names[0][:60]!r}")

@@ -71,7 +71,7 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
             raise ValueError(f"{name}: {ascii(id)[:60]} holds a NUL or half a surrogate pair, "
                              "which cannot be stored; give plain text")
 
-# %% ../nbs/06b_prediction_log.ipynb #dfd92897
+# %% ../nbs/06b_prediction_log.ipynb #837a5cb0
 class Prediction(NamedTuple):
     """A row of the log: what was asked, what was answered, and by whom.
 
@@ -91,7 +91,7 @@ class Prediction(NamedTuple):
         The alias under which it answered: `production`, `canary`, ...
     prediction : float
         The answer.
-    features : list of float or None
+    features : list of float, str or None
         The question, in the order of the model's columns; None where a value is missing.
     entity : str, optional
         Whom it is about: an aircraft, a person.
@@ -103,7 +103,7 @@ class Prediction(NamedTuple):
     sha256: str | None
     alias: str | None
     prediction: float
-    features: Sequence[float | None]
+    features: Sequence[float | str | None]
     entity: str | None = None
 
 # %% ../nbs/06b_prediction_log.ipynb #8617f9ca
@@ -117,17 +117,18 @@ def _unreachable(e: Exception) -> LogError:
     "An engine's error, in one line."
     return LogError(f"the log cannot be read or written: {str(e).strip().splitlines()[0]}")
 
-# %% ../nbs/06b_prediction_log.ipynb #7929cd28
+# %% ../nbs/06b_prediction_log.ipynb #05d4d875
 def _checked(rows: Iterable[Prediction]) -> list[Prediction]:
     "Rows as the log holds them: times in UTC, numbers as floats, None where one is missing."
     rows = [Prediction(*row) for row in rows]
     check_ids(row.request_id for row in rows)
     check_ids((row.entity for row in rows if row.entity is not None), "entities")
-    number = lambda v: None if v is None or v != v else float(v)
+    value = lambda v: str(v) if isinstance(v, str) else None if v is None or v != v else float(v)
     checked = [row._replace(at=iso_utc(row.at), prediction=float(row.prediction),
-                            features=[number(v) for v in row.features]) for row in rows]
+                            features=[value(v) for v in row.features]) for row in rows]
     for row in checked:
-        if not all(map(math.isfinite, [row.prediction, *filter(None, row.features)])):
+        numbers = [row.prediction, *(v for v in row.features if isinstance(v, float))]
+        if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{row.request_id!r}: a prediction or feature is not finite; give "
                              "None for a feature that is unknown")
     return checked

@@ -68,10 +68,10 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
             _loaded[sha256] = load_bundle(box, sha256=sha256)
     return _loaded[sha256]
 
-# %% ../nbs/05d_predictions.ipynb #cc498c61
+# %% ../nbs/05d_predictions.ipynb #86a32896
 def _finite_predictions(model: Bundle, batch: "pa.RecordBatch") -> np.ndarray:
     "A finite prediction for each row, or a ValueError that names the first row without one."
-    X = feature_matrix(batch, len(model.columns))
+    X = feature_matrix(batch, len(model.columns), model.signature.types)
     try: predictions = model.predict(X)
     except ValueError as e:
         i, why = _refused_row(model, X, e)
@@ -342,7 +342,7 @@ def _write_scores(spark: "SparkSession", bundle: Bundle, files: Sequence[Path],
     for d in done: os.rename(aside/f"{d.part}-{d.attempt}", to/f"part-{d.part:05d}-{run}.parquet")
     return n
 
-# %% ../nbs/05d_predictions.ipynb #56ccda49
+# %% ../nbs/05d_predictions.ipynb #cb0b3cea
 def _versions_of(link: Path) -> Path:
     "The folder beside a link that holds the answers; an error if the name is somebody else's."
     versions = link.with_name(f".{link.name}.versions")
@@ -359,7 +359,8 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
             spark: "SparkSession | None") -> Manifest:
     "Score an input into a folder that appears when it is complete."
     files = parquet_files(source)
-    columns, written = check_schemas(files, id, bundle.columns, ignore)
+    columns, written = check_schemas(files, id, bundle.columns, ignore,
+                                     bundle.signature.types)
     with replacing(folder) as new, session(spark) as running:
         rows = _write_scores(running, bundle, files, columns, id, written, partitions, new)
         if input_digest(source) != content:
@@ -373,7 +374,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #89d574b9
+# %% ../nbs/05d_predictions.ipynb #7684bc55
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -393,7 +394,8 @@ def batch_predict(
         A bundle's folder. Its content is sent to the executors: they need not see the folder.
     input_path : path
         A Parquet file or a folder of them (`*.parquet`): ids, and the features either as one list
-        column `features` or as one named column each, numbers of any width. The folders of input
+        column `features` or as one named column each, numbers of any width or text, as the model
+        takes them. The folders of input
         and output must be there, under the same path, on every machine that works.
     output_path : path
         Becomes a symbolic link to a folder of Parquet files with `id` (as in the input) and
