@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMN_TYPES', 'column_names', 'check_names', 'column_of_floats', 'numeric_rows', 'data_frame', 'column_of_texts',
-           'column_types', 'typed_rows', 'plain', 'number', 'error_rate', 'whole', 'one_of', 'array_of_numbers',
-           'counts']
+           'column_types', 'none_for_nan', 'typed_rows', 'plain', 'number', 'error_rate', 'whole', 'one_of',
+           'array_of_numbers', 'counts']
 
 # %% ../nbs/001_arguments.ipynb #32e07c03
 import math
@@ -332,7 +332,7 @@ def column_of_texts(column: Any, name: str, what: str = "values") -> np.ndarray:
     # an element of an array, or a member of an enumeration, is a kind of str
     return np.array([x if x is None else str.__str__(x) for x in texts], dtype=object)
 
-# %% ../nbs/001_arguments.ipynb #1981006d
+# %% ../nbs/001_arguments.ipynb #8ae5ff39
 COLUMN_TYPES = ("number", "text")
 
 def column_types(table: Any, columns: Sequence[str], what: str = "values") -> tuple[str, ...]:
@@ -359,6 +359,21 @@ def column_types(table: Any, columns: Sequence[str], what: str = "values") -> tu
         return "text" if any(isinstance(x, str) for x in values.ravel().tolist()) else "number"
     found = zip(_columns(table, columns, what, False), columns)
     return tuple(kind(column, name) for column, name in found)
+
+def none_for_nan(floats: np.ndarray) -> np.ndarray:
+    """Numbers as they stand beside texts: None where one is missing.
+
+    Parameters
+    ----------
+    floats : ndarray of float64
+        NaN where missing.
+
+    Returns
+    -------
+    ndarray of object
+        Of the same shape.
+    """
+    return np.where(np.isnan(floats), np.array(None, dtype=object), floats)
 
 def typed_rows(table: Any, columns: Sequence[str], types: Sequence[str],
                what: str = "values") -> np.ndarray:
@@ -391,8 +406,7 @@ def typed_rows(table: Any, columns: Sequence[str], types: Sequence[str],
     found = []
     for column, name, kind in zip(_columns(table, columns, what, False), columns, types):
         values = (column_of_texts if kind == "text" else column_of_floats)(column, name, what)
-        if kind == "number": values = np.where(np.isnan(values), None, values)
-        found.append(values)
+        found.append(none_for_nan(values) if kind == "number" else values)
     _check_lengths(found, what)
     return np.column_stack(found)
 

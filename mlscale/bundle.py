@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'OUTPUTS', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #32acb8a3
+# %% ../nbs/03c_bundle.ipynb #3157773f
 import hashlib
 import importlib.metadata
 import json
@@ -21,19 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import COLUMN_TYPES, column_names, column_types, typed_rows
+from .arguments import COLUMN_TYPES, column_names, column_types, none_for_nan
+from .arguments import typed_rows
 from .conversion import Scorer, as_trained, faithful_onnx, first_refused, onnx_scorer
 from .conversion import read_skops, short_reason, sklearn_scorer, spread, within_parity
 from .storage import digest, needs, replacing
 
-# %% ../nbs/03c_bundle.ipynb #cdd19205
+# %% ../nbs/03c_bundle.ipynb #e8fc54b8
 def _missing(rows: np.ndarray) -> np.ndarray:
     "Which values are missing."
-    return np.isnan(rows) if rows.dtype == float else np.equal(rows, None).astype(bool)
+    return np.isnan(rows) if rows.dtype == float else np.asarray(rows == None)   # noqa: E711
 
 def _infinite(rows: np.ndarray, types: Sequence[str]) -> np.ndarray:
     "Which numbers are infinite as float32 holds them."
-    numbers = rows if not types else np.where(np.array(types) == "text", None, rows)
+    numbers = rows if not types else np.where(np.array(types) == "text", np.nan, rows)
     with np.errstate(over="ignore"): return np.isinf(numbers.astype(np.float32))
 
 def _broken(rows: np.ndarray) -> np.ndarray:
@@ -42,7 +43,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #3cd4ca03
+# %% ../nbs/03c_bundle.ipynb #97df8d77
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -99,7 +100,7 @@ class Signature:
         types = column_types(example, names, "example")
         rows = cls(tuple(names), (True,)*len(names), types).check(example, "example")
         _check_example(rows.shape)
-        return cls(tuple(names), tuple(_missing(rows).any(0).tolist()), types)
+        return cls(tuple(names), tuple(_missing(rows).any(axis=0, keepdims=True)[0].tolist()), types)
 
     def check(self, values: Any, what: str = "values") -> np.ndarray:
         """Turn rows into an array the model can take, or say what is wrong with them.
@@ -476,7 +477,7 @@ def _skops_file(model: Any, output: str, signature: Signature, rows: np.ndarray,
                          "all in its attributes")
     return data
 
-# %% ../nbs/03c_bundle.ipynb #ee510627
+# %% ../nbs/03c_bundle.ipynb #5e6d1fec
 def _model_files(model: Any, output: str, signature: Signature, rows: np.ndarray,
                  expected: np.ndarray) -> tuple[dict[str, bytes], dict]:
     "The files of a model by name, and what the gate said of its ONNX form."
@@ -493,7 +494,7 @@ def _model_files(model: Any, output: str, signature: Signature, rows: np.ndarray
 def _reference_rows(rows: np.ndarray, expected: np.ndarray) -> dict:
     "Up to four rows from the lowest prediction to the highest, as JSON holds them."
     some = spread(expected)
-    values = np.where(_missing(rows[some]), None, rows[some]).tolist()
+    values = (none_for_nan(rows[some]) if rows.dtype == float else rows[some]).tolist()
     return {"values": values, "predictions": expected[some].tolist()}
 
 # %% ../nbs/03c_bundle.ipynb #38618df8

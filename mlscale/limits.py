@@ -6,17 +6,17 @@
 __all__ = ['MAX_ROWS', 'MAX_BYTES', 'PATIENCE', 'read_rows', 'read_features', 'ServiceMetrics', 'refusal', 'Limits',
            'impatient_protocol']
 
-# %% ../nbs/06e_limits.ipynb #542b3b69
+# %% ../nbs/06e_limits.ipynb #32c268b5
 import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 import numpy as np
-from .arguments import check_names
+from .arguments import check_names, none_for_nan
 from .storage import needs
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06e_limits.ipynb #6dd1d05f
+# %% ../nbs/06e_limits.ipynb #f1e0029d
 MAX_ROWS = 10_000
 _KINDS = {"number": frozenset({int, float, type(None)}), "text": frozenset({str, type(None)})}
 
@@ -53,7 +53,7 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
                      if "text" in types else rows, what)
     if "text" not in types: return floats
     out = np.array(rows, dtype=object)
-    out[:, number] = np.where(np.isnan(floats), None, floats)
+    out[:, number] = none_for_nan(floats)
     return out
 
 # %% ../nbs/06e_limits.ipynb #3cb88e99

@@ -6,7 +6,7 @@
 __all__ = ['Piece', 'parquet_files', 'input_digest', 'footer', 'id_type', 'features_among', 'check_schemas', 'input_columns',
            'plan_parts', 'read_rows', 'row_name', 'feature_matrix']
 
-# %% ../nbs/05c_parquet.ipynb #21b20a58
+# %% ../nbs/05c_parquet.ipynb #961f1a1e
 import hashlib
 import itertools
 import json
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arguments import check_names, column_names
+from .arguments import check_names, column_names, none_for_nan
 from .spark import one_line
 from .storage import digest, needs
 
@@ -354,7 +354,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
             name, why = Path(file).name[:60], one_line(e, 120)
             raise ValueError(f"input_path: {name!r} cannot be read on a worker ({why})") from e
 
-# %% ../nbs/05c_parquet.ipynb #f939dd57
+# %% ../nbs/05c_parquet.ipynb #c8dbc921
 def _check_number(t: "pa.DataType", what: str) -> None:
     if not _is_number(t): raise ValueError(f"{what} is of type {str(t)[:60]}; expected numbers")
 
@@ -368,9 +368,7 @@ def _floats(column: "pa.Array", name: str) -> np.ndarray:
 def _objects(column: "pa.Array", name: str, kind: str) -> np.ndarray:
     "Texts or floats, None where null."
     import pyarrow as pa
-    if kind == "number":
-        floats = _floats(column, name)
-        return np.where(np.isnan(floats), None, floats)
+    if kind == "number": return none_for_nan(_floats(column, name))
     if not _is_text(column.type):
         raise ValueError(f"column {name[:60]!r} is of type {str(column.type)[:60]}; expected text")
     if pa.types.is_dictionary(column.type): column = column.dictionary_decode()

@@ -485,7 +485,7 @@ def test_a_body_that_is_too_large_is_refused_and_the_client_hears_it(impatient, 
 def test_health_does_not_wait_for_the_threads_that_answer(bundles, monkeypatch):
     busy, go = threading.Barrier(THREADS + 1), threading.Event()
 
-    def answer(self, *question):
+    def answer(self, *question, **named):
         busy.wait(30)
         go.wait(30)
         raise UnavailableError("tired")
