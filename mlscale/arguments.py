@@ -143,7 +143,7 @@ def _columns(table: Any, wanted: Sequence[str], what: str, more: bool) -> list:
     else: columns = [table[name] for name in wanted]
     return columns
 
-# %% ../nbs/001_arguments.ipynb #2c0c599d
+# %% ../nbs/001_arguments.ipynb #f2101c80
 def _is_missing(x: Any) -> bool:
     return x is None or x is np.ma.masked or type(x).__name__ == "NAType"
 
@@ -166,7 +166,8 @@ def _of_objects(values: np.ndarray, name: str, what: str) -> list:
     known = [np.nan if _is_missing(x) else x for x in values.tolist()]
     wrong = next((i for i, x in enumerate(known) if not _is_number(x)), None)
     if wrong is None: return known
-    raise ValueError(f"{what}[{wrong}], column {name!r}: {str(known[wrong])[:60]} is not a number; "
+    said = repr(known[wrong]) if isinstance(known[wrong], str) else str(known[wrong])
+    raise ValueError(f"{what}[{wrong}], column {name!r}: {said[:60]} is not a number; "
                      "give a float, or None where missing")
 
 # %% ../nbs/001_arguments.ipynb #cc599f3e

@@ -43,7 +43,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #97df8d77
+# %% ../nbs/03c_bundle.ipynb #2a462342
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -100,7 +100,7 @@ class Signature:
         types = column_types(example, names, "example")
         rows = cls(tuple(names), (True,)*len(names), types).check(example, "example")
         _check_example(rows.shape)
-        return cls(tuple(names), tuple(_missing(rows).any(axis=0, keepdims=True)[0].tolist()), types)
+        return cls(tuple(names), tuple(map(bool, np.atleast_1d(_missing(rows).any(axis=0)))), types)
 
     def check(self, values: Any, what: str = "values") -> np.ndarray:
         """Turn rows into an array the model can take, or say what is wrong with them.

@@ -110,7 +110,7 @@ def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = 
         onx, names[1 if output == "probability" else 0]
     ).SerializeToString()
 
-# %% ../nbs/03b_conversion.ipynb #64c89225
+# %% ../nbs/03b_conversion.ipynb #f8743799
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 def _one_a_row(out: np.ndarray, n: int, output: str) -> np.ndarray:
@@ -133,7 +133,8 @@ def short_reason(e: Exception) -> str:
     str
         Its type and the beginning of its first line.
     """
-    lines = str(e).removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
+    said = str(e).split("Status Message: ")[-1]   # of ONNX Runtime: behind the name of the node
+    lines = said.removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
 # %% ../nbs/03b_conversion.ipynb #a80b7335

@@ -68,7 +68,7 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     check_ids((e for e in entities if e is not None), "entities")
     return entities
 
-# %% ../nbs/06f_service.ipynb #6972a51c
+# %% ../nbs/06f_service.ipynb #c20ab3b7
 def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
              what: str) -> tuple[np.ndarray, list[list]]:
     """Each row scored by its model, and as that model takes it; a refusal names the row by its
@@ -76,7 +76,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
     prediction, features = np.empty(len(rows)), rows.tolist()
     columns = production.bundle.columns
     for deployed in set(by):
-        chosen = np.flatnonzero([d is deployed for d in by])
+        chosen = np.flatnonzero([d == deployed for d in by])   # also under another alias
         theirs, asked = deployed.bundle.columns, rows[chosen]
         by_name = asked if theirs == columns else dict(zip(columns, asked.T))
         try: prediction[chosen] = deployed.bundle.predict(by_name)
