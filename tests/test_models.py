@@ -51,9 +51,11 @@ def answer(f, rows):
 
 # --- the table
 
-SEVERAL = {"ClassifierChain", "MultiOutputClassifier", "CCA", "MultiOutputRegressor", "MultiTaskElasticNet", "MultiTaskElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV", "PLSCanonical", "RegressorChain"}
-EXACT = {"KNeighborsClassifier", "LinearDiscriminantAnalysis", "VotingClassifier", "GaussianNB", "GaussianProcessClassifier", "LabelPropagation", "KNeighborsRegressor", "PoissonRegressor", "KernelRidge"}
-FAST = {"RandomForestClassifier", "ExtraTreesRegressor", "GradientBoostingRegressor", "DecisionTreeClassifier", "MLPRegressor", "CalibratedClassifierCV", "RegressorChain", "SVC", "LinearSVC", "StackingRegressor"} | EXACT
+SEVERAL = {"ClassifierChain", "MultiOutputClassifier", "CCA", "MultiOutputRegressor", "MultiTaskElasticNet", "MultiTaskElasticNetCV",
+           "MultiTaskLasso", "MultiTaskLassoCV", "PLSCanonical", "RegressorChain"}
+EXACT = {"KNeighborsClassifier", "LinearDiscriminantAnalysis", "VotingClassifier", "GaussianNB", "KNeighborsRegressor", "PoissonRegressor"}
+FAST = {"RandomForestClassifier", "ExtraTreesRegressor", "GradientBoostingRegressor", "DecisionTreeClassifier", "CalibratedClassifierCV",
+        "RegressorChain", "SVC", "LinearSVC"} | EXACT
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -74,10 +76,13 @@ def test_every_estimator_of_scikit_learn_is_served_as_it_answers_or_refused_for_
 
 
 @pytest.mark.parametrize("name, model", [
-    ("forest", RandomForestClassifier(10, random_state=0)), ("extra trees", ExtraTreesClassifier(10, random_state=0)), ("boosting", GradientBoostingClassifier(n_estimators=10)),
+    ("forest", RandomForestClassifier(10, random_state=0)),
+    ("extra trees", ExtraTreesClassifier(10, random_state=0)), ("boosting", GradientBoostingClassifier(n_estimators=10)),
     ("histograms", HistGradientBoostingClassifier(max_iter=10)), ("tree", DecisionTreeClassifier(max_depth=4)), ("neighbours", KNeighborsClassifier()), ("logistic", LogisticRegression()),
-    ("perceptron", MLPClassifier((4,), max_iter=20)), ("isotonic", CalibratedClassifierCV(LogisticRegression(), method="isotonic")), ("bagging", BaggingClassifier(max_features=.5, random_state=0)),
-    ("temperature", CalibratedClassifierCV(LogisticRegression(), method="temperature")), ("soft vote", VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(5))], voting="soft")),
+    ("perceptron", MLPClassifier((4,), max_iter=20)), ("isotonic", CalibratedClassifierCV(LogisticRegression(), method="isotonic")),
+    ("bagging", BaggingClassifier(max_features=.5, random_state=0)),
+    ("temperature", CalibratedClassifierCV(LogisticRegression(), method="temperature")),
+    ("soft vote", VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(5))], voting="soft")),
     ("support vectors", CalibratedClassifierCV(SVC()))])
 @pytest.mark.filterwarnings("ignore")
 def test_text_and_numbers_in_any_model(tmp_path, name, model):
@@ -87,7 +92,8 @@ def test_text_and_numbers_in_any_model(tmp_path, name, model):
     assert bundle.signature.types == ("text", "number", "text", "number")
 
 
-ENCODERS = {"one-hot": OneHotEncoder(), "ignore": OneHotEncoder(handle_unknown="ignore"), "infrequent": OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=150), "drop": OneHotEncoder(drop="first", handle_unknown="ignore"),
+ENCODERS = {"one-hot": OneHotEncoder(), "ignore": OneHotEncoder(handle_unknown="ignore"),
+            "infrequent": OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=150), "drop": OneHotEncoder(drop="first", handle_unknown="ignore"),
             "ordinal": OrdinalEncoder(), "ordinal, -1": OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), "target": TargetEncoder(),
             "imputed": make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))}
 
@@ -112,8 +118,8 @@ def test_unseen_text_is_answered_as_the_model_answers_it(tmp_path, name):
 def test_missing_text_is_what_the_model_knows_as_missing(tmp_path, gap, encoder):
     if encoder == "imputed" and gap is None: return   # scikit-learn's imputer knows NaN only
     holes = X.assign(carrier=np.where(np.arange(N) % 7 == 0, gap, X.carrier), temp=np.where(np.arange(N) % 5 == 0, np.nan, X.temp))
-    model = pipeline(ENCODERS[encoder], HistGradientBoostingClassifier(max_iter=20)) if encoder != "imputed" else make_pipeline(make_column_transformer((ENCODERS[encoder], TEXT), ("passthrough", ["hour"])), LogisticRegression())
-    if encoder != "imputed": model.steps[0][1].sparse_threshold = 0
+    model = pipeline(ENCODERS[encoder], HistGradientBoostingClassifier(max_iter=20)).set_params(columntransformer__sparse_threshold=0)
+    if encoder == "imputed": model = make_pipeline(make_column_transformer((ENCODERS[encoder], TEXT), ("passthrough", ["hour"])), LogisticRegression())
     model.fit(holes, Y)
     bundle = save(model, tmp_path/"b", example=holes)
     assert bundle.card["allow_missing"] == [True, True, False, False]
@@ -155,8 +161,9 @@ class Carrier(StrEnum):
     AMERICAN = "AA"
 
 
-@pytest.mark.parametrize("form", [lambda x: x, lambda x: x[["hour", "origin", "temp", "carrier"]], pl.from_pandas, pa.Table.from_pandas, lambda x: x.to_dict("list"), lambda x: x.to_dict("records"), lambda x: x.to_numpy(),
-                                  lambda x: x.to_numpy().tolist(), lambda x: x.astype(dict.fromkeys(TEXT, "category")), lambda x: x.astype(dict.fromkeys(TEXT, "string")), lambda x: x.astype({"carrier": "string[pyarrow]", "hour": "Int64"})])
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: x[["hour", "origin", "temp", "carrier"]], pl.from_pandas, pa.Table.from_pandas, lambda x: x.to_dict("list"), lambda x: x.to_dict("records"),
+                                  lambda x: x.to_numpy(), lambda x: x.to_numpy().tolist(), lambda x: x.astype(dict.fromkeys(TEXT, "category")),
+                                  lambda x: x.astype(dict.fromkeys(TEXT, "string")), lambda x: x.astype({"carrier": "string[pyarrow]", "hour": "Int64"})])
 def test_a_table_of_any_kind_is_the_same_rows(bundle, forest, form):
     assert np.array_equal(bundle.predict(form(X)), bundle.predict(X))
     assert Signature.of(form(X), list(X)) == bundle.signature
@@ -164,9 +171,12 @@ def test_a_table_of_any_kind_is_the_same_rows(bundle, forest, form):
 
 
 @pytest.mark.parametrize("row, says", [
-    ([7, 1., "JFK", 3.], "column 'carrier': 7 is not text; give text, or None where missing"), (["AA", "1", "JFK", 3.], "column 'temp': '1' is not a number; give a float"), (["AA", "warm", "JFK", 3.], "column 'temp': 'warm' is not a number"),
-    (["AA", 1., True, 3.], "column 'origin': True is not text"), ([b"AA", 1., "JFK", 3.], "column 'carrier': b'AA' is not text"), (["AA", 1., "JFK", None], "column 'hour': None is missing"), ([None, 1., "JFK", 3.], "column 'carrier': None is missing"),
-    (["AA", np.inf, "JFK", 3.], "column 'temp': inf is infinite"), (["AA", 1e39, "JFK", 3.], "column 'temp': 1e.39 is infinite, or too large for float32"), (["A\ud800", 1., "JFK", 3.], "column 'carrier': .*half a surrogate pair; give plain text")])
+    ([7, 1., "JFK", 3.], "column 'carrier': 7 is not text; give text, or None where missing"),
+    (["AA", "1", "JFK", 3.], "column 'temp': '1' is not a number; give a float"), (["AA", "warm", "JFK", 3.], "column 'temp': 'warm' is not a number"),
+    (["AA", 1., True, 3.], "column 'origin': True is not text"), ([b"AA", 1., "JFK", 3.], "column 'carrier': b'AA' is not text"),
+    (["AA", 1., "JFK", None], "column 'hour': None is missing"), ([None, 1., "JFK", 3.], "column 'carrier': None is missing"),
+    (["AA", np.inf, "JFK", 3.], "column 'temp': inf is infinite"), (["AA", 1e39, "JFK", 3.], "column 'temp': 1e.39 is infinite, or too large for float32"),
+    (["A\ud800", 1., "JFK", 3.], "column 'carrier': .*half a surrogate pair; give plain text")])
 def test_a_value_of_another_type_is_named_by_row_and_column(bundle, row, says):
     with pytest.raises(ValueError, match=rf"values\[1\], {says}"): bundle.predict([["AA", 1., "JFK", 3.], row])
 
@@ -213,8 +223,10 @@ def test_features_go_by_name_and_are_logged_in_the_order_of_the_columns(deployed
         assert ask({"features": rows[0]}).json()["prediction"] == first.json()["prediction"][:1]
         assert ask({"features": {**rows[0], "carrier": "ZZ"}}).json()["prediction"] == bundle.predict(UNSEEN.iloc[:1]).tolist()
         assert ask({"features": {**rows[0], "carrier": "ZZ"}, "ids": ["a"]}).status_code == 409
-        for features, says in (({**rows[0], "carrier": 7}, "features[0], column 'carrier': 7 is not text; give text, or null"), ([rows[0], {**rows[0], "temp": "1"}], "features[1], column 'temp': \"1\" is not a number; give a number"),
-                               ({**rows[0], "carrier": None}, "features[0], column 'carrier': None is missing"), ({"carrier": "AA", "temps": 1}, "features[0]: columns go by name, and missing are 'temp', 'origin', 'hour'; unknown are 'temps'"),
+        for features, says in (({**rows[0], "carrier": 7}, "features[0], column 'carrier': 7 is not text; give text, or null"),
+                               ([rows[0], {**rows[0], "temp": "1"}], "features[1], column 'temp': \"1\" is not a number; give a number"),
+                               ({**rows[0], "carrier": None}, "features[0], column 'carrier': None is missing"),
+                               ({"carrier": "AA", "temps": 1}, "features[0]: columns go by name, and missing are 'temp', 'origin', 'hour'; unknown are 'temps'"),
                                ([], "give one object"), ([3], "body.features"), ({**rows[0], "carrier": "\ud800"}, "half a surrogate pair")):
             refused = httpx.post(f"{url}/predict", content=json.dumps({"features": features}))
             assert refused.status_code == 422 and says in refused.json()["detail"], refused.text
@@ -272,7 +284,8 @@ def test_a_batch_of_another_type_is_refused_by_name(spark, bundle, tmp_path):
         return batch_predict(bundle.path, tmp_path/"in.parquet", tmp_path/"out", spark=spark)
     rows = X.iloc[:9].assign(id=range(9))
     for frame, says in ((rows.assign(carrier=7), "'carrier' is of type int64; expected text"), (rows.assign(temp="warm"), "'temp' is of type .*string; expected numbers"),
-                        (rows.assign(carrier=["AA"]*4 + [None]*5), "id 4: column 'carrier': None is missing"), (rows[["id"]].assign(features=[[1., 2., 3., 4.]]*9), "takes text in 'carrier'; write a column for each name")):
+                        (rows.assign(carrier=["AA"]*4 + [None]*5), "id 4: column 'carrier': None is missing"),
+                        (rows[["id"]].assign(features=[[1., 2., 3., 4.]]*9), "takes text in 'carrier'; write a column for each name")):
         with pytest.raises(ValueError, match=says): score(frame)
     assert not (tmp_path/"out").exists() and score(rows).rows == 9
 
@@ -305,11 +318,13 @@ TREES = {"left_child": [10**9, 0, -7], "right_child": [10**9, 0], "feature": [2,
 HISTOGRAMS = {"left": [2**31, 0], "right": [10**6, 0], "feature_idx": [2, 10**6, -3]}
 
 
-@pytest.mark.parametrize("model, fields", [(DecisionTreeClassifier(max_depth=3), TREES), (RandomForestClassifier(3), TREES), (GradientBoostingClassifier(n_estimators=3), TREES), (BaggingClassifier(n_estimators=3), TREES),
+@pytest.mark.parametrize("model, fields", [(DecisionTreeClassifier(max_depth=3), TREES), (RandomForestClassifier(3), TREES), (GradientBoostingClassifier(n_estimators=3), TREES),
+                                           (BaggingClassifier(n_estimators=3), TREES),
                                            (HistGradientBoostingClassifier(max_iter=3), HISTOGRAMS)], ids=lambda x: type(x).__name__)
 def test_a_tree_that_leads_out_of_its_table_is_refused(model, fields):
     data = skops.io.dumps(model.fit(GRID, Y))
-    assert np.array_equal(read_skops(data).predict(GRID), model.predict(GRID)) and np.array_equal(read_skops(with_arrays(data, put("left", -1, 0))).predict(GRID), model.predict(GRID))   # a leaf's children are not followed
+    for intact in (data, with_arrays(data, put("left", -1, 0))):   # a leaf's children are not followed
+        assert np.array_equal(read_skops(intact).predict(GRID), model.predict(GRID))
     for field, values in fields.items():
         for value in values:
             with pytest.raises(ValueError, match="a tree of the model"): read_skops(with_arrays(data, put(field, 0, value)))
@@ -334,12 +349,6 @@ def test_an_index_of_points_is_built_anew():
         model = KNeighborsClassifier(algorithm=algorithm).fit(GRID, Y)
         data = with_arrays(skops.io.dumps(model), lambda nodes: nodes["idx_end"].fill(10**9) if "idx_end" in nodes.dtype.names else None)
         assert np.array_equal(read_skops(data).predict_proba(GRID), model.predict_proba(GRID))
-
-
-def test_skops_alone_dies_of_such_a_tree():
-    data = with_arrays(skops.io.dumps(DecisionTreeClassifier(max_depth=3).fit(GRID, Y)), put("left_child", 0, 10**9))
-    program = "import sys, skops.io; d = sys.stdin.buffer.read(); skops.io.loads(d, trusted=skops.io.get_untrusted_types(data=d)).predict([[-9., -9.]])"
-    assert subprocess.run([sys.executable, "-c", program], input=data, capture_output=True).returncode < 0
 
 
 def test_every_type_on_the_list_has_a_reason_and_is_there():
