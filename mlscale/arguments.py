@@ -295,7 +295,7 @@ def data_frame(table: Any, what: str = "X") -> "pd.DataFrame":
     frame.columns = [f"x{i}" for i in range(frame.shape[1])] if names is None else names
     return frame
 
-# %% ../nbs/001_arguments.ipynb #2717697f
+# %% ../nbs/001_arguments.ipynb #d7ba378e
 def _is_gap(x: Any) -> bool:
     "Whether a value among texts is missing: also by NaN, as pandas has it."
     return _is_missing(x) or isinstance(x, (float, np.floating)) and bool(x != x)
@@ -319,6 +319,15 @@ def column_of_texts(column: Any, name: str, what: str = "values") -> np.ndarray:
     ------
     ValueError
         If a value is no text; row, column and value are named.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import column_of_texts
+    >>> column_of_texts(["UA", None, float("nan")], "carrier").tolist()
+    ['UA', None, None]
+    >>> column_of_texts(["UA", 7], "carrier")
+    Traceback (most recent call last):
+    ValueError: values[1], column 'carrier': 7 is not text; give text, or None where missing
     """
     where = f"{what}, column {name!r}"
     values = column if isinstance(column, np.ma.MaskedArray) else _values(column, where)
@@ -333,7 +342,7 @@ def column_of_texts(column: Any, name: str, what: str = "values") -> np.ndarray:
     # an element of an array, or a member of an enumeration, is a kind of str
     return np.array([x if x is None else str.__str__(x) for x in texts], dtype=object)
 
-# %% ../nbs/001_arguments.ipynb #8ae5ff39
+# %% ../nbs/001_arguments.ipynb #e396c6ca
 COLUMN_TYPES = ("number", "text")
 
 def column_types(table: Any, columns: Sequence[str], what: str = "values") -> tuple[str, ...]:
@@ -353,6 +362,12 @@ def column_types(table: Any, columns: Sequence[str], what: str = "values") -> tu
     -------
     tuple of str
         For each column "text" if one of its values is text, else "number".
+
+    Examples
+    --------
+    >>> from mlscale.arguments import column_types
+    >>> column_types({"carrier": ["UA", None], "seats": [180, 76]}, ["carrier", "seats"])
+    ('text', 'number')
     """
     def kind(column: Any, name: str) -> str:
         values = _values(column, f"{what}, column {name!r}")
@@ -373,6 +388,13 @@ def none_for_nan(floats: np.ndarray) -> np.ndarray:
     -------
     ndarray of object
         Of the same shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.arguments import none_for_nan
+    >>> none_for_nan(np.array([1.5, np.nan])).tolist()
+    [1.5, None]
     """
     return np.where(np.isnan(floats), np.array(None, dtype=object), floats)
 
@@ -402,6 +424,13 @@ def typed_rows(table: Any, columns: Sequence[str], types: Sequence[str],
     ------
     ValueError
         If a column is missing, unknown or there twice, or a value is not of its type. It is named.
+
+    Examples
+    --------
+    >>> from mlscale.arguments import typed_rows
+    >>> table = {"seats": [180, None], "carrier": ["UA", "B6"]}
+    >>> typed_rows(table, ["carrier", "seats"], ("text", "number")).tolist()   # by name
+    [['UA', 180.0], ['B6', None]]
     """
     if "text" not in types: return numeric_rows(table, columns, what)
     found = []

@@ -43,7 +43,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #2a462342
+# %% ../nbs/03c_bundle.ipynb #74df7bfd
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -60,6 +60,15 @@ class Signature:
         Whether a column may be missing (NaN or None).
     types : tuple of str
         "number" or "text" for each column; none where all are numbers.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import Signature
+    >>> signature = Signature.of({"carrier": ["UA", "B6"], "seats": [180, None]})
+    >>> print(signature.types, signature.allow_missing)
+    ('text', 'number') (False, True)
+    >>> signature.check({"seats": [76], "carrier": ["DL"]}).tolist()
+    [['DL', 76.0]]
     """
     columns: tuple[str, ...]
     allow_missing: tuple[bool, ...]
@@ -137,7 +146,7 @@ class Signature:
                 raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {said!s:.60} is {why}")
         return rows
 
-# %% ../nbs/03c_bundle.ipynb #2e07f679
+# %% ../nbs/03c_bundle.ipynb #e62638c0
 def is_digest(x: object) -> bool:
     """Whether a value is a SHA-256 digest: 64 hexadecimal digits.
 
@@ -150,6 +159,12 @@ def is_digest(x: object) -> bool:
     -------
     bool
         True if so. A digest that is missing or cut short is none, and checks nothing.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import is_digest
+    >>> is_digest("ab"*32), is_digest(""), is_digest(None)
+    (True, False, False)
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
@@ -189,7 +204,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
-# %% ../nbs/03c_bundle.ipynb #c6dde4fd
+# %% ../nbs/03c_bundle.ipynb #79061dfc
 @dataclass(frozen=True, repr=False)
 class Bundle:
     """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from
@@ -204,6 +219,17 @@ class Bundle:
     sha256 : str
         The digest of `card.json`. As the card lists the digests of the model's files, it stands for
         all of it.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> bundle = save(model, "late/1", example=X)
+    >>> bundle.engine, bundle.columns, bundle.predict({"hour": [18., 6.]}).round(1).tolist()
+    ('onnx', ['hour'], [1.0, 0.0])
     """
     path: Path
     card: dict
@@ -303,7 +329,7 @@ def _verified(path: Path, sha256: str | None) -> bytes:
         )
     return data
 
-# %% ../nbs/03c_bundle.ipynb #9fb6a6d9
+# %% ../nbs/03c_bundle.ipynb #dc83fbd6
 def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """Read what a bundle says about itself, without its model.
 
@@ -323,6 +349,18 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     ------
     ValueError
         If it cannot be read, was changed, or is of another format.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import read_card, save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> _ = save(model, "late/2", example=X, metrics={"auc": .7})
+    >>> card = read_card("late/2")
+    >>> card["output"], card["types"], card["metrics"]
+    ('probability', ['number'], {'auc': 0.7})
     """
     path = Path(path)
     try: card = json.loads(_verified(path/"card.json", sha256))
@@ -364,7 +402,7 @@ def _answer_reference_rows(bundle: Bundle) -> None:
             f" {recorded[:4]} when it was saved; restore the bundle"
         )
 
-# %% ../nbs/03c_bundle.ipynb #4b3a04f5
+# %% ../nbs/03c_bundle.ipynb #be29f309
 def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle:
     """Verify a bundle and make it ready to predict.
 
@@ -387,6 +425,20 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
         If something is missing, was changed, or is of another format, if the skops file holds types
         that are not allowed, or if the model does not answer its reference rows as it did when it
         was saved.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import load_bundle, save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> sha256 = save(model, "late/3", example=X).sha256
+    >>> load_bundle("late/3", sha256=sha256).predict([[18.]]).round(1).tolist()
+    [1.0]
+    >>> load_bundle("late/3", sha256="0"*64)
+    Traceback (most recent call last):
+    ValueError: 3/card.json was changed: ...
     """
     path = Path(path)
     card = read_card(path, sha256=sha256)
@@ -510,7 +562,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #c4924353
+# %% ../nbs/03c_bundle.ipynb #fc1bbd1f
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -552,6 +604,19 @@ def save(
     TypeError, ValueError
         If the model is not one of these, the example is no table of finite numbers the model can
         take, the folder exists, or `lineage`, `metrics` or `evaluation` cannot be written as JSON.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> save(model, "late/4", example=X, metrics={"auc": .7})
+    Bundle(classifier, probability of 1 columns by onnx, ...)
+    >>> save(model, "late/4", example=X)
+    Traceback (most recent call last):
+    ValueError: to: '4' exists, and a bundle is never changed; save to a new folder
     """
     to = Path(to)
     if to.exists():

@@ -23,7 +23,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/03b_conversion.ipynb #a2e533c7
+# %% ../nbs/03b_conversion.ipynb #0509e51a
 def round_down(t: np.ndarray) -> np.ndarray:
     """The largest float32 that is not above a number.
 
@@ -36,6 +36,13 @@ def round_down(t: np.ndarray) -> np.ndarray:
     -------
     ndarray of float32
         For every x that float32 holds, x <= t exactly if x <= the result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import round_down
+    >>> float(np.float32(0.1)) > 0.1, float(round_down(np.array([0.1]))[0]) > 0.1
+    (True, False)
     """
     near = t.astype(np.float32)
     return np.where(near > t, np.nextafter(near, np.float32(-np.inf)), near)
@@ -76,7 +83,7 @@ def _as_matrix_or_by_column(model: Any, rows: np.ndarray, columns: Sequence[str]
     if len(graph.graph.input) == len(columns): return graph
     raise ValueError("the converter leaves out a column")
 
-# %% ../nbs/03b_conversion.ipynb #1674c8bf
+# %% ../nbs/03b_conversion.ipynb #d0c2ca1d
 def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = ()) -> bytes:
     """Convert a scikit-learn model to ONNX with nothing but the wanted output.
 
@@ -97,6 +104,17 @@ def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = 
     bytes
         The ONNX file: its input is one float32 matrix, or one input a column. Whether it computes
         the same as the model is another question: see `parity`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import onnx_scorer, to_onnx
+    >>> x = np.array([[0.], [1.], [2.], [3.]])
+    >>> model = LogisticRegression().fit(x, [0, 0, 1, 1])
+    >>> fast = onnx_scorer(to_onnx(model, "probability", x))
+    >>> bool(np.abs(fast(x) - model.predict_proba(x)[:, 1]).max() < 1e-6)
+    True
     """
     with needs("artifacts"):
         from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
@@ -110,7 +128,7 @@ def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = 
         onx, names[1 if output == "probability" else 0]
     ).SerializeToString()
 
-# %% ../nbs/03b_conversion.ipynb #f8743799
+# %% ../nbs/03b_conversion.ipynb #5f8f6ea1
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 def _one_a_row(out: np.ndarray, n: int, output: str) -> np.ndarray:
@@ -132,12 +150,18 @@ def short_reason(e: Exception) -> str:
     -------
     str
         Its type and the beginning of its first line.
+
+    Examples
+    --------
+    >>> from mlscale.conversion import short_reason
+    >>> short_reason(KeyError("X"))
+    "KeyError: 'X'"
     """
     said = str(e).split("Status Message: ")[-1]   # of ONNX Runtime: behind the name of the node
     lines = said.removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03b_conversion.ipynb #a80b7335
+# %% ../nbs/03b_conversion.ipynb #ef696468
 def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     "Rows as a graph takes them: one matrix, or a column for each input."
     if len(inputs) == 1 and inputs[0].type == "tensor(float)":
@@ -169,6 +193,13 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
         If ONNX Runtime cannot read the model, or the model keeps some of its numbers in another
         file. The callable raises it if the runtime refuses the rows, or the model gives anything
         but one prediction a row.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import onnx_scorer
+    >>> onnx_scorer(b"no model")
+    Traceback (most recent call last):
+    ValueError: not an ONNX model that can be used (...); restore it
     """
     with needs("artifacts"):
         import onnxruntime
@@ -220,7 +251,7 @@ def _table(model: Any, rows: np.ndarray, columns: Sequence[str], types: Sequence
     frame = pd.DataFrame(rows, columns=list(columns))
     return frame.astype({c: float for c, is_text in zip(columns, text) if not is_text})
 
-# %% ../nbs/03b_conversion.ipynb #acfb9a51
+# %% ../nbs/03b_conversion.ipynb #14728123
 def as_trained(model: Any, rows: np.ndarray, columns: Sequence[str],
                types: Sequence[str] = ()) -> "np.ndarray | pd.DataFrame":
     """Rows with the names of their columns, if the model was trained with names.
@@ -240,10 +271,19 @@ def as_trained(model: Any, rows: np.ndarray, columns: Sequence[str],
     -------
     ndarray or DataFrame
         What the model expects.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.tree import DecisionTreeRegressor
+    >>> from mlscale.conversion import as_trained
+    >>> model = DecisionTreeRegressor().fit(pd.DataFrame({"hour": [6, 18]}), [0., 9.])
+    >>> as_trained(model, [[18.]], ["hour"]).columns.tolist()
+    ['hour']
     """
     return _table(model, rows, columns, types, _missing_text(model) if "text" in types else None)
 
-# %% ../nbs/03b_conversion.ipynb #08f2ee5e
+# %% ../nbs/03b_conversion.ipynb #ca4dd556
 def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
                    types: Sequence[str] = ()) -> Scorer:
     """A function from checked rows to predictions, by scikit-learn.
@@ -263,6 +303,15 @@ def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
     -------
     callable
         (n, k) array to (n,) array of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> from mlscale.artifacts import sklearn_scorer
+    >>> model = DecisionTreeClassifier().fit([[6.], [18.]], [0, 1])
+    >>> sklearn_scorer(model, "probability", ["hour"])(np.array([[7.], [17.]])).tolist()
+    [0.0, 1.0]
     """
     missing = _missing_text(model) if "text" in types else None   # once: it looks everywhere
     def score(rows: np.ndarray) -> np.ndarray:
@@ -273,7 +322,7 @@ def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
         return _one_a_row(out, len(rows), output)
     return score
 
-# %% ../nbs/03b_conversion.ipynb #ac70fffd
+# %% ../nbs/03b_conversion.ipynb #ff468bbd
 PARITY = 1e-5
 
 def within_parity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -288,6 +337,13 @@ def within_parity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     -------
     ndarray of bool
         False where one is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import within_parity
+    >>> within_parity(np.array([.5, 1e5, .5]), np.array([.5001, 1e5 + .9, np.nan])).tolist()
+    [False, True, False]
     """
     return np.abs(a - b) <= PARITY*np.maximum(1, np.abs(a))
 
@@ -304,6 +360,13 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
     dict
         `rows`, `max_abs_difference`, and `faithful`: whether all agree, see `within_parity`. Never,
         and without a difference, if a prediction is NaN or there are more of one than of the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import parity
+    >>> parity(np.array([.25, .5]), np.array([.25, .75]))
+    {'rows': 2, 'max_abs_difference': 0.25, 'faithful': False}
     """
     alike = len(expected) == len(got)
     worst = float(np.max(np.abs(expected - got))) if alike else np.nan
@@ -313,7 +376,7 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
         "faithful": alike and bool(np.isfinite(worst) and within_parity(expected, got).all()),
     }
 
-# %% ../nbs/03b_conversion.ipynb #8a2160e6
+# %% ../nbs/03b_conversion.ipynb #6fe085f1
 def spread(predictions: np.ndarray, n: int = 4) -> np.ndarray:
     """A few rows from the lowest prediction to the highest.
 
@@ -328,11 +391,18 @@ def spread(predictions: np.ndarray, n: int = 4) -> np.ndarray:
     -------
     ndarray of int, shape (at most n,)
         Their places; the lowest and the highest prediction are among them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import spread
+    >>> spread(np.array([.9, .1, .5]), n=2).tolist()   # the places of the lowest and the highest
+    [1, 0]
     """
     ranks = np.linspace(0, len(predictions) - 1, min(n, len(predictions))).astype(int)
     return np.argsort(predictions, kind="stable")[ranks]
 
-# %% ../nbs/03b_conversion.ipynb #3d4d69b6
+# %% ../nbs/03b_conversion.ipynb #cbddc092
 EXTREMES = (1e3, 1e6, 1e10, 1e20)
 
 def _values_to_try(column: np.ndarray, is_text: bool) -> np.ndarray:
@@ -364,6 +434,15 @@ def adversarial_rows(rows: np.ndarray, bases: np.ndarray) -> Iterator[np.ndarray
         one above the largest, one below the smallest, 0, -1, and `EXTREMES` with both signs. For
         each column of text: its known values (at most 32), a text that it never had, a known one in
         other letters or with a space. And a missing value if the column is ever missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import adversarial_rows
+    >>> rows = np.array([["UA", 17.], [None, 18.]], dtype=object)
+    >>> airlines, hours = adversarial_rows(rows, rows[:1])
+    >>> airlines[:, 0].tolist()
+    ['UA', '', 'never seen', 'UA ', 'ua', None]
     """
     for j, is_text in enumerate(_is_text(rows)):
         values = _values_to_try(rows[:, j], bool(is_text))
@@ -371,7 +450,7 @@ def adversarial_rows(rows: np.ndarray, bases: np.ndarray) -> Iterator[np.ndarray
         changed[:, j] = np.tile(values, len(bases))
         yield changed
 
-# %% ../nbs/03b_conversion.ipynb #12ccb229
+# %% ../nbs/03b_conversion.ipynb #50c90e77
 def _attempt(score: Scorer, rows: np.ndarray) -> np.ndarray | None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -392,6 +471,13 @@ def disagreement(slow: Scorer, fast: Scorer, rows: np.ndarray) -> str | None:
     -------
     str or None
         What each says of the first row found; None where they agree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.artifacts import disagreement
+    >>> disagreement(lambda rows: rows[:, 0], lambda rows: 2*rows[:, 0], np.array([[0.], [3.]]))
+    'scikit-learn answers 3, ONNX answers 6'
     """
     a, b = _attempt(slow, rows), _attempt(fast, rows)
     if (a is None or b is None) and len(rows) > 1:
@@ -404,7 +490,7 @@ def disagreement(slow: Scorer, fast: Scorer, rows: np.ndarray) -> str | None:
     says = lambda x: "gives no answer" if np.isnan(x) else f"answers {x:.4g}"
     return f"scikit-learn {says(a[apart[0]])}, ONNX {says(b[apart[0]])}" if len(apart) else None
 
-# %% ../nbs/03b_conversion.ipynb #bdb232e5
+# %% ../nbs/03b_conversion.ipynb #f7cf3be5
 def first_refused(score: Scorer, rows: np.ndarray) -> int:
     """The place of the first row that a model refuses, if it refuses these rows together.
 
@@ -419,6 +505,16 @@ def first_refused(score: Scorer, rows: np.ndarray) -> int:
     -------
     int
         From 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.conversion import first_refused
+    >>> def score(rows):
+    ...     if (rows < 0).any(): raise ValueError("below 0")
+    ...     return rows[:, 0]
+    >>> first_refused(score, np.array([[1.], [2.], [-1.], [3.]]))
+    2
     """
     low, high = 0, len(rows)   # the first `low` rows are taken, the first `high` are not
     while high - low > 1:
@@ -426,7 +522,7 @@ def first_refused(score: Scorer, rows: np.ndarray) -> int:
         low, high = (low, middle) if _attempt(score, rows[:middle]) is None else (middle, high)
     return low
 
-# %% ../nbs/03b_conversion.ipynb #6666ea49
+# %% ../nbs/03b_conversion.ipynb #18a5ddbf
 def _untried(slow: Scorer, fast: Scorer, rows: np.ndarray, expected: np.ndarray,
              columns: Sequence[str]) -> str | None:
     "What two models say of a row that never occurred, if they differ on one."
@@ -456,6 +552,17 @@ def faithful_onnx(
     (bytes or None, dict)
         The ONNX file, None if there is no faithful one; and what `parity` found, with a `reason` if
         it is None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from mlscale.artifacts import faithful_onnx
+    >>> x = np.array([[1.], [2.], [3.], [4.]])
+    >>> model = GaussianNB().fit(x, [0, 0, 1, 1])
+    >>> data, report = faithful_onnx(model, "probability", x, model.predict_proba(x)[:, 1])
+    >>> print(data, report["reason"])
+    None with a value of 'x0' that never occurred scikit-learn answers ..., ONNX gives no answer
     """
     names = getattr(model, "feature_names_in_", [f"x{j}" for j in range(rows.shape[1])])
     columns = list(map(str, names))
@@ -560,7 +667,7 @@ _REASONS = {   # why a file may build a type, and which
 ALLOWED = {f"{module}.{name}": why for why, lines in _REASONS.items() for line in lines
            for module, names in [line.split(": ")] for name in names.split()}
 
-# %% ../nbs/03b_conversion.ipynb #5da62215
+# %% ../nbs/03b_conversion.ipynb #ee771df7
 def _refuse_unknown(types: set[str]) -> None:
     unknown = sorted(types - ALLOWED.keys())
     if not unknown: return
@@ -590,6 +697,16 @@ def read_skops(data: bytes) -> Any:
     ValueError
         If the file is no skops file, holds types that neither skops trusts nor `ALLOWED` lists, or
         a tree that leads out of its table.
+
+    Examples
+    --------
+    >>> import os
+    >>> import skops.io
+    >>> from sklearn.preprocessing import FunctionTransformer
+    >>> from mlscale.artifacts import read_skops
+    >>> read_skops(skops.io.dumps(FunctionTransformer(os.system)))
+    Traceback (most recent call last):
+    ValueError: the skops file holds types that are not allowed: posix.system; use ...
     """
     with needs("artifacts"):
         import skops.io

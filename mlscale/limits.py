@@ -56,7 +56,7 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
     out[:, number] = none_for_nan(floats)
     return out
 
-# %% ../nbs/06e_limits.ipynb #3cb88e99
+# %% ../nbs/06e_limits.ipynb #4552ff8c
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `values` of a request into an array, or say in one line what is wrong with them.
 
@@ -80,6 +80,15 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
     ValueError
         If `values` is empty, mixes rows with values, holds a row of another length, or a value of
         another type than its column; row and column are named.
+
+    Examples
+    --------
+    >>> from mlscale.serving import read_rows
+    >>> read_rows(["UA", 17], ["carrier", "hour"], ["text", "number"]).tolist()
+    [['UA', 17.0]]
+    >>> read_rows([["UA", "17"]], ["carrier", "hour"], ["text", "number"])
+    Traceback (most recent call last):
+    ValueError: values[0], column 'hour': "17" is not a number; give a number, or null where ...
     """
     if not isinstance(values, list) or not values:
         raise ValueError("values: give one row as a list of values, or a list of rows")
@@ -98,7 +107,7 @@ def _check_size(rows: list, what: str) -> None:
         raise ValueError(f"{what}: {len(rows)} rows, at most {MAX_ROWS} in a request; score more "
                          "in a batch")
 
-# %% ../nbs/06e_limits.ipynb #105d4d6d
+# %% ../nbs/06e_limits.ipynb #c2d7cc40
 def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `features` of a request, values by name, into an array.
 
@@ -119,6 +128,15 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     ValueError
         If there is no row, a name is missing or unknown, or a value is of another type than its
         column; row and column are named.
+
+    Examples
+    --------
+    >>> from mlscale.serving import read_features
+    >>> read_features({"temp": None, "hour": 17}, ["hour", "temp"]).tolist()
+    [[17.0, nan]]
+    >>> read_features({"hours": 17}, ["hour", "temp"])
+    Traceback (most recent call last):
+    ValueError: features[0]: columns go by name, and missing are 'hour', 'temp'; unknown are 'hours'
     """
     rows = features if isinstance(features, list) else [features]
     if not rows or not all(isinstance(row, dict) for row in rows):
@@ -127,9 +145,18 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #aade3a4c
+# %% ../nbs/06e_limits.ipynb #7e1d756d
 class ServiceMetrics:
-    """What the service counts, for Prometheus to fetch."""
+    """What the service counts, for Prometheus to fetch.
+
+    Examples
+    --------
+    >>> from mlscale.serving import ServiceMetrics
+    >>> metrics = ServiceMetrics()
+    >>> metrics.requests.labels(200).inc()
+    >>> b'mlscale_requests_total{status="200"} 1.0' in metrics.text()
+    True
+    """
     def __init__(self):
         with needs("serve"): from prometheus_client import CollectorRegistry, Counter, Histogram
         self.registry = CollectorRegistry()
@@ -158,7 +185,7 @@ class ServiceMetrics:
         from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
-# %% ../nbs/06e_limits.ipynb #a55313a3
+# %% ../nbs/06e_limits.ipynb #e404b695
 def refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse":
     """The answer to a request that is refused; it is counted.
 
@@ -175,13 +202,19 @@ def refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse"
     -------
     JSONResponse
         With `detail`.
+
+    Examples
+    --------
+    >>> from mlscale.limits import ServiceMetrics, refusal
+    >>> refusal(ServiceMetrics(), 422, "values: give one row").body
+    b'{"detail":"values: give one row"}'
     """
     from fastapi.responses import JSONResponse
     metrics.requests.labels(status).inc()
     detail = str(why)[:290].encode(errors="backslashreplace").decode()
     return JSONResponse({"detail": detail}, status)
 
-# %% ../nbs/06e_limits.ipynb #27db16a4
+# %% ../nbs/06e_limits.ipynb #b00aee17
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 
@@ -198,6 +231,16 @@ class Limits:
         The largest body; of a larger one nothing is kept, and the answer is 413.
     patience : float
         Seconds for the whole body to arrive; after that 408.
+
+    Examples
+    --------
+    >>> from fastapi import FastAPI
+    >>> from fastapi.testclient import TestClient
+    >>> from mlscale.serving import Limits, ServiceMetrics
+    >>> app = FastAPI()
+    >>> app.add_middleware(Limits, metrics=ServiceMetrics(), max_bytes=10)
+    >>> TestClient(app).post("/predict", content=b"x"*11).status_code
+    413
     """
     def __init__(self, app: Callable, metrics: ServiceMetrics, max_bytes: int = MAX_BYTES,
                  patience: float = PATIENCE):
@@ -249,7 +292,7 @@ class Limits:
         answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #7e16e29f
+# %% ../nbs/06e_limits.ipynb #44d73e81
 def impatient_protocol(patience: float) -> type:
     """uvicorn's protocol, but a connection is closed on which the head of a request does not arrive
     in time.
@@ -263,6 +306,13 @@ def impatient_protocol(patience: float) -> type:
     -------
     type
         For `http` of `uvicorn.Config`.
+
+    Examples
+    --------
+    >>> import uvicorn
+    >>> from mlscale.limits import impatient_protocol
+    >>> uvicorn.Config("app:app", http=impatient_protocol(5.)).http.__name__
+    'Impatient'
     """
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 

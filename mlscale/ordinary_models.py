@@ -20,7 +20,7 @@ from .bundle import load_bundle, save
 from .conversion import sklearn_scorer, within_parity
 from .storage import needs
 
-# %% ../nbs/03e_ordinary_models.ipynb #4142a7c7
+# %% ../nbs/03e_ordinary_models.ipynb #ecee5d1e
 @dataclass(frozen=True)
 class Served:
     """How a model would be served.
@@ -33,6 +33,12 @@ class Served:
         Why not by ONNX, or why not at all; nothing where ONNX serves it.
     output : str
         What a prediction is: "probability", "label" or "value"; nothing where it is refused.
+
+    Examples
+    --------
+    >>> from mlscale.ordinary_models import Served
+    >>> Served("skops", "predictions differ by up to 0.15", "probability").engine
+    'skops'
     """
     engine: str
     why: str = ""
@@ -59,6 +65,15 @@ def how_served(model: Any, example: Any, *, output: str | None = None) -> Served
     ------
     RuntimeError
         If a bundle that was saved answers otherwise than the model: that must never happen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    >>> from mlscale.ordinary_models import how_served
+    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> how_served(LinearDiscriminantAnalysis().fit(x, x[:, 0] > 0), x)
+    Served(engine='skops', why='predictions differ by up to ...', output='probability')
     """
     with tempfile.TemporaryDirectory() as box:
         try: save(model, Path(box)/"1", example=example, output=output)
@@ -71,7 +86,7 @@ def how_served(model: Any, example: Any, *, output: str | None = None) -> Served
             raise RuntimeError(f"{model}: the bundle answers otherwise than the model; report this")
     return Served(bundle.engine, bundle.card["parity"].get("reason", ""), bundle.card["output"])
 
-# %% ../nbs/03e_ordinary_models.ipynb #f948aac8
+# %% ../nbs/03e_ordinary_models.ipynb #faba39bb
 def _required(cls: type, kind: str) -> list[dict]:
     "Arguments with which to try an estimator: none but the needed, then with a model inside."
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -96,6 +111,13 @@ def fitted_estimators(kind: str, seed: int = 0) -> Iterator[tuple[str, Any, np.n
     (str, estimator, ndarray of float64, shape (300, k))
         Its name, the model, and the rows it was trained on: four columns, or one where it takes no
         more. With two targets where it does not take one.
+
+    Examples
+    --------
+    >>> from mlscale.ordinary_models import fitted_estimators
+    >>> name, model, rows = next(fitted_estimators("classifier"))
+    >>> name, rows.shape, model.predict(rows[:1]).shape
+    ('AdaBoostClassifier', (300, 4), (1,))
     """
     with needs("train"):
         from sklearn.utils import all_estimators

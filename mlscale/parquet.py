@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# %% ../nbs/05c_parquet.ipynb #b54af824
+# %% ../nbs/05c_parquet.ipynb #42c1b91e
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files that are `path` or lie below it.
 
@@ -38,6 +38,14 @@ def parquet_files(path: Path) -> list[Path]:
     -------
     list of Path
         Sorted; names that begin with a dot or an underscore are left out, as Spark does.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.parquet import parquet_files
+    >>> for name in ("b.parquet", "a.parquet", "_metadata.parquet"): Path(name).touch()
+    >>> [file.name for file in parquet_files(Path("."))]
+    ['a.parquet', 'b.parquet']
     """
     if path.is_file(): return [path]
     return sorted(
@@ -46,7 +54,7 @@ def parquet_files(path: Path) -> list[Path]:
         if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
-# %% ../nbs/05c_parquet.ipynb #24903305
+# %% ../nbs/05c_parquet.ipynb #de0e8c7b
 def input_digest(path: str | os.PathLike) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.
 
@@ -64,6 +72,16 @@ def input_digest(path: str | os.PathLike) -> str:
     ------
     ValueError
         If there is no Parquet file.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.batch import input_digest
+    >>> pd.DataFrame({"id": [1], "hour": [6.]}).to_parquet("a.parquet")
+    >>> before = input_digest(".")
+    >>> pd.DataFrame({"id": [1], "hour": [7.]}).to_parquet("a.parquet")
+    >>> input_digest(".") == before
+    False
     """
     path = Path(path)
     files = parquet_files(path)
@@ -75,7 +93,7 @@ def input_digest(path: str | os.PathLike) -> str:
     named = [[str(f.relative_to(path)) if path.is_dir() else "", digest(f)] for f in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-# %% ../nbs/05c_parquet.ipynb #08d00297
+# %% ../nbs/05c_parquet.ipynb #135aaf13
 def footer(file: Path) -> "pq.FileMetaData":
     """What a Parquet file says of itself at its end.
 
@@ -92,6 +110,15 @@ def footer(file: Path) -> "pq.FileMetaData":
     ------
     ValueError
         If it is none, or holds a type that Arrow does not know.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.parquet import footer
+    >>> pd.DataFrame({"id": [1, 2]}).to_parquet("a.parquet")
+    >>> footer(Path("a.parquet")).num_rows
+    2
     """
     with needs("spark"):
         import pyarrow as pa
@@ -118,7 +145,7 @@ def _is_number(t: "pa.DataType") -> bool:
     return any(is_(t) for is_ in (types.is_integer, types.is_floating, types.is_decimal,
                                   types.is_boolean, types.is_null))
 
-# %% ../nbs/05c_parquet.ipynb #5ed417e7
+# %% ../nbs/05c_parquet.ipynb #8292a53c
 def id_type(t: "pa.DataType") -> "pa.DataType | None":
     """The type in which ids of an Arrow type are written.
 
@@ -131,6 +158,13 @@ def id_type(t: "pa.DataType") -> "pa.DataType | None":
     -------
     DataType or None
         None if they are no ids.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.parquet import id_type
+    >>> print(id_type(pa.large_string()), id_type(pa.uint8()), id_type(pa.float64()))
+    string uint8 None
     """
     import pyarrow as pa
     import pyarrow.types as types
@@ -158,6 +192,14 @@ def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     list of str
         ["features"], a list in each row, if there is such a column and the model has none of that
         name; else `columns`.
+
+    Examples
+    --------
+    >>> from mlscale.parquet import features_among
+    >>> features_among(["id", "features"], ["hour", "temp"])
+    ['features']
+    >>> features_among(["id", "temp", "hour"], ["hour", "temp"])
+    ['hour', 'temp']
     """
     return ["features"] if "features" in names and "features" not in columns else list(columns)
 
@@ -197,7 +239,7 @@ def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str], types: S
             raise ValueError(f"{what}: column {of(c, 'is')}; expected {what_it_holds}")
     return wanted, written
 
-# %% ../nbs/05c_parquet.ipynb #b83fd58c
+# %% ../nbs/05c_parquet.ipynb #831a6984
 def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
                    ignore: Sequence[str], types: Sequence[str] = ()
                    ) -> tuple[list[str], "pa.DataType"]:
@@ -223,6 +265,18 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
     ------
     ValueError
         See `input_columns`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.parquet import check_schemas
+    >>> pd.DataFrame({"id": [1], "carrier": ["UA"]}).to_parquet("a.parquet")
+    >>> check_schemas([Path("a.parquet")], "id", ["carrier"], (), ["text"])
+    (['carrier'], DataType(int64))
+    >>> check_schemas([Path("a.parquet")], "id", ["carrier"], (), ["number"])
+    Traceback (most recent call last):
+    ValueError: input_path: column 'carrier' is of type ...string; expected numbers
     """
     import pyarrow as pa
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
@@ -240,7 +294,7 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
                              "type of the ids or the form of the features; write them alike")
     return found[0]
 
-# %% ../nbs/05c_parquet.ipynb #c4e09abf
+# %% ../nbs/05c_parquet.ipynb #d4fcee31
 def input_columns(
     files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = (),
     types: Sequence[str] = ()
@@ -271,10 +325,19 @@ def input_columns(
     ValueError
         If columns are missing, unknown, there twice or of the wrong type, if files disagree, or if
         one is no Parquet file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.batch import input_columns
+    >>> pd.DataFrame({"id": [1], "temp": [9.], "hour": [6], "note": ["x"]}).to_parquet("a.parquet")
+    >>> input_columns([Path("a.parquet")], "id", ["hour", "temp"], ignore=["note"])
+    ['hour', 'temp']
     """
     return check_schemas(files, id, columns, ignore, types)[0]
 
-# %% ../nbs/05c_parquet.ipynb #7d2a0f19
+# %% ../nbs/05c_parquet.ipynb #89e5c3d7
 Piece = tuple[str, int, int, int]   # a file, a row group, the first row and the one after the last
 
 def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
@@ -291,6 +354,15 @@ def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
     -------
     list of list of tuple
         For each part its pieces: file, row group, first row, end.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.batch import plan_parts
+    >>> pd.DataFrame({"id": range(10)}).to_parquet("a.parquet")
+    >>> [[piece[1:] for piece in part] for part in plan_parts([Path("a.parquet")], 3)]
+    [[(0, 0, 4)], [(0, 4, 8)], [(0, 8, 10)]]
     """
     groups = [(str(f.resolve()), g, said.row_group(g).num_rows)
               for f in files for said in [footer(f)] for g in range(said.num_row_groups)]
@@ -315,7 +387,7 @@ def _slices(batches: "Iterator[pa.RecordBatch]", start: int,
         at += batch.num_rows
         if at >= end: return
 
-# %% ../nbs/05c_parquet.ipynb #70075f86
+# %% ../nbs/05c_parquet.ipynb #1899fa67
 def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
               batch: int = 65_536) -> "Iterator[pa.RecordBatch]":
     """Read the rows of a part, batch by batch.
@@ -338,6 +410,14 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
     ------
     ValueError
         If a file cannot be read; it is named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.batch import read_rows
+    >>> pd.DataFrame({"id": range(10), "hour": range(10)}).to_parquet("a.parquet")
+    >>> [batch.to_pydict() for batch in read_rows([("a.parquet", 0, 7, 10)], ["id"], batch=2)]
+    [{'id': [7]}, {'id': [8, 9]}]
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -354,7 +434,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
             name, why = Path(file).name[:60], one_line(e, 120)
             raise ValueError(f"input_path: {name!r} cannot be read on a worker ({why})") from e
 
-# %% ../nbs/05c_parquet.ipynb #c8dbc921
+# %% ../nbs/05c_parquet.ipynb #3efedc41
 def _check_number(t: "pa.DataType", what: str) -> None:
     if not _is_number(t): raise ValueError(f"{what} is of type {str(t)[:60]}; expected numbers")
 
@@ -387,10 +467,17 @@ def row_name(batch: "pa.RecordBatch", i: int) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.parquet import row_name
+    >>> row_name(pa.RecordBatch.from_pydict({"id": ["UA15", "B6725"]}), 1)
+    "id 'B6725'"
     """
     return f"id {batch.column(0)[int(i)].as_py()!r}"[:64]
 
-# %% ../nbs/05c_parquet.ipynb #cf9d803d
+# %% ../nbs/05c_parquet.ipynb #44ec96b3
 def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -> np.ndarray:
     """The features of an Arrow batch as an array.
 
@@ -415,6 +502,14 @@ def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -
     ValueError
         If a column holds not what it should, or a list is null or does not hold k values; the
         column or the id is named.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.batch import feature_matrix
+    >>> batch = pa.RecordBatch.from_pydict({"id": [1, 2], "carrier": ["UA", None], "hour": [6, 18]})
+    >>> feature_matrix(batch, 2, ("text", "number")).tolist()
+    [['UA', 6.0], [None, 18.0]]
     """
     import pyarrow as pa
     import pyarrow.compute as pc
