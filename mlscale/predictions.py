@@ -414,7 +414,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #9e58583f
+# %% ../nbs/05d_predictions.ipynb #f3668074
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -483,7 +483,7 @@ def batch_predict(
     >>> batch_predict("late/1", "day.parquet", "scores").rows
     4
     >>> pd.read_parquet("scores").sort_values("id").prediction.round(1).tolist()
-    [0.0, 0.0, 1.0, 1.0]
+    [0.0, 0.1, 0.9, 1.0]
     """
     bundle, source, link = load_bundle(model_path), Path(input_path), Path(output_path)
     if partitions is not None: partitions = whole(partitions, "partitions", low=1)
