@@ -126,9 +126,9 @@ class Prediction(NamedTuple):
     features: Sequence[float | str | None]
     entity: str | None = None
 
-# %% ../nbs/06b_prediction_log.ipynb #d1c9dff3
+# %% ../nbs/06b_prediction_log.ipynb #a6c3e659
 class ConflictError(ValueError):
-    """A request id that is known with other features.
+    """A request id that is known with other features, with another outcome or another action.
 
     Examples
     --------

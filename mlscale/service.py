@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_service.ipynb #b1aaf451
-from .limits import MAX_BYTES, PATIENCE, Limits, ServiceMetrics, impatient_protocol
-from .limits import read_features, read_rows, refusal
+# %% ../nbs/06f_service.ipynb #3401dcee
+from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics
+from .limits import impatient_protocol, read_features, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel
 from .log_writer import LogWriter
 from .pointer import PRODUCTION
