@@ -282,6 +282,9 @@ def main(words):
     ensure(env)
     if verb == "test": return test(rest, env)
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
+    if verb == "lab":   # our settings come before the user's own
+        folders = [str(ROOT / ".jupyter"), env.get("JUPYTER_CONFIG_PATH", "")]
+        env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, folders))
     command = {
         "run": [PYTHON, "-m", "mlscale.cli", "run", *rest],
         "lab": [
