@@ -293,7 +293,6 @@ def main(words):
             "jupyterlab",
             f"--ServerApp.root_dir={ROOT}",
             "--LabApp.default_url=/lab/tree/nbs/index.ipynb",
-            "--LabApp.news_url=None",
             *(["--allow-root"] if os.geteuid() == 0 else []),
             *rest,
         ],

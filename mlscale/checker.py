@@ -184,7 +184,7 @@ def _known() -> tuple[dict[str, tuple[Question, Path]], list[str]]:
         except ValueError as e: unread.append(str(e))
     return known, unread
 
-# %% ../nbs/90e_checker.ipynb #04995c14
+# %% ../nbs/90e_checker.ipynb #7d8237b6
 def _solved(name: str, kept: dict) -> str:
     "How many of a chapter's exercises are solved."
     chapter = name.split(".")[0]
@@ -199,7 +199,7 @@ def _links(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     if not (verdict.status == "right" or verdict.hints and told): return ()
     known, _ = _known()
     if name not in known: return ()
-    notebook, after = known[name][1], list(known)[list(known).index(name) + 1:]
+    notebook, after = known[name][1].absolute(), list(known)[list(known).index(name) + 1:]
     solution = notebook.parent.parent/"solutions"/f"{notebook.stem}_solution.ipynb"
     links = [("solutions", solution, "")] if solution.exists() else []
     if after:
@@ -209,7 +209,7 @@ def _links(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     return tuple((words, urllib.parse.quote(Path(os.path.relpath(path)).as_posix()) + place)
                  for words, path, place in links)
 
-# %% ../nbs/90e_checker.ipynb #8e8be196
+# %% ../nbs/90e_checker.ipynb #ff8849cb
 def record(verdict: Verdict) -> Verdict:
     """Keep the progress of one try.
 
@@ -242,10 +242,11 @@ def record(verdict: Verdict) -> Verdict:
     except (OSError, RuntimeError) as e:
         note, solved = f"Your progress cannot be kept ({_reason(e)}).", ""
     last = f"{solved}For practice only: it counts for no grade."
-    notes = (*verdict.notes, *([note] if note else []), last)
-    return replace(verdict, links=_links(verdict), notes=notes)
+    verdict = replace(verdict, notes=(*verdict.notes, *([note] if note else []), last))
+    with suppress(OSError): verdict = replace(verdict, links=_links(verdict))   # a folder is gone
+    return verdict
 
-# %% ../nbs/90e_checker.ipynb #0949b842
+# %% ../nbs/90e_checker.ipynb #ecc69832
 _TROUBLES = {"version": _VERSION,
              "damaged": "The file of your progress is damaged: here is what can be read of it. Your"
                         " next try keeps a copy before it goes on."}
@@ -264,9 +265,8 @@ class Progress:
     Examples
     --------
     >>> from mlscale.exercises import progress
-    >>> progress()
-    ... of 10 solved, ... of 50 points, about ... minutes left.
-    ...
+    >>> print("So far:", progress().total)
+    So far: ... of 10 solved, ... of 50 points, about ... minutes left.
     """
     exercises: pd.DataFrame
     begun: tuple
@@ -296,7 +296,7 @@ class Progress:
                   f"</summary>{rest[['title', 'minutes', 'of']].to_html()}</details>")
         return f"<p>{self.total}</p>{table}{folded if len(rest) else ''}"
 
-# %% ../nbs/90e_checker.ipynb #6e72ea67
+# %% ../nbs/90e_checker.ipynb #aa1c573b
 def progress() -> Progress:
     """What you have solved so far; it counts for no grade.
 
@@ -308,8 +308,8 @@ def progress() -> Progress:
     Examples
     --------
     >>> from mlscale.exercises import progress
-    >>> progress().exercises.loc["11.q1", ["title", "minutes", "solved"]].tolist()
-    ['the descent, step by step', 10, '']
+    >>> progress().exercises.loc["11.q1", ["title", "solved"]].tolist()
+    ['the descent, step by step', '']
     """
     try: kept, trouble = _read_progress(home()/"state"/"exercises.json")
     except (OSError, RuntimeError) as e: kept, trouble = {}, _reason(e)

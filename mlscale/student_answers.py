@@ -226,7 +226,7 @@ def difference(answer: Any, truth: Any) -> str:
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
 
-# %% ../nbs/90b_student_answers.ipynb #6ab63bc3
+# %% ../nbs/90b_student_answers.ipynb #d3d9ab5e
 def cut(text: str, most: int) -> str:
     """A text, cut short.
 
@@ -275,7 +275,7 @@ def brief(x: Any, *, whole: bool = False) -> str:
     >>> from mlscale.student_answers import brief
     >>> brief(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, 6, 7, ... 1000 in all]'
-    >>> brief(list(range(1000)), whole=True)[-15:]
+    >>> brief(list(range(1000)), whole=True)[-16:]
     ', 997, 998, 999]'
     """
     rows, most = (sys.maxsize, sys.maxsize) if whole else (8, 2000)
