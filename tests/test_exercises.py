@@ -939,7 +939,8 @@ def test_untouched_cells_of_a_notebook_raise_nothing_and_what_they_said_is_repla
     import nbformat
     from nbclient import NotebookClient
     nb = json.loads(generate(ROOT / "nbs" / "solutions" / "10_sequential_solution.ipynb", tmp_path)[0].read_text())
-    answer = {"cell_type": "code", "id": "mine", "metadata": {}, "execution_count": None, "outputs": [], "source": block("10.q1", "def stopped_by_then(z, limit): return np.maximum.accumulate(np.abs(z) > limit, axis=1).mean(axis=0)")}
+    right = block("10.q1", "def stopped_by_then(z, limit): return np.maximum.accumulate(np.abs(z) > limit, axis=1).mean(axis=0)")
+    answer = {"cell_type": "code", "id": "mine", "metadata": {}, "execution_count": None, "outputs": [], "source": right}
     nb = nbformat.from_dict({**nb, "cells": [*({**c, "source": "".join(c["source"])} for c in nb["cells"]), answer]})
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     said = [[o["data"]["text/plain"] for o in c.outputs if "data" in o] for c in nb.cells if c.cell_type == "code" and "if solved(" in c.source]
