@@ -22,6 +22,10 @@ class Notebooks(AsyncLargeFileManager):
         if model["type"] == "notebook" and model["content"]: complete(model["content"]["metadata"])
         return model
 
+    async def save(self, model, path=""):
+        if model["type"] == "notebook": clean(model["content"])
+        return await super().save(model, path)
+
 
 def complete(metadata):
     "Add what JupyterLab would add."
@@ -32,12 +36,10 @@ def complete(metadata):
     metadata["language_info"] = dict(IPythonKernel.language_info)
 
 
-def clean(model, **_):
+def clean(nb):
     "Take away what depends on the machine, and what says in which order cells were run."
-    if model["type"] == "notebook":
-        kept = [SETTINGS["DEFAULT"][f"allowed_{of}metadata_keys"].split() for of in ("", "cell_")]
-        clean_nb(model["content"], False, *kept, clean_ids=False)
+    kept = [SETTINGS["DEFAULT"][f"allowed_{of}metadata_keys"].split() for of in ("", "cell_")]
+    clean_nb(nb, False, *kept, clean_ids=False)
 
 
 c.ServerApp.contents_manager_class = Notebooks   # noqa: F821
-c.ContentsManager.pre_save_hook = clean   # noqa: F821

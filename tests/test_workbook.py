@@ -172,6 +172,7 @@ def test_all_tests_run_in_two_processes_and_a_few_in_one(workbook, monkeypatch, 
 
 def test_lab_opens_on_the_index_with_the_settings_of_the_workbook(workbook, monkeypatch, capfd, tmp_path):
     (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").write_text("")
     (tmp_path / "jupyterlab" / "__main__.py").write_text("import os, sys; print(os.environ['JUPYTER_CONFIG_PATH'], sys.argv[1:])")
     for name, value in (("ROOT", tmp_path), ("PYTHON", Path(sys.executable)), ("ensure", lambda env: None)): monkeypatch.setattr(workbook, name, value)
     for before, path in ((None, f"{tmp_path}/.jupyter"), ("/somewhere", f"{tmp_path}/.jupyter{os.pathsep}/somewhere")):
