@@ -184,7 +184,7 @@ def _known() -> tuple[dict[str, tuple[Question, Path]], list[str]]:
         except ValueError as e: unread.append(str(e))
     return known, unread
 
-# %% ../nbs/90e_checker.ipynb #7d8237b6
+# %% ../nbs/90e_checker.ipynb #e8677607
 def _solved(name: str, kept: dict) -> str:
     "How many of a chapter's exercises are solved."
     chapter = name.split(".")[0]
@@ -204,8 +204,8 @@ def _links(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     links = [("solutions", solution, "")] if solution.exists() else []
     if after:
         question, path = known[after[0]]
-        heading = f"{question.name.split('.')[1]}: {question.title}".replace(" ", "-")
-        links.append((f"next: {question.title}", path, "#" + urllib.parse.quote(heading)))
+        heading = f"#{question.name.split('.')[1]}: {question.title}".replace(" ", "-")
+        links.append((f"next: {question.title}", path, heading))   # as JupyterLab names its place
     return tuple((words, urllib.parse.quote(Path(os.path.relpath(path)).as_posix()) + place)
                  for words, path, place in links)
 

@@ -112,12 +112,15 @@ def minutes(nb):
     return max(1, round(words / WORDS_A_MINUTE)), max(1, round(words / WORDS_A_MINUTE + lines / LINES_A_MINUTE))
 
 
+PLACE = "!$&'*+,-./:;=?@_~"   # what may stand unquoted in the name of a place
+
+
 def contents(nb):
-    "Links to the sections of a notebook, in the form of JupyterLab's anchors."
+    "Links to the sections of a notebook, in the form of JupyterLab's anchors: it finds no place whose name is quoted where it need not be."
     heads = [line[3:].strip() for c in nb["cells"] if c["cell_type"] == "markdown" for line in re.sub(r"```[\s\S]*?```", "", c["source"]).splitlines() if line.startswith("## ")]
     plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", h).replace("`", "").replace("*", "") for h in heads]
     plain = [h for h in plain if not h.startswith(("Three questions", "Exercises", "References"))]   # everybody knows the way
-    return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'))})" for h in plain)
+    return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'), safe=PLACE)})" for h in plain)
 
 
 def navigate(nb, path, chapters):

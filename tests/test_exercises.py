@@ -887,10 +887,10 @@ def test_the_way_on_is_shown_after_the_last_hint_and_on_success(home, monkeypatc
     shown = [tried(f).links for f in wrong[:4]]
     assert [bool(links) for links in shown] == [False, False, True, True]
     links = dict(tried(DRAFTS["00.q1"].function).links)
-    assert links == dict(shown[2]) == {"solutions": "../solutions/00_data_solution.ipynb", "next: find the defect in a fair judgement": "00_data.ipynb#q2%3A-find-the-defect-in-a-fair-judgement"}
+    assert links == dict(shown[2]) == {"solutions": "../solutions/00_data_solution.ipynb", "next: find the defect in a fair judgement": "00_data.ipynb#q2:-find-the-defect-in-a-fair-judgement"}
     for address in links.values(): assert Path(address.split("#")[0]).exists()
     v = record(judge(DRAFTS["00.q2"].function, QUESTIONS["00.q2"]))
-    assert dict(v.links)["next: the value as it was known"].startswith("01_features.ipynb#q1%3A-")
+    assert dict(v.links)["next: the value as it was known"].startswith("01_features.ipynb#q1:-")
     assert "<a href='../solutions/00_data_solution.ipynb'>solutions</a>" in v._repr_html_() and "solutions: ../solutions/00_data_solution.ipynb" in repr(v)
     assert [words for words, _ in record(judge(DRAFTS["11.q2"].function, QUESTIONS["11.q2"])).links] == ["solutions"]   # the last one
     for name, q in QUESTIONS.items():   # the place is that of a heading
