@@ -213,7 +213,7 @@ def _made_cases(where: str, code: str, space: dict, function: Callable) -> tuple
             raise ValueError(f"{where}: the case {name!r} does not fit the function: {e}") from e
     return tuple(cases)
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #7cc034cc
+# %% ../nbs/90d_exercise_notebooks.ipynb #9feb9e17
 def _titles(cells: list[_Cell]) -> list[str]:
     "Of each exercise the last heading above it, without its number."
     titles, last = [], ""
@@ -246,11 +246,6 @@ def _stub(where: str, name: str, title: str, worth: tuple[int, int], code: str,
     head = f"# {title}: {worth[0]} points, about {worth[1]} minutes"
     return (f'{head}\nfrom mlscale.exercises import check\nwith check("{name}"):\n'
             + textwrap.indent(given or hole, "    "))
-
-def _use(name: str, code: str) -> str:
-    "The cell below an exercise that uses its function."
-    return (f'from mlscale.exercises import solved\nif solved("{name}"):\n'
-            + textwrap.indent(code, "    "))
 
 # %% ../nbs/90d_exercise_notebooks.ipynb #7cf2108b
 def _draft(path: Path, chapter: str, cells: list[_Cell], space: dict, title: str, q: str,
@@ -432,7 +427,7 @@ def question(draft: Draft) -> Question:
     _told(draft, [*draft.hints, *(m.hint for m in mistakes), *(c.rule for c in cases)])
     return out
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #c902dc18
+# %% ../nbs/90d_exercise_notebooks.ipynb #bd59f795
 CASES = ".cases"   # the folder of what checking reads, beside the notebooks
 
 HOW = (
@@ -457,6 +452,11 @@ def _notebook(cells: list[tuple[str, str]]) -> dict:
         out.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     return {"cells": out, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+def _use(name: str, code: str) -> str:
+    "The cell below an exercise that uses its function."
+    return (f'from mlscale.exercises import solved\nif solved("{name}"):\n'
+            + textwrap.indent(code, "    "))
 
 # %% ../nbs/90d_exercise_notebooks.ipynb #8742e856
 def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
