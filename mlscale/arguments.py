@@ -185,7 +185,7 @@ def _of_objects(values: np.ndarray, name: str, what: str) -> list:
     raise ValueError(f"{what}[{wrong}], column {name!r}: {said[:60]} is not a number; "
                      "give a float, or None where missing")
 
-# %% ../nbs/001_arguments.ipynb #4e09343a
+# %% ../nbs/001_arguments.ipynb #da15e7fb
 def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray:
     """A column of numbers, however it is held, as 64-bit floats.
 
@@ -215,7 +215,7 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     [1.0, nan, 2.5, 1.0]
     >>> column_of_floats([1, "2"], "delay", "flights")   # text is never read as a number
     Traceback (most recent call last):
-    ValueError: flights[1], column 'delay': 2 is not a number; ...
+    ValueError: flights[1], column 'delay': '2' is not a number; ...
     """
     where = f"{what}, column {name!r}"
     values: Any = _values(column, where)
