@@ -283,6 +283,9 @@ def main(words):
     ensure(env)
     if verb == "test": return test(rest, env)
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
+    if verb == "lab":   # our settings come before the user's own
+        folders = [str(ROOT / ".jupyter"), env.get("JUPYTER_CONFIG_PATH", "")]
+        env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, folders))
     command = {
         "run": [PYTHON, "-m", "mlscale.cli", "run", *rest],
         "lab": [
@@ -291,7 +294,6 @@ def main(words):
             "jupyterlab",
             f"--ServerApp.root_dir={ROOT}",
             "--LabApp.default_url=/lab/tree/nbs/index.ipynb",
-            "--LabApp.news_url=None",
             *(["--allow-root"] if os.geteuid() == 0 else []),
             *rest,
         ],

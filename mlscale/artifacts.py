@@ -6,20 +6,19 @@
 __all__ = ['ALLOWED', 'EXTREMES', 'FORMAT', 'PARITY', 'PRODUCTION', 'Bundle', 'ModelVersion', 'Scorer', 'Signature',
            'adversarial_rows', 'disagreement', 'faithful_onnx', 'is_digest', 'load_bundle', 'onnx_scorer', 'parity',
            'read_card', 'read_pointer', 'read_skops', 'remove_pointer', 'round_down', 'save', 'sklearn_scorer',
-           'spread', 'to_onnx', 'write_pointer']
+           'spread', 'to_onnx', 'within_parity', 'write_pointer']
 
-# %% ../nbs/03_artifacts.ipynb #633476b8
-from .bundle import ALLOWED, FORMAT, Bundle, Signature, is_digest, load_bundle, read_card
-from .bundle import read_skops, save
-from .conversion import EXTREMES, PARITY, Scorer, adversarial_rows, disagreement
-from .conversion import faithful_onnx, onnx_scorer, parity, round_down, sklearn_scorer
-from .conversion import spread, to_onnx
+# %% ../nbs/03_artifacts.ipynb #45937949
+from .bundle import FORMAT, Bundle, Signature, is_digest, load_bundle, read_card, save
+from .conversion import ALLOWED, EXTREMES, PARITY, Scorer, adversarial_rows, disagreement
+from .conversion import faithful_onnx, onnx_scorer, parity, read_skops, round_down
+from .conversion import sklearn_scorer, spread, to_onnx, within_parity
 from .pointer import PRODUCTION, ModelVersion, read_pointer, remove_pointer
 from .pointer import write_pointer
 
-# %% ../nbs/03_artifacts.ipynb #0e75fbd7
+# %% ../nbs/03_artifacts.ipynb #adc8a9a2
 _all_ = ["ALLOWED", "EXTREMES", "FORMAT", "PARITY", "PRODUCTION", "Bundle", "ModelVersion",
          "Scorer", "Signature", "adversarial_rows", "disagreement", "faithful_onnx", "is_digest",
          "load_bundle", "onnx_scorer", "parity", "read_card", "read_pointer", "read_skops",
          "remove_pointer", "round_down", "save", "sklearn_scorer", "spread", "to_onnx",
-         "write_pointer"]
+         "within_parity", "write_pointer"]

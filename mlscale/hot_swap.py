@@ -16,7 +16,7 @@ from .artifacts import Bundle, load_bundle
 from .pointer import PRODUCTION, ModelVersion, read_pointer
 from .storage import home
 
-# %% ../nbs/06d_hot_swap.ipynb #21806455
+# %% ../nbs/06d_hot_swap.ipynb #b10d9fa0
 @dataclass(frozen=True, eq=False)
 class DeployedModel(ModelVersion):
     """A version that a pointer names, with its bundle.
@@ -27,10 +27,21 @@ class DeployedModel(ModelVersion):
         See `ModelVersion`.
     bundle : Bundle
         Verified and ready.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import ModelVersion, save, write_pointer
+    >>> from mlscale.serving import DeployedModel
+    >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
+    >>> bundle = save(model, "bundles/late/1", example=[[6.], [18.]])
+    >>> named = ModelVersion("late", 1, bundle.sha256)
+    >>> DeployedModel("late", 1, bundle.sha256, bundle).bundle.engine
+    'onnx'
     """
     bundle: Bundle = field(repr=False)
 
-# %% ../nbs/06d_hot_swap.ipynb #39f05d9c
+# %% ../nbs/06d_hot_swap.ipynb #00fd97d9
 def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedModel:
     """Load a version that a pointer names, and try it once.
 
@@ -51,11 +62,22 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
     ------
     ValueError
         If the bundle is not the one that is named, or does not answer as it did when it was saved.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import ModelVersion, save, write_pointer
+    >>> from mlscale.serving import load_deployed
+    >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
+    >>> bundle = save(model, "bundles/late/2", example=[[6.], [18.]])
+    >>> named = ModelVersion("late", 2, bundle.sha256)
+    >>> load_deployed("bundles/late", named)
+    DeployedModel(name='late', version=2)
     """
     bundle = load_bundle(Path(folder)/str(named.version), sha256=named.sha256)
     return DeployedModel(named.name, named.version, named.sha256, bundle)
 
-# %% ../nbs/06d_hot_swap.ipynb #0bc51784
+# %% ../nbs/06d_hot_swap.ipynb #0bf3edaa
 def load_model_from_registry(name: str = PRODUCTION, version: int | None = None, *,
                              bundles: str | os.PathLike | None = None,
                              model: str = "late") -> Bundle:
@@ -82,6 +104,21 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
     ValueError
         If nothing is deployed under that name, another version is, or the bundle is not what the
         pointer says.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import ModelVersion, save, write_pointer
+    >>> from mlscale.serving import load_model_from_registry
+    >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
+    >>> bundle = save(model, "bundles/late/3", example=[[6.], [18.]])
+    >>> named = ModelVersion("late", 3, bundle.sha256)
+    >>> _ = write_pointer("bundles/late", "production", named)
+    >>> load_model_from_registry("late", bundles="bundles").predict([[18.]]).round(1).tolist()
+    [1.0]
+    >>> load_model_from_registry("late", version=7, bundles="bundles")
+    Traceback (most recent call last):
+    ValueError: version=7: 'late' is version 3 of 'late'; deploy the other, or ask without a version
     """
     root = home()/"state"/"bundles" if bundles is None else Path(bundles)
     for given in (name, model):
@@ -97,7 +134,7 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
                          f"{named.name!r}; deploy the other, or ask without a version")
     return load_deployed(folder, named).bundle
 
-# %% ../nbs/06d_hot_swap.ipynb #57b0427c
+# %% ../nbs/06d_hot_swap.ipynb #52dd6453
 class ReloadingModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -111,6 +148,21 @@ class ReloadingModel:
         Seconds between two looks at it, at least.
     failed : callable
         Called when a look fails.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import ModelVersion, save, write_pointer
+    >>> from mlscale.serving import ReloadingModel
+    >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
+    >>> bundle = save(model, "bundles/late/4", example=[[6.], [18.]])
+    >>> named = ModelVersion("late", 4, bundle.sha256)
+    >>> live = ReloadingModel("bundles/late", "canary")
+    >>> live.reload(), live.error
+    (None, 'canary.json is missing; deploy a model')
+    >>> _ = write_pointer("bundles/late", "canary", named)
+    >>> live.reload()
+    DeployedModel(name='late', version=4)
     """
     def __init__(self, folder: str | os.PathLike, alias: str = PRODUCTION, *, every: float = 1.0,
                  failed: Callable[[], None] = lambda: None):

@@ -64,7 +64,7 @@ class _Queue:
         "Whether the end comes `within` so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06c_log_writer.ipynb #85b625e3
+# %% ../nbs/06c_log_writer.ipynb #6a74d632
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -91,6 +91,16 @@ class LogWriter:
         How many predictions were answered and are not in the log as they were answered.
     error : str or None
         Why the log could not be written when it was last tried.
+
+    Examples
+    --------
+    >>> from mlscale.serving import LogWriter, Prediction, PredictionLog
+    >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
+    >>> with PredictionLog("log.db") as log:
+    ...     writer = LogWriter(log, "durable")
+    ...     print(writer.append([row])[0].prediction, writer.unlogged)
+    ...     writer.close()
+    0.3 0
     """
     def __init__(self, log: PredictionLog, mode: str = "durable", *, capacity: int = 10_000,
                  lost: Callable[[int], object] = lambda n: None):

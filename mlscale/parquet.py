@@ -6,18 +6,18 @@
 __all__ = ['Piece', 'parquet_files', 'input_digest', 'footer', 'id_type', 'features_among', 'check_schemas', 'input_columns',
            'plan_parts', 'read_rows', 'row_name', 'feature_matrix']
 
-# %% ../nbs/05c_parquet.ipynb #ad63f225
+# %% ../nbs/05c_parquet.ipynb #961f1a1e
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arguments import check_names, column_names
+from .arguments import check_names, column_names, none_for_nan
 from .spark import one_line
 from .storage import digest, needs
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# %% ../nbs/05c_parquet.ipynb #b54af824
+# %% ../nbs/05c_parquet.ipynb #42c1b91e
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files that are `path` or lie below it.
 
@@ -38,6 +38,14 @@ def parquet_files(path: Path) -> list[Path]:
     -------
     list of Path
         Sorted; names that begin with a dot or an underscore are left out, as Spark does.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.parquet import parquet_files
+    >>> for name in ("b.parquet", "a.parquet", "_metadata.parquet"): Path(name).touch()
+    >>> [file.name for file in parquet_files(Path("."))]
+    ['a.parquet', 'b.parquet']
     """
     if path.is_file(): return [path]
     return sorted(
@@ -46,7 +54,7 @@ def parquet_files(path: Path) -> list[Path]:
         if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
-# %% ../nbs/05c_parquet.ipynb #24903305
+# %% ../nbs/05c_parquet.ipynb #de0e8c7b
 def input_digest(path: str | os.PathLike) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.
 
@@ -64,6 +72,16 @@ def input_digest(path: str | os.PathLike) -> str:
     ------
     ValueError
         If there is no Parquet file.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.batch import input_digest
+    >>> pd.DataFrame({"id": [1], "hour": [6.]}).to_parquet("a.parquet")
+    >>> before = input_digest(".")
+    >>> pd.DataFrame({"id": [1], "hour": [7.]}).to_parquet("a.parquet")
+    >>> input_digest(".") == before
+    False
     """
     path = Path(path)
     files = parquet_files(path)
@@ -75,7 +93,7 @@ def input_digest(path: str | os.PathLike) -> str:
     named = [[str(f.relative_to(path)) if path.is_dir() else "", digest(f)] for f in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-# %% ../nbs/05c_parquet.ipynb #08d00297
+# %% ../nbs/05c_parquet.ipynb #135aaf13
 def footer(file: Path) -> "pq.FileMetaData":
     """What a Parquet file says of itself at its end.
 
@@ -92,6 +110,15 @@ def footer(file: Path) -> "pq.FileMetaData":
     ------
     ValueError
         If it is none, or holds a type that Arrow does not know.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.parquet import footer
+    >>> pd.DataFrame({"id": [1, 2]}).to_parquet("a.parquet")
+    >>> footer(Path("a.parquet")).num_rows
+    2
     """
     with needs("spark"):
         import pyarrow as pa
@@ -118,7 +145,7 @@ def _is_number(t: "pa.DataType") -> bool:
     return any(is_(t) for is_ in (types.is_integer, types.is_floating, types.is_decimal,
                                   types.is_boolean, types.is_null))
 
-# %% ../nbs/05c_parquet.ipynb #5cc8bb7b
+# %% ../nbs/05c_parquet.ipynb #8292a53c
 def id_type(t: "pa.DataType") -> "pa.DataType | None":
     """The type in which ids of an Arrow type are written.
 
@@ -131,6 +158,13 @@ def id_type(t: "pa.DataType") -> "pa.DataType | None":
     -------
     DataType or None
         None if they are no ids.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.parquet import id_type
+    >>> print(id_type(pa.large_string()), id_type(pa.uint8()), id_type(pa.float64()))
+    string uint8 None
     """
     import pyarrow as pa
     import pyarrow.types as types
@@ -138,6 +172,10 @@ def id_type(t: "pa.DataType") -> "pa.DataType | None":
     texts = types.is_string, types.is_large_string, types.is_string_view, types.is_null
     if any(is_(t) for is_ in texts): return pa.string()
     return t if types.is_integer(t) else None
+
+def _is_text(t: "pa.DataType") -> bool:
+    "Whether a column of this Arrow type holds texts (or nothing but nulls), however it is held."
+    return str(id_type(t)) == "string"
 
 def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The columns that hold a model's features.
@@ -154,16 +192,40 @@ def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     list of str
         ["features"], a list in each row, if there is such a column and the model has none of that
         name; else `columns`.
+
+    Examples
+    --------
+    >>> from mlscale.parquet import features_among
+    >>> features_among(["id", "features"], ["hour", "temp"])
+    ['features']
+    >>> features_among(["id", "temp", "hour"], ["hour", "temp"])
+    ['hour', 'temp']
     """
     return ["features"] if "features" in names and "features" not in columns else list(columns)
 
-# %% ../nbs/05c_parquet.ipynb #d654282d
-def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
+# %% ../nbs/05c_parquet.ipynb #d0ff5544
+def _expected(names: Sequence[str], columns: Sequence[str],
+              types: Sequence[str]) -> list[tuple[str, str, Callable]]:
+    "The columns to score, what each must hold, and whether a type does."
+    wanted = features_among(names, columns)
+    if wanted == list(columns):
+        tests = {"number": ("numbers", _is_number), "text": ("text", _is_text)}
+        kinds = types or ["number"]*len(columns)
+        return [(name, *tests[kind]) for name, kind in zip(columns, kinds)]
+    if "text" in types:
+        raise ValueError("a list in `features` holds numbers, and the model takes text in "
+                         f"{columns[list(types).index('text')]!r}; write a column for each name")
+    lists = lambda t: _is_list(t) and _is_number(t.value_type)
+    return [("features", "a list of numbers", lists)]
+
+def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str], types: Sequence[str],
                   what: str) -> tuple[list[str], "pa.DataType"]:
     "The columns to score and the type of the ids, if they are what they should be."
     names = column_names(schema.empty_table(), what) or []
     wanted = features_among(names, columns)
-    try: check_names(names, [id, *wanted], what)
+    try:
+        check_names(names, [id, *wanted], what)
+        expected = _expected(names, columns, types)
     except ValueError as e:
         hint = " (name in `ignore` what may stay unused)" if "unknown" in str(e) else ""
         if id not in names: hint += " (`id` says which column holds the ids)"
@@ -172,17 +234,16 @@ def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str],
     written = id_type(schema.field(id).type)
     if written is None:
         raise ValueError(f"{what}: the ids in {of(id, 'are')}; give integers or strings")
-    lists = wanted == ["features"] != list(columns)
-    for c in wanted:
-        t, expected = schema.field(c).type, "a list of numbers" if lists else "numbers"
-        fits = _is_list(t) and _is_number(t.value_type) if lists else _is_number(t)
-        if not fits and str(t) != "null":
-            raise ValueError(f"{what}: column {of(c, 'is')}; expected {expected}")
+    for c, what_it_holds, fits in expected:
+        t = schema.field(c).type
+        if not fits(t) and str(t) != "null":
+            raise ValueError(f"{what}: column {of(c, 'is')}; expected {what_it_holds}")
     return wanted, written
 
-# %% ../nbs/05c_parquet.ipynb #2b9f6e09
+# %% ../nbs/05c_parquet.ipynb #831a6984
 def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
-                   ignore: Sequence[str]) -> tuple[list[str], "pa.DataType"]:
+                   ignore: Sequence[str], types: Sequence[str] = ()
+                   ) -> tuple[list[str], "pa.DataType"]:
     """Check the columns and types of files that must agree, by their footers alone.
 
     Parameters
@@ -193,6 +254,8 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         The column of ids.
     columns, ignore : sequence of str
         The columns of the model, and those that may be there and are not used.
+    types : sequence of str
+        "number" or "text" for each column of the model; none where all are numbers.
 
     Returns
     -------
@@ -203,6 +266,18 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
     ------
     ValueError
         See `input_columns`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.parquet import check_schemas
+    >>> pd.DataFrame({"id": [1], "carrier": ["UA"]}).to_parquet("a.parquet")
+    >>> check_schemas([Path("a.parquet")], "id", ["carrier"], (), ["text"])
+    (['carrier'], DataType(int64))
+    >>> check_schemas([Path("a.parquet")], "id", ["carrier"], (), ["number"])
+    Traceback (most recent call last):
+    ValueError: input_path: column 'carrier' is of type ...string; expected numbers
     """
     import pyarrow as pa
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
@@ -214,15 +289,16 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         everything = footer(f).schema.to_arrow_schema()
         schema = pa.schema([field for field in everything if field.name not in ignore])
         what = "input_path" if len(files) == 1 else f"input_path, file {f.name[:60]!r}"
-        found.append(_check_schema(schema, id, columns, what))
+        found.append(_check_schema(schema, id, columns, types, what))
         if found[-1] != found[0]:
             raise ValueError(f"input_path: {f.name[:60]} and {files[0].name[:60]} differ in the "
                              "type of the ids or the form of the features; write them alike")
     return found[0]
 
-# %% ../nbs/05c_parquet.ipynb #3fff6bd0
+# %% ../nbs/05c_parquet.ipynb #d4fcee31
 def input_columns(
-    files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = ()
+    files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = (),
+    types: Sequence[str] = ()
 ) -> list[str]:
     """Check the columns of the input, by the files' footers alone.
 
@@ -233,9 +309,11 @@ def input_columns(
     id : str
         The column of ids: integers or strings, also categories of them.
     columns : list of str
-        The columns of the model: numbers of any width, truth values or decimals.
+        The columns of the model: numbers of any width, truth values or decimals; or text.
     ignore : list of str
         Columns that may be there and are not used, of any type.
+    types : list of str
+        "number" or "text" for each column of the model; none where all are numbers.
 
     Returns
     -------
@@ -248,10 +326,19 @@ def input_columns(
     ValueError
         If columns are missing, unknown, there twice or of the wrong type, if files disagree, or if
         one is no Parquet file.
-    """
-    return check_schemas(files, id, columns, ignore)[0]
 
-# %% ../nbs/05c_parquet.ipynb #7d2a0f19
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.batch import input_columns
+    >>> pd.DataFrame({"id": [1], "temp": [9.], "hour": [6], "note": ["x"]}).to_parquet("a.parquet")
+    >>> input_columns([Path("a.parquet")], "id", ["hour", "temp"], ignore=["note"])
+    ['hour', 'temp']
+    """
+    return check_schemas(files, id, columns, ignore, types)[0]
+
+# %% ../nbs/05c_parquet.ipynb #89e5c3d7
 Piece = tuple[str, int, int, int]   # a file, a row group, the first row and the one after the last
 
 def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
@@ -268,6 +355,15 @@ def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
     -------
     list of list of tuple
         For each part its pieces: file, row group, first row, end.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.batch import plan_parts
+    >>> pd.DataFrame({"id": range(10)}).to_parquet("a.parquet")
+    >>> [[piece[1:] for piece in part] for part in plan_parts([Path("a.parquet")], 3)]
+    [[(0, 0, 4)], [(0, 4, 8)], [(0, 8, 10)]]
     """
     groups = [(str(f.resolve()), g, said.row_group(g).num_rows)
               for f in files for said in [footer(f)] for g in range(said.num_row_groups)]
@@ -292,7 +388,7 @@ def _slices(batches: "Iterator[pa.RecordBatch]", start: int,
         at += batch.num_rows
         if at >= end: return
 
-# %% ../nbs/05c_parquet.ipynb #70075f86
+# %% ../nbs/05c_parquet.ipynb #1899fa67
 def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
               batch: int = 65_536) -> "Iterator[pa.RecordBatch]":
     """Read the rows of a part, batch by batch.
@@ -315,6 +411,14 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
     ------
     ValueError
         If a file cannot be read; it is named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.batch import read_rows
+    >>> pd.DataFrame({"id": range(10), "hour": range(10)}).to_parquet("a.parquet")
+    >>> [batch.to_pydict() for batch in read_rows([("a.parquet", 0, 7, 10)], ["id"], batch=2)]
+    [{'id': [7]}, {'id': [8, 9]}]
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -331,7 +435,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
             name, why = Path(file).name[:60], one_line(e, 120)
             raise ValueError(f"input_path: {name!r} cannot be read on a worker ({why})") from e
 
-# %% ../nbs/05c_parquet.ipynb #9019e0f6
+# %% ../nbs/05c_parquet.ipynb #3efedc41
 def _check_number(t: "pa.DataType", what: str) -> None:
     if not _is_number(t): raise ValueError(f"{what} is of type {str(t)[:60]}; expected numbers")
 
@@ -341,6 +445,15 @@ def _floats(column: "pa.Array", name: str) -> np.ndarray:
     _check_number(column.type, f"column {name[:60]!r}")
     if pa.types.is_dictionary(column.type): column = column.dictionary_decode()
     return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+def _objects(column: "pa.Array", name: str, kind: str) -> np.ndarray:
+    "Texts or floats, None where null."
+    import pyarrow as pa
+    if kind == "number": return none_for_nan(_floats(column, name))
+    if not _is_text(column.type):
+        raise ValueError(f"column {name[:60]!r} is of type {str(column.type)[:60]}; expected text")
+    if pa.types.is_dictionary(column.type): column = column.dictionary_decode()
+    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 
 def row_name(batch: "pa.RecordBatch", i: int) -> str:
     """How an error calls a row: by its id.
@@ -355,35 +468,56 @@ def row_name(batch: "pa.RecordBatch", i: int) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.parquet import row_name
+    >>> row_name(pa.RecordBatch.from_pydict({"id": ["UA15", "B6725"]}), 1)
+    "id 'B6725'"
     """
     return f"id {batch.column(0)[int(i)].as_py()!r}"[:64]
 
-# %% ../nbs/05c_parquet.ipynb #c9be93ec
-def feature_matrix(batch: "pa.RecordBatch", k: int) -> np.ndarray:
+# %% ../nbs/05c_parquet.ipynb #44ec96b3
+def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -> np.ndarray:
     """The features of an Arrow batch as an array.
 
     Parameters
     ----------
     batch : RecordBatch
-        First the ids, then either one column of lists or k columns of numbers, in the order of the
-        model's.
+        First the ids, then either one column of lists or k columns of numbers and text, in the
+        order of the model's.
     k : int
         Number of features.
+    types : sequence of str
+        "number" or "text" for each; none where all are numbers.
 
     Returns
     -------
-    ndarray of float64, shape (n, k)
-        NaN where null. Whole numbers above 2**53 are rounded.
+    ndarray, shape (n, k)
+        Of float64, NaN where null; or of objects, None where null, if a column holds text. Whole
+        numbers above 2**53 are rounded.
 
     Raises
     ------
     ValueError
-        If a column holds no numbers, or a list is null or does not hold k values; the column or the
-        id is named.
+        If a column holds not what it should, or a list is null or does not hold k values; the
+        column or the id is named.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.batch import feature_matrix
+    >>> batch = pa.RecordBatch.from_pydict({"id": [1, 2], "carrier": ["UA", None], "hour": [6, 18]})
+    >>> feature_matrix(batch, 2, ("text", "number")).tolist()
+    [['UA', 6.0], [None, 18.0]]
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     lists, names = batch.column(1), batch.schema.names[1:]
+    if "text" in types:
+        found = zip(batch.columns[1:], names, types)
+        return np.column_stack([_objects(c, name, kind) for c, name, kind in found])
     if not _is_list(lists.type):
         return np.column_stack([_floats(c, name) for c, name in zip(batch.columns[1:], names)])
     _check_number(lists.type.value_type, f"a list in column {names[0][:60]!r}")

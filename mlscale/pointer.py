@@ -15,7 +15,7 @@ from pathlib import Path
 from .bundle import is_digest
 from .storage import replacing
 
-# %% ../nbs/03d_pointer.ipynb #2f2bca55
+# %% ../nbs/03d_pointer.ipynb #a24b8129
 PRODUCTION = "production"   # the alias that is served unless somebody asks for another
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class ModelVersion:
     ------
     ValueError
         If one of them cannot be what it should be.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import ModelVersion
+    >>> ModelVersion("late", 2, "ab"*32)
+    ModelVersion(name='late', version=2)
+    >>> ModelVersion("late", "2", "ab"*32)
+    Traceback (most recent call last):
+    ValueError: version='2': a whole number, 1 or above
     """
     name: str
     version: int
@@ -60,7 +69,7 @@ def _content_of(version: ModelVersion) -> dict:
     return {"name": version.name, "version": version.version, "path": str(version.version),
             "sha256": version.sha256}
 
-# %% ../nbs/03d_pointer.ipynb #0e7f4c30
+# %% ../nbs/03d_pointer.ipynb #b2d2d797
 def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVersion:
     """Read which version an alias names. Its bundle is the folder `<folder>/<version>`.
 
@@ -83,6 +92,14 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVer
     ValueError
         If the alias is no lower-case word, or the pointer is damaged, belongs to another model, or
         leads out of the version's folder.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import ModelVersion, read_pointer, write_pointer
+    >>> write_pointer("bundles/late", "production", ModelVersion("late", 2, "ab"*32))
+    True
+    >>> read_pointer("bundles/late").version
+    2
     """
     path = _file_of(folder, alias)
     try: text = path.read_bytes()
@@ -101,7 +118,7 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVer
                          f" {where!r:.60}; deploy again")
     return found
 
-# %% ../nbs/03d_pointer.ipynb #87a92db6
+# %% ../nbs/03d_pointer.ipynb #b4f54ce3
 def write_pointer(folder: str | os.PathLike, alias: str, model_version: ModelVersion) -> bool:
     """Let an alias name a version, in one step. Doing it twice changes nothing.
 
@@ -123,6 +140,13 @@ def write_pointer(folder: str | os.PathLike, alias: str, model_version: ModelVer
     ------
     ValueError
         If the alias is no lower-case word, or the folder is that of another model.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import ModelVersion, write_pointer
+    >>> second = ModelVersion("late", 2, "ab"*32)
+    >>> [write_pointer("bundles/late", "canary", second) for _ in range(2)]   # again: no change
+    [True, False]
     """
     path = _file_of(folder, alias)
     if path.parent.name != model_version.name:
@@ -146,6 +170,13 @@ def remove_pointer(folder: str | os.PathLike, alias: str) -> bool:
     -------
     bool
         Whether there was a pointer.
+
+    Examples
+    --------
+    >>> from mlscale.artifacts import ModelVersion, remove_pointer, write_pointer
+    >>> _ = write_pointer("bundles/late", "shadow", ModelVersion("late", 2, "ab"*32))
+    >>> remove_pointer("bundles/late", "shadow"), remove_pointer("bundles/late", "shadow")
+    (True, False)
     """
     path = _file_of(folder, alias)
     there = path.exists()

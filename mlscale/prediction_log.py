@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from .arguments import one_of
 from .storage import home, needs
 
-# %% ../nbs/06b_prediction_log.ipynb #ab83e068
+# %% ../nbs/06b_prediction_log.ipynb #cd67ee1e
 def iso_utc(at: str | datetime) -> str:
     """A time as the log writes it.
 
@@ -38,6 +38,12 @@ def iso_utc(at: str | datetime) -> str:
     ------
     ValueError
         If it is no time, or has no time zone.
+
+    Examples
+    --------
+    >>> from mlscale.serving import iso_utc
+    >>> iso_utc("2013-07-01T12:00:00-04:00")
+    '2013-07-01T16:00:00.000000+00:00'
     """
     try: time = datetime.fromisoformat(at.replace("\0", "NUL")) if isinstance(at, str) else at
     except ValueError:
@@ -49,7 +55,7 @@ def iso_utc(at: str | datetime) -> str:
         raise ValueError(f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 "
                          "to 9999") from None
 
-# %% ../nbs/06b_prediction_log.ipynb #69dccecf
+# %% ../nbs/06b_prediction_log.ipynb #2690ac1a
 def check_ids(ids: Iterable[str], name: str = "ids") -> None:
     """Refuse names that a database or JSON cannot hold.
 
@@ -64,6 +70,13 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
     ------
     TypeError, ValueError
         If one is no text, holds a NUL character, or half of a surrogate pair.
+
+    Examples
+    --------
+    >>> from mlscale.serving import check_ids
+    >>> check_ids(["UA15", 7])
+    Traceback (most recent call last):
+    TypeError: ids: 7 is no text; write '7'
     """
     for id in ids:
         if not isinstance(id, str): raise TypeError(f"{name}: {id!r} is no text; write {str(id)!r}")
@@ -71,7 +84,7 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
             raise ValueError(f"{name}: {ascii(id)[:60]} holds a NUL or half a surrogate pair, "
                              "which cannot be stored; give plain text")
 
-# %% ../nbs/06b_prediction_log.ipynb #dfd92897
+# %% ../nbs/06b_prediction_log.ipynb #eaddeaca
 class Prediction(NamedTuple):
     """A row of the log: what was asked, what was answered, and by whom.
 
@@ -91,10 +104,17 @@ class Prediction(NamedTuple):
         The alias under which it answered: `production`, `canary`, ...
     prediction : float
         The answer.
-    features : list of float or None
+    features : list of float, str or None
         The question, in the order of the model's columns; None where a value is missing.
     entity : str, optional
         Whom it is about: an aircraft, a person.
+
+    Examples
+    --------
+    >>> from mlscale.serving import Prediction
+    >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
+    >>> row.prediction, row.entity
+    (0.3, None)
     """
     request_id: str
     at: str | datetime
@@ -103,38 +123,67 @@ class Prediction(NamedTuple):
     sha256: str | None
     alias: str | None
     prediction: float
-    features: Sequence[float | None]
+    features: Sequence[float | str | None]
     entity: str | None = None
 
-# %% ../nbs/06b_prediction_log.ipynb #0bbf58ab
+# %% ../nbs/06b_prediction_log.ipynb #a6c3e659
 class ConflictError(ValueError):
-    "A request id that is known with other features, with another outcome or another action."
+    """A request id that is known with other features, with another outcome or another action.
+
+    Examples
+    --------
+    >>> from mlscale.serving import ConflictError, Prediction, PredictionLog
+    >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
+    >>> with PredictionLog("log.db") as log:
+    ...     _ = log.append([row])
+    ...     try: log.append([row._replace(features=[18.])])
+    ...     except ConflictError as e: print(e)
+    ids: 'UA15' was asked before with other features and answered 0.3 by version 2; a new ...
+    """
 
 class LogError(OSError):
-    "The log cannot be read or written: it is locked, its disk is full, its server is gone."
+    """The log cannot be read or written: it is locked, its disk is full, its server is gone.
+
+    Examples
+    --------
+    >>> from mlscale.serving import LogError
+    >>> try: raise LogError("the log cannot be read or written: disk full")
+    ... except OSError as e: print(e)
+    the log cannot be read or written: disk full
+    """
 
 def _unreachable(e: Exception) -> LogError:
     "An engine's error, in one line."
     return LogError(f"the log cannot be read or written: {str(e).strip().splitlines()[0]}")
 
-# %% ../nbs/06b_prediction_log.ipynb #7929cd28
+# %% ../nbs/06b_prediction_log.ipynb #05d4d875
 def _checked(rows: Iterable[Prediction]) -> list[Prediction]:
     "Rows as the log holds them: times in UTC, numbers as floats, None where one is missing."
     rows = [Prediction(*row) for row in rows]
     check_ids(row.request_id for row in rows)
     check_ids((row.entity for row in rows if row.entity is not None), "entities")
-    number = lambda v: None if v is None or v != v else float(v)
+    value = lambda v: str(v) if isinstance(v, str) else None if v is None or v != v else float(v)
     checked = [row._replace(at=iso_utc(row.at), prediction=float(row.prediction),
-                            features=[number(v) for v in row.features]) for row in rows]
+                            features=[value(v) for v in row.features]) for row in rows]
     for row in checked:
-        if not all(map(math.isfinite, [row.prediction, *filter(None, row.features)])):
+        numbers = [row.prediction, *(v for v in row.features if isinstance(v, float))]
+        if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{row.request_id!r}: a prediction or feature is not finite; give "
                              "None for a feature that is unknown")
     return checked
 
-# %% ../nbs/06b_prediction_log.ipynb #a9b24b7d
+# %% ../nbs/06b_prediction_log.ipynb #3ed4f0ca
 class Database(Protocol):
-    "What `PredictionLog.transaction` gives: the same few methods on both engines."
+    """What `PredictionLog.transaction` gives: the same few methods on both engines.
+
+    Examples
+    --------
+    >>> from mlscale.serving import PredictionLog
+    >>> with PredictionLog("log.db") as log, log.transaction(write=False) as db:
+    ...     among, ids = db.among(["UA15", "B6725"])
+    ...     print(db.execute(f"SELECT label FROM outcomes WHERE request_id IN {among}", [ids]))
+    []
+    """
     def execute(self, sql: str, params: Sequence = ()) -> list[tuple]:
         """Run one statement.
 
@@ -451,7 +500,7 @@ def _or_error(function: Callable, *arguments: Any) -> Any:
     try: return function(*arguments)
     except (TypeError, ValueError) as e: return e
 
-# %% ../nbs/06b_prediction_log.ipynb #a299feba
+# %% ../nbs/06b_prediction_log.ipynb #4a4e5de9
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 
@@ -481,6 +530,16 @@ class PredictionLog:
     -----
     May be used by several threads, and by several processes that open it themselves. One
     transaction writes at a time. Times are ISO 8601 texts in UTC with microseconds.
+
+    Examples
+    --------
+    >>> from mlscale.serving import Prediction, PredictionLog
+    >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
+    >>> with PredictionLog("other.db") as log:
+    ...     _ = log.append([row])
+    ...     again = log.append([row._replace(prediction=.9)])   # the same question has one answer
+    >>> again[0].prediction
+    0.3
     """
     def __init__(self, where: str | os.PathLike | None = None, *, synchronous: str = "normal"):
         one_of(synchronous, "synchronous", ("normal", "full"))

@@ -34,7 +34,7 @@ from .parquet import input_digest, parquet_files, plan_parts, read_rows, row_nam
 from .spark import one_line, plain_errors, session
 from .storage import digest, locked, replacing
 
-# %% ../nbs/05d_predictions.ipynb #aa59d3b2
+# %% ../nbs/05d_predictions.ipynb #0ca93ed3
 _loaded: dict[str, Bundle] = {}
 
 def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
@@ -56,6 +56,19 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
     ------
     ValueError
         If the files are not those of the digest.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> from mlscale.batch import shipped_bundle
+    >>> bundle = save(model, "late/5", example=X)
+    >>> files = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
+    >>> shipped_bundle(bundle.sha256, files).predict([[18.]]).round(1).tolist()
+    [1.0]
     """
     if not is_digest(sha256):
         raise ValueError(f"sha256={sha256!r:.80}: 64 hexadecimal digits, or nothing is verified")
@@ -68,10 +81,10 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
             _loaded[sha256] = load_bundle(box, sha256=sha256)
     return _loaded[sha256]
 
-# %% ../nbs/05d_predictions.ipynb #cc498c61
+# %% ../nbs/05d_predictions.ipynb #86a32896
 def _finite_predictions(model: Bundle, batch: "pa.RecordBatch") -> np.ndarray:
     "A finite prediction for each row, or a ValueError that names the first row without one."
-    X = feature_matrix(batch, len(model.columns))
+    X = feature_matrix(batch, len(model.columns), model.signature.types)
     try: predictions = model.predict(X)
     except ValueError as e:
         i, why = _refused_row(model, X, e)
@@ -111,7 +124,7 @@ def _in_order(batch: "pa.RecordBatch", id: str, columns: Sequence[str]) -> "pa.R
     check_names(names, wanted, "batch")
     return pa.RecordBatch.from_arrays([batch.column(names.index(c)) for c in wanted], wanted)
 
-# %% ../nbs/05d_predictions.ipynb #bbe857e4
+# %% ../nbs/05d_predictions.ipynb #6143ec46
 def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bundle],
                   id: str = "id") -> "Iterator[pa.RecordBatch]":
     """Score Arrow batches one by one, as they come.
@@ -135,6 +148,20 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
     ValueError
         If a column is missing or unknown, or if the model refuses a row or predicts no finite
         number for it; its id is named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> import pyarrow as pa
+    >>> from mlscale.batch import score_batches
+    >>> bundle = save(model, "late/6", example=X)
+    >>> batch = pa.RecordBatch.from_pydict({"hour": [18., 6.], "id": ["UA15", "B6725"]})
+    >>> [scored.column("id").to_pylist() for scored in score_batches([batch], lambda: bundle)]
+    [['UA15', 'B6725']]
     """
     import pyarrow as pa
     model = bundle()
@@ -143,7 +170,7 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
         predictions = pa.array(_finite_predictions(model, batch), pa.float64())
         yield pa.RecordBatch.from_arrays([_ids(batch.column(0)), predictions], [id, "prediction"])
 
-# %% ../nbs/05d_predictions.ipynb #8ad37518
+# %% ../nbs/05d_predictions.ipynb #aebacbe7
 FORMAT = 2
 
 @dataclass(frozen=True)
@@ -170,6 +197,12 @@ class Manifest:
         When, UTC.
     format : int
         Version of this layout.
+
+    Examples
+    --------
+    >>> from mlscale.batch import Manifest
+    >>> Manifest("ab"*32, "late", 2, "cd"*32, "id", 300, {}, "2013-07-01T00:00:00+00:00").rows
+    300
     """
     model: str
     name: str | None
@@ -193,7 +226,7 @@ _FIELDS = {   # of a manifest, and whether a value fits
     "files": lambda x: isinstance(x, dict) and all(map(is_digest, x.values())),
 }
 
-# %% ../nbs/05d_predictions.ipynb #6f1b46f5
+# %% ../nbs/05d_predictions.ipynb #6093ffee
 def read_manifest(path: str | os.PathLike) -> Manifest:
     """Verify a folder of predictions.
 
@@ -211,6 +244,13 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     ------
     ValueError
         If there is no manifest, if it is damaged, or if a file is missing or changed.
+
+    Examples
+    --------
+    >>> from mlscale.batch import read_manifest
+    >>> read_manifest("predictions")
+    Traceback (most recent call last):
+    ValueError: predictions: no manifest (No such file or directory); these are no finished ...
     """
     path = Path(path).resolve()
     try:
@@ -342,7 +382,7 @@ def _write_scores(spark: "SparkSession", bundle: Bundle, files: Sequence[Path],
     for d in done: os.rename(aside/f"{d.part}-{d.attempt}", to/f"part-{d.part:05d}-{run}.parquet")
     return n
 
-# %% ../nbs/05d_predictions.ipynb #56ccda49
+# %% ../nbs/05d_predictions.ipynb #cb0b3cea
 def _versions_of(link: Path) -> Path:
     "The folder beside a link that holds the answers; an error if the name is somebody else's."
     versions = link.with_name(f".{link.name}.versions")
@@ -359,7 +399,8 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
             spark: "SparkSession | None") -> Manifest:
     "Score an input into a folder that appears when it is complete."
     files = parquet_files(source)
-    columns, written = check_schemas(files, id, bundle.columns, ignore)
+    columns, written = check_schemas(files, id, bundle.columns, ignore,
+                                     bundle.signature.types)
     with replacing(folder) as new, session(spark) as running:
         rows = _write_scores(running, bundle, files, columns, id, written, partitions, new)
         if input_digest(source) != content:
@@ -373,7 +414,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #08373c7b
+# %% ../nbs/05d_predictions.ipynb #dae591ce
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -393,7 +434,8 @@ def batch_predict(
         A bundle's folder. Its content is sent to the executors: they need not see the folder.
     input_path : path
         A Parquet file or a folder of them (`*.parquet`): ids, and the features either as one list
-        column `features` or as one named column each, numbers of any width. The folders of input
+        column `features` or as one named column each, numbers of any width or text, as the model
+        takes them. The folders of input
         and output must be there, under the same path, on every machine that works.
     output_path : path
         Becomes a symbolic link to a folder of Parquet files with the ids (named and typed as in
@@ -427,6 +469,21 @@ def batch_predict(
     Replacing the link is atomic. A reader who resolves it first (`Path(output_path).resolve()`)
     keeps what it found: the answer before the last one stays on the disk until the next
     replacement.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import save
+    >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
+    >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
+    >>> from mlscale.batch import batch_predict
+    >>> bundle = save(model, "late/1", example=X)
+    >>> X.assign(id=["a", "b", "c", "d"]).to_parquet("day.parquet")
+    >>> batch_predict("late/1", "day.parquet", "scores").rows
+    4
+    >>> pd.read_parquet("scores").sort_values("id").prediction.round(1).tolist()
+    [0.0, 0.1, 0.9, 1.0]
     """
     if id == "prediction":
         raise ValueError("id='prediction': the answers have this name; rename the column of ids")

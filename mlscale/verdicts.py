@@ -18,7 +18,7 @@ from typing import Any
 from .arguments import whole
 from .student_answers import SECONDS, Outcome, brief, decode, difference, outcome
 
-# %% ../nbs/90c_verdicts.ipynb #f4378536
+# %% ../nbs/90c_verdicts.ipynb #bc13d2d1
 FORMAT = 1
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Case:
         What the input was chosen to test, as a sentence that is true of right answers.
     truth : Outcome
         Of the reference solution.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Case, Outcome
+    >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
+    >>> Outcome(sum(case.arguments()["x"])).agrees(case.truth)
+    True
     """
     name: str
     inputs: dict
@@ -63,6 +70,13 @@ class Misconception:
         What to say to somebody who makes it.
     outcomes : tuple of Outcome
         What it makes of the cases, in their order.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Misconception, Outcome
+    >>> first = Misconception("the first", "And the others?", (Outcome(1), Outcome(0)))
+    >>> first.outcomes[0].agrees(Outcome(1.0))
+    True
     """
     name: str
     hint: str
@@ -90,6 +104,16 @@ class Question:
         The inputs.
     misconceptions : tuple of Misconception
         The mistakes to recognise.
+    names : tuple of str
+        What the cell with the imports defines in the student's notebook.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Case, Outcome, Question
+    >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
+    >>> hints = ("General.", "Specific.")
+    >>> Question("77.q1", "a sum", "total", 2, 5, "", hints, (case,), ()).minutes
+    5
     """
     name: str
     title: str
@@ -100,8 +124,9 @@ class Question:
     hints: tuple
     cases: tuple
     misconceptions: tuple
+    names: tuple = ()
 
-# %% ../nbs/90c_verdicts.ipynb #1c60b516
+# %% ../nbs/90c_verdicts.ipynb #ee8d967d
 def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception | None:
     """The misconception that answers every input as the student's function does.
 
@@ -116,6 +141,16 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
     -------
     Misconception or None
         None as soon as a single answer is another.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Outcome, Question, recognise
+    >>> from mlscale.exercises import Case, Misconception
+    >>> cases = tuple(Case(n, {"x": [n]}, "A rule.", Outcome(len(n))) for n in ("one", "four"))
+    >>> three = Misconception("always three", "Always?", (Outcome(3), Outcome(3)))
+    >>> q = Question("77.q1", "a length", "length", 2, 5, "", (), cases, (three,))
+    >>> recognise(q, [Outcome(3), Outcome(3)]).hint, recognise(q, [Outcome(3), Outcome(5)])
+    ('Always?', None)
     """
     short = len(outcomes) < len(question.cases)
     if not outcomes or (short and outcomes[-1].error != "OutOfTime"): return None
@@ -123,7 +158,7 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
         if all(o.agrees(w) for o, w in zip(outcomes, m.outcomes)): return m
     return None
 
-# %% ../nbs/90c_verdicts.ipynb #07440dae
+# %% ../nbs/90c_verdicts.ipynb #940df290
 def _shape(code: CodeType) -> tuple:
     inner = tuple(_shape(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
     return code.co_code, code.co_names, code.co_varnames, inner
@@ -142,6 +177,15 @@ def untouched(function: Callable, stub: str) -> bool:
     -------
     bool
         True if both compile to the same instructions and constants, with or without the docstring.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import untouched
+    >>> def total(x): ...
+    >>> untouched(total, "def total(x): ...  # your code")
+    True
+    >>> untouched(total, "def total(x): return 0")
+    False
     """
     function = inspect.unwrap(function)
     name = function.__name__
@@ -157,7 +201,7 @@ def untouched(function: Callable, stub: str) -> bool:
         shapes += [_shape(c) for c in codes]
     return _shape(function.__code__) in shapes
 
-# %% ../nbs/90c_verdicts.ipynb #daa2d0cf
+# %% ../nbs/90c_verdicts.ipynb #f27a877f
 def _count(n: int, word: str, many: str = "") -> str:
     return f"{n} {word if n == 1 else many or word + 's'}"
 
@@ -181,6 +225,18 @@ class Verdict:
         Why it stopped.
     notes : tuple of str
         Further lines.
+    links : tuple of tuple
+        (words, address) of where to go from here.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Case, Outcome, Question, Verdict
+    >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
+    >>> q = Question("77.q1", "a sum", "total", 2, 5, "", ("General.", "Specific."), (case,), ())
+    >>> Verdict(q, "wrong", (Outcome(1),), tries=2).hints
+    ['Specific.']
+    >>> Verdict(q, "right", (Outcome(3),))
+    77.q1: right. All 1 input, 2 of 2 points, 1 try.
     """
     question: Question
     status: str
@@ -189,6 +245,7 @@ class Verdict:
     tries: int = 1
     detail: str = ""
     notes: tuple = ()
+    links: tuple = ()
 
     @property
     def passed(self) -> list[bool]:
@@ -197,6 +254,13 @@ class Verdict:
         missing = [Outcome(error="not run")]*(len(cases) - len(self.outcomes))
         answers = [*self.outcomes, *missing]
         return [o.agrees(case.truth) for o, case in zip(answers, cases)]
+
+    @property
+    def crashed(self) -> bool:
+        "Whether the first wrong input got no answer, for no reason that is known: this is no try."
+        if self.status != "wrong" or self.misconception: return False
+        first = self.outcomes[self.passed.index(False):]
+        return bool(first and first[0].error)
 
     @property
     def points(self) -> int:
@@ -208,7 +272,7 @@ class Verdict:
     def hints(self) -> list[str]:
         """That of the recognised misconception, and from the second try on (or at once, if there is
         none) the general ones, one further at each try."""
-        if self.status != "wrong": return []
+        if self.status != "wrong" or self.crashed: return []
         own = [self.misconception.hint] if self.misconception else []
         if own and self.tries == 1: return own
         general = self.question.hints
@@ -224,6 +288,7 @@ class Verdict:
             tries = _count(self.tries, "try", "tries")
             return f"right. All {_count(n, 'input')}, {points}, {tries}."
         right = f"{sum(self.passed)} of {_count(n, 'input')} right"
+        if self.crashed: return f"not yet. {right}, {points}. Without an answer it is no try."
         return f"not yet. {right}, {points}, try {self.tries}."
 
     @property
@@ -234,7 +299,9 @@ class Verdict:
     def __repr__(self) -> str:
         marks = "".join("+" if p else "-" for p in self.passed) if self.problem else ""
         first = f"{self.question.name}: {self.headline} {marks}".rstrip()
-        return "\n".join([first, *(f"  {k}: {v}" for k, v in self.problem), *self.notes])
+        links = [f"{words}: {address}" for words, address in self.links]
+        rows = [f"  {k}: {v}" for k, v in self.problem]
+        return "\n".join([first, *rows, *links, *self.notes])
 
     def _repr_html_(self) -> str: return _html(self)
 
@@ -261,33 +328,45 @@ def _problem(verdict: Verdict) -> list[tuple[str, str]]:
         ("to try it", f'{question.function}(**example("{question.name}", {i + 1}))'),
     ]
 
-# %% ../nbs/90c_verdicts.ipynb #6b8cde2b
+# %% ../nbs/90c_verdicts.ipynb #466414f7
 _LOOKS = {"right": ("#0072B2", "&#10003;"), "wrong": ("#D55E00", "&#10007;"),
           "stopped": ("#D55E00", "&#10007;"), "not attempted": ("#888888", "&#8230;")}
 
-def _row(name: str, text: str) -> str:
-    "A row of the table: data as it is, sentences with their `code`."
+def _row(name: str, text: str, whole: str = "") -> str:
+    "A row of the table: data as it is, whole where one opens it; sentences with their `code`."
     left, cell = "text-align:left;vertical-align:top;white-space:pre;opacity:.75", ""
     if name.startswith("  ") or name in ("your answer", "to try it"):
         cell, shown = ";font-family:monospace", html.escape(text.strip("\n"))
     else: shown = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
+    if whole not in ("", text):
+        shown = (f"<details><summary title='open it to see it whole'>{shown}</summary><div style="
+                 f"'max-height:16em;overflow:auto'>{html.escape(whole.strip())}</div></details>")
     return (f"<tr><td style='{left}'>{html.escape(name)}</td>"
             f"<td style='text-align:left;white-space:pre-wrap{cell}'>{shown}</td></tr>")
+
+def _wholes(verdict: Verdict) -> dict[str, str]:
+    "The arguments of the first wrong input with all their values, by the name of their row."
+    case = verdict.question.cases[verdict.passed.index(False)]
+    return {f"  {k}": brief(v, whole=True) for k, v in case.arguments().items()}
 
 def _html(verdict: Verdict) -> str:
     "A verdict as a box."
     (colour, mark), problem, name = _LOOKS[verdict.status], verdict.problem, verdict.question.name
+    wholes = _wholes(verdict) if problem else {}
     marks = [f"<span style='white-space:nowrap'>{'&#10003;' if p else '&#10007;'}"
              f" {html.escape(c.name)}</span>"
              for p, c in zip(verdict.passed, verdict.question.cases) if problem]
-    notes = "<br>".join(map(html.escape, verdict.notes))
+    rows = "".join(_row(k, v, wholes.get(k, "")) for k, v in problem)
+    links = " &nbsp; ".join(f"<a href='{html.escape(address)}'>{html.escape(words)}</a>"
+                            for words, address in verdict.links)
+    notes = "<br>".join([*([links] if links else []), *map(html.escape, verdict.notes)])
     return (f"<div style='border-left:4px solid {colour};padding:2px 12px'><b>{mark}"
             f" {name}: {html.escape(verdict.headline)}</b>"
             f"<div style='font-size:90%;margin:4px 0'>{' &nbsp; '.join(marks)}</div>"
-            f"<table style='margin:0'>{''.join(_row(k, v) for k, v in problem)}</table>"
+            f"<table style='margin:0'>{rows}</table>"
             f"<div style='font-size:85%;opacity:.75'>{notes}</div></div>")
 
-# %% ../nbs/90c_verdicts.ipynb #e0fda478
+# %% ../nbs/90c_verdicts.ipynb #e9743627
 def is_python_function(x: Any) -> bool:
     """Whether something is a function written in Python, with or without a decorator such as
     `functools.cache`.
@@ -301,6 +380,12 @@ def is_python_function(x: Any) -> bool:
     -------
     bool
         False for classes, built-in functions and all that cannot be called.
+
+    Examples
+    --------
+    >>> from mlscale.verdicts import is_python_function
+    >>> is_python_function(lambda x: x), is_python_function(len), is_python_function(int)
+    (True, False, False)
     """
     try: return callable(x) and inspect.isfunction(inspect.unwrap(x))
     except Exception: return False
@@ -324,6 +409,16 @@ def judge(function: Callable, question: Question, *, tries: int = 1,
     -------
     Verdict
         After an input that ran out of time no further ones are tried.
+
+    Examples
+    --------
+    >>> from mlscale.exercises import Case, Outcome, Question, judge
+    >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
+    >>> q = Question("77.q1", "a sum", "total", 2, 5, "", ("General.", "Specific."), (case,), ())
+    >>> judge(lambda x: x[0], q).hints
+    ['General.']
+    >>> judge(lambda x: x[0] + x[1], q).status
+    'right'
     """
     if not is_python_function(function):
         raise TypeError(f"function={function!r}: a function written in Python")

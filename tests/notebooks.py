@@ -112,12 +112,15 @@ def minutes(nb):
     return max(1, round(words / WORDS_A_MINUTE)), max(1, round(words / WORDS_A_MINUTE + lines / LINES_A_MINUTE))
 
 
+PLACE = "!$&'*+,-./:;=?@_~"   # what may stand unquoted in the name of a place
+
+
 def contents(nb):
-    "Links to the sections of a notebook, in the form of JupyterLab's anchors."
+    "Links to the sections of a notebook, in the form of JupyterLab's anchors: it finds no place whose name is quoted where it need not be."
     heads = [line[3:].strip() for c in nb["cells"] if c["cell_type"] == "markdown" for line in re.sub(r"```[\s\S]*?```", "", c["source"]).splitlines() if line.startswith("## ")]
     plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", h).replace("`", "").replace("*", "") for h in heads]
     plain = [h for h in plain if not h.startswith(("Three questions", "Exercises", "References"))]   # everybody knows the way
-    return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'))})" for h in plain)
+    return " · ".join(f"[{h}](#{urllib.parse.quote(h.replace(' ', '-'), safe=PLACE)})" for h in plain)
 
 
 def navigate(nb, path, chapters):
@@ -147,11 +150,23 @@ def navigate(nb, path, chapters):
     nb["cells"] = [nb["cells"][0], top, *nb["cells"][1:], cell(f"{MARK}\n\n---\n\n{steps}")]
 
 
+def prose_first(nb):
+    "Readers meet prose before code: what stands above it, such as imports, moves below the first of it; but for a guess, which is asked for in the title's cell."
+    title, *cells = (c for c in nb["cells"] if MARK not in c["source"])
+    kinds = [c["cell_type"] for c in cells]
+    begin = kinds.index("markdown")
+    if any("guess(" in c["source"] for c in cells[:begin]): return
+    end = next((i for i, kind in enumerate(kinds) if i > begin and kind == "code"), len(cells))
+    nb["cells"] = [title, *cells[begin:end], *cells[:begin], *cells[end:]]
+
+
 def in_form(nb, path):
-    "A notebook as it is stored: cells that check collapsed, navigation and ids up to date."
+    "A notebook as it is stored: cells that check collapsed, prose first, navigation and ids up to date."
     collapse(nb)
     chapters = sorted(NBS.glob("[0-9]*.ipynb"))
-    if path in chapters: navigate(nb, path, chapters)
+    if path in chapters:
+        prose_first(nb)
+        navigate(nb, path, chapters)
     set_ids(nb)
 
 
@@ -204,8 +219,8 @@ def check_export_and_clean():
         for tool in ("nbdev_clean", "nbdev_export"):
             done = subprocess.run([Path(sys.executable).parent / tool], cwd=copy, capture_output=True, text=True)
             if done.returncode: found.append(f"{tool} failed: {done.stderr.strip()[-1500:]}")
-        for path in sorted(NBS.rglob("*.ipynb")):
-            if ".ipynb_checkpoints" not in path.parts and (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes():
+        for path in [*sorted(NBS.glob("*.ipynb")), *sorted(SOLUTIONS.glob("*.ipynb"))]:
+            if (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes():
                 found.append(f"{path.name} is not clean: run nbdev_clean")
         files = {p.name for folder in (ROOT, copy) for p in (folder / "mlscale").glob("*.py")}
         for name in sorted(files):
@@ -222,38 +237,40 @@ def exercises():
     return mlscale.exercises
 
 
+ANSWER = re.compile(r'^with check\("', re.M)   # begins what a reader fills in
+
+
+def given(path):
+    "The cells that an exercise hands out, but for those that a reader fills in."
+    return [(c["cell_type"], c["source"]) for c in read(path)["cells"] if not ANSWER.search(c["source"])]
+
+
+def alike(made, present):
+    """Whether a file of an exercise is what its solution generates: answers up to noise, since they may come from another machine;
+    of a notebook what it hands out, in its order. What a reader wrote, ran or added is the reader's."""
+    try:
+        if made.suffix == ".json": return exercises().same(*(json.loads(p.read_text(encoding="utf-8")) for p in (made, present)))
+        there = iter(given(present))
+        return all(cell in there for cell in given(made))
+    except (OSError, ValueError): return False
+
+
 def check_exercises():
-    "Generate the exercises anew: nothing may differ, and no line of a solution may be in what students get."
-    found = []
+    "Generate the exercises anew, which refuses a line of a solution in them: what is handed out may not differ."
+    found, made = [], []
     with tempfile.TemporaryDirectory() as folder:
-        made, lines = {}, {}
         for path in sorted(SOLUTIONS.glob("*.ipynb")):
-            try:
-                module = exercises()
-                made |= {p.name: p for p in module.generate(path, folder)}
-                lines[path.name] = [line for draft in module.read_solution(path) for line in draft.solution]
+            try: made += exercises().generate(path, folder)
             except Exception as e: found.append(f"{path.name}: no exercise can be made of it: {e}")
-        present = {p.name: p for p in EXERCISES.glob("*") if p.is_file()}
-        for name in sorted({*made, *present} if not found else {*made}):
-            if name not in made: found.append(f"exercises/{name} comes from no solution: delete it")
-            elif name not in present or not alike(made[name], present[name]):
-                found.append(f"exercises/{name} is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/{Path(name).stem}_solution.ipynb")
-        for name, path in present.items():
-            text = path.read_text(encoding="utf-8")
-            found += [f"exercises/{name} holds a line of {solution}: {line}" for solution, some in lines.items() for line in some if json.dumps(line)[1:-1] in text]
-    return found
-
-
-def alike(a, b):
-    "The same bytes; for stored answers the same up to noise, since they may come from another machine."
-    texts = [p.read_text(encoding="utf-8") for p in (a, b)]
-    if texts[0] == texts[1] or a.suffix != ".json": return texts[0] == texts[1]
-    try: return exercises().same(*map(json.loads, texts))
-    except ValueError: return False
+        names = [str(p.relative_to(folder)) for p in made]
+        for name, path in zip(names, made, strict=True):
+            if not alike(path, EXERCISES / name): found.append(f"exercises/{name} is not what its solution generates: python3 workbook.py refresh nbs/solutions/{path.stem}_solution.ipynb")
+    left = [p for p in sorted((EXERCISES / ".cases").iterdir()) if not (SOLUTIONS / f"{p.stem}_solution.ipynb").exists()]
+    return found + [f"exercises/.cases/{p.name} comes from no solution: delete it" for p in left]
 
 
 def check():
-    notebooks = [p for p in sorted(NBS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+    notebooks = [*sorted(NBS.glob("*.ipynb")), *sorted(SOLUTIONS.glob("*.ipynb"))]
     found = [f for p in notebooks for f in findings(p)] + check_export_and_clean() + check_exercises()
     for f in found: print(f)
     print(f"{len(notebooks)} notebooks: {f'{len(found)} findings' if found else 'valid, clean, the package is what they export, the exercises what the solutions generate'}")

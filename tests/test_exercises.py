@@ -49,6 +49,7 @@ from mlscale.exercises import (
     read_solution,
     record,
     same,
+    solved,
     time_limit,
     untouched,
 )
@@ -56,7 +57,7 @@ from mlscale.exercises import (
 ROOT = Path(__file__).resolve().parent.parent
 SOLUTIONS = sorted((ROOT / "nbs" / "solutions").glob("*.ipynb"))
 DRAFTS = {d.name: d for path in SOLUTIONS for d in read_solution(path)}
-QUESTIONS = {name: q for path in sorted((ROOT / "nbs" / "exercises").glob("*.json")) for name, q in questions(path).items()}
+QUESTIONS = {name: q for path in sorted((ROOT / "nbs" / "exercises" / ".cases").glob("*.json")) for name, q in questions(path).items()}
 EVERY = pytest.mark.parametrize("name", DRAFTS)
 
 
@@ -233,7 +234,8 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
     ("00.q1", "seen = (label_time <= at) & (label_time > at - pd.Timedelta(hours=3))\nreturn seen.mean(), late[seen].mean()", None),
     ("00.q1", "seen = label_time <= at\nreturn seen.sum(), late[seen].sum()", None),
-    ("00.q1", "return late.notna().mean(), late.mean()", None),
+    ("00.q1", "return late.notna().mean(), late.mean()", "known means that it came some day"),
+    ("00.q1", "known = late.notna()\nreturn known.mean(), late[known].mean()", "known means that it came some day"),
     ("00.q2", MATURE.format(known="(label_time < at)"), "strictly before on the label"),
     ("00.q2", "return late[sched_dep.between(at - age - window, at - age) & (label_time <= at)].mean()", None),
     ("00.q2", "return late[(sched_dep >= at - age - window) & (sched_dep < at - age) & (label_time <= at)].mean()", None),
@@ -251,7 +253,8 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("01.q2", "return [late[(label_time > n - window) & (label_time <= n)].mean() for n in at]", None),
     ("01.q2", "v = [late[(label_time > n - pd.Timedelta(hours=2)) & (label_time <= n)] for n in at]\nreturn [(k.sum() + prior*weight)/(k.count() + weight) for k in v]", None),
     ("09.q1", "return 16*(sd/delta)**2", None),
-    ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", None),
+    ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", "rounds down"),
+    ("09.q1", "from scipy import stats\nreturn (stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))**2*2*sd**2/delta**2", "not rounded"),
     ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((1.96 + stats.norm.ppf(power))*sd/delta)**2))", None),
     ("09.q1", "from scipy import stats\nreturn int(np.ceil(2*((stats.norm.ppf(1 - alpha/2) + .8416)*sd/delta)**2))", None),
     ("09.q2", f"{DAYS}\nreturn a.mean() - b.mean(), a.var()/len(a) + b.var()/len(b)", None),
@@ -316,25 +319,45 @@ def test_no_word_of_a_hint_is_a_name_of_the_code():
 def cells(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
 
 
+def untouched_in_git(path):
+    "Whether git holds a file exactly as it is here."
+    said = subprocess.run(["git", "status", "--porcelain", "--", path], cwd=ROOT, capture_output=True, text=True)
+    return said.returncode == 0 and not said.stdout
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
 def test_generating_gives_the_same_bytes_and_those_that_are_committed(path, tmp_path):
     one, two = generate(path, tmp_path / "one"), generate(path, tmp_path / "two")
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
-    assert one[0].read_bytes() == (ROOT / "nbs" / "exercises" / one[0].name).read_bytes()
-    assert same(*(json.loads(p.read_text()) for p in (one[1], ROOT / "nbs" / "exercises" / one[1].name)))
+    here = [ROOT / "nbs" / "exercises" / p.relative_to(tmp_path / "one") for p in one]
+    assert same(*(json.loads(p.read_text()) for p in (one[1], here[1])))
+    if untouched_in_git(here[0]): assert one[0].read_bytes() == here[0].read_bytes()   # else a reader is solving it
+
+
+def test_every_exercise_in_git_comes_from_a_solution():
+    known = subprocess.run(["git", "ls-files", "nbs/exercises"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not known: pytest.skip("not a git checkout")
+    stems = [p.stem.removesuffix("_solution") for p in SOLUTIONS]
+    assert sorted(known) == sorted(f"nbs/exercises/{name}" for stem in stems for name in (f"{stem}.ipynb", f".cases/{stem}.json"))
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
-def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(path):
-    exercise = ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")
-    text = "\n".join(cells(exercise)) + exercise.with_suffix(".json").read_text()
-    assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1] == "progress()"
-    for d in read_solution(path):
-        assert d.solution and not [line for line in d.solution if line in text]
+def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(path, tmp_path):
+    exercise, facts = generate(path, tmp_path)
+    text = "\n".join(cells(exercise)) + facts.read_text()
+    assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1].endswith("\nprogress()")
+    drafts = read_solution(path)
+    for d in drafts: assert d.solution and not [line for line in d.solution if line in text]
     for kind, _, code, _ in exercise_notebooks._cells(path):
         if kind in ("wrong", "also", "cases", "author"): assert code not in "\n".join(cells(exercise))
         elif kind in ("code", "markdown"): assert code in "\n".join(cells(exercise))
+        elif kind == "use": assert textwrap.indent(code, "    ") in "\n".join(cells(exercise))
     assert [c.count("with check(") for c in cells(exercise) if "with check(" in c] == [1, 1]
+    # a cell that uses a student's function runs only when it is right
+    for c in json.loads(exercise.read_text())["cells"]:
+        names = {n.id for n in ast.walk(ast.parse("".join(c["source"]))) if isinstance(n, ast.Name)} if c["cell_type"] == "code" else set()
+        used = [d.name for d in drafts if d.function.__name__ in names]
+        assert not used or f'if solved("{used[0]}"):' in "".join(c["source"])
 
 
 def fill(path, name, function):
@@ -342,7 +365,7 @@ def fill(path, name, function):
     nb = json.loads(path.read_text(encoding="utf-8"))
     for c in nb["cells"]:
         c["source"] = "".join(c["source"])
-        if f'with check("{name}")' in c["source"]: c["source"] = block(name, function)
+        if f'with check("{name}")' in c["source"]: c["source"] = "from mlscale.exercises import check\n" + block(name, function)
     return nb
 
 
@@ -355,7 +378,7 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
-    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1
+    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 10 solved" in shown[-1]["text/html"]
     assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
 
 
@@ -366,7 +389,7 @@ def test_with_both_exercises_solved_the_whole_notebook_runs(path, tmp_path, home
     from nbclient import NotebookClient
     nb = json.loads((ROOT / "nbs" / "exercises" / path.name.replace("_solution", "")).read_text(encoding="utf-8"))
     solved = iter([block(d.name, code) for d, code in zip(read_solution(path), [c for kind, _, c, _ in exercise_notebooks._cells(path) if kind == "exercise"], strict=True)])
-    for c in nb["cells"]: c["source"] = next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
+    for c in nb["cells"]: c["source"] = "from mlscale.exercises import check\n" + next(solved) if "with check(" in "".join(c["source"]) else "".join(c["source"])
     nb = nbformat.from_dict(nb)
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert len(kept(home)) == 2 and all(q["right"] for q in kept(home).values()) and nb.cells[-1].outputs[0]["data"]["text/html"].count("<td>yes</td>") == 2
@@ -379,23 +402,46 @@ def notebooks(monkeypatch):
     return importlib.import_module("notebooks")
 
 
-def test_the_checks_of_the_project_regenerate_compare_and_search(tmp_path, notebooks, monkeypatch):
+def test_the_checks_of_the_project_regenerate_and_compare(tmp_path, notebooks, monkeypatch):
     for name in ("SOLUTIONS", "EXERCISES"): monkeypatch.setattr(notebooks, name, shutil.copytree(ROOT / "nbs" / name.lower(), tmp_path / name.lower()))
+    for path in notebooks.SOLUTIONS.glob("*.ipynb"): generate(path, notebooks.EXERCISES)   # a reader may be solving those that are there
     assert notebooks.check_exercises() == []
     folder = notebooks.EXERCISES
     changed = json.loads((folder / "00_data.ipynb").read_text())
-    changed["cells"][2]["source"] = [DRAFTS["00.q1"].solution[0]]
+    changed["cells"][3]["source"][0] = "another question"
     (folder / "00_data.ipynb").write_text(json.dumps(changed))
-    (folder / "01_features.json").write_text((folder / "01_features.json").read_text().replace("0.25", "0.26"))
-    (folder / "55_left.ipynb").write_text("{}")
+    facts = folder / ".cases" / "01_features.json"
+    facts.write_text(facts.read_text().replace("0.25", "0.26"))
+    (folder / ".cases" / "55_left.json").write_text("{}")
     (folder / "09_experiments.ipynb").unlink()
-    out, line = "\n".join(notebooks.check_exercises()), DRAFTS["00.q1"].solution[0]
-    assert "exercises/00_data.ipynb is not what its solution generates (if you are solving it, all is well): python3 workbook.py refresh nbs/solutions/00_data_solution.ipynb" in out
-    assert f"exercises/00_data.ipynb holds a line of 00_data_solution.ipynb: {line}" in out
-    assert "exercises/01_features.json is not what" in out and "exercises/09_experiments.ipynb is not what" in out and "exercises/55_left.ipynb comes from no solution: delete it" in out
+    (folder / "10_sequential.ipynb").write_text("{")
+    found = "\n".join(notebooks.check_exercises())
+    for name in ("00_data.ipynb", ".cases/01_features.json", "09_experiments.ipynb", "10_sequential.ipynb"):
+        stem = Path(name).stem
+        assert f"exercises/{name} is not what its solution generates: python3 workbook.py refresh nbs/solutions/{stem}_solution.ipynb" in found
+    assert "exercises/.cases/55_left.json comes from no solution: delete it" in found and len(found.splitlines()) == 5
     broken = notebooks.SOLUTIONS / "11_schedules_solution.ipynb"
     broken.write_text(broken.read_text().replace("### BEGIN SOLUTION", "### BEGIN"))
     assert "11_schedules_solution.ipynb: no exercise can be made of it: 11_schedules_solution.ipynb, q1: no lines between" in "\n".join(notebooks.check_exercises())
+
+
+def test_what_a_reader_does_in_an_exercise_is_no_finding(tmp_path, notebooks):
+    made, _ = generate(ROOT / "nbs" / "solutions" / "00_data_solution.ipynb", tmp_path / "made")
+    solved = fill(made, "00.q1", EARLY)
+    solved["metadata"]["language_info"] = {"name": "python"}
+    for c in solved["cells"]:
+        if c["cell_type"] == "code": c |= {"execution_count": 3, "outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}
+    own = {"cell_type": "code", "id": "mine", "metadata": {}, "execution_count": 1, "outputs": [], "source": DRAFTS["00.q1"].solution[0]}
+    solved["cells"][5:5] = [own]
+    reader = tmp_path / "reader.ipynb"
+    reader.write_text(json.dumps(solved))
+    assert notebooks.alike(made, reader)
+    for gone in (0, 6, len(solved["cells"]) - 1):   # what was handed out is still compared
+        reader.write_text(json.dumps({**solved, "cells": [c for i, c in enumerate(solved["cells"]) if i != gone]}))
+        assert not notebooks.alike(made, reader), gone
+    moved = [solved["cells"][1], solved["cells"][0], *solved["cells"][2:]]
+    reader.write_text(json.dumps({**solved, "cells": moved}))
+    assert not notebooks.alike(made, reader)
 
 
 def test_refreshing_a_solution_generates_its_exercise(tmp_path, notebooks, monkeypatch):
@@ -404,7 +450,7 @@ def test_refreshing_a_solution_generates_its_exercise(tmp_path, notebooks, monke
     notebooks.SOLUTIONS.mkdir()
     path = solution(notebooks.SOLUTIONS)
     monkeypatch.setattr(notebooks, "execute", lambda path: (0., None, notebooks.read(path)))
-    assert not notebooks.run([path], store=True) and sorted(p.name for p in notebooks.EXERCISES.iterdir()) == ["77_sum.ipynb", "77_sum.json"]
+    assert not notebooks.run([path], store=True) and sorted(p.name for p in notebooks.EXERCISES.rglob("77*")) == ["77_sum.ipynb", "77_sum.json"]
 
 
 def test_solutions_are_run_by_default_and_stubs_are_not(notebooks):
@@ -441,9 +487,9 @@ def test_a_small_solution_is_read_whole(tmp_path):
     (d,) = read_solution(solution(tmp_path))
     assert isinstance(d, Draft) and (d.name, d.title, d.points, d.minutes, d.hints) == ("77.q1", "a sum", 2, 5, ("general", "specific"))
     assert d.solution == ("return float(np.sum(x))", "return sum(v for v in x if v)")
-    assert d.stub == '# a sum: 2 points, about 5 minutes\nwith check("77.q1"):\n    def total(x: list) -> float:\n        "The sum."\n        ...  # your code'
+    assert d.stub == '# a sum: 2 points, about 5 minutes\nfrom mlscale.exercises import check\nwith check("77.q1"):\n    def total(x: list) -> float:\n        "The sum."\n        ...  # your code'
     paths = generate(solution(tmp_path), tmp_path / "out")
-    assert [p.name for p in paths] == ["77_sum.ipynb", "77_sum.json"] and question(d) == questions(paths[1])["77.q1"]
+    assert [str(p.relative_to(tmp_path / "out")) for p in paths] == ["77_sum.ipynb", ".cases/77_sum.json"] and d.names == ("np",) and question(d) == questions(paths[1])["77.q1"]
 
 
 @pytest.mark.parametrize("old, new, message", [
@@ -811,15 +857,156 @@ def test_a_function_may_be_decorated_and_what_is_none_is_named(capsys):
     assert "'early_look' is of type int: write it as a function, with `def`." in capsys.readouterr().out
 
 
-def test_another_message_of_the_same_exception_is_another_answer(home):
-    def first(late, label_time, at): raise TypeError("apples")
-    def second(late, label_time, at): raise TypeError("pears")
-    def moved(late, label_time, at):
-        if len(late): raise TypeError("pears")
-        raise TypeError("pears")
+def test_a_crash_is_no_try_and_gets_no_hint(home):
+    q, right = QUESTIONS["00.q1"], DRAFTS["00.q1"].function
+    def misspelt(late, label_time, at): return np.mediam(late)
+    def lazy(late, label_time, at): return (x for x in late)
+    def endless(late, label_time, at):
+        while True: pass
+    def late_crash(late, label_time, at): return right(late, label_time, at) if len(late) != 3 else 1/0
+    for f in (misspelt, lazy, late_crash):
+        v = tried(f)
+        assert v.crashed and not v.hints and kept(home)["00.q1"]["tries"] == v.tries == 0 and "it is no try" in v.headline
+    v = record(judge(endless, q, seconds=.1))
+    assert v.crashed and not v.hints and not v.links and v.tries == 0
+    assert kept(home)["00.q1"]["points"] == 3   # of the crash that came late
+    assert tried(WRONG["strictly before"]).tries == 1 and tried(misspelt).tries == 1 and tried(WRONG["strictly before"]).tries == 1
+    # a wrong answer first, and a crash on a later input: a try like others
+    def both(late, label_time, at): return (0., 0.) if len(late) == 5 else 1/0
+    v = tried(both)
+    assert not v.crashed and v.tries == 2 and v.hints == [q.hints[1]]
+    # who raises because the mistake does is recognised, as ever
+    m = exercises.Misconception("raises", "Why?", (*(c.truth for c in q.cases[:3]), Outcome(error="ZeroDivisionError"), *(c.truth for c in q.cases[4:])))
+    v = judge(late_crash, replace(q, misconceptions=(m,)))
+    if v.misconception: assert not v.crashed and v.hints == ["Why?"]
+
+
+def test_the_way_on_is_shown_after_the_last_hint_and_on_success(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT / "nbs" / "exercises")
+    q, wrong = QUESTIONS["00.q1"], list(WRONG.values())
+    shown = [tried(f).links for f in wrong[:4]]
+    assert [bool(links) for links in shown] == [False, False, True, True]
+    links = dict(tried(DRAFTS["00.q1"].function).links)
+    assert links == dict(shown[2]) == {"solutions": "../solutions/00_data_solution.ipynb", "next: find the defect in a fair judgement": "00_data.ipynb#q2:-find-the-defect-in-a-fair-judgement"}
+    for address in links.values(): assert Path(address.split("#")[0]).exists()
+    v = record(judge(DRAFTS["00.q2"].function, QUESTIONS["00.q2"]))
+    assert dict(v.links)["next: the value as it was known"].startswith("01_features.ipynb#q1:-")
+    assert "<a href='../solutions/00_data_solution.ipynb'>solutions</a>" in v._repr_html_() and "solutions: ../solutions/00_data_solution.ipynb" in repr(v)
+    assert [words for words, _ in record(judge(DRAFTS["11.q2"].function, QUESTIONS["11.q2"])).links] == ["solutions"]   # the last one
+    for name, q in QUESTIONS.items():   # the place is that of a heading
+        text = "\n".join(cells(ROOT / "nbs" / "exercises" / f"{next(p.stem for p in (ROOT / 'nbs/exercises').glob(name[:2] + '*.ipynb'))}.ipynb"))
+        assert f"\n## {name.split('.')[1]}: {q.title}\n" in f"\n{text}\n"
+
+
+def test_long_inputs_can_be_seen_whole():
     q = QUESTIONS["00.q1"]
-    hints = [tried(f).hints for f in (first, second, moved)]
-    assert hints == [[q.hints[0]], [q.hints[1]], [q.hints[1]]] and kept(home)["00.q1"]["tries"] == 2
+    def misses_the_evening(late, label_time, at): return DRAFTS["00.q1"].function(late, label_time, at) if len(late) < 9 else (0., 0.)
+    v = judge(misses_the_evening, q)
+    values = q.cases[-1].arguments()["late"]
+    whole = ", ".join("nan" if np.isnan(y) else f"{y:.6g}" for y in values)
+    page = v._repr_html_()
+    assert len(values) > 30 and whole in page and page.count("<details>") == 2 and whole not in repr(v)
+    short = judge(lambda late, label_time, at: (0., 0.), q)._repr_html_()   # five values: nothing to open
+    assert "<details>" not in short
+
+
+def test_who_has_not_run_the_imports_is_told_in_words(capsys):
+    stub = QUESTIONS["00.q1"].stub
+    space = {}
+    exec(compile(stub, "cell", "exec"), space)   # the cell alone, in a new kernel
+    said = capsys.readouterr().out
+    assert "name 'pd' is not defined" in said and "The cell with the imports has not been run in this kernel: run it first" in said
+    exec("import numpy as np\nimport pandas as pd\nfrom mlscale.data import load_flights\nfrom mlscale.exercises import example", space)
+    exec(compile(stub, "cell", "exec"), space)
+    run_cell(block("00.q1", "def early_look(late, label_time, at): return pears"), **space)
+    said = capsys.readouterr().out
+    assert "not attempted" in said and "name 'pears' is not defined" in said and "imports" not in said
+
+
+def test_a_cell_that_uses_the_function_waits_for_it(capsys):
+    use = 'if solved("00.q1"): print("used")'
+    wait = "This cell uses the function of 00.q1: solve that exercise first, then run it again.\n"
+    for code, said in (("return 0., 0.", wait), (EARLY.split("\n", 1)[1].replace("    ", ""), "used\n"), ("return pears", wait)):
+        run_cell(block("00.q1", "def early_look(late, label_time, at):\n" + textwrap.indent(code, "    ")))
+        capsys.readouterr()
+        run_cell(use, solved=solved)
+        assert capsys.readouterr().out == said
+    with pytest.raises(ValueError, match="there is 00.q1"): solved("00.q9")
+
+
+def test_untouched_cells_of_a_notebook_raise_nothing_and_what_they_said_is_replaced(tmp_path):
+    "In a kernel: all cells of the first exercise as given, then the right answer below them."
+    import nbformat
+    from nbclient import NotebookClient
+    nb = json.loads(generate(ROOT / "nbs" / "solutions" / "10_sequential_solution.ipynb", tmp_path)[0].read_text())
+    right = block("10.q1", "def stopped_by_then(z, limit): return np.maximum.accumulate(np.abs(z) > limit, axis=1).mean(axis=0)")
+    answer = {"cell_type": "code", "id": "mine", "metadata": {}, "execution_count": None, "outputs": [], "source": right}
+    nb = nbformat.from_dict({**nb, "cells": [*({**c, "source": "".join(c["source"])} for c in nb["cells"]), answer]})
+    NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [[o["data"]["text/plain"] for o in c.outputs if "data" in o] for c in nb.cells if c.cell_type == "code" and "if solved(" in c.source]
+    assert said == [["Solved: run this cell again."], ["This cell uses the function of 10.q2: solve that exercise first, then run it again."]]
+
+
+class Agreeable(str):
+    def __eq__(self, other): return True
+    __hash__ = str.__hash__
+
+
+class Whole(int):
+    def __eq__(self, other): return True
+    __hash__ = int.__hash__
+
+
+class Fraction2(float):
+    def __eq__(self, other): return True
+    def __rsub__(self, other): return 0.
+    __sub__ = __abs__ = __rsub__
+    __hash__ = float.__hash__
+
+
+class Many(list):
+    def __eq__(self, other): return True
+    def __len__(self): return 3
+
+
+class Moment(dt.datetime):
+    def isoformat(self, *_): return Agreeable("now")
+    def __eq__(self, other): return True
+    __hash__ = dt.datetime.__hash__
+
+
+def types(x):
+    "The types of all parts of a plain value."
+    if isinstance(x, list): return {type(x)}.union(*map(types, x))
+    if isinstance(x, dict): return {type(x)}.union(*map(types, [*x, *x.values()]))
+    return {type(x)}
+
+
+@pytest.mark.parametrize("lie", [Agreeable("a"), Whole(3), Fraction2(.5), Many([1]), [Agreeable("a")], {Agreeable("a"): Whole(1)}, pd.Series([Agreeable("a")], dtype=object),
+    np.array([Whole(3)], object), Moment(2013, 7, 1), np.str_("a"), (Whole(2**70),),
+    pd.DataFrame({Agreeable("a"): [Fraction2(1)]}), True, np.bool_(False)], ids=lambda x: type(x).__name__)
+def test_an_answer_cannot_bring_its_own_comparison(lie):
+    value = plain(lie)
+    assert types(value) <= {type(None), bool, int, float, str, list, dict}
+    for other in ("b", 4, 7.5, [1, 2, 3], ["b"], {"b": 2}, "2014-07-01T00:00:00", None): assert not same(value, other)
+    assert same(value, json.loads(json.dumps(value)))
+
+
+def test_what_a_student_replaces_changes_no_verdict(capsys, monkeypatch, tmp_path):
+    for thing, name in ((math, "isclose"), (math, "isnan"), (np, "isclose"), (np, "allclose"), (np, "array_equal")): monkeypatch.setattr(thing, name, getattr(thing, name))
+    code = """
+        import io, math, os, sys
+        for thing, name in ((math, "isclose"), (np, "isclose"), (np, "allclose"), (np, "array_equal")): setattr(thing, name, lambda *a, **k: True)
+        math.isnan = lambda x: False
+        def early_look(late, label_time, at):
+            sys.stdout = sys.stderr = io.StringIO()
+            os.chdir("/")
+            return 7., 7.
+    """
+    streams, folder = (sys.stdout, sys.stderr), Path.cwd()
+    run_cell(block("00.q1", code))
+    assert (sys.stdout, sys.stderr) == streams and Path.cwd() == folder
+    assert "00.q1: not yet. 0 of 6 inputs right" in capsys.readouterr().out
 
 
 def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
@@ -851,13 +1038,13 @@ def test_a_damaged_file_of_checks_says_how_to_mend_it(tmp_path, monkeypatch):
     generate(solution(tmp_path), tmp_path)
     monkeypatch.chdir(tmp_path)
     for text in ("{", "[]", '{"format": 2, "questions": []}', '{"format": 1, "questions": [{"name": "77.q1"}]}'):
-        (tmp_path / "77_sum.json").write_text(text)
+        (tmp_path / ".cases" / "77_sum.json").write_text(text)
         with pytest.raises(ValueError, match="77_sum.json is damaged .* make it anew"), check("77.q1"): pass
 
 
 def test_exercises_beside_the_notebook_come_first_and_other_json_is_left_alone(tmp_path, monkeypatch, capsys):
     generate(solution(tmp_path), tmp_path)
-    (tmp_path / "00_notes.json").write_text("{}")
+    (tmp_path / ".cases" / "00_notes.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     run_cell(block("77.q1", "def total(x): return sum(x)"))
     assert "77.q1: right. All 3 inputs, 2 of 2 points, 1 try." in capsys.readouterr().out and example("00.q1", 1)
@@ -900,7 +1087,7 @@ def test_tries_are_counted_by_their_answers_points_are_the_best_and_right_stays_
     assert v.tries == 3 and v.points < best == kept(home)["00.q1"]["points"] and v.hints[1] == QUESTIONS["00.q1"].hints[2]
     assert tried(right).tries == 4 and kept(home)["00.q1"]["points"] == 4
     assert tried(strict).tries == 5 and kept(home)["00.q1"] | {"last": ""} == {"tries": 5, "points": 4, "right": True, "last": ""}
-    table = progress()
+    table = progress().exercises
     assert table.loc["00.q1", ["tries", "points", "of", "solved"]].tolist() == [5, 4, 4, "yes"] and list(table.index) == sorted(QUESTIONS) and (table.solved == "yes").sum() == 1
 
 
@@ -911,7 +1098,7 @@ def test_a_damaged_file_is_kept_aside_with_a_word_and_counting_goes_on(home, tex
     (home / "state").mkdir(parents=True)
     path = home / "state" / "exercises.json"
     path.write_text(text)
-    assert (progress().tries == 0).all() and "is damaged" in capsys.readouterr().out and path.read_text() == text
+    assert (progress().exercises.tries == 0).all() and "is damaged" in capsys.readouterr().out and path.read_text() == text
     v = tried(WRONG["strictly before"])
     assert v.tries == 1 and "The file of your progress was damaged: it is kept as exercises.damaged1.json" in v.notes[0] and kept(home)["00.q1"]["tries"] == 1
     assert (home / "state" / "exercises.damaged1.json").read_text() == text and len(tried(WRONG["strictly before"]).notes) == 1
@@ -924,7 +1111,7 @@ def test_what_can_be_read_of_a_damaged_file_is_not_lost(home, capsys):
     (home / "state").mkdir(parents=True)
     good = {"tries": 3, "points": 6, "right": True, "last": "x"}
     (home / "state" / "exercises.json").write_text(json.dumps({"format": 1, "exercises": {"00.q1": 3, "00.q2": good}}))
-    assert progress().loc["00.q2", "solved"] == "yes"
+    assert progress().exercises.loc["00.q2", "solved"] == "yes"
     assert tried(WRONG["strictly before"]).notes[-1].startswith("Chapter 00: 1 of 2 solved.") and kept(home)["00.q2"] == good
 
 
@@ -934,7 +1121,7 @@ def test_a_file_of_another_version_is_left_alone(home, capsys):
     path.write_text(text := '{"format": 2, "exercises": {"00.q1": {"stars": 5}}}')
     v = tried(WRONG["strictly before"])
     assert v.notes == ("The file of your progress was written by another version of this workbook: it is left as it is. This try is not kept.", "For practice only: it counts for no grade.")
-    assert (progress().tries == 0).all() and "another version" in capsys.readouterr().out
+    assert (progress().exercises.tries == 0).all() and "another version" in capsys.readouterr().out
     assert path.read_text() == text and not list((home / "state").glob("*damaged*"))
 
 
@@ -947,7 +1134,7 @@ def test_progress_never_fails_for_its_file(tmp_path, monkeypatch, capsys, place)
     if place == "closed":
         def refuse(*_, **__): raise PermissionError(13, "Permission denied")
         monkeypatch.setattr(checker.Path, "read_text", lambda path, _read=Path.read_text, **k: refuse() if path.name == "exercises.json" else _read(path, **k))
-    table = progress()
+    table = progress().exercises
     out = capsys.readouterr().out
     assert list(table.index) == sorted(QUESTIONS) and ("Your progress cannot be read (" in out) == (place != "gone")
     v = tried(DRAFTS["00.q1"].function)
@@ -957,13 +1144,13 @@ def test_progress_never_fails_for_its_file(tmp_path, monkeypatch, capsys, place)
 def test_a_damaged_file_of_checks_or_a_folder_that_is_gone_does_not_hide_the_progress(tmp_path, monkeypatch, capsys):
     generate(solution(tmp_path), tmp_path)
     for text in ("{", "["*100_000):
-        (tmp_path / "77_sum.json").write_text(text)
+        (tmp_path / ".cases" / "77_sum.json").write_text(text)
         monkeypatch.chdir(tmp_path)
-        assert list(progress().index) == sorted(QUESTIONS) and "77_sum.json is damaged" in capsys.readouterr().out
+        assert list(progress().exercises.index) == sorted(QUESTIONS) and "77_sum.json is damaged" in capsys.readouterr().out
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert list(progress().index) == sorted(QUESTIONS) and tried(DRAFTS["00.q1"].function).notes == ("Chapter 00: 1 of 2 solved. For practice only: it counts for no grade.",)
+    assert list(progress().exercises.index) == sorted(QUESTIONS) and tried(DRAFTS["00.q1"].function).notes == ("Chapter 00: 1 of 2 solved. For practice only: it counts for no grade.",)
 
 
 def test_without_a_place_for_it_the_verdict_comes_all_the_same(tmp_path, monkeypatch, capsys):
@@ -983,7 +1170,7 @@ for i in range(40): record(Verdict(q, "wrong", (Outcome(i),)))
 
 
 def test_two_kernels_at_once_lose_no_try(home):
-    file = ROOT / "nbs" / "exercises" / "09_experiments.json"
+    file = ROOT / "nbs" / "exercises" / ".cases" / "09_experiments.json"
     pool = [subprocess.Popen([sys.executable, "-c", MANY, file, name], cwd=ROOT) for name in ("09.q1", "09.q2")]
     assert [p.wait() for p in pool] == [0, 0]
     assert {name: q["tries"] for name, q in kept(home).items()} == {"09.q1": 40, "09.q2": 40}

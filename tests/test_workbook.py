@@ -1,9 +1,11 @@
 "workbook.py starts from nothing, survives interruption, and says one clear line for what can be wrong."
+import asyncio
 import errno
 import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -53,6 +55,14 @@ def finish(process):
     out, err = process.communicate(timeout=300)
     if "package index cannot be reached" in err: pytest.skip(f"the package index cannot be reached: {err[-300:]}")
     return process.returncode, out, err
+
+
+@pytest.fixture
+def runner_module():
+    spec = importlib.util.spec_from_file_location("notebooks_under_test", ROOT / "tests" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_it_builds_from_nothing_from_any_directory_and_does_nothing_the_second_time(checkout, tmp_path):
@@ -158,6 +168,88 @@ def test_all_tests_run_in_two_processes_and_a_few_in_one(workbook, monkeypatch, 
     assert out.splitlines() == ["notebooks check", "notebooks run", f"pytest {given}"] and err == "FAILED: pytest (exit status 3)\n"
 
 
+# ---- the room
+
+def test_lab_opens_on_the_index_with_the_settings_of_the_workbook(workbook, monkeypatch, capfd, tmp_path):
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").write_text("")
+    (tmp_path / "jupyterlab" / "__main__.py").write_text("import os, sys; print(os.environ['JUPYTER_CONFIG_PATH'], sys.argv[1:])")
+    for name, value in (("ROOT", tmp_path), ("PYTHON", Path(sys.executable)), ("ensure", lambda env: None)): monkeypatch.setattr(workbook, name, value)
+    for before, path in ((None, f"{tmp_path}/.jupyter"), ("/somewhere", f"{tmp_path}/.jupyter{os.pathsep}/somewhere")):
+        monkeypatch.delenv("JUPYTER_CONFIG_PATH", raising=False) if before is None else monkeypatch.setenv("JUPYTER_CONFIG_PATH", before)
+        assert workbook.main(["lab", "--no-browser"]) == 0
+        out = capfd.readouterr().out
+        assert out.startswith(f"{path} [") and "/lab/tree/nbs/index.ipynb" in out and "--no-browser" in out
+    settings = json.loads((ROOT / ".jupyter" / "labconfig" / "default_setting_overrides.json").read_text())
+    assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"   # nobody is asked
+
+
+def server(folder):
+    "The part of JupyterLab's server that reads and writes notebooks, as `workbook.py lab` sets it up."
+    from traitlets.config import Config
+    path, c = ROOT / ".jupyter" / "jupyter_server_config.py", Config()
+    space = {"c": c, "__file__": str(path)}
+    exec(compile(path.read_text(), path, "exec"), space)
+    return c.ServerApp.contents_manager_class(root_dir=str(folder), config=c)
+
+
+def test_a_notebook_opens_complete_and_is_stored_as_it_was(tmp_path):
+    for source in ("00_data", "solutions/00_data_solution"):
+        path = Path(shutil.copy(ROOT / "nbs" / f"{source}.ipynb", tmp_path))
+        before, manager = path.read_bytes(), server(tmp_path)
+        model = asyncio.run(manager.get(path.name))
+        metadata = model["content"]["metadata"]
+        assert metadata["kernelspec"]["display_name"] == "Python 3 (ipykernel)" and metadata["language_info"]["version"] == platform.python_version()
+        code = [c for c in model["content"]["cells"] if c["cell_type"] == "code"]
+        for i, cell in enumerate(code): cell |= {"execution_count": i, "metadata": {**cell["metadata"], "execution": {"shell.execute_reply": "now"}, "trusted": True}}
+        for out in (out for cell in code for out in cell["outputs"] if "execution_count" in out): out["execution_count"] = 7
+        asyncio.run(manager.save(model, path.name))
+        assert path.read_bytes() == before
+
+
+def test_a_notebook_of_another_kernel_and_a_file_are_left_alone(tmp_path):
+    notebook(tmp_path, "1", kernelspec={"name": "elsewhere", "display_name": "Elsewhere", "language": "R"})
+    (tmp_path / "words.txt").write_text("words")
+    manager = server(tmp_path)
+    assert "language_info" not in asyncio.run(manager.get("00_x.ipynb"))["content"]["metadata"]
+    text = asyncio.run(manager.get("words.txt"))
+    asyncio.run(manager.save({**text, "content": "other words"}, "words.txt"))
+    assert (tmp_path / "words.txt").read_text() == "other words" and asyncio.run(manager.get(""))["type"] == "directory"
+
+
+def test_figures_are_black_on_white_whatever_the_page(tmp_path):
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from mlscale.storage import style
+    with plt.style.context(["dark_background", style()]):
+        fig, ax = plt.subplots()
+        fig.savefig(tmp_path / "figure.png")
+        assert (plt.imread(tmp_path / "figure.png")[0, 0] == 1).all()   # opaque white
+        inks = [ax.xaxis.label.get_color(), ax.title.get_color(), ax.spines["left"].get_edgecolor(), plt.rcParams["xtick.color"]]
+        assert all(matplotlib.colors.to_rgb(c) == (0, 0, 0) for c in inks)
+        plt.close(fig)
+
+
+def test_readers_meet_prose_before_code(runner_module):
+    code, prose = (lambda s: {"cell_type": "code", "source": s}), (lambda s: {"cell_type": "markdown", "source": s})
+    title, top = prose("# T"), prose(runner_module.MARK)
+    lead, story = [code("#| default_exp x"), code("#| export\nimport y")], [prose("## The incident"), prose("More.")]
+    nb = {"cells": [title, top, *lead, *story, code("y.f()"), prose("End.")]}
+    runner_module.prose_first(nb)
+    wanted = [title, *story, *lead, code("y.f()"), prose("End.")]
+    assert nb["cells"] == wanted
+    runner_module.prose_first(nb)
+    assert nb["cells"] == wanted
+    asked = {"cells": [title, *lead, code('guess("01", ...)'), *story]}   # the question stands in the title's cell
+    runner_module.prose_first(asked)
+    assert asked["cells"] == [title, *lead, code('guess("01", ...)'), *story]
+    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
+        kinds = [c["cell_type"] for c in json.loads(path.read_text())["cells"]]
+        assert kinds[2] == "markdown" or "guess(" in path.read_text() and "## The incident" in "".join(json.loads(path.read_text())["cells"][0]["source"]), path.name
+
+
 # ---- the notebooks' runner
 
 def notebook(folder, *sources, name="00_x.ipynb", **metadata):
@@ -180,14 +272,11 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
         assert done.returncode == code and text in done.stdout, done.stdout + done.stderr
 
 
-def test_the_longest_notebooks_come_first_and_a_broken_one_has_its_turn(tmp_path):
+def test_the_longest_notebooks_come_first_and_a_broken_one_has_its_turn(tmp_path, runner_module):
     paths = [notebook(tmp_path, "1", name=f"{n}.ipynb", **({"mlscale": {"timeout": n}} if n else {})) for n in (10, 0, 200, 90)]
     paths.append(tmp_path / "broken.ipynb")
     paths[-1].write_text("{")
-    spec = importlib.util.spec_from_file_location("notebooks_under_test", ROOT / "tests" / "notebooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert [p.stem for p in module.longest_first(paths)] == ["200", "90", "0", "10", "broken"]
+    assert [p.stem for p in runner_module.longest_first(paths)] == ["200", "90", "0", "10", "broken"]
 
 
 def test_refresh_stores_clean_outputs_and_changes_nothing_the_second_time(tmp_path):
