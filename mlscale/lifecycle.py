@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['WITH', 'WITHOUT', 'BAD_RELEASE', 'run_week', 'run_weeks', 'run', 'HOLDOUT', 'RETRAIN_EVERY', 'backtest', 'compare_on',
            'gate', 'history', 'judge_release', 'launch', 'learnable', 'monitors', 'release', 'train', 'watch', 'Run',
-           'draw_gates', 'draw_year', 'page', 'END', 'HARM', 'NAME', 'START', 'WEEK', 'System', 'act', 'batch_scores',
-           'deploy', 'record', 'record_known_outcomes', 'request_predictions', 'served_version', 'World',
-           'without_horizon']
+           'draw_gates', 'draw_year', 'merge_futures', 'page', 'provenance', 'rolled_back', 'END', 'HARM', 'NAME',
+           'START', 'WEEK', 'System', 'act', 'batch_scores', 'deploy', 'record', 'record_known_outcomes',
+           'request_predictions', 'served_version', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #510423ee
+# %% ../nbs/12_lifecycle.ipynb #ba7a08a9
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +23,21 @@ from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, gate, history
 from .policy import judge_release, launch, learnable, monitors, release, train, watch
 from .serving import serving_process
 from .storage import home, needs
-from .story import Run, draw_gates, draw_year, page
+from .story import Run, draw_gates, draw_year, merge_futures, page, provenance
+from .story import rolled_back
 from .system import END, HARM, NAME, START, WEEK, System, act, batch_scores, deploy, record
 from .system import record_known_outcomes, request_predictions, served_version
 from .world import World, without_horizon
 
-# %% ../nbs/12_lifecycle.ipynb #2bc793e1
+# %% ../nbs/12_lifecycle.ipynb #74e5dac2
 _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history", "judge_release",
          "launch", "learnable", "monitors", "release", "train", "watch", "Run", "draw_gates",
-         "draw_year", "page", "END", "HARM", "NAME", "START", "WEEK", "System", "act",
-         "batch_scores", "deploy", "record", "record_known_outcomes", "request_predictions",
-         "served_version", "World", "without_horizon"]
+         "draw_year", "merge_futures", "page", "provenance", "rolled_back", "END", "HARM", "NAME",
+         "START", "WEEK", "System", "act", "batch_scores", "deploy", "record",
+         "record_known_outcomes", "request_predictions", "served_version", "World",
+         "without_horizon"]
 
-# %% ../nbs/12_lifecycle.ipynb #083199e4
+# %% ../nbs/12_lifecycle.ipynb #3fa01ab3
 def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
     """Serve, record, watch, judge the last release, and retrain if there is a reason.
 
@@ -49,6 +51,18 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
         Of the server.
     spark : SparkSession
         For the batches.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from mlscale.lifecycle import NAME, START, run_week
+    >>> from mlscale.serving import serving_process
+    >>> system.say = lambda line: None
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     run_week(system, START, url, spark)
+    >>> system.weeks[0]["version"], 0 < system.weeks[0]["acted"] < system.weeks[0]["flights"]
+    (1, True)
     """
     end, at = week + WEEK, system.features.event_timestamp
     rows = system.features[(at >= week) & (at < end)]
@@ -64,7 +78,7 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
                 why="the loss is too high" if alarm else "eight weeks have passed")
     system.save()
 
-# %% ../nbs/12_lifecycle.ipynb #a4b9dd7c
+# %% ../nbs/12_lifecycle.ipynb #c1506629
 def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
               bad_release: pd.Timestamp | None = None, progress: bool = True) -> System:
     """Let the system live, with a server process of its own.
@@ -86,6 +100,17 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
     -------
     System
         The same, later.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session; the server is started for it:
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, run_weeks
+    >>> system.say, weeks = [].append, pd.DatetimeIndex([START])
+    >>> later = run_weeks(system, weeks, spark, progress=False)
+    >>> later is system, [f"{week['week']:%d %b}" for week in later.weeks]
+    (True, ['01 Apr'])
     """
     with needs("data"): from tqdm.auto import tqdm
     system.say(f"--- {system.label}, from {weeks[0]:%d %B}")
@@ -136,7 +161,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #44d39d27
+# %% ../nbs/12_lifecycle.ipynb #a1f4b570
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
@@ -168,6 +193,16 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     ------
     ValueError
         If the times are no whole weeks of the year, or the folder exists.
+
+    Examples
+    --------
+    Whole weeks are run, so a day in the first of them is too early. (Until July it takes minutes.)
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import run
+    >>> run(until=pd.Timestamp("2013-04-07", tz="UTC"))
+    Traceback (most recent call last):
+    ValueError: until=2013-04-07 00:00:00+00:00: at least a week after 2013-04-01
     """
     weeks, folder = _weeks(until, bad_release), _new_folder(folder)
     with needs("data"): from tqdm.auto import tqdm
@@ -180,6 +215,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         futures = _futures(system, weeks, bad_release, started.result(), progress)
     events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])
                               for name in ("events", "weeks", "gates"))
-    result = Run(folder, events, metrics, gates, threshold=system.performance.threshold)
+    result = Run(folder, events, metrics, gates, system.performance.threshold,
+                 provenance(until, bad_release, seed))
     result.report(folder/"report.html")
     return result

@@ -23,7 +23,7 @@ from .system import served_version
 from .training import Comparison, compare, evaluate, fit_model, log_losses
 from .world import World
 
-# %% ../nbs/12d_policy.ipynb #d2131840
+# %% ../nbs/12d_policy.ipynb #867706cc
 LEARN_FROM = pd.Timestamp("2013-01-08", tz="UTC")   # the windows of the features are full
 
 def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -43,6 +43,16 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     -------
     DataFrame
         `flight_id`, `day`, `label`, `weight`: all 1, for nobody acted.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import history
+    >>> day = lambda *days: pd.to_datetime([f"2013-02-{d:02}" for d in days], utc=True)
+    >>> features = pd.DataFrame({"event_timestamp": day(1, 8, 5), "label_time": day(2, 9, 20),
+    ...                          "late": [1., 0., 1.]})
+    >>> history(features, day(9)[0]).flight_id.tolist()   # 1 is too young, 2 is not known yet
+    [0]
     """
     predicted, end = features.event_timestamp, min(START, START if until is None else until)
     rows = features[(predicted >= since) & (predicted < end) & matured(predicted, at)
@@ -51,7 +61,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
                          "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #3cfeefad
+# %% ../nbs/12d_policy.ipynb #884ac8e9
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.
@@ -70,6 +80,17 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     DataFrame
         `flight_id`, `day`, `label`, `weight`. With the weights they represent all flights in a
         world in which nobody acts.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a log that is still empty:
+
+    >>> from mlscale.lifecycle import START, history, learnable
+    >>> from mlscale.serving import PredictionLog
+    >>> PredictionLog(system.log).close()
+    >>> rows = learnable(system, START)
+    >>> rows.equals(history(system.features, START)), set(rows.weight)   # nobody has acted yet
+    (True, {1.0})
     """
     seen = labelled(system.log, at, since=max(since, START), until=until)
     seen = seen[seen.mature & (seen.weight > 0)]
@@ -80,7 +101,7 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     return pd.concat([part for part in (before, served) if len(part)] or [before],
                      ignore_index=True)
 
-# %% ../nbs/12d_policy.ipynb #a648b59e
+# %% ../nbs/12d_policy.ipynb #1f35f5c8
 def train(rows: pd.DataFrame, features: pd.DataFrame, *,
           seed: int = 0) -> tuple[Any, pd.DataFrame]:
     """Train on rows that may be learned from, with their weights.
@@ -99,6 +120,15 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
     tuple of estimator and DataFrame
         The model, and reference rows for its signature: two thousand from the training, and one in
         which everything is missing that may be (all but the schedule's own columns).
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.lifecycle import START, history, train
+    >>> model, example = train(history(system.features, START), system.features)
+    >>> len(example), bool(example.tail(1).isna().any(axis=None))   # the last row may lack much
+    (2001, True)
     """
     X = features.loc[rows.flight_id, FEATURES]
     example = X.sample(2000, random_state=seed)
@@ -107,7 +137,7 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
                         ignore_index=True)
     return fit_model(X, rows.label, sample_weight=rows.weight.to_numpy(), seed=seed), example
 
-# %% ../nbs/12d_policy.ipynb #639ed703
+# %% ../nbs/12d_policy.ipynb #0d6b717b
 def backtest(features: pd.DataFrame) -> pd.DataFrame:
     """Judge the recipe on February and March, each time trained on what was known before.
 
@@ -120,6 +150,15 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row a flight: `day`, `label`, `prediction`, and `week`, 0 to 7.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.lifecycle import backtest
+    >>> tried = backtest(system.features)
+    >>> list(tried), sorted(set(tried.week))
+    (['day', 'label', 'prediction', 'week'], [0, 1, 2, 3, 4, 5, 6, 7])
     """
     parts = []
     for k, month in enumerate(pd.to_datetime(["2013-02-01", "2013-03-01"], utc=True)):
@@ -131,7 +170,7 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
                                  week=week.to_numpy()))
     return pd.concat(parts, ignore_index=True)[["day", "label", "prediction", "week"]]
 
-# %% ../nbs/12d_policy.ipynb #98d41bf0
+# %% ../nbs/12d_policy.ipynb #1c62e2eb
 def monitors(features: pd.DataFrame,
              tried: pd.DataFrame) -> tuple[DriftMonitor, ModelMonitor, PerformanceMonitor]:
     """Fix every threshold on January to March.
@@ -147,6 +186,20 @@ def monitors(features: pd.DataFrame,
     -------
     tuple of DriftMonitor, ModelMonitor and PerformanceMonitor
         Of the features; of predictions and latency; of the loss.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it; `tried` would come from `backtest`:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import monitors
+    >>> rng, week = np.random.default_rng(0), np.repeat(range(8), 500)
+    >>> tried = pd.DataFrame({"label": rng.integers(0, 2, 4000), "week": week,
+    ...                       "prediction": rng.uniform(.3, .7, 4000)})
+    >>> drift, service, performance = monitors(system.features, tried)
+    >>> round(performance.threshold, 3)   # what the eight weeks allow
+    0.744
     """
     first = features[features.event_timestamp.between(LEARN_FROM, START, inclusive="left")]
     reference = Reference.fit(first[FEATURES], days=first.event_timestamp.dt.floor("D"))
@@ -155,7 +208,7 @@ def monitors(features: pd.DataFrame,
             ModelMonitor(first[FEATURES], reference_predictions=tried.prediction),
             PerformanceMonitor(losses))
 
-# %% ../nbs/12d_policy.ipynb #56123548
+# %% ../nbs/12d_policy.ipynb #004cd30b
 def launch(folder: Path, *, label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
@@ -175,6 +228,15 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
     -------
     System
         On the 1st of April.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.lifecycle import launch, served_version
+    >>> system = launch(Path("state"))
+    01 Apr  promote   version 1 is live, trained on January to March; the loss may rise to ...
+    >>> served_version(system)
+    1
     """
     folder.mkdir(0o700, parents=True)
     world = World(load_flights().set_index("flight_id"), OperationsDesk(seed=seed))
@@ -193,7 +255,7 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
                 f"the loss may rise to {system.performance.threshold:.3f}", version)
     return system
 
-# %% ../nbs/12d_policy.ipynb #60773412
+# %% ../nbs/12d_policy.ipynb #0ed3e6cc
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -210,6 +272,24 @@ def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     -------
     bool
         Whether an alert about the loss is new.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.features import FEATURES
+    >>> from mlscale.lifecycle import NAME, START, WEEK, request_predictions, watch
+    >>> from mlscale.serving import serving_process
+    >>> at = system.features.event_timestamp
+    >>> rows = system.features[(at >= START) & (at < START + WEEK)]
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     _, ms = request_predictions(url, rows[FEATURES], rows.event_timestamp,
+    ...                                 system.world.flights.tailnum.loc[rows.index])
+    >>> system.say = lambda line: None
+    >>> watch(system, START + WEEK, ms)   # no outcome is recorded yet, so no loss is too high
+    False
+    >>> system.weeks[0]["flights"] == len(rows)
+    True
     """
     week = logged_predictions(system.log, since=at - WEEK, until=at)
     findings = [system.drift.reset().update(week[FEATURES]).finding(at),
@@ -237,7 +317,7 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "p99_ms": float(np.quantile(ms, .99)),
                          "open_alerts": len(system.alerts.open), "version": served_version(system)})
 
-# %% ../nbs/12d_policy.ipynb #f4bd7666
+# %% ../nbs/12d_policy.ipynb #8f39d17c
 HOLDOUT = pd.Timedelta(days=14)
 RETRAIN_EVERY = pd.Timedelta(weeks=8)
 
@@ -257,12 +337,24 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
     -------
     Comparison
         With a 90 % interval. Days are drawn singly: two weeks are too few for longer blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import compare_on
+    >>> rng = np.random.default_rng(0)
+    >>> p, day = rng.uniform(.05, .6, 4000), np.repeat(np.arange(20), 200)
+    >>> rows = pd.DataFrame({"day": day, "label": 1.*(rng.random(4000) < p), "weight": 1.})
+    >>> truth_against_average = compare_on(rows, p, np.full(4000, p.mean()), "simulated flights")
+    >>> truth_against_average.high < 0   # below 0: the first is surely better
+    True
     """
     return compare(rows.label.to_numpy(), new, old, days=rows.day.to_numpy(),
                    weights=rows.weight.to_numpy(), level=.9, n_resamples=1000, block_days=1,
                    judged_on=what)
 
-# %% ../nbs/12d_policy.ipynb #fae59c1d
+# %% ../nbs/12d_policy.ipynb #fde2eb04
 def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.DataFrame,
          spark: Any) -> Callable:
     """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of
@@ -285,6 +377,19 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
     -------
     callable
         For `Registry.promote`.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from mlscale.lifecycle import HOLDOUT, NAME, START, gate, history
+    >>> held_out = history(system.features, START, since=START - HOLDOUT)
+    >>> better = gate(system, START, held_out, system.features, spark)
+    >>> version = system.registry.version(NAME, 1)
+    >>> better(version, None)
+    GateResult(passed=True, reason='the first model', comparison=None)
+    >>> better(version, version).passed   # equal is not better
+    False
     """
     def better(challenger: Any, champion: Any) -> GateResult:
         if champion is None: return GateResult(True, "the first model")
@@ -299,7 +404,7 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
         return GateResult(c.high < 0, str(c), c)
     return better
 
-# %% ../nbs/12d_policy.ipynb #a940360e
+# %% ../nbs/12d_policy.ipynb #eec541c4
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, promote and deploy it.
@@ -318,6 +423,19 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
         What triggered it.
     features : DataFrame, optional
         Another table of features to train and gate on. Default: the system's.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from mlscale.lifecycle import NAME, START, release, served_version
+    >>> from mlscale.serving import serving_process
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     release(system, START, url, spark, why="somebody asked")
+    01 Apr  retrain   version 2, since somebody asked
+    01 Apr  refuse    log loss ...
+    >>> served_version(system)   # the champion has seen two weeks more, and stays
+    1
     """
     table = system.features if features is None else features
     model, example = train(learnable(system, at, until=at - HOLDOUT), table)
@@ -339,7 +457,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
         system.note(at, "promote", f"version {version} is live; on held-out flights its log loss "
                                    f"is {better} against the champion's", version)
 
-# %% ../nbs/12d_policy.ipynb #6063fe2d
+# %% ../nbs/12d_policy.ipynb #7076bdba
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare last week's release with its predecessor on the flights it has served, and roll it
     back if it is worse.
@@ -359,6 +477,16 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     -------
     bool
         Whether it was rolled back.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from mlscale.lifecycle import START, WEEK, judge_release
+    >>> from mlscale.serving import serving_process
+    >>> with serving_process(system.bundles, model="late", log=system.log) as url:
+    ...     judge_release(system, START + WEEK, url, spark)   # no release is on probation
+    False
     """
     if system.on_probation is None: return False
     (version, before), system.on_probation = system.on_probation, None

@@ -42,7 +42,7 @@ def _with_times(rows: list[dict]) -> list[dict]:
     as_was = lambda key, value: pd.Timestamp(value) if key in ("at", "week") else value
     return [{key: as_was(key, value) for key, value in row.items()} for row in rows]
 
-# %% ../nbs/12c_system.ipynb #2847e502
+# %% ../nbs/12c_system.ipynb #5f2c9daf
 @dataclass
 class System:
     """A running system between two weeks.
@@ -65,6 +65,20 @@ class System:
         The name of this future.
     say : callable
         Gets each line of the story.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from pathlib import Path
+    >>> from mlscale.lifecycle import START
+    >>> other = system.fork(Path("other"), "another future")
+    >>> other.note(START, "retrain", "there alone", 2)
+    01 Apr  retrain   there alone
+    >>> [event["text"] for event in other.events if event not in system.events][-1]
+    'there alone'
+    >>> (system.folder/"predictions.db").name, other.folder.name
+    ('predictions.db', 'other')
     """
     folder: Path
     world: World
@@ -160,7 +174,7 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12c_system.ipynb #2d6d14d9
+# %% ../nbs/12c_system.ipynb #a8f7bf6f
 def request_predictions(url: str, X: pd.DataFrame, at: pd.Series,
                         entity: pd.Series) -> tuple[np.ndarray, list[float]]:
     """Send rows to the server, an hour's worth in one request, over two connections.
@@ -180,6 +194,20 @@ def request_predictions(url: str, X: pd.DataFrame, at: pd.Series,
     -------
     tuple of ndarray and list of float
         The scores, and the milliseconds of each request.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.features import FEATURES
+    >>> from mlscale.lifecycle import NAME, START, request_predictions
+    >>> from mlscale.serving import serving_process
+    >>> rows = system.features[system.features.event_timestamp >= START].head(200)
+    >>> at, tailnum = rows.event_timestamp, system.world.flights.tailnum.loc[rows.index]
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     scores, ms = request_predictions(url, rows[FEATURES], at, tailnum)
+    >>> len(scores), len(ms) == at.dt.floor("h").nunique()   # a request an hour
+    (200, True)
     """
     values, scores, ms = X.to_numpy(), np.empty(len(X)), list[float]()
     asked: Any = np.where(np.isnan(values), None, values)
@@ -210,7 +238,7 @@ def _post(connection: HTTPConnection, path: str, body: dict) -> dict:
     if response.status == 200: return answer
     raise RuntimeError(f"the server answered {path} with {response.status}: {answer}")
 
-# %% ../nbs/12c_system.ipynb #5c5a8fe5
+# %% ../nbs/12c_system.ipynb #376a4dc5
 def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     """Let the desk act on scores, and record what it did.
 
@@ -227,6 +255,18 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     -------
     int
         How many flights were acted on.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import START, act
+    >>> scores, at = pd.Series(.9, range(1000)), pd.Series(START, range(1000))
+    >>> act(system, scores, at)   # a random tenth of those wanted is left alone
+    910
+    >>> act(system, 0*scores, at)   # nobody is wanted
+    0
     """
     plan = system.world.desk.decide(scores.index.to_numpy(), scores.to_numpy())
     done = pd.DataFrame({"request_id": plan.flight_id.astype(str), "at": at.array,
@@ -235,7 +275,7 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     record_actions(done[plan.wanted], log=system.log)
     return int(plan.acted.sum())
 
-# %% ../nbs/12c_system.ipynb #3f62af31
+# %% ../nbs/12c_system.ipynb #b11a2651
 def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     """Record the outcomes of the last two weeks' flights that are known by now.
 
@@ -250,6 +290,20 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     -------
     int
         How many are new.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> import pandas as pd
+    >>> from mlscale.lifecycle import NAME, record_known_outcomes
+    >>> from mlscale.serving import Prediction, PredictionLog
+    >>> at = pd.Timestamp("2013-01-01 10:00", tz="UTC")
+    >>> with PredictionLog(system.log) as log:
+    ...     _ = log.append(Prediction(str(flight), at, NAME, 1, "0"*64, "production", .2, [])
+    ...                    for flight in range(100))
+    >>> [record_known_outcomes(system, at + pd.Timedelta(hours=hours)) for hours in (4, 9, 9)]
+    [24, 72, 0]
     """
     rows = read_log(system.log, since=at - 2*WEEK)
     rows = rows[rows.label.isna()]
@@ -258,7 +312,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
-# %% ../nbs/12c_system.ipynb #2e3f9f55
+# %% ../nbs/12c_system.ipynb #e67badc8
 def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.ndarray:
     """Score flights with Spark.
 
@@ -277,15 +331,26 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.
     -------
     ndarray of float
         One score a row.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it, and a `spark` session:
+
+    >>> from pathlib import Path
+    >>> from mlscale.lifecycle import NAME, batch_scores
+    >>> X = system.features.head(3)
+    >>> scores = batch_scores(system.bundles/NAME/"1", X, Path("batch"), spark)
+    >>> scores.shape, bool((0 < scores).all() and (scores < 1).all())
+    ((3,), True)
     """
     name = uuid.uuid4().hex[:8]
     source, to = folder/f"{name}.parquet", folder/f"{name}-scores"
     with replacing(source) as new:
         X[FEATURES].rename_axis("flight_id").reset_index().to_parquet(new, index=False)
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
-    return pd.read_parquet(to).set_index("id").prediction.loc[X.index].to_numpy()
+    return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
 
-# %% ../nbs/12c_system.ipynb #287f708c
+# %% ../nbs/12c_system.ipynb #21d5feb3
 def served_version(system: System) -> int:
     """The version that is served.
 
@@ -298,6 +363,14 @@ def served_version(system: System) -> int:
     -------
     int
         From the pointer that the server reads.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.lifecycle import served_version
+    >>> served_version(system)
+    1
     """
     return read_pointer(system.bundles/NAME).version
 
@@ -310,13 +383,24 @@ def deploy(system: System, url: str) -> None:
         With a champion.
     url : str
         Of the server.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.lifecycle import NAME, deploy, served_version
+    >>> from mlscale.serving import serving_process
+    >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
+    ...     deploy(system, url)   # the champion is served already: doing it twice changes nothing
+    >>> served_version(system)
+    1
     """
     system.registry.deploy(NAME)
     connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     _post(connection, "/reload", {})
     connection.close()
 
-# %% ../nbs/12c_system.ipynb #0811ea69
+# %% ../nbs/12c_system.ipynb #035daeaa
 HARM = "loss"   # the alert that may trigger a retraining: it alone says that it hurts
 
 def record(system: System, finding: Finding) -> bool:
@@ -333,6 +417,17 @@ def record(system: System, finding: Finding) -> bool:
     -------
     bool
         Whether it opened an alert.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.lifecycle import HARM, START, record
+    >>> from mlscale.monitoring import Finding
+    >>> finding = Finding(HARM, .7, .6, "nats", START, True)
+    >>> [record(system, finding) for _ in range(2)]   # a trouble that lasts is one alert
+    01 Apr  alert     loss 0.7 nats, allowed 0.6
+    [True, False]
     """
     name, was_open = finding.name, finding.name in [a.name for a in system.alerts.open]
     system.alerts.update(finding, severity="critical" if name == HARM else "warning")

@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #5d3089de
+# %% ../nbs/12b_world.ipynb #7149d467
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -24,6 +24,18 @@ class World:
         Those of `load_flights`, the flight's id as index.
     desk : OperationsDesk
         Who acts, with what effect and at what cost.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlscale.data import OperationsDesk, load_flights
+    >>> from mlscale.lifecycle import World
+    >>> world, ids = World(load_flights().set_index("flight_id"), OperationsDesk()), np.arange(1000)
+    >>> alone, helped = (world.outcomes(ids, np.full(1000, acted)) for acted in (False, True))
+    >>> int(alone.label.sum()), int(helped.label.sum())   # late flights
+    (283, 173)
+    >>> world.cost(ids, np.full(1000, True)) > world.cost(ids, np.full(1000, False))   # too many
+    True
     """
     flights: pd.DataFrame
     desk: OperationsDesk
@@ -67,7 +79,7 @@ class World:
         """
         return self.desk.cost(acted, self.outcomes(flight_id, acted).label.to_numpy())
 
-# %% ../nbs/12b_world.ipynb #0d856788
+# %% ../nbs/12b_world.ipynb #1576d3fe
 def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
     """The features as a job computes them that lost the two hours: the aircraft's last delays as of
     the departure.
@@ -83,6 +95,17 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     -------
     DataFrame
         A copy with other columns `AIRCRAFT`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.features import load_features
+    >>> from mlscale.lifecycle import without_horizon
+    >>> features = load_features().set_index("flight_id").head(2000)
+    >>> wrong = without_horizon(features, pd.Timestamp("2013-01-02", tz="UTC"))
+    >>> changed = (wrong != features) & ~(wrong.isna() & features.isna())
+    >>> list(changed.columns[changed.any()])   # nothing else
+    ['last_dep_delay', 'last_dep_age', 'last_arr_delay', 'last_arr_age']
     """
     rows = features.index[features.event_timestamp < until]
     def build():

@@ -21,6 +21,7 @@ def run_kernel(connection_file, env, folder):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.environ.update(env)
     os.chdir(folder)
+    sys.modules["matplotlib"].rcParams["backend"] = "module://matplotlib_inline.backend_inline"   # else figures are not shown
     sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
     sys.argv = ["ipykernel_launcher", "-f", connection_file, f"--IPKernelApp.parent_handle={os.getppid()}"]   # it ends with us
     IPKernelApp.launch_instance(sys.argv[1:])

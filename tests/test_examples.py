@@ -42,11 +42,37 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "work")
 
 
+@pytest.fixture(scope="session")
+def every_eighth(): return importlib.import_module("mlscale.features").load_features().iloc[::8]
+
+
+@pytest.fixture(scope="session")
+def launched(every_eighth, tmp_path_factory):
+    "A system of chapter 12, on an eighth of the flights."
+    policy = importlib.import_module("mlscale.policy")
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(policy, "load_features", lambda: every_eighth)
+        return policy.launch(tmp_path_factory.mktemp("launched") / "state", say=lambda line: None)
+
+
+@pytest.fixture
+def given(elsewhere, tmp_path, monkeypatch, request):
+    "What an example says it is given: a `system` (for each example a copy), a `spark` session."
+    def give(test):
+        if "a `system` as `launch`" in test.docstring:
+            monkeypatch.setattr("mlscale.policy.load_features", lambda: request.getfixturevalue("every_eighth"))
+            test.globs["system"] = request.getfixturevalue("launched").fork(tmp_path / test.name, "example")
+            test.globs["system"].say = print
+        if "a `spark` session" in test.docstring: test.globs["spark"] = request.getfixturevalue("spark")
+    return give
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_are_true(name, elsewhere):
+def test_the_examples_of_a_module_are_true(name, given):
     module = importlib.import_module(f"mlscale.{name}")
     said, runner = [], doctest.DocTestRunner(optionflags=FLAGS)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, globs={"__name__": "example"}):
+        given(test)
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
 

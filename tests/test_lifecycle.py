@@ -1,12 +1,19 @@
 "The loop reads the one record, uses only what was known and mature, decides as it says, forks cleanly, survives a restart, and tells its story on one page."
+import base64
 import re
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from scipy import stats
 
+import mlscale
 from mlscale.batch import spark_session
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
@@ -20,15 +27,20 @@ from mlscale.lifecycle import (
     World,
     act,
     compare_on,
+    draw_gates,
+    draw_year,
     gate,
     history,
     judge_release,
     launch,
     learnable,
+    merge_futures,
     page,
+    provenance,
     record,
     record_known_outcomes,
     release,
+    rolled_back,
     run,
     run_week,
     served_version,
@@ -42,6 +54,7 @@ from mlscale.serving import Prediction, PredictionLog, serving_process
 from mlscale.training import Comparison
 
 UTC = "UTC"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -362,27 +375,98 @@ def test_a_folder_that_exists_is_refused_and_untouched(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def small(tmp_path):
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    "Two futures that part in their second week; in the first a release is taken back. What is written is written by somebody who means no good."
     weeks = pd.date_range(START, periods=3, freq=WEEK)
     week = {"flights": 10, "log_loss": .4, "auc": .7, "acted": 2, "cost": 5., "cost_if_nobody_acts": 8., "p99_ms": 3., "open_alerts": 0, "version": 1}
-    metrics = pd.DataFrame([{"run": r, "week": w, **week} for r in "ab" for w in weeks])
-    events = pd.DataFrame([{"run": r, "at": START + WEEK, "kind": kind, "version": None, "text": f"<script>{kind}</script>"} for r in "ab" for kind in ("promote", "alert", "retrain")])
-    gates = pd.DataFrame([{"run": "a", "at": START + HOLDOUT, "version": 2, "difference": -.1, "low": -.2, "high": .01, "passed": False}])
-    return Run(tmp_path, events, metrics, gates, .5)
+    metrics = pd.DataFrame([{"run": r, "week": w, **week} for r in ("a", "b") for w in weeks])
+    metrics.loc[1, ["log_loss", "version"]] = .9, 2
+    metrics.loc[metrics.week == START, "log_loss"] = np.nan   # no label was mature
+    both = [(0, "promote", 1, "first"), (1, "alert", None, "<script>drift</script>"), (3, "retrain", 3, "third"), (3, "refuse", 3, "no better")]
+    alone = [(1, "promote", 2, "second"), (1, "retrain", 9, "ninth"), (2, "alert", None, "loss 1 nats"), (2, "rollback", 1, "first again")]
+    events = pd.DataFrame([{"run": r, "at": START + k * WEEK, "kind": kind, "version": version, "text": text} for r, rows in (("a", both + alone), ("b", both)) for k, kind, version, text in rows])
+    gates = pd.DataFrame([{"run": r, "at": START + 3 * WEEK, "version": 3, "difference": -.1, "low": -.2, "high": .01, "passed": False} for r in "ab"])
+    made = {"command": "mlscale run --seed <0>"}
+    return Run(tmp_path_factory.mktemp("story"), events, metrics, gates, .5, made)
 
 
-def test_the_report_needs_no_network_and_runs_no_words_of_the_story(small):
-    text = small.report(small.folder / "report.html").read_text()
-    assert not re.search(r"(src|href)=(?!\"data:)", text) and text.count("data:image/png") == 2 and "<script" not in text and "&lt;script&gt;" in text
-    assert small.report(small.folder / "report.html").read_text() == text
-    assert text.count("<tr>") == 2 * (1 + 3) + 2 * (1 + 3) and not re.search(">(nan|none|nat)<", text, re.I)
+@pytest.fixture(scope="module")
+def written(told): return page(told, book="https://book.example")
 
 
-def test_the_summary_counts_one_future_and_compares_the_other(small):
-    lines = small.summary()
-    assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 4 and small.of("a").saved == 9
-    assert page(lines, small.events, small.metrics, {}).startswith("<!doctype html>")
+def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
+    merged = merge_futures(told.events)
+    assert len(told.events) == 12 and sorted(merged.text) == sorted({*told.events.text}) and list(merged.runs.map(len)) == [2, 2, 2, 2, 1, 1, 1, 1]
+    assert set(merged.runs[4:]) == {("a",)} and "run" not in merged and list(merge_futures(told.of("b").events).runs) == [("b",)] * 4
+    assert len(merge_futures(told.metrics)) == 4 and len(merge_futures(told.gates)) == 1
+
+
+def test_a_release_that_was_taken_back_is_the_disaster(told):
+    (bad,) = rolled_back(told.events).itertuples(index=False)
+    assert bad == ("a", 2, START + WEEK, START + 2 * WEEK) and rolled_back(told.of("b").events).empty
+    assert told.summary()[2] == "The disaster: version 2 was live from 8 Apr to 15 Apr, with a log loss of 0.900 (b: 0.400)."
+
+
+def test_the_report_needs_no_network_and_runs_no_words_of_the_story(told, written):
+    assert not re.search(r"(src|srcset|href)=(?!\"(data:|https://book.example/))|@import|url\(", written)
+    assert "<script" not in written and "&lt;script&gt;" in written and "&lt;0&gt;" in written and not re.search("&[lg]t;", written.split("</style>")[0])
+    pictures = re.findall(r'"data:image/svg\+xml;base64,([^"]+)"', written)
+    assert len(set(pictures)) == len(pictures) == 8 and all(b"<svg" in base64.b64decode(p) for p in pictures)
+    without = lambda text: re.sub("<a href[^>]*>(.*?)</a>", r"\1", text)
+    assert without(told.report(told.folder / "report.html").read_text()) == without(written) != written
+    assert not re.search(">(nan|none|nat)<", written, re.I)
+
+
+def test_the_timeline_marks_each_kind_once_and_puts_the_disaster_where_it_was(written):
+    timeline = re.search(r'<ol class="timeline">(.*?)</ol>', written, re.S)[1]
+    days = dict(zip(re.findall(r'datetime="([^"]+)"', timeline), re.split("<li>", timeline)[1:], strict=True))
+    words = {day: re.findall(r"<b class=\"\w+\">\S (.*?)</b>", text) for day, text in days.items()}
+    assert words == {"2013-04-01": ["released"], "2013-04-08": ["warning", "released", "retrained"], "2013-04-15": ["alert", "rolled back"], "2013-04-22": ["retrained", "refused"]}
+    assert [day for day, text in days.items() if "disaster" in text] == ["2013-04-08", "2013-04-15"]
+    assert "version 2,\nlive until 15 Apr" in days["2013-04-08"] and timeline.count("The disaster") == 1
+    shared, apart = days["2013-04-08"].split("lane disaster", 1)
+    assert "drift" in shared and "disaster" not in shared and "<h3>a</h3>" in apart and "second" in apart
+
+
+def test_the_weeks_are_a_table_with_the_disaster_tinted(written):
+    table = re.search("<table>(.*?)</table>", written, re.S)[1]
+    rows = re.findall("<tr( class=\"disaster\")?>\n<td[^>]*>(.*?) <small>(.*?)</small>", table)
+    assert rows == [("", "1 Apr", ""), (' class="disaster"', "8 Apr", "a"), ("", "8 Apr", "b"), ("", "15 Apr", "")]
+
+
+def test_every_link_of_the_report_leads_to_a_chapter(written):
+    pages = re.findall(r'href="https://book.example/chapters/([^"]+)\.html"', written)
+    assert len(pages) > 7 and {"12_lifecycle", "07_drift", "04c_promotion"} <= set(pages)
+    assert not [name for name in pages if not (ROOT / "nbs" / f"{name}.ipynb").exists()]
+
+
+def test_a_report_says_how_it_was_made():
+    made = provenance(START + 8 * WEEK, START + 5 * WEEK, 3)
+    assert made["command"] == "mlscale run --until 2013-05-27 --bad-release 2013-05-06 --seed 3" and made["seed"] == "3"
+    assert made["mlscale"] == mlscale.__version__ and made["requirements.lock"] == sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
+    assert provenance(START + WEEK, None, 0)["command"].endswith("--bad-release none --seed 0")
+
+
+def test_the_summary_counts_one_future_and_compares_the_other(told):
+    lines = told.summary()
+    assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 4 and told.of("a").saved == 9
+    assert told.of("b").summary()[1] == "Challengers: 1 trained, 1 refused by the gate, 0 released, 0 rolled back."
+    assert "from 1 April to 22 April 2013" in told.title and repr(told) == "Run(3 weeks, a and b)" and lines[0] in told._repr_html_()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_figure_is_as_wide_as_asked_and_its_letters_are_readable_on_their_ground(told, dark):
+    figures = [draw_year(told.metrics, told.events, .5, width=4.2, dark=dark), draw_gates(told.gates, width=4.2, dark=dark)]
+    for figure in figures:
+        figure.canvas.draw()
+        ground = np.mean(to_rgb(figure.get_facecolor()))
+        texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
+        box = figure.get_tightbbox()
+        assert figure.get_figwidth() == 4.2 and len(texts) > 5 and (ground < .2) == dark
+        assert not [t.get_text() for t in texts if abs(np.mean(to_rgb(t.get_color())) - ground) < .5]
+        assert box.x0 >= 0 and box.x1 <= 4.2, "something leaves the figure"
+        plt.close(figure)
 
 
 def test_a_world_shows_its_desk_and_none_of_its_flights():
