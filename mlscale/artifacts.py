@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['ALLOWED', 'EXTREMES', 'FORMAT', 'PARITY', 'PRODUCTION', 'Bundle', 'ModelVersion', 'Scorer', 'Signature',
-           'adversarial_rows', 'disagreement', 'faithful_onnx', 'is_digest', 'load_bundle', 'onnx_scorer', 'parity',
-           'read_card', 'read_pointer', 'read_skops', 'remove_pointer', 'round_down', 'save', 'sklearn_scorer',
-           'spread', 'to_onnx', 'within_parity', 'write_pointer']
+           'adversarial_rows', 'disagreement', 'faithful_onnx', 'how_served', 'is_digest', 'load_bundle', 'onnx_scorer',
+           'parity', 'read_card', 'read_pointer', 'read_skops', 'remove_pointer', 'round_down', 'save',
+           'sklearn_scorer', 'spread', 'to_onnx', 'within_parity', 'write_pointer']
 
-# %% ../nbs/03_artifacts.ipynb #45937949
+# %% ../nbs/03_artifacts.ipynb #1f01a1e5
 from .bundle import FORMAT, Bundle, Signature, is_digest, load_bundle, read_card, save
 from .conversion import ALLOWED, EXTREMES, PARITY, Scorer, adversarial_rows, disagreement
 from .conversion import faithful_onnx, onnx_scorer, parity, read_skops, round_down
 from .conversion import sklearn_scorer, spread, to_onnx, within_parity
+from .ordinary_models import how_served
 from .pointer import PRODUCTION, ModelVersion, read_pointer, remove_pointer
 from .pointer import write_pointer
 
-# %% ../nbs/03_artifacts.ipynb #adc8a9a2
+# %% ../nbs/03_artifacts.ipynb #d48a2197
 _all_ = ["ALLOWED", "EXTREMES", "FORMAT", "PARITY", "PRODUCTION", "Bundle", "ModelVersion",
-         "Scorer", "Signature", "adversarial_rows", "disagreement", "faithful_onnx", "is_digest",
+         "Scorer", "Signature", "adversarial_rows", "disagreement", "faithful_onnx",
+         "how_served", "is_digest",
          "load_bundle", "onnx_scorer", "parity", "read_card", "read_pointer", "read_skops",
          "remove_pointer", "round_down", "save", "sklearn_scorer", "spread", "to_onnx",
          "within_parity", "write_pointer"]

@@ -22,7 +22,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from mlscale import predictions
-from mlscale.artifacts import load_bundle, save
+from mlscale.artifacts import Signature, load_bundle, save
 from mlscale.batch import (
     batch_predict,
     feature_matrix,
@@ -502,6 +502,7 @@ def test_a_prediction_that_is_no_finite_number_is_never_written(spark, models, r
 class Stub:
     "A model of one column that refuses or fails as it is told."
     columns = ["x"]
+    signature = Signature(("x",), (False,))
 
     def __init__(self, predict): self.predict = predict
 

@@ -75,7 +75,7 @@ def test_a_conflict_or_a_wrong_row_hurts_no_other_request_of_the_transaction(log
 
 WRONG = {"no text": (TypeError, row(5)), "NUL": (ValueError, row("a\0b")), "half a pair": (ValueError, row("\ud800")), "entity": (ValueError, row("a", entity="N\0")),
          "entity 2": (TypeError, row("a", entity=7)), "no zone": (ValueError, row("a", at="2013-07-01")), "nan": (ValueError, row("a", prediction=float("nan"))),
-         "inf": (ValueError, row("a", [float("inf")])), "word": (ValueError, row("a", ["b"]))}
+         "inf": (ValueError, row("a", [float("inf")])), "a list": (TypeError, row("a", [["b"]]))}
 
 
 @pytest.mark.parametrize("what", WRONG)
