@@ -53,7 +53,7 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
                      if "text" in types else rows, what)
     return np.array(rows, dtype=object) if "text" in types else floats
 
-# %% ../nbs/06e_limits.ipynb #aacd1f39
+# %% ../nbs/06e_limits.ipynb #62724566
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `values` of a request into an array, or say in one line what is wrong with them.
 
@@ -69,8 +69,8 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
     Returns
     -------
     ndarray, shape (n, k)
-        Of float64, NaN where None; or of objects as they came where a column holds text. Whether a column may be
-        missing is for the bundle to say.
+        Of float64, NaN where None; or of objects as they came where a column holds text. Whether a
+        column may be missing is for the bundle to say.
 
     Raises
     ------
