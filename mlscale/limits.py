@@ -6,17 +6,17 @@
 __all__ = ['MAX_ROWS', 'MAX_BYTES', 'PATIENCE', 'read_rows', 'read_features', 'ServiceMetrics', 'refusal', 'Limits',
            'impatient_protocol']
 
-# %% ../nbs/06e_limits.ipynb #32c268b5
+# %% ../nbs/06e_limits.ipynb #542b3b69
 import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 import numpy as np
-from .arguments import check_names, none_for_nan
+from .arguments import check_names
 from .storage import needs
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06e_limits.ipynb #f1e0029d
+# %% ../nbs/06e_limits.ipynb #e2096b5e
 MAX_ROWS = 10_000
 _KINDS = {"number": frozenset({int, float, type(None)}), "text": frozenset({str, type(None)})}
 
@@ -51,12 +51,9 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
     number = [kind == "number" for kind in types]
     floats = _floats([[v for v, is_number in zip(row, number) if is_number] for row in rows]
                      if "text" in types else rows, what)
-    if "text" not in types: return floats
-    out = np.array(rows, dtype=object)
-    out[:, number] = none_for_nan(floats)
-    return out
+    return np.array(rows, dtype=object) if "text" in types else floats
 
-# %% ../nbs/06e_limits.ipynb #4552ff8c
+# %% ../nbs/06e_limits.ipynb #62724566
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `values` of a request into an array, or say in one line what is wrong with them.
 
@@ -72,8 +69,8 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
     Returns
     -------
     ndarray, shape (n, k)
-        Of float64, NaN where None; or of objects where a column holds text. Whether a column may be
-        missing is for the bundle to say.
+        Of float64, NaN where None; or of objects as they came where a column holds text. Whether a
+        column may be missing is for the bundle to say.
 
     Raises
     ------
@@ -85,7 +82,7 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
     --------
     >>> from mlscale.serving import read_rows
     >>> read_rows(["UA", 17], ["carrier", "hour"], ["text", "number"]).tolist()
-    [['UA', 17.0]]
+    [['UA', 17]]
     >>> read_rows([["UA", "17"]], ["carrier", "hour"], ["text", "number"])
     Traceback (most recent call last):
     ValueError: values[0], column 'hour': "17" is not a number; give a number, or null where ...

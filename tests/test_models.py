@@ -337,6 +337,9 @@ def test_a_set_of_categories_that_is_not_there_is_refused():
     assert np.array_equal(read_skops(data).predict(codes), model.predict(codes))
     with pytest.raises(ValueError, match="a set of categories that is not there"): read_skops(with_arrays(data, put("bitset_idx", 0, 10**6)))
 
+    def ask_the_other(nodes): nodes["feature_idx"][nodes["is_categorical"] == 1] = 1
+    with pytest.raises(ValueError, match="a set of categories that is not there"): read_skops(with_arrays(data, ask_the_other))
+
 
 def test_a_tree_in_a_forest_has_the_columns_of_the_forest():
     wide, narrow = RandomForestClassifier(3).fit(np.hstack([GRID]*4), Y), RandomForestClassifier(3).fit(GRID, Y)
