@@ -60,7 +60,7 @@ def open_log(log: Log = None, *, synchronous: str = "normal") -> Iterator[Predic
 
 def _is_url(book: PredictionLog) -> bool: return "://" in book.where
 
-# %% ../nbs/06g_log_archive.ipynb #124b2407
+# %% ../nbs/06g_log_archive.ipynb #9d0b7024
 _COLUMNS = {   # of what is read and archived: where each comes from, and its type in Parquet
     "request_id": ("p.request_id", "string"), "at": ("p.at", "time"),
     "entity": ("p.entity", "string"), "model": ("p.model", "string"),
@@ -69,6 +69,7 @@ _COLUMNS = {   # of what is read and archived: where each comes from, and its ty
     "features": ("p.features", "numbers"), "action_at": ("a.at", "time"),
     "action": ("a.action", "string"), "propensity": ("a.propensity", "double"),
     "label": ("o.label", "double"), "known_at": ("o.known_at", "time"),
+    "texts": ("p.features", "texts"),   # of features that hold text, each at its place
 }
 _TIMES = [name for name, (_, kind) in _COLUMNS.items() if kind == "time"]
 _EVER = ":"   # as a text, after every time: in ASCII it follows "9"
@@ -152,12 +153,15 @@ def archived_months(log: Log = None) -> list[ArchivedMonth]:
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _months(book, db)
 
-# %% ../nbs/06g_log_archive.ipynb #a0462dd6
+# %% ../nbs/06g_log_archive.ipynb #7164cf13
 def _schema() -> "pa.Schema":
     import pyarrow as pa
     types = {"string": pa.string(), "time": pa.timestamp("us", "UTC"), "int64": pa.int64(),
-             "double": pa.float64(), "numbers": pa.list_(pa.float64())}
+             "double": pa.float64(), "numbers": pa.list_(pa.float64()),
+             "texts": pa.list_(pa.string())}
     return pa.schema([(name, types[kind]) for name, (_, kind) in _COLUMNS.items()])
+
+def _has_text(features: list) -> bool: return any(isinstance(x, str) for x in features)
 
 def _table(db: Database, since: str, until: str) -> "pa.Table":
     "What the database holds of a span of time, for Parquet."
@@ -166,7 +170,10 @@ def _table(db: Database, since: str, until: str) -> "pa.Table":
     columns: dict[str, Any] = dict.fromkeys(_COLUMNS, ())
     if rows: columns = dict(zip(_COLUMNS, zip(*rows)))
     for name in _TIMES: columns[name] = _instants(columns[name])
-    columns["features"] = [json.loads(text) for text in columns["features"]]
+    parsed = [json.loads(text) for text in columns["features"]]
+    columns["features"] = [[None if isinstance(x, str) else x for x in row] for row in parsed]
+    columns["texts"] = [[x if isinstance(x, str) else None for x in row] if _has_text(row) else None
+                        for row in parsed]
     return pa.table([pa.array(columns[field.name], field.type) for field in _schema()],
                     schema=_schema())
 
@@ -331,7 +338,7 @@ def _moved(book: PredictionLog, month: str, folder: str | os.PathLike | None) ->
         _sweep(book)
     raise LogError(f"{month}: somebody keeps writing into this month; rotate when that is over")
 
-# %% ../nbs/06g_log_archive.ipynb #c8a928ed
+# %% ../nbs/06g_log_archive.ipynb #c460c9de
 _DTYPES = {"string": object, "int64": "Int64", "double": float, "numbers": object}
 
 def _frame(rows: list[tuple], names: list[str]) -> pd.DataFrame:
@@ -339,11 +346,17 @@ def _frame(rows: list[tuple], names: list[str]) -> pd.DataFrame:
     columns: dict[str, Any] = dict.fromkeys(names, ())
     if rows: columns = dict(zip(names, zip(*rows)))
     if "features" in columns:
-        columns["features"] = [np.array(json.loads(text), float) for text in columns["features"]]
+        parsed = map(json.loads, columns["features"])
+        columns["features"] = [np.array(row, object if _has_text(row) else float) for row in parsed]
     for name in columns.keys() & _TIMES:
         columns[name] = pd.Series(_instants(columns[name])).dt.tz_localize("UTC")
     return pd.DataFrame({name: pd.Series(values, dtype=_DTYPES.get(_COLUMNS[name][1]))
                          for name, values in columns.items()})
+
+def _joined(numbers: np.ndarray, texts: np.ndarray | None) -> np.ndarray:
+    "Features as they were in the log."
+    if texts is None: return numbers
+    return np.array([t if x != x else float(x) for x, t in zip(numbers, texts)], object)
 
 def _read_month(month: ArchivedMonth, names: list[str], filters: list) -> pd.DataFrame:
     "Rows of a file, which must be the one that was written."
@@ -351,8 +364,10 @@ def _read_month(month: ArchivedMonth, names: list[str], filters: list) -> pd.Dat
     if digest(month.path) != month.sha256:
         raise ValueError(f"{month.path.name}: the file of {month.month} was changed or damaged; "
                          "restore it, or call drop_months")
-    frame = pq.read_table(month.path, columns=names, filters=filters or None,
+    texts = {"texts"} & {*pq.read_schema(month.path).names} if "features" in names else ()
+    frame = pq.read_table(month.path, columns=[*names, *texts], filters=filters or None,
                           partitioning=None).to_pandas()
+    if texts: frame["features"] = [_joined(*row) for row in zip(frame.features, frame.pop("texts"))]
     return frame.astype({name: "Int64" for name in names if name == "version"})
 
 def _read_months(book: PredictionLog, query: Callable[[Database], tuple[Any, list]],
@@ -384,7 +399,7 @@ def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFram
             archived.loc[missing, name] = frame[name].reindex(archived.request_id[missing]).array
     return archived
 
-# %% ../nbs/06g_log_archive.ipynb #139f2f07
+# %% ../nbs/06g_log_archive.ipynb #aa214ca7
 def read_log(log: Log = None, *, since: datetime | str | None = None,
              until: datetime | str | None = None, entity: str | None = None,
              features: bool = False) -> pd.DataFrame:
@@ -399,7 +414,8 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
     entity : str, optional
         Only those about it.
     features : bool
-        Whether to give the features, too, an array a row.
+        Whether to give the features, too, an array a row: of numbers, or of things where some are
+        text.
 
     Returns
     -------
@@ -426,7 +442,7 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
       request_id  entity  prediction
     0        AA1  N14228         0.3
     """
-    names = [name for name in _COLUMNS if features or name != "features"]
+    names = [name for name in _COLUMNS if name != "texts" and (features or name != "features")]
     bounds = ["" if since is None else iso_utc(since), _EVER if until is None else iso_utc(until)]
     where, values = "p.at >= ? AND p.at < ?", [*bounds]
     filters: list[tuple[str, str, Any]] = []
@@ -670,7 +686,7 @@ def erasures(log: Log = None) -> list[Erasure]:
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _proofs(db)
 
-# %% ../nbs/06g_log_archive.ipynb #8fa4a6f5
+# %% ../nbs/06g_log_archive.ipynb #7f90caed
 def _trained_on(rows: pd.DataFrame, trainings: Iterable[tuple]) -> tuple[tuple[str, int], ...]:
     "The versions that learned from some of these rows."
     found = []
@@ -684,6 +700,7 @@ def _trained_on(rows: pd.DataFrame, trainings: Iterable[tuple]) -> tuple[tuple[s
 
 def _without(book: PredictionLog, month: ArchivedMonth, entity: str) -> tuple[str, int] | None:
     "Write a month anew without an entity: the file and its rows; None if it is not in the month."
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     if _read_month(month, ["request_id"], [("entity", "==", entity)]).empty: return None
@@ -692,6 +709,9 @@ def _without(book: PredictionLog, month: ArchivedMonth, entity: str) -> tuple[st
         def tables() -> Iterator["pa.Table"]:
             for i in range(old.num_row_groups):
                 table = old.read_row_group(i)
+                if "texts" not in table.column_names:   # written before features could be text
+                    none = pa.nulls(len(table), pa.list_(pa.string()))
+                    table = table.append_column("texts", none)
                 yield table.filter(pc.fill_null(pc.not_equal(table["entity"], entity), True))
         file = _announce(book, month.month, folder)
         notes = json.loads(old.schema_arrow.metadata[b"mlscale"])

@@ -312,7 +312,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #a0347e99
+# %% ../nbs/08d_outcomes.ipynb #f01d87d4
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -355,5 +355,6 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
     for sha256, some in rows.groupby("sha256", dropna=False, sort=False):
         values = np.stack(some.features.tolist())
         columns = names.get(sha256) or [f"feature_{i}" for i in range(values.shape[1])]
-        parts.append(pd.DataFrame(values, some.index, columns))
+        typed = values.tolist() if values.dtype == object else values   # text beside numbers
+        parts.append(pd.DataFrame(typed, some.index, columns))
     return known.join(pd.concat(parts))

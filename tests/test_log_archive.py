@@ -544,3 +544,32 @@ def test_two_processes_rotate_and_forget_at_once(path):
         assert child.returncode == 0, err
     same(read_log(path), whole[whole.entity != "N10"].reset_index(drop=True))
     assert clean(path, path.parent) and sum(p.rows["predictions"] + sum(v for k, v in p.rows.items() if k[0] == "m") for p in erasures(path)) == (whole.entity == "N10").sum()
+
+
+def test_features_that_are_text_survive_rotation_and_erasure_and_older_months_stay_readable(tmp_path, monkeypatch):
+    place = tmp_path / "log.db"
+    at = lambda month: f"2013-0{month}-03T12:00:00Z"
+    with PredictionLog(place) as log:
+        log.describe("typed", ["carrier", "hour"])
+        log.describe("plain", ["hour"])
+        log.append([Prediction(f"{month}-{i}", at(month), "late", 1, "typed", "production", .3, [carrier, hour], f"N{i}")
+                    for month in (5, 6) for i, (carrier, hour) in enumerate([("UA", 7.), (None, 8.), ("B6", None)])])
+        log.append([Prediction("plain", at(5), "late", 2, "plain", "production", .3, [7.], "N9")])
+    before = logged_predictions(place)
+    assert before.carrier.isna().tolist()[:3] == [False, True, False]
+    assert before.hour.dtype == float and before.hour.isna().sum() == 2
+    rotate(place, "2013-06-08T00:00:00Z")
+    rotate(place, "2013-07-08T00:00:00Z")
+    pd.testing.assert_frame_equal(logged_predictions(place), before)
+    forget(place, "N0")
+    pd.testing.assert_frame_equal(logged_predictions(place), before[before.entity != "N0"].reset_index(drop=True))
+
+    older = tmp_path / "older.db"
+    with PredictionLog(older) as log: log.append([Prediction(f"r{i}", at(5), "late", 1, "plain", "production", .3, [7.], f"N{i}") for i in range(2)])
+    with monkeypatch.context() as m:
+        m.delitem(log_archive._COLUMNS, "texts")   # as months were written before features could be text
+        (month,) = rotate(older, "2013-06-08T00:00:00Z")
+    assert "texts" not in pq.read_schema(month.path).names
+    assert [x.tolist() for x in read_log(older, features=True).features] == [[7.], [7.]]
+    forget(older, "N1")
+    assert [x.tolist() for x in read_log(older, features=True).features] == [[7.]]
