@@ -30,6 +30,7 @@ VENV, LOCK = ROOT / ".venv", ROOT / "requirements.lock"
 PYTHON, STAMP = VENV / "bin" / "python", VENV / "complete.json"
 UV = "uv==0.13.9"
 NEEDED_BYTES = 3_000_000_000
+WORKERS = min((os.cpu_count() or 1) + 1, 8)   # tests often wait: for Spark, a server, a kill
 WARM = "from mlscale.flight_features import load_features; load_features()"   # many wait for it
 VERBS = ("run", "test", "lab", "nb", "refresh", "site")
 
@@ -258,7 +259,7 @@ def test(words, env):
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
-    workers = [] if chosen else ["-n", "2", "--dist", "worksteal"]   # a few tests are soon done
+    workers = [] if chosen else ["-n", str(WORKERS), "--dist", "worksteal"]   # a few tests are soon done
     codes, quiet = [], subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
         for command in ([*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['fit_model', 'validate']
 
-# %% ../nbs/02c_estimators.ipynb #6d76b8d0
+# %% ../nbs/02c_estimators.ipynb #c6b9ee49
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -136,7 +137,15 @@ def fit_model(
     if kind == "logistic": return _logistic(X, y, weights, seed)
     return _trees(X, y, values, weights, seed)
 
-# %% ../nbs/02c_estimators.ipynb #23ae7738
+# %% ../nbs/02c_estimators.ipynb #55a6af3c
+def _pandera() -> Any:
+    """Pandera, and nothing else: where PySpark is installed it imports pandas on Spark, which
+    tells Arrow to ignore time zones from then on."""
+    before = os.environ.get("PYARROW_IGNORE_TIMEZONE")
+    with needs("train"): import pandera.pandas
+    if before is None: os.environ.pop("PYARROW_IGNORE_TIMEZONE", None)
+    return pandera.pandas
+
 def validate(
     frame: pd.DataFrame, columns: Iterable[str] | Mapping[str, tuple[float, float]]
 ) -> pd.DataFrame:
@@ -169,8 +178,7 @@ def validate(
     Traceback (most recent call last):
     ValueError: frame: column 'hour': 25.0 in row 1; allowed is finite, from 0 to 24, or NaN
     """
-    with needs("train"):
-        import pandera.pandas as pa
+    pa = _pandera()
     ranges = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, (-np.inf, np.inf))
     if odd := [c for c in ranges if list(frame.columns).count(c) != 1]:
         raise ValueError(

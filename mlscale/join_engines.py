@@ -270,7 +270,12 @@ def _doubtful(x: "pa.DataType", to: "pa.DataType") -> bool:
     import pyarrow as pa
     return pa.types.is_floating(x) or pa.types.is_decimal(x) or x == pa.uint64() != to
 
-# %% ../nbs/01d_join_engines.ipynb #f20eaaf2
+# %% ../nbs/01d_join_engines.ipynb #a9307758
+def _parquet(session: "SparkSession", source: "ds.Dataset") -> Any:
+    "The files of a data set; Java may have started in another folder than ours."
+    here = [os.path.abspath(f) if os.path.exists(f) else f for f in source.files]
+    return session.read.parquet(*here)
+
 def _spark_normal(session: "SparkSession", source: "ds.Dataset", by: Sequence[str],
                   types: Sequence["pa.DataType"], clocks: Mapping[str, str], unit: str,
                   what: str) -> list[str]:
@@ -282,13 +287,13 @@ def _spark_normal(session: "SparkSession", source: "ds.Dataset", by: Sequence[st
     field = lambda c: (_quoted(c), source.schema.field(c).type)
     times = {new: _instant_sql(*field(c), unit) for new, c in clocks.items()}
     for new, c in clocks.items():
-        if session.read.parquet(*source.files).filter(f"{times[new]} IS NULL").take(1):
+        if _parquet(session, source).filter(f"{times[new]} IS NULL").take(1):
             raise ValueError(f"{what}.{c} is missing in a row, or beyond what nanoseconds express; "
                              "drop such rows: nothing says what was known then")
     normal = [f"{_key_sql(*field(c), to)} AS k{i}" for i, (c, to) in enumerate(keys.items())]
     return normal + [f"{x} AS {new}" for new, x in times.items()]
 
-# %% ../nbs/01d_join_engines.ipynb #ed0d63ba
+# %% ../nbs/01d_join_engines.ipynb #5aa271eb
 def _spark_facts(session: "SparkSession", view: View, source: "pa.Table | ds.Dataset",
                  types: Sequence["pa.DataType"], unit: str) -> "DataFrame":
     "Facts that have a key on Spark: `k0`, ..., both clocks, and the features together as `fact`."
@@ -302,11 +307,11 @@ def _spark_facts(session: "SparkSession", view: View, source: "pa.Table | ds.Dat
         clocks = clock_columns(source.schema)
         normal = _spark_normal(session, source, view.by, types, clocks, unit, view.name)
         values = [f"{_quoted(c)} AS {f}" for c, f in zip(view.features, features)]
-        known = session.read.parquet(*source.files).selectExpr(*normal, *values)
+        known = _parquet(session, source).selectExpr(*normal, *values)
     fact = F.struct(*features).alias("fact")
     return known.dropna(subset=keys).select(*keys, "event", "created", fact)
 
-# %% ../nbs/01d_join_engines.ipynb #6cf5c01e
+# %% ../nbs/01d_join_engines.ipynb #21716502
 def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset",
                      views: Sequence[View], types: Sequence[Sequence["pa.DataType"]],
                      unit: str) -> "DataFrame":
@@ -318,7 +323,7 @@ def _spark_questions(session: "SparkSession", source: "pa.Table | ds.Dataset",
                   for v, some in zip(views, types)]
         t, normal = normal[0][-1], [some[:-1] for some in normal]
         place = "struct(_metadata.file_path, _metadata.row_index) AS place"
-        frame, others = session.read.parquet(*source.files), ["struct(*) AS row", t, place]
+        frame, others = _parquet(session, source), ["struct(*) AS row", t, place]
     else:
         tables = [normal_form(source, v.by, some, clock, unit, "entities")
                   for v, some in zip(views, types)]
@@ -361,7 +366,7 @@ def _on_spark(session: "SparkSession", source: "pa.Table | ds.Dataset", views: S
         out = newest.select("asked.*", F.when(fresh, F.col("newest.fact")).alias(f"found{i}"))
     return out.orderBy("place")
 
-# %% ../nbs/01d_join_engines.ipynb #c6d72123
+# %% ../nbs/01d_join_engines.ipynb #2df939aa
 def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[View],
                       facts: Sequence["pa.Table | ds.Dataset"], to: Path) -> None:
     "The rows of Parquet and what was found for them; nanoseconds become whole microseconds."
@@ -373,7 +378,7 @@ def _written_by_spark(out: "DataFrame", source: "ds.Dataset", views: Sequence[Vi
     rows = [named(f"row.{_quoted(f.name)}", f.name, f.type) for f in source.schema]
     found = [named(f"found{i}.f{j}", f"{v.name}__{c}", f.schema.field(c).type)
              for i, (v, f) in enumerate(zip(views, facts)) for j, c in enumerate(v.features)]
-    out.selectExpr(*rows, *found).write.parquet(str(to))
+    out.selectExpr(*rows, *found).write.parquet(os.path.abspath(to))
 
 # %% ../nbs/01d_join_engines.ipynb #3f1d617b
 @contextmanager
@@ -501,7 +506,7 @@ def feature_lookup(
     each = [ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01d_join_engines.ipynb #3e804375
+# %% ../nbs/01d_join_engines.ipynb #13ba9eb3
 def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Sequence[View],
                      facts: Sequence["pa.Table | ds.Dataset"], to: str | os.PathLike) -> Path:
     """Join on Spark from Parquet to Parquet; no row leaves the cluster.
@@ -524,6 +529,7 @@ def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Seque
 
     Examples
     --------
+    >>> import pyarrow
     >>> import pandas as pd
     >>> from mlscale.features import View, point_in_time_join
     >>> from mlscale.spark import session
@@ -532,7 +538,7 @@ def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Seque
     >>> rides.to_parquet("rides.parquet", coerce_timestamps="us")
     >>> rides.assign(event_timestamp=at(10)).to_parquet("asked.parquet", coerce_timestamps="us")
     >>> view = View("drivers", "rides.parquet", "id", None, "rides")
-    >>> with session(None) as spark:   # with a path on both sides the join calls `spark_to_parquet`
+    >>> with session(None) as spark:   # from path to path the join calls spark_to_parquet
     ...     _ = point_in_time_join("asked.parquet", view, engine="spark", session=spark, to="out")
     >>> pd.read_parquet("out").drivers__rides.tolist()
     [8]

@@ -93,7 +93,7 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %p %c{1}: %m%n%ex{short}
 """
 
-# %% ../nbs/05b_spark.ipynb #f95a1cf1
+# %% ../nbs/05b_spark.ipynb #544e274f
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -138,14 +138,9 @@ def spark_session(
 
     Examples
     --------
-    >>> from mlscale.batch import spark_session
-    >>> spark = spark_session("local[1]")
-    >>> spark.range(5).count()
+    >>> from mlscale.spark import session   # what runs, or a new one for the block
+    >>> with session(None) as spark: spark.range(5).count()
     5
-    >>> spark_session("local[2]")   # one a process
-    Traceback (most recent call last):
-    ValueError: master='local[2]': a session of 'local[1]' runs in this process; stop it first
-    >>> spark.stop()
     """
     with needs("spark"):
         from pyspark.sql import SparkSession

@@ -7,7 +7,11 @@ import importlib
 import json
 import re
 import sys
+import traceback
 from importlib.machinery import PathFinder
+from pathlib import Path
+
+import mlscale
 
 CORE = {"mlscale", "numpy", "scipy", "pandas", "dateutil", "pytz", "tzdata", "six"}
 
@@ -35,11 +39,11 @@ class Runner(doctest.DocTestRunner):
 
     def report_unexpected_exception(self, out, test, example, exc_info):
         kind, error, trace = exc_info
-        while trace.tb_next: trace = trace.tb_next
         if not issubclass(kind, ImportError) or test.name in self.wanting: return
         hint = re.search(r"pip install 'mlscale\[(\w+)\]'", str(error))
-        # the example's own line asks for the package, such as scikit-learn to make a model
-        own = trace.tb_frame.f_code.co_filename.startswith("<doctest")
+        # the example's own line asks for the package, such as scikit-learn to make a model or pandas to write Parquet
+        ours = str(Path(mlscale.__file__).parent)
+        own = not any(frame.f_code.co_filename.startswith(ours) for frame, _ in traceback.walk_tb(trace))
         self.wanting[test.name] = {"line": example.source.strip(), "said": f"{kind.__name__}: {error}", "hint": hint and hint[1], "own": own}
 
 

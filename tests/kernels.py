@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-PRELOAD = ("numpy", "pandas", "scipy.stats", "matplotlib.pyplot", "pyarrow.parquet", "sklearn.ensemble", "fastapi", "pandera.pandas", "skops.io", "ipykernel.kernelapp", "ipykernel.ipkernel")
+PRELOAD = ("numpy", "pandas", "scipy.stats", "matplotlib.pyplot", "pyarrow.parquet", "sklearn.ensemble", "fastapi", "skops.io", "ipykernel.kernelapp", "ipykernel.ipkernel")
 FORKS = get_context("forkserver")
 
 

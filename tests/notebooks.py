@@ -1,7 +1,7 @@
 """The notebooks: valid, clean, exported, run.
 
     python tests/notebooks.py check             JSON and schema, cleanliness, names, the export, the exercises
-    python tests/notebooks.py run [PATH ...]    chapters and solutions, each in a fresh kernel, two at a time, with a deadline
+    python tests/notebooks.py run [PATH ...]    chapters and solutions, each in a fresh kernel, several at a time, with a deadline
     python tests/notebooks.py refresh [PATH ...]  run and store the outputs; from a solution, generate the exercise
     python tests/notebooks.py navigate [PATH ...]  write the navigation of the chapters anew, collapse cells that check
 """
@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
 KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PLATFORM_DIRS": "1"}   # what kernels see beside our own environment
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}   # two kernels share two cores; with more threads they wait for one another
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}   # kernels share the cores; with more threads they wait for one another
 SECONDS = 60   # what a notebook may take on two quiet cores, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
+WORKERS = min((os.cpu_count() or 1) + 1, 8)   # notebooks at a time: some wait for Spark or a server
 PATIENCE = 3   # it is stopped after so many times as long: other machines are slower, and busy
 
 
@@ -342,7 +343,7 @@ def run(names, store=False):
     os.environ.update({**THREADS, **os.environ, **KERNEL})
     kernels.use_forked_kernels()
     paths, failed = longest_first(find(names)), 0
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}
         for n, job in enumerate(as_completed(jobs), 1):
             path, (took, problem, nb) = jobs[job], job.result()

@@ -251,7 +251,7 @@ QUESTIONS = {
     "how many users do I need": ["09_experiments", "09c_planning", "planning"],
     "sample ratio mismatch": ["09_experiments", "09c_planning", "planning"],
     "peeking at results every day": ["10_sequential", "10f_duration", "10b_boundaries"],
-    "is pickle safe": ["03_artifacts", "03c_bundle", "bundle"],
+    "is pickle safe": ["03_artifacts", "03b_conversion", "03c_bundle", "bundle"],
     "onnx gives other predictions": ["03_artifacts", "03b_conversion"],
     "rollback a bad release": ["04_registry", "04c_promotion", "12_lifecycle", "04b_ledger"],
     "spark without java": ["05_batch", "05b_spark", "spark"],

@@ -1,5 +1,7 @@
 "Training: splits keep the order of time and the delay of labels, the same seed gives the same model, scores and intervals are what they say."
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -366,3 +368,15 @@ def test_a_comparison_says_who_is_better_in_words_a_card_and_a_picture(low, high
     assert list(zero.get_xdata()) == [0, 0] and list(interval.get_xdata()) == [low, high] and point.get_xdata() == [found.difference]
     assert any(words in ax.get_title(loc=loc) for loc in ("left", "center")) and found.plot(ax=ax) is ax
     matplotlib.pyplot.close("all")
+
+
+def test_a_check_changes_nothing_for_arrow_though_pandera_imports_pandas_on_spark():
+    program = """
+import os, pandas as pd, pyarrow as pa
+from mlscale.training import validate
+validate(pd.DataFrame({"hour": [7.5]}), {"hour": (0, 24)})
+eight = pd.Timestamp("2013-07-01 08:00", tz="America/New_York")
+print(pa.array([eight], pa.timestamp("us", "America/New_York"))[0].as_py() == eight, os.environ.get("PYARROW_IGNORE_TIMEZONE"))
+import pandera.pandas, pyspark.pandas
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True None\n"
