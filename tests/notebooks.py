@@ -322,7 +322,7 @@ def execute(path):
         client = NotebookClient(live, timeout=deadline, kernel_name="python3", resources={"metadata": {"path": str(NBS)}})
 
         async def with_deadline():
-            async with client.async_setup_kernel(env=dict(os.environ)):
+            async with client.async_setup_kernel(stderr=subprocess.DEVNULL, env=dict(os.environ)):
                 async with asyncio.timeout(deadline):
                     for i, cell in enumerate(live.cells): await client.async_execute_cell(cell, i)
 
@@ -340,9 +340,9 @@ def execute(path):
 
 def run(names, store=False):
     import kernels
-    os.environ.update({**THREADS, **os.environ, **KERNEL})
-    kernels.use_forked_kernels()
     paths, failed = longest_first(find(names)), 0
+    os.environ.update({**THREADS, **os.environ, **KERNEL})
+    if len(paths) > WORKERS: kernels.use_forked_kernels()   # for fewer the imports ahead are not worth it
     with ThreadPoolExecutor(WORKERS) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}
         for n, job in enumerate(as_completed(jobs), 1):

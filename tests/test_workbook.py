@@ -267,9 +267,12 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
     bad = notebook(tmp_path, "x = 1", "raise KeyError('from the notebook')", name="bad.ipynb")
     slow = notebook(tmp_path, "import time", "time.sleep(60)", name="slow.ipynb", mlscale={"timeout": 1})
     dead = notebook(tmp_path, "import os; os._exit(1)", name="dead.ipynb")
-    for path, code, text in [(good, 0, "good.ipynb: runs"), (bad, 1, "from the notebook"), (slow, 1, "not done after 3 s"), (dead, 1, "dead.ipynb: FAILED")]:
-        done = runner("run", path)
-        assert done.returncode == code and text in done.stdout, done.stdout + done.stderr
+    many = [notebook(tmp_path, "1", name=f"more{i}.ipynb") for i in range(6)]   # then kernels are forks
+    for paths in ([bad, slow, dead], [good, bad, slow, dead, *many]):
+        done = runner("run", *paths)
+        texts = ["from the notebook", "not done after 3 s", "dead.ipynb: FAILED", *(f"{p.name}: runs" for p in paths if p in (good, *many))]
+        assert done.returncode == 1 and all(text in done.stdout for text in texts), done.stdout + done.stderr
+    assert runner("run", good).returncode == 0
 
 
 def test_the_longest_notebooks_come_first_and_a_broken_one_has_its_turn(tmp_path, runner_module):
