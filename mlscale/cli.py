@@ -134,7 +134,7 @@ def _outcomes(words: argparse.Namespace) -> int:
     if strangers: print(f"{len(strangers):,} ids have no prediction here, such as {strangers[0]!r}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #d5002afa
+# %% ../nbs/91_cli.ipynb #369b723f
 _NO_OUTCOMES = """no outcome was known by {at:%Y-%m-%d %H:%M} UTC. To record what happened:
   mlscale outcomes FILE {log}   (CSV or Parquet: request_id, label, known_at)
   POST /outcomes   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
@@ -144,10 +144,12 @@ def _judged(y: Any, p: Any, weights: Any) -> str:
     "How good predictions were: as probabilities where the labels are 0 and 1, else as numbers."
     import numpy as np
     from mlscale.training import evaluate
-    if np.isin(y, (0, 1)).all() and ((p >= 0) & (p <= 1)).all():
-        return str(evaluate(y, p, weights=weights))
+    other, why = y[~np.isin(y, (0, 1))], ""
+    if ((p >= 0) & (p <= 1)).all():
+        if not len(other): return str(evaluate(y, p, weights=weights))
+        why = f" (as numbers, since {len(other):,} labels, such as {other[0]:g}, are not 0 or 1)"
     bias, size = (np.average(e, weights=weights) for e in (p - y, np.abs(p - y)))
-    return f"n={len(y):,}, mean error {bias:+.4g}, mean absolute error {size:.4g}"
+    return f"n={len(y):,}, mean error {bias:+.4g}, mean absolute error {size:.4g}{why}"
 
 def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import labelled
@@ -162,9 +164,11 @@ def _monitor(words: argparse.Namespace) -> int:
         print(f"left out: {len(seen) - len(old):,} made less than {words.wait:g} hours before "
               f"(--wait), {len(old) - len(judged):,} older ones on which somebody acted")
         if judged.empty: print("none is left; with --wait 0 the youngest count, too")
-    for version, some in judged.groupby("version"):
+    several = seen["model"].nunique() > 1
+    for (model, version), some in judged.groupby(["model", "version"]):
         y, p, weights = (some[c].to_numpy(float) for c in ("label", "prediction", "weight"))
-        print(f"version {version}: {_judged(y, p, weights)}")
+        name = f"{model} version {version}" if several else f"version {version}"
+        print(f"{name}: {_judged(y, p, weights)}")
     return 0
 
 # %% ../nbs/91_cli.ipynb #99096705

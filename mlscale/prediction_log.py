@@ -413,7 +413,7 @@ def _bring_up_to_date(db: "_SQLite | _Postgres") -> None:
         db.execute("DROP TABLE predictions_1")
     db.execute("INSERT INTO log_format VALUES (?)", [FORMAT])
 
-# %% ../nbs/06b_prediction_log.ipynb #216bb89d
+# %% ../nbs/06b_prediction_log.ipynb #0d12e4e6
 _FIELDS = ", ".join(Prediction._fields)
 
 def _known(db: Database, ids: Iterable[str]) -> dict[str, Prediction]:
@@ -433,11 +433,16 @@ def _same_question(db: Database, first: Prediction, row: Prediction) -> bool:
     return (dict(zip(columns[first.sha256], first.features))
             == dict(zip(columns[row.sha256], row.features)))
 
+# %% ../nbs/06b_prediction_log.ipynb #6df5737c
 def _settled(db: Database, rows: list[Prediction], known: dict[str, Prediction]) -> list:
     "What the log holds for the rows of a request; what is new goes to `known`, all or nothing."
     new: dict[str, Prediction] = {}
     for row in rows:
         first = known.get(row.request_id) or new.setdefault(row.request_id, row)
+        if first.model != row.model:   # its answer would go out under the name of this model
+            raise ConflictError(f"ids: {row.request_id!r:.60} was asked before and answered by "
+                                f"another model, {first.model!r:.60}; "
+                                "a new question needs a new id")
         if not _same_question(db, first, row):
             raise ConflictError(f"ids: {row.request_id!r:.60} was asked before with other features "
                                 f"and answered {first.prediction:.6g} by version {first.version}; "

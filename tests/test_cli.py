@@ -167,6 +167,24 @@ def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
     assert main(["monitor", str(log), "--at", "2013-05-02"]) == 0 and "no outcome was known by 2013-05-02 00:00 UTC" in capsys.readouterr().out
 
 
+def test_monitor_keeps_models_apart_that_share_a_log(log, capsys):
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    alone = capsys.readouterr().out.splitlines()[2:]
+    with PredictionLog(log) as book: book.append(Prediction(f"other {i}", "2013-05-01T00:00Z", "other", 1, None, None, p, [1.]) for i, p in enumerate((.1, .9)))
+    record_outcomes(pd.DataFrame({"request_id": ["other 0", "other 1"], "label": [1, 0], "known_at": "2013-05-01T08:00Z"}), log=log)
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    *late, other = capsys.readouterr().out.splitlines()[2:]
+    assert late == [f"late {line}" for line in alone] and other == f"other version 1: {evaluate([1, 0], [.1, .9])}"
+
+
+def test_monitor_says_which_label_keeps_predictions_from_being_judged_as_probabilities(log, capsys):
+    with PredictionLog(log) as book: book.append([Prediction("odd", "2013-05-01T00:00Z", "late", 2, None, None, .5, [1.])])
+    record_outcome("odd", 7, "2013-05-01T08:00Z", log=log)
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    one, two = capsys.readouterr().out.splitlines()[2:]
+    assert "log_loss" in one and two.startswith("version 2: n=51, mean error ") and two.endswith("(as numbers, since 1 labels, such as 7, are not 0 or 1)")
+
+
 def test_monitor_without_outcomes_says_how_they_are_recorded(tmp_path, capsys):
     with PredictionLog(tmp_path / "log.db") as book: book.append([Prediction("a", iso_utc(pd.Timestamp.now(tz="UTC")), "late", 1, None, None, 3.5, [1.])])
     assert main(["monitor", str(tmp_path / "log.db")]) == 0

@@ -86,6 +86,13 @@ def test_what_cannot_be_stored_is_refused_before_anything_is(what, tmp_path):
         assert held(log) == []
 
 
+def test_an_id_that_another_model_has_answered_is_a_conflict(log):
+    first = log.append([row("x", [1, 2])])
+    with pytest.raises(ConflictError, match="'x' was asked before and answered by another model, 'late'"): log.append([row("new"), row("x", [1, 2])._replace(model="other")])
+    with pytest.raises(ConflictError): log.append([row("twin"), row("twin")._replace(model="other")])
+    assert log.append([row("x", [1, 2], version=2)]) == first and held(log) == [("x",)]
+
+
 def test_a_retry_is_recognised_by_name_when_another_version_orders_the_columns_anew(log):
     log.describe("d1", ["a", "b"])
     log.describe("d2", ["b", "a"])
