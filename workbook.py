@@ -259,7 +259,8 @@ def test(words, env):
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
-    workers = [] if chosen else ["-n", str(WORKERS), "--dist", "worksteal"]   # a few tests are soon done
+    many = ["-n", str(WORKERS), "--dist", "worksteal"]
+    workers = [] if chosen else many   # a few tests are soon done
     codes, quiet = [], subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
         for command in ([*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]):

@@ -6,7 +6,7 @@
 __all__ = ['record_outcomes', 'record_outcome', 'record_actions', 'labelled', 'without_prediction', 'record_training',
            'logged_predictions']
 
-# %% ../nbs/08d_outcomes.ipynb #cf393af1
+# %% ../nbs/08d_outcomes.ipynb #8e1bfd36
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from .arguments import check_names, column_of_floats, data_frame, whole
-from .log_archive import Log, as_of, find_archived, open_log, read_log
-from .prediction_log import check_ids, iso_utc
+from .log_archive import as_of, find_archived, read_log
+from .prediction_log import Log, check_ids, iso_utc, open_log
 
 # %% ../nbs/08d_outcomes.ipynb #55f4c5f2
 def _request_id(x: Any) -> str:
