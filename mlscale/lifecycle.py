@@ -9,7 +9,7 @@ __all__ = ['WITH', 'WITHOUT', 'BAD_RELEASE', 'run_week', 'run_weeks', 'run', 'HO
            'START', 'WEEK', 'System', 'act', 'batch_scores', 'deploy', 'record', 'record_known_outcomes',
            'request_predictions', 'served_version', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #ba7a08a9
+# %% ../nbs/12_lifecycle.ipynb #2596425b
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 import pandas as pd
-from .batch import spark_session
+from .spark import session
 from .features import FEATURES
 from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, gate, history
 from .policy import judge_release, launch, learnable, monitors, release, train, watch
@@ -161,7 +161,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #a1f4b570
+# %% ../nbs/12_lifecycle.ipynb #57644e58
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
@@ -208,8 +208,8 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     with needs("data"): from tqdm.auto import tqdm
     if bad_release not in weeks: bad_release = None   # the default one, after the end
     with ThreadPoolExecutor(1) as beside, ExitStack() as stack:
-        started = beside.submit(spark_session)   # Java takes its time; meanwhile the models train
-        stack.callback(lambda: started.result().stop())
+        # Java takes its time; meanwhile the models train
+        started = beside.submit(stack.enter_context, session(None))
         system = launch(folder/"state", label="the year", seed=seed,
                         say=say or (tqdm.write if progress else lambda line: None))
         futures = _futures(system, weeks, bad_release, started.result(), progress)

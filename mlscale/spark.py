@@ -93,7 +93,7 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %p %c{1}: %m%n%ex{short}
 """
 
-# %% ../nbs/05b_spark.ipynb #544e274f
+# %% ../nbs/05b_spark.ipynb #4adf6174
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -103,6 +103,13 @@ def _set_environment(master: str) -> None:
         settings = home()/"cache"/"spark-conf"/"log4j2.properties"
         with replacing(settings) as new: new.write_text(_QUIET)
         os.environ["SPARK_CONF_DIR"] = str(settings.parent)
+
+def _running() -> "SparkSession | None":
+    "The session of this process, whichever of its threads asks."
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+    try: return SparkSession.active()
+    except PySparkRuntimeError: return None
 
 def spark_session(
     master: str = "local[2]", *, app: str = "mlscale", conf: dict[str, str] | None = None
@@ -144,7 +151,7 @@ def spark_session(
     """
     with needs("spark"):
         from pyspark.sql import SparkSession
-    running = SparkSession.getActiveSession()
+    running = _running()
     if running is not None and running.sparkContext.master != master:
         raise ValueError(
             f"master={master!r}: a session of {running.sparkContext.master!r} runs in this process;"
@@ -161,7 +168,7 @@ def spark_session(
     for key, value in {**ours, **(conf or {})}.items(): builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../nbs/05b_spark.ipynb #d2138cf0
+# %% ../nbs/05b_spark.ipynb #d706f908
 @contextmanager
 def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
     """The given session, else the one that runs, else one for the time of the block.
@@ -190,8 +197,8 @@ def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
     ValueError: spark: this session was stopped; start another, or leave it out
     """
     with needs("spark"):
-        from pyspark.sql import SparkSession
-    if running := spark or SparkSession.getActiveSession():
+        import pyspark.sql  # noqa: F401
+    if running := spark or _running():
         if running.sparkContext._jsc is None:
             raise ValueError("spark: this session was stopped; start another, or leave it out")
         yield running

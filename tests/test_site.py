@@ -55,7 +55,7 @@ def url(site):
     server.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")   # its event loop runs in this thread until it ends; other tests start their own
 def browser():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as play:

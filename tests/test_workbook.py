@@ -149,14 +149,17 @@ def test_java_is_hidden(workbook, monkeypatch, tmp_path):
     assert done.returncode == 127 and "JAVA_HOME" not in env
 
 
+MANY = str(min((os.cpu_count() or 1) + 1, 8))
+
+
 @pytest.mark.parametrize(("words", "given"), [
-    ([], ["-n", "2", "--dist", "worksteal"]),
-    (["--slow", "--java"], ["-n", "2", "--dist", "worksteal", "--slow"]),
+    ([], ["-n", MANY, "--dist", "worksteal"]),
+    (["--slow", "--java"], ["-n", MANY, "--dist", "worksteal", "--slow"]),
     (["-k", "registry"], ["-k", "registry"]),
     (["--slow", "-kregistry"], ["--slow", "-kregistry"]),
     (["tests/test_cli.py", "-x"], ["tests/test_cli.py", "-x"]),
 ])
-def test_all_tests_run_in_two_processes_and_a_few_in_one(workbook, monkeypatch, capfd, tmp_path, words, given):
+def test_all_tests_run_in_more_processes_than_cores_and_a_few_in_one(workbook, monkeypatch, capfd, tmp_path, words, given):
     for name, code in (("tests/notebooks.py", "import sys; print('notebooks', sys.argv[1])"), ("pytest/__init__.py", ""),
                        ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
