@@ -711,7 +711,7 @@ class PredictionLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #8f59a54f
+# %% ../nbs/06b_prediction_log.ipynb #21619e5b
 Log = str | os.PathLike | PredictionLog | None
 
 @contextmanager
@@ -733,7 +733,7 @@ def open_log(log: Log = None, *, synchronous: str = "normal") -> Iterator[Predic
     Examples
     --------
     >>> from mlscale.prediction_log import open_log
-    >>> with open_log("log.db") as log, log.transaction(write=False) as db:
+    >>> with open_log("new.db") as log, log.transaction(write=False) as db:
     ...     db.execute("SELECT count(*) FROM predictions")
     [(0,)]
     """

@@ -93,7 +93,15 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %p %c{1}: %m%n%ex{short}
 """
 
-# %% ../nbs/05b_spark.ipynb #4adf6174
+# %% ../nbs/05b_spark.ipynb #7f725dba
+def _running() -> "SparkSession | None":
+    "The session of this process, whichever of its threads asks."
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+    try: return SparkSession.active()
+    except PySparkRuntimeError: return None
+
+# %% ../nbs/05b_spark.ipynb #48d1d27f
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -103,13 +111,6 @@ def _set_environment(master: str) -> None:
         settings = home()/"cache"/"spark-conf"/"log4j2.properties"
         with replacing(settings) as new: new.write_text(_QUIET)
         os.environ["SPARK_CONF_DIR"] = str(settings.parent)
-
-def _running() -> "SparkSession | None":
-    "The session of this process, whichever of its threads asks."
-    from pyspark.errors import PySparkRuntimeError
-    from pyspark.sql import SparkSession
-    try: return SparkSession.active()
-    except PySparkRuntimeError: return None
 
 def spark_session(
     master: str = "local[2]", *, app: str = "mlscale", conf: dict[str, str] | None = None

@@ -64,6 +64,7 @@ def given(elsewhere, tmp_path, monkeypatch, request):
             test.globs["system"] = request.getfixturevalue("launched").fork(tmp_path / test.name, "example")
             test.globs["system"].say = print
         if "a `spark` session" in test.docstring: test.globs["spark"] = request.getfixturevalue("spark")
+        elif "session(None)" in test.docstring: request.getfixturevalue("spark")   # which is then the one that runs
     return give
 
 

@@ -14,7 +14,6 @@ from matplotlib.text import Text
 from scipy import stats
 
 import mlscale
-from mlscale.batch import spark_session
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
 from mlscale.lifecycle import (
@@ -244,13 +243,6 @@ def test_drifted_features_are_an_alert_and_no_reason_to_retrain(system):
 
 
 # ---- gating, releasing, judging
-
-@pytest.fixture(scope="module")
-def spark():
-    session = spark_session()
-    yield session
-    session.stop()
-
 
 @pytest.fixture
 def url(system):

@@ -122,13 +122,10 @@ def test_the_files_are_read_by_polars_and_duckdb(path):
     assert pq.read_schema(paths[0]).metadata[b"mlscale"] == b'{"digest 0": ["a", "b", "c"], "digest 1": ["a", "b", "c"]}'
 
 
-def test_the_files_are_read_by_spark(path):
-    from mlscale.batch import spark_session
+def test_the_files_are_read_by_spark(path, spark):
     whole = read_log(path)
     rotate(path, APRIL)
-    spark = spark_session("local[1]")
-    try: row = spark.read.parquet(*[str(m.path) for m in archived_months(path)]).selectExpr("count(*) n", "sum(label) late", "sum(features[2]) c").first()
-    finally: spark.stop()
+    row = spark.read.parquet(*[str(m.path) for m in archived_months(path)]).selectExpr("count(*) n", "sum(label) late", "sum(features[2]) c").first()
     old = whole[whole["at"] < T("2013-04-01")]
     assert (row.n, row.late) == (len(old), old.label.sum()) and row.c == pytest.approx(.1 * sum(range(len(old))))
 

@@ -484,7 +484,7 @@ def test_no_other_user_reads_the_password_of_a_log(bundles):
             with serving_process(bundles, log=f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/log?connect_timeout=3"): pass
         waiting = pool.submit(start)
         silent.accept()[0].recv(8)   # it has the URL by now
-        running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        running = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
         assert "serve_inherited" in running and "secret" not in running
         with pytest.raises(RuntimeError): waiting.result()
 
