@@ -16,7 +16,7 @@ from .arguments import one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
 from .storage import needs
 
-# %% ../nbs/08b_alerts.ipynb #b78565c6
+# %% ../nbs/08b_alerts.ipynb #bc9e136a
 SEVERITIES = ("info", "warning", "critical")
 _COLORS = ("C5", "C1", "C3")
 
@@ -47,7 +47,8 @@ class Alert:
 
     Examples
     --------
-    >>> from mlscale.monitoring import Alerts, Finding
+    >>> from mlscale.alerts import Alerts
+    >>> from mlscale.drift_monitor import Finding
     >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
     >>> alert = Alerts().update(slow, severity="critical")
     >>> alert
@@ -140,7 +141,7 @@ def _timeline(history: Sequence[Alert], ax: Any) -> Any:
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/08b_alerts.ipynb #8c7b69b0
+# %% ../nbs/08b_alerts.ipynb #df0057b5
 FORMAT = 1
 
 class Alerts:
@@ -153,7 +154,8 @@ class Alerts:
 
     Examples
     --------
-    >>> from mlscale.monitoring import Alerts, Finding
+    >>> from mlscale.alerts import Alerts
+    >>> from mlscale.drift_monitor import Finding
     >>> alerts = Alerts()
     >>> for day, ms in enumerate([250, 300, 120], 1):   # two bad days, then a good one: one alert
     ...     found = Finding("latency", ms, 200, "ms", f"2013-09-0{day}T06:00Z", alarm=ms > 200)

@@ -22,7 +22,7 @@ from scipy.special import betaln, gammaln, log_ndtr
 from .arguments import array_of_numbers, counts, error_rate, number, whole
 from .martingales import binary_outcomes
 
-# %% ../nbs/10d_always_valid.ipynb #cc7277b5
+# %% ../nbs/10d_always_valid.ipynb #4a951326
 def log_beta_binomial(x_control: Any, x_treatment: Any, share: float, k: float) -> Any:
     """The evidence of `conditional_beta_binomial` for arguments that were checked before: what a
     stream calls at each look.
@@ -91,7 +91,7 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     Examples
     --------
     >>> import math
-    >>> from mlscale.sequential import conditional_beta_binomial
+    >>> from mlscale.always_valid import conditional_beta_binomial
     >>> looks = conditional_beta_binomial([10, 100, 200], [12, 130, 280])   # conversions so far
     >>> looks.round(2).tolist(), round(math.log(1/.05), 2)   # stop when it is reached
     ([-0.08, 0.77, 4.66], 3.0)
@@ -107,7 +107,7 @@ def conditional_beta_binomial(x_control: np.ndarray | int, x_treatment: np.ndarr
     out = log_beta_binomial(xc, xt, share, k)
     return out if np.ndim(out) else float(out)
 
-# %% ../nbs/10d_always_valid.ipynb #b74a33ca
+# %% ../nbs/10d_always_valid.ipynb #47044d10
 def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     """The p-value that may be read at any look: one over the largest e-value so far.
 
@@ -128,7 +128,7 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
 
     Examples
     --------
-    >>> from mlscale.sequential import always_valid_p
+    >>> from mlscale.always_valid import always_valid_p
     >>> always_valid_p([-1., 2., 4., 1.]).round(3).tolist()   # exp(-4) stays
     [1.0, 0.135, 0.018, 0.018]
     """
@@ -139,7 +139,7 @@ def always_valid_p(log_e: np.ndarray | float) -> np.ndarray | float:
     p = np.exp(-np.maximum(np.maximum.accumulate(a, -1) if a.ndim else a, 0))
     return p if p.ndim else float(p)
 
-# %% ../nbs/10d_always_valid.ipynb #507c54f1
+# %% ../nbs/10d_always_valid.ipynb #fa1844f4
 def _edge(inside: Any, start: float, way: int) -> float:
     "The end of the interval below (-1) or above (1) of where `inside` is positive."
     step = 1.
@@ -180,7 +180,7 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
 
     Examples
     --------
-    >>> from mlscale.sequential import conditional_beta_binomial_interval
+    >>> from mlscale.always_valid import conditional_beta_binomial_interval
     >>> low, high = conditional_beta_binomial_interval(200, 280)
     >>> round(low, 2), round(high, 2)   # of the ratio of the rates, not of their difference
     (1.05, 1.88)
@@ -202,7 +202,7 @@ def conditional_beta_binomial_interval(x_control: int, x_treatment: int, *, alph
     with np.errstate(over="ignore"):
         return float(np.exp(low)*(1 - share)/share), float(np.exp(high)*(1 - share)/share)
 
-# %% ../nbs/10d_always_valid.ipynb #d42f1af3
+# %% ../nbs/10d_always_valid.ipynb #6b080816
 def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, int]:
     """Count the pairs in which exactly one of two outcomes is 1.
 
@@ -224,7 +224,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
 
     Examples
     --------
-    >>> from mlscale.sequential import conditional_beta_binomial, discordant_pairs
+    >>> from mlscale.always_valid import conditional_beta_binomial, discordant_pairs
     >>> only_control, only_treatment = discordant_pairs([1, 1, 0, 0], [1, 0, 1, 1])
     >>> only_control, only_treatment
     (1, 2)
@@ -237,7 +237,7 @@ def discordant_pairs(control: np.ndarray, treatment: np.ndarray) -> tuple[int, i
                          f" {c.shape} and {t.shape}")
     return int(((c == 1) & (t == 0)).sum()), int(((c == 0) & (t == 1)).sum())
 
-# %% ../nbs/10d_always_valid.ipynb #fe9856dc
+# %% ../nbs/10d_always_valid.ipynb #2898ce2f
 def _one_sided_curve(v: np.ndarray, r: float, alpha: float, two_sided: np.ndarray) -> np.ndarray:
     "The sum at which the mixture over positive effects reaches 1/alpha, by bisection."
     def too_low(s):
@@ -286,7 +286,7 @@ def normal_mixture_boundary(v: np.ndarray | float, *, alpha: float = .05, v_opt:
 
     Examples
     --------
-    >>> from mlscale.sequential import normal_mixture_boundary
+    >>> from mlscale.always_valid import normal_mixture_boundary
     >>> curve = normal_mixture_boundary([25, 100, 400], v_opt=100)   # of the sum of so many steps
     >>> (curve/[5, 10, 20]).round(2).tolist()   # in standard deviations; one look has 1.96
     [3.26, 3.04, 3.13]
@@ -337,7 +337,7 @@ def _sums(a: np.ndarray, name: str) -> tuple:
         return float(a.size), float(a[0]), 0., 0., False
     return float(a.size), mean, m2, float(d2 @ d), False
 
-# %% ../nbs/10d_always_valid.ipynb #68aee05a
+# %% ../nbs/10d_always_valid.ipynb #841b755a
 @dataclass(frozen=True, repr=False)
 class Moments:
     """Running sums of the outcomes of an arm; they add up. Fields may be arrays, one value a look,
@@ -356,7 +356,7 @@ class Moments:
 
     Examples
     --------
-    >>> from mlscale.sequential import Moments
+    >>> from mlscale.always_valid import Moments
     >>> monday, tuesday = Moments.of([0, 1, 1, 0]), Moments.from_counts(3, 6)
     >>> week = monday + tuesday
     >>> week   # 5 of 10
@@ -468,7 +468,7 @@ class Moments:
         looks = f", the last of {np.size(self.n):,} looks" if np.ndim(self.n) else ""
         return f"Moments({n:,.0f} units, mean {mean:.4g}, variance {variance:.4g}{looks})"
 
-# %% ../nbs/10d_always_valid.ipynb #b1efe56d
+# %% ../nbs/10d_always_valid.ipynb #ff3b7cdc
 def mixture_rho2(alpha: float, n_star: float) -> float:
     """The squared rho of the mixture that is tightest at n_star units.
 
@@ -509,7 +509,7 @@ def asymptotic_evidence(control: Moments, treatment: Moments, rho2: float) -> tu
     Examples
     --------
     >>> from mlscale.always_valid import asymptotic_evidence, mixture_rho2
-    >>> from mlscale.sequential import Moments
+    >>> from mlscale.always_valid import Moments
     >>> arms = Moments.from_counts(100, 1000), Moments.from_counts(130, 1000)
     >>> difference, variance, log_e = asymptotic_evidence(*arms, mixture_rho2(.05, 2000))
     >>> round(float(difference), 3), round(float(log_e), 2)   # ln 20 is 3.0
@@ -550,14 +550,14 @@ def asymptotic_half_width(n: Any, variance: Any, rho2: float, alpha: float) -> A
     wider = (n*rho2 + 1)/np.maximum(n*rho2, 1e-300)
     return np.sqrt(variance*wider*(np.log1p(n*rho2) - 2*math.log(alpha)))
 
-# %% ../nbs/10d_always_valid.ipynb #7e731b6e
+# %% ../nbs/10d_always_valid.ipynb #0dd097b7
 class RegimeWarning(UserWarning):
     """An asymptotic method is used where its error is not what it says.
 
     Examples
     --------
     >>> import warnings
-    >>> from mlscale.sequential import Moments, RegimeWarning, asymptotic_confidence_sequence
+    >>> from mlscale.always_valid import Moments, RegimeWarning, asymptotic_confidence_sequence
     >>> few = Moments.from_counts(3, 100)
     >>> with warnings.catch_warnings(record=True) as seen:
     ...     sequence = asymptotic_confidence_sequence(few, few, n_star=1000)
@@ -614,7 +614,7 @@ def regime_holds(control: Moments, treatment: Moments, min_count: float) -> Any:
     Examples
     --------
     >>> from mlscale.always_valid import regime_holds
-    >>> from mlscale.sequential import Moments
+    >>> from mlscale.always_valid import Moments
     >>> few, enough = Moments.from_counts(10, 1000), Moments.from_counts(30, 1000)
     >>> [bool(regime_holds(arm, arm, 20)) for arm in (few, enough)]
     [False, True]
@@ -640,7 +640,7 @@ def units_needed(control: Moments, treatment: Moments, min_count: float) -> floa
     Examples
     --------
     >>> from mlscale.always_valid import units_needed
-    >>> from mlscale.sequential import Moments
+    >>> from mlscale.always_valid import Moments
     >>> arm = Moments.from_counts(2, 100)
     >>> units_needed(arm, arm, 20)   # 20 conversions at 2 %
     1000
@@ -674,7 +674,7 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05,
 
     Examples
     --------
-    >>> from mlscale.sequential import Moments, in_regime
+    >>> from mlscale.always_valid import Moments, in_regime
     >>> arm = Moments.from_counts(30, 1000)
     >>> bool(in_regime(arm, arm)), bool(in_regime(arm, arm, alpha=.001))   # 20 or 106 conversions
     (True, False)
@@ -683,7 +683,7 @@ def in_regime(control: Moments, treatment: Moments, *, alpha: float = .05,
         if not isinstance(m, Moments): raise ValueError(f"{name}: Moments, got {type(m).__name__}")
     return regime_holds(control, treatment, regime_min_count(error_rate(alpha), min_count))
 
-# %% ../nbs/10d_always_valid.ipynb #ac899b81
+# %% ../nbs/10d_always_valid.ipynb #bcc06ebf
 @dataclass(frozen=True)
 class ConfidenceSequence:
     """Intervals for a difference that are valid together; floats for one look, arrays for several.
@@ -701,7 +701,7 @@ class ConfidenceSequence:
 
     Examples
     --------
-    >>> from mlscale.sequential import Moments, asymptotic_confidence_sequence
+    >>> from mlscale.always_valid import Moments, asymptotic_confidence_sequence
     >>> control = Moments.from_counts([100, 200], [1000, 2000])   # so far, at two looks
     >>> treatment = Moments.from_counts([130, 280], [1000, 2000])
     >>> looks = asymptotic_confidence_sequence(control, treatment, n_star=4000)
@@ -732,7 +732,7 @@ def _warn_outside(counted: np.ndarray, inside: Any, min_count: float) -> None:
         " the squared skewness in units): too many false alarms are to be expected. Raise"
         " burn_in, or use conditional_beta_binomial for rates", RegimeWarning, stacklevel=3)
 
-# %% ../nbs/10d_always_valid.ipynb #e5af8293
+# %% ../nbs/10d_always_valid.ipynb #591c2088
 def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float = .05,
                                    n_star: float, burn_in: int = 0,
                                    min_count: float | None = None) -> ConfidenceSequence:
@@ -771,7 +771,7 @@ def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float
 
     Examples
     --------
-    >>> from mlscale.sequential import Moments, asymptotic_confidence_sequence
+    >>> from mlscale.always_valid import Moments, asymptotic_confidence_sequence
     >>> control, treatment = Moments.from_counts(200, 2000), Moments.from_counts(280, 2000)
     >>> asymptotic_confidence_sequence(control, treatment, n_star=4000)
     ConfidenceSequence(difference 0.04 [0.008869, 0.07113], always-valid p = 0.00349)
@@ -794,7 +794,7 @@ def asymptotic_confidence_sequence(control: Any, treatment: Any, *, alpha: float
     values = d, low, high, log_e, always_valid_p(log_e)
     return ConfidenceSequence(*(v if np.ndim(v) else float(v) for v in values))
 
-# %% ../nbs/10d_always_valid.ipynb #7995a344
+# %% ../nbs/10d_always_valid.ipynb #3350003e
 def sequential_srm(counts: np.ndarray, weights: Sequence[float] | np.ndarray | None = None, *,
                    k: float = 100) -> np.ndarray | float:
     """Evidence that arms are filled in other proportions than planned, valid at every moment.
@@ -825,7 +825,7 @@ def sequential_srm(counts: np.ndarray, weights: Sequence[float] | np.ndarray | N
 
     Examples
     --------
-    >>> from mlscale.sequential import always_valid_p, sequential_srm
+    >>> from mlscale.always_valid import always_valid_p, sequential_srm
     >>> log_e = sequential_srm([[500, 520], [1000, 1100], [2000, 2400]])   # so far, look by look
     >>> always_valid_p(log_e).round(4).tolist()   # below .001 distrust everything else
     [1.0, 0.4835, 0.0]

@@ -73,7 +73,7 @@ def _card(r: "ABTestResult") -> str:
     table = pd.DataFrame(arms, names, ["units", "conversions", "rate"])
     return f"<p>{html.escape(_told(r))}</p>{table.to_html()}"
 
-# %% ../nbs/09e_analyzer.ipynb #1eac8f7a
+# %% ../nbs/09e_analyzer.ipynb #1d11d56b
 class ABTestResult(dict):
     """What an A/B test of two rates showed: a dict of plain values whose keys can also be read as
     attributes.
@@ -100,7 +100,7 @@ class ABTestResult(dict):
 
     Examples
     --------
-    >>> from mlscale.experiments import ABTestAnalyzer
+    >>> from mlscale.analyzer import ABTestAnalyzer
     >>> result = ABTestAnalyzer().analyze(100, 1000, 130, 1000)
     >>> result
     control    10 % of 1,000 units
@@ -195,7 +195,7 @@ def _result(table: tuple[np.ndarray, ...], alpha: float, method: str) -> ABTestR
         method=method,
     )
 
-# %% ../nbs/09e_analyzer.ipynb #b51dbd92
+# %% ../nbs/09e_analyzer.ipynb #2582eb60
 @dataclass(frozen=True)
 class ABTestAnalyzer:
     """Plan and analyse an A/B test of two rates, looked at once.
@@ -218,7 +218,7 @@ class ABTestAnalyzer:
 
     Examples
     --------
-    >>> from mlscale.experiments import ABTestAnalyzer
+    >>> from mlscale.analyzer import ABTestAnalyzer
     >>> test = ABTestAnalyzer(alpha=.05, mde=.02)   # relative: 10 % against 10.2 %
     >>> test.required_sample_size(.10)
     356335
@@ -329,7 +329,7 @@ def _adjusted(s: np.ndarray, method: str) -> np.ndarray:
     factor = m + 1 - rank if method == "hochberg" else m/rank*share
     return np.minimum.accumulate((factor*s)[::-1])[::-1]
 
-# %% ../nbs/09e_analyzer.ipynb #775b5b4a
+# %% ../nbs/09e_analyzer.ipynb #789ffec9
 def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     """p-values for several questions asked at once: compare them with alpha as usual.
 
@@ -360,7 +360,7 @@ def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.experiments import adjust_pvalues
+    >>> from mlscale.analyzer import adjust_pvalues
     >>> p = [.01, .02, .03, .04]
     >>> adjust_pvalues(p).round(4).tolist()   # 4*.01, 3*.02, and never falling
     [0.04, 0.06, 0.06, 0.06]
@@ -386,7 +386,7 @@ def adjust_pvalues(p: ArrayLike, method: str = "holm") -> np.ndarray:
     out[order] = np.minimum(_adjusted(a[order], word), 1)
     return out
 
-# %% ../nbs/09e_analyzer.ipynb #11e5ff15
+# %% ../nbs/09e_analyzer.ipynb #48bba7d3
 def _verdicts(p: np.ndarray, exact: np.ndarray, alpha: float, method: str) -> np.ndarray:
     "What may be said of each variant, in words."
     none = adjust_pvalues(p, method) >= alpha
@@ -431,7 +431,7 @@ def compare_variants(
 
     Examples
     --------
-    >>> from mlscale.experiments import compare_variants
+    >>> from mlscale.analyzer import compare_variants
     >>> table = compare_variants([100, 130, 104], [1000, 1000, 1000])   # the control comes first
     >>> table[["lift", "p_value", "p_adjusted", "verdict"]].round(4)
               lift  p_value  p_adjusted              verdict

@@ -18,7 +18,7 @@ from scipy import special
 from .arguments import column_of_floats, whole
 from .storage import needs
 
-# %% ../nbs/07b_bins.ipynb #9f5c14b2
+# %% ../nbs/07b_bins.ipynb #8b1d593f
 def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     """How far a number may be moved by rounding and still be the same number.
 
@@ -38,7 +38,7 @@ def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import rounding
+    >>> from mlscale.bins import rounding
     >>> x = np.array([.1])
     >>> stored = x.astype(np.float32).astype(float)   # .1 as 32 bits hold it
     >>> stored.tolist()
@@ -51,7 +51,7 @@ def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     moved = size*2.**-22 + 1e-15*(largest or 1)
     return np.where(size == np.floor(size), np.minimum(moved, .25), moved)
 
-# %% ../nbs/07b_bins.ipynb #1280b6e1
+# %% ../nbs/07b_bins.ipynb #b6ed6031
 def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     """Where to cut a column so that its distribution is seen in equal steps.
 
@@ -71,7 +71,7 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.drift import bin_counts, quantile_edges
+    >>> from mlscale.bins import bin_counts, quantile_edges
     >>> x = [1, 2, 3, 4, 5, 6, 7, 8]
     >>> edges = quantile_edges(x, bins=4)
     >>> edges.round(3).tolist()
@@ -90,7 +90,7 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     largest = np.finfo(float).max
     return np.unique(np.clip(np.concatenate([above, below[atom]]), -largest, largest))
 
-# %% ../nbs/07b_bins.ipynb #08260e35
+# %% ../nbs/07b_bins.ipynb #01ec3e8d
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Count values by bin.
 
@@ -109,7 +109,7 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import bin_counts
+    >>> from mlscale.bins import bin_counts
     >>> bin_counts([1, 2, 2.5, np.nan, 9], [1.5, 2.5]).tolist()   # the missing value comes first
     [1, 1, 2, 1]
     """
@@ -311,7 +311,7 @@ def category_counts(x: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     found = [next((place[t] for t in _spellings(v) if t in place), len(known) + 1) for v in values]
     return np.bincount(np.array([*found, 0])[codes], minlength=len(known) + 2)
 
-# %% ../nbs/07b_bins.ipynb #65353bc7
+# %% ../nbs/07b_bins.ipynb #baa9b2c5
 def ks_distance(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The Kolmogorov-Smirnov distance of two distributions, from their cumulated shares.
 
@@ -328,7 +328,7 @@ def ks_distance(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import ks_distance
+    >>> from mlscale.bins import ks_distance
     >>> window, reference = np.array([.5, .7, 1]), np.array([.2, .6, 1])
     >>> round(float(ks_distance(window, reference)), 3)   # the largest gap, at the first place
     0.3
@@ -398,7 +398,7 @@ def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float
     d = max(gap(batch - moved, "left"), gap(batch + moved, "right"))
     return float(d), float(special.kolmogorov(d*np.sqrt(n*m/(n + m))))
 
-# %% ../nbs/07b_bins.ipynb #ebb2636c
+# %% ../nbs/07b_bins.ipynb #7809f751
 def ks_test(reference: Any, batch: Any) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test, with missing values as values below all others.
 
@@ -420,7 +420,7 @@ def ks_test(reference: Any, batch: Any) -> tuple[float, float]:
 
     Examples
     --------
-    >>> from mlscale.drift import ks_test
+    >>> from mlscale.bins import ks_test
     >>> d, p = ks_test([1, 2, 3, 4], [3, 4, 5, 6])
     >>> d, round(p, 2)   # half of the reference lies below all of the batch
     (0.5, 0.7)

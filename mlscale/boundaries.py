@@ -168,7 +168,7 @@ def _stops(t: np.ndarray, lower: np.ndarray, upper: np.ndarray, drift: Any = 0.,
     down = [walk.below(low, drift) for walk, low in zip(walks, lower*root)]
     return np.stack(up, -1), np.stack(down, -1)
 
-# %% ../nbs/10b_boundaries.ipynb #14d7b379
+# %% ../nbs/10b_boundaries.ipynb #f653253d
 def crossing_probabilities(information: Sequence[float] | np.ndarray,
                            upper: Sequence[float] | np.ndarray,
                            lower: Sequence[float] | np.ndarray | None = None, *,
@@ -202,7 +202,7 @@ def crossing_probabilities(information: Sequence[float] | np.ndarray,
 
     Examples
     --------
-    >>> from mlscale.sequential import crossing_probabilities
+    >>> from mlscale.boundaries import crossing_probabilities
     >>> up, down = crossing_probabilities([.5, 1], [1.96, 1.96])
     >>> up.round(4).tolist()   # .025 at the first look, and more at the second
     [0.025, 0.0166]
@@ -222,7 +222,7 @@ def crossing_probabilities(information: Sequence[float] | np.ndarray,
         up[i], down[i] = _stops(t, lower, upper, own=float(drift[i]))
     return up, down
 
-# %% ../nbs/10b_boundaries.ipynb #f2cd4ebf
+# %% ../nbs/10b_boundaries.ipynb #ce89ed83
 def peeking_error(looks: int, *, alpha: float = .05) -> float:
     """The probability of at least one false alarm when a fixed-sample test is read at equally
     spaced looks.
@@ -246,7 +246,7 @@ def peeking_error(looks: int, *, alpha: float = .05) -> float:
 
     Examples
     --------
-    >>> from mlscale.sequential import peeking_error
+    >>> from mlscale.boundaries import peeking_error
     >>> [round(peeking_error(looks), 3) for looks in (1, 2, 5, 10)]   # Armitage, McPherson, Rowe
     [0.05, 0.083, 0.142, 0.193]
     """
@@ -254,7 +254,7 @@ def peeking_error(looks: int, *, alpha: float = .05) -> float:
     t, z = np.arange(1, looks + 1)/looks, np.full(looks, -ndtri(alpha/2))
     return float(sum(p.sum() for p in crossing_probabilities(t, z)))
 
-# %% ../nbs/10b_boundaries.ipynb #d50f14f5
+# %% ../nbs/10b_boundaries.ipynb #628ca775
 KINDS = {"pocock": .5, "obrien-fleming": 0.}   # the boundary is c t^(power - 1/2)
 
 def group_sequential_constant(looks: int, *, alpha: float = .05,
@@ -287,7 +287,7 @@ def group_sequential_constant(looks: int, *, alpha: float = .05,
 
     Examples
     --------
-    >>> from mlscale.sequential import group_sequential_constant
+    >>> from mlscale.boundaries import group_sequential_constant
     >>> round(group_sequential_constant(5, kind="pocock"), 3)   # |z| at each of five looks
     2.413
     >>> round(group_sequential_constant(5), 3)   # O'Brien, Fleming: at the last; 4.56 at the first
@@ -300,7 +300,7 @@ def group_sequential_constant(looks: int, *, alpha: float = .05,
     one, all_ = -ndtri(alpha/2), -ndtri(alpha/2/looks)      # of one look, and by Bonferroni
     return optimize.brentq(excess, one - 1e-9, all_ + 1e-9, xtol=1e-12)
 
-# %% ../nbs/10b_boundaries.ipynb #24cb6b0c
+# %% ../nbs/10b_boundaries.ipynb #b7a7164d
 SPENDING = ("obrien-fleming", "pocock", "hwang-shih-decani", "power")
 
 def _check_shape(spending: str, gamma: float | None, rho: float | None) -> None:
@@ -350,7 +350,7 @@ def alpha_spent(t: np.ndarray | float, *, alpha: float, spending: str = "obrien-
 
     Examples
     --------
-    >>> from mlscale.sequential import alpha_spent
+    >>> from mlscale.boundaries import alpha_spent
     >>> alpha_spent([.5, 1], alpha=.05).round(4).tolist()   # O'Brien, Fleming: late
     [0.0056, 0.05]
     >>> alpha_spent([.5, 1], alpha=.05, spending="pocock").round(4).tolist()   # early
@@ -426,7 +426,7 @@ def boundaries_of(t: np.ndarray, spent: np.ndarray, *, one_sided: bool = False) 
         walk.stay(-12*root if one_sided else -z[-1]*root, z[-1]*root)
     return np.array(z)
 
-# %% ../nbs/10b_boundaries.ipynb #4e646fec
+# %% ../nbs/10b_boundaries.ipynb #2e6c1591
 def spent_a_side(t: np.ndarray | float, *, alpha: float, spend: str = "per-side",
                  spending: str = "obrien-fleming", gamma: float | None = None,
                  rho: float | None = None) -> np.ndarray:
@@ -510,7 +510,7 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
 
     Examples
     --------
-    >>> from mlscale.sequential import alpha_spending_boundaries
+    >>> from mlscale.boundaries import alpha_spending_boundaries
     >>> alpha_spending_boundaries([.2, .4, .6, .8, 1]).round(3).tolist()   # |z|, look by look
     [4.877, 3.357, 2.68, 2.29, 2.031]
     >>> alpha_spending_boundaries([.5, 1]).round(3).tolist()
@@ -528,7 +528,7 @@ def alpha_spending_boundaries(information: Sequence[float] | np.ndarray, *, alph
     if whole(sided, "sided", low=1, high=2) == 2: return boundaries_of(t, a_side)
     return boundaries_of(t, alpha_spent(used, alpha=alpha, **shape), one_sided=True)
 
-# %% ../nbs/10b_boundaries.ipynb #86702484
+# %% ../nbs/10b_boundaries.ipynb #87bdb596
 def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -> float:
     """The smallest alpha at which a path would have crossed by now.
 
@@ -550,7 +550,7 @@ def repeated_p_value(z: np.ndarray, boundaries: Callable[[float], np.ndarray]) -
     >>> import math
     >>> import numpy as np
     >>> from mlscale.boundaries import repeated_p_value
-    >>> from mlscale.sequential import alpha_spending_boundaries
+    >>> from mlscale.boundaries import alpha_spending_boundaries
     >>> limits = lambda log_alpha: alpha_spending_boundaries([.5, 1], alpha=math.exp(log_alpha))
     >>> round(repeated_p_value(np.array([1., 1.96]), limits), 3)   # two looks: more than .05
     0.051
@@ -594,7 +594,7 @@ def plot_boundaries(information: Any, upper: Any, lower: Any, ax: Any, title: st
     ax.legend()
     return ax
 
-# %% ../nbs/10b_boundaries.ipynb #dd169931
+# %% ../nbs/10b_boundaries.ipynb #ed985f45
 @dataclass(frozen=True)
 class GroupSequentialDesign:
     """A two-sided group-sequential plan. Make it with `group_sequential_design`.
@@ -612,7 +612,7 @@ class GroupSequentialDesign:
 
     Examples
     --------
-    >>> from mlscale.sequential import group_sequential_design
+    >>> from mlscale.boundaries import group_sequential_design
     >>> plan = group_sequential_design([.5, 1])
     >>> [round(z, 3) for z in plan.boundary], round(plan.inflation, 3)
     ([2.963, 1.969], 1.004)
@@ -684,7 +684,7 @@ class GroupSequentialDesign:
                 f" {self.power:g}: needs up to {self.inflation:.3f} times the fixed sample,"
                 f" {average:.3f} on average under the planned effect)")
 
-# %% ../nbs/10b_boundaries.ipynb #8428885b
+# %% ../nbs/10b_boundaries.ipynb #28a66c67
 def group_sequential_design(information: Sequence[float] | np.ndarray, *,
                             boundary: Sequence[float] | np.ndarray | None = None,
                             alpha: float = .05, power: float = .8,
@@ -718,7 +718,7 @@ def group_sequential_design(information: Sequence[float] | np.ndarray, *,
 
     Examples
     --------
-    >>> from mlscale.sequential import group_sequential_design
+    >>> from mlscale.boundaries import group_sequential_design
     >>> group_sequential_design([.25, .5, .75, 1])
     GroupSequentialDesign(looks 4, alpha 0.05, power 0.8: needs up to 1.020 times the fixed
     sample, 0.839 on average under the planned effect)
@@ -735,7 +735,7 @@ def group_sequential_design(information: Sequence[float] | np.ndarray, *,
     drift = optimize.brentq(missing, -1., 100., xtol=1e-10)
     return GroupSequentialDesign(tuple(t.tolist()), tuple(z.tolist()), alpha, power, drift)
 
-# %% ../nbs/10b_boundaries.ipynb #517ee0e4
+# %% ../nbs/10b_boundaries.ipynb #48865157
 @dataclass(frozen=True)
 class StagewiseEstimate:
     """What a group-sequential test says after it ended.
@@ -754,7 +754,7 @@ class StagewiseEstimate:
 
     Examples
     --------
-    >>> from mlscale.sequential import stagewise_estimate
+    >>> from mlscale.boundaries import stagewise_estimate
     >>> stagewise_estimate([1], [1.96], 2.5)   # one look: 2.5 -+ 1.96
     StagewiseEstimate(2.5 [0.54, 4.46] at 95 %, p = 0.0124)
     """
@@ -810,7 +810,7 @@ def stagewise_estimate(information: Sequence[float] | np.ndarray,
 
     Examples
     --------
-    >>> from mlscale.sequential import alpha_spending_boundaries, stagewise_estimate
+    >>> from mlscale.boundaries import alpha_spending_boundaries, stagewise_estimate
     >>> boundary = alpha_spending_boundaries([.5, 1])
     >>> late = stagewise_estimate([.5, 1], boundary, 2.2)   # decided at the second look
     >>> round(late.estimate, 2), round(late.p_value, 3)   # of a z of 2.2 and p of .028

@@ -43,7 +43,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #74df7bfd
+# %% ../nbs/03c_bundle.ipynb #d02f9eb1
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -63,7 +63,7 @@ class Signature:
 
     Examples
     --------
-    >>> from mlscale.artifacts import Signature
+    >>> from mlscale.bundle import Signature
     >>> signature = Signature.of({"carrier": ["UA", "B6"], "seats": [180, None]})
     >>> print(signature.types, signature.allow_missing)
     ('text', 'number') (False, True)
@@ -146,7 +146,7 @@ class Signature:
                 raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {said!s:.60} is {why}")
         return rows
 
-# %% ../nbs/03c_bundle.ipynb #e62638c0
+# %% ../nbs/03c_bundle.ipynb #02dfb943
 def is_digest(x: object) -> bool:
     """Whether a value is a SHA-256 digest: 64 hexadecimal digits.
 
@@ -162,7 +162,7 @@ def is_digest(x: object) -> bool:
 
     Examples
     --------
-    >>> from mlscale.artifacts import is_digest
+    >>> from mlscale.bundle import is_digest
     >>> is_digest("ab"*32), is_digest(""), is_digest(None)
     (True, False, False)
     """
@@ -204,7 +204,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
-# %% ../nbs/03c_bundle.ipynb #79061dfc
+# %% ../nbs/03c_bundle.ipynb #02d9db86
 @dataclass(frozen=True, repr=False)
 class Bundle:
     """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from
@@ -224,7 +224,7 @@ class Bundle:
     --------
     >>> import pandas as pd
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.artifacts import save
+    >>> from mlscale.bundle import save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> bundle = save(model, "late/1", example=X)
@@ -329,7 +329,7 @@ def _verified(path: Path, sha256: str | None) -> bytes:
         )
     return data
 
-# %% ../nbs/03c_bundle.ipynb #dc83fbd6
+# %% ../nbs/03c_bundle.ipynb #4402efe7
 def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """Read what a bundle says about itself, without its model.
 
@@ -354,7 +354,7 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     --------
     >>> import pandas as pd
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.artifacts import read_card, save
+    >>> from mlscale.bundle import read_card, save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> _ = save(model, "late/2", example=X, metrics={"auc": .7})
@@ -402,7 +402,7 @@ def _answer_reference_rows(bundle: Bundle) -> None:
             f" {recorded[:4]} when it was saved; restore the bundle"
         )
 
-# %% ../nbs/03c_bundle.ipynb #be29f309
+# %% ../nbs/03c_bundle.ipynb #79b8691a
 def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle:
     """Verify a bundle and make it ready to predict.
 
@@ -430,7 +430,7 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     --------
     >>> import pandas as pd
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.artifacts import load_bundle, save
+    >>> from mlscale.bundle import load_bundle, save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> sha256 = save(model, "late/3", example=X).sha256
@@ -562,7 +562,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #fc1bbd1f
+# %% ../nbs/03c_bundle.ipynb #e8ef3c56
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -609,7 +609,7 @@ def save(
     --------
     >>> import pandas as pd
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.artifacts import save
+    >>> from mlscale.bundle import save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> save(model, "late/4", example=X, metrics={"auc": .7})

@@ -28,7 +28,7 @@ from .student_answers import Outcome, explain, time_limit
 from .verdicts import FORMAT, Case, Misconception, Question, Verdict, is_python_function
 from .verdicts import judge
 
-# %% ../nbs/90e_checker.ipynb #83f80563
+# %% ../nbs/90e_checker.ipynb #f945c3c9
 def _files() -> dict[str, Path]:
     "The files that checking reads, by chapter: beside the notebook, else those of the workbook."
     folders = (Path(storage.__file__).parent.parent/"nbs"/"exercises", Path())
@@ -71,7 +71,7 @@ def questions(path: str | Path) -> dict[str, Question]:
     --------
     >>> from pathlib import Path
     >>> from mlscale import storage
-    >>> from mlscale.exercises import questions
+    >>> from mlscale.checker import questions
     >>> exercises = Path(storage.__file__).parent.parent/"nbs"/"exercises"
     >>> list(questions(exercises/".cases"/"10_sequential.json"))
     ['10.q1', '10.q2']
@@ -86,7 +86,7 @@ def questions(path: str | Path) -> dict[str, Question]:
         raise ValueError(f"{path.name} is damaged ({e}): make it anew from its solution with"
                          " generate, or git checkout") from e
 
-# %% ../nbs/90e_checker.ipynb #5613a48e
+# %% ../nbs/90e_checker.ipynb #db079e40
 def _question(name: str) -> Question:
     files, chapter = _files(), str(name).split(".")[0]
     known = questions(files[chapter]) if chapter in files else {}
@@ -111,7 +111,7 @@ def example(name: str, number: int) -> dict:
 
     Examples
     --------
-    >>> from mlscale.exercises import example
+    >>> from mlscale.checker import example
     >>> example("09.q1", 1)
     {'sd': 1.0, 'delta': 1.0, 'alpha': 0.05, 'power': 0.8}
     """
@@ -209,7 +209,7 @@ def _links(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     return tuple((words, urllib.parse.quote(Path(os.path.relpath(path)).as_posix()) + place)
                  for words, path, place in links)
 
-# %% ../nbs/90e_checker.ipynb #ff8849cb
+# %% ../nbs/90e_checker.ipynb #8a861351
 def record(verdict: Verdict) -> Verdict:
     """Keep the progress of one try.
 
@@ -228,7 +228,9 @@ def record(verdict: Verdict) -> Verdict:
 
     Examples
     --------
-    >>> from mlscale.exercises import Case, Outcome, Question, judge, record
+    >>> from mlscale.verdicts import Case, Question, judge
+    >>> from mlscale.student_answers import Outcome
+    >>> from mlscale.checker import record
     >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
     >>> q = Question("77.q1", "a sum", "total", 2, 5, "", ("General.", "Specific."), (case,), ())
     >>> record(judge(lambda x: x[0], q)).hints
@@ -246,7 +248,7 @@ def record(verdict: Verdict) -> Verdict:
     with suppress(OSError): verdict = replace(verdict, links=_links(verdict))   # a folder is gone
     return verdict
 
-# %% ../nbs/90e_checker.ipynb #ecc69832
+# %% ../nbs/90e_checker.ipynb #05f3eb9e
 _TROUBLES = {"version": _VERSION,
              "damaged": "The file of your progress is damaged: here is what can be read of it. Your"
                         " next try keeps a copy before it goes on."}
@@ -264,7 +266,7 @@ class Progress:
 
     Examples
     --------
-    >>> from mlscale.exercises import progress
+    >>> from mlscale.checker import progress
     >>> print("So far:", progress().total)
     So far: ... of 10 solved, ... of 50 points, about ... minutes left.
     """
@@ -296,7 +298,7 @@ class Progress:
                   f"</summary>{rest[['title', 'minutes', 'of']].to_html()}</details>")
         return f"<p>{self.total}</p>{table}{folded if len(rest) else ''}"
 
-# %% ../nbs/90e_checker.ipynb #aa1c573b
+# %% ../nbs/90e_checker.ipynb #d72843ca
 def progress() -> Progress:
     """What you have solved so far; it counts for no grade.
 
@@ -307,7 +309,7 @@ def progress() -> Progress:
 
     Examples
     --------
-    >>> from mlscale.exercises import progress
+    >>> from mlscale.checker import progress
     >>> progress().exercises.loc["11.q1", ["title", "solved"]].tolist()
     ['the descent, step by step', '']
     """
@@ -362,7 +364,7 @@ def _missing(question: Question, function: Any, before: Any) -> str:
 _IMPORTS = ("The cell with the imports has not been run in this kernel: run it first (it is the"
             " first code cell of the notebook), then this one.")
 
-# %% ../nbs/90e_checker.ipynb #7abe7f91
+# %% ../nbs/90e_checker.ipynb #81745ffa
 @contextmanager
 def check(name: str) -> Iterator[None]:
     """Check the function that the block defines, and show the verdict.
@@ -385,7 +387,7 @@ def check(name: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> from mlscale.exercises import check
+    >>> from mlscale.checker import check
     >>> with check("00.q1"):
     ...     def early_look(late, label_time, at):
     ...         return (label_time <= at).mean(), late[label_time <= at].mean()
@@ -412,7 +414,7 @@ def check(name: str) -> Iterator[None]:
     _show(record(verdict))
     if name in _RIGHT: _show(_Words("Solved: run this cell again."), f"use of {name}", again=True)
 
-# %% ../nbs/90e_checker.ipynb #f2e9f436
+# %% ../nbs/90e_checker.ipynb #18357540
 def solved(name: str) -> bool:
     """Whether the function of an exercise is right in this kernel; if not, says what to do.
 
@@ -428,7 +430,7 @@ def solved(name: str) -> bool:
 
     Examples
     --------
-    >>> from mlscale.exercises import solved
+    >>> from mlscale.checker import solved
     >>> if solved("00.q2"): print("here its function is used")
     This cell uses the function of 00.q2: solve that exercise first, then run it again.
     """

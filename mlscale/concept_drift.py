@@ -16,7 +16,7 @@ from scipy.special import expit
 from .arguments import array_of_numbers, error_rate, number, whole
 from .page_hinkley import inner_probabilities, page_hinkley_path
 
-# %% ../nbs/11e_concept_drift.ipynb #5d50c304
+# %% ../nbs/11e_concept_drift.ipynb #9ce6c44d
 def simulate_labels(X: Any, weights: Any, intercept: float, *, jump_at: int | None = None,
                     size: float = 0., seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels from a logistic model whose weights jump at a known row by a known size.
@@ -50,7 +50,7 @@ def simulate_labels(X: Any, weights: Any, intercept: float, *, jump_at: int | No
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import simulate_labels
+    >>> from mlscale.concept_drift import simulate_labels
     >>> y, p = simulate_labels(np.ones((4, 1)), [2.], 0., jump_at=2, size=1)
     >>> p.round(3).tolist()   # all effects reversed from row 2 on
     [0.881, 0.881, 0.119, 0.119]
@@ -84,7 +84,7 @@ def excess(truth: Any, p: Any) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.schedules import excess
+    >>> from mlscale.concept_drift import excess
     >>> excess([.5, .5], [.5, .9]).round(3).tolist()   # ln(.5/.9)/2 + ln(.5/.1)/2
     [0.0, 0.511]
     """
@@ -113,7 +113,7 @@ def _blocks(x: Any, day: Any, run_days: int, block_days: int, n: int,
         blocks = zip(first, lengths, strict=True)
         yield np.concatenate([twice[starts[k]:ends[k + length]] for k, length in blocks])
 
-# %% ../nbs/11e_concept_drift.ipynb #5da13baf
+# %% ../nbs/11e_concept_drift.ipynb #e2f77ce7
 def false_restarts(losses: Any, day: Any, *, delta: float, threshold: float, run_days: int,
                    block_days: int = 7, n: int = 400, seed: int = 0) -> float:
     """How many runs in which nothing changes would restart.
@@ -148,7 +148,7 @@ def false_restarts(losses: Any, day: Any, *, delta: float, threshold: float, run
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import false_restarts
+    >>> from mlscale.concept_drift import false_restarts
     >>> day, losses = np.arange(200)//10, np.random.default_rng(0).exponential(size=200)
     >>> [false_restarts(losses, day, delta=.1, threshold=h, run_days=20) for h in (10, 20, 40)]
     [0.63, 0.0075, 0.0]
@@ -183,7 +183,7 @@ def restart_threshold(losses: Any, day: Any, *, delta: float, run_days: int, sha
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import false_restarts, restart_threshold
+    >>> from mlscale.concept_drift import false_restarts, restart_threshold
     >>> day, losses = np.arange(200)//10, np.random.default_rng(0).exponential(size=200)
     >>> threshold = restart_threshold(losses, day, delta=.1, run_days=20, share=.05)
     >>> false_restarts(losses, day, delta=.1, threshold=threshold, run_days=20) <= .05

@@ -23,7 +23,7 @@ from .storage import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/03b_conversion.ipynb #0509e51a
+# %% ../nbs/03b_conversion.ipynb #0b80a5dc
 def round_down(t: np.ndarray) -> np.ndarray:
     """The largest float32 that is not above a number.
 
@@ -40,7 +40,7 @@ def round_down(t: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import round_down
+    >>> from mlscale.conversion import round_down
     >>> float(np.float32(0.1)) > 0.1, float(round_down(np.array([0.1]))[0]) > 0.1
     (True, False)
     """
@@ -83,7 +83,7 @@ def _as_matrix_or_by_column(model: Any, rows: np.ndarray, columns: Sequence[str]
     if len(graph.graph.input) == len(columns): return graph
     raise ValueError("the converter leaves out a column")
 
-# %% ../nbs/03b_conversion.ipynb #d0c2ca1d
+# %% ../nbs/03b_conversion.ipynb #0d0abacc
 def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = ()) -> bytes:
     """Convert a scikit-learn model to ONNX with nothing but the wanted output.
 
@@ -109,7 +109,7 @@ def to_onnx(model: Any, output: str, rows: np.ndarray, columns: Sequence[str] = 
     --------
     >>> import numpy as np
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.artifacts import onnx_scorer, to_onnx
+    >>> from mlscale.conversion import onnx_scorer, to_onnx
     >>> x = np.array([[0.], [1.], [2.], [3.]])
     >>> model = LogisticRegression().fit(x, [0, 0, 1, 1])
     >>> fast = onnx_scorer(to_onnx(model, "probability", x))
@@ -161,7 +161,7 @@ def short_reason(e: Exception) -> str:
     lines = said.removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03b_conversion.ipynb #ef696468
+# %% ../nbs/03b_conversion.ipynb #9928497e
 def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     "Rows as a graph takes them: one matrix, or a column for each input."
     if len(inputs) == 1 and inputs[0].type == "tensor(float)":
@@ -196,7 +196,7 @@ def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -
 
     Examples
     --------
-    >>> from mlscale.artifacts import onnx_scorer
+    >>> from mlscale.conversion import onnx_scorer
     >>> onnx_scorer(b"no model")
     Traceback (most recent call last):
     ValueError: not an ONNX model that can be used (...); restore it
@@ -283,7 +283,7 @@ def as_trained(model: Any, rows: np.ndarray, columns: Sequence[str],
     """
     return _table(model, rows, columns, types, _missing_text(model) if "text" in types else None)
 
-# %% ../nbs/03b_conversion.ipynb #ca4dd556
+# %% ../nbs/03b_conversion.ipynb #f52325c1
 def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
                    types: Sequence[str] = ()) -> Scorer:
     """A function from checked rows to predictions, by scikit-learn.
@@ -308,7 +308,7 @@ def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
     --------
     >>> import numpy as np
     >>> from sklearn.tree import DecisionTreeClassifier
-    >>> from mlscale.artifacts import sklearn_scorer
+    >>> from mlscale.conversion import sklearn_scorer
     >>> model = DecisionTreeClassifier().fit([[6.], [18.]], [0, 1])
     >>> sklearn_scorer(model, "probability", ["hour"])(np.array([[7.], [17.]])).tolist()
     [0.0, 1.0]
@@ -322,7 +322,7 @@ def sklearn_scorer(model: Any, output: str, columns: Sequence[str],
         return _one_a_row(out, len(rows), output)
     return score
 
-# %% ../nbs/03b_conversion.ipynb #ff468bbd
+# %% ../nbs/03b_conversion.ipynb #eae6bf5e
 PARITY = 1e-5
 
 def within_parity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -341,7 +341,7 @@ def within_parity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import within_parity
+    >>> from mlscale.conversion import within_parity
     >>> within_parity(np.array([.5, 1e5, .5]), np.array([.5001, 1e5 + .9, np.nan])).tolist()
     [False, True, False]
     """
@@ -364,7 +364,7 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import parity
+    >>> from mlscale.conversion import parity
     >>> parity(np.array([.25, .5]), np.array([.25, .75]))
     {'rows': 2, 'max_abs_difference': 0.25, 'faithful': False}
     """
@@ -376,7 +376,7 @@ def parity(expected: np.ndarray, got: np.ndarray) -> dict:
         "faithful": alike and bool(np.isfinite(worst) and within_parity(expected, got).all()),
     }
 
-# %% ../nbs/03b_conversion.ipynb #6fe085f1
+# %% ../nbs/03b_conversion.ipynb #be299243
 def spread(predictions: np.ndarray, n: int = 4) -> np.ndarray:
     """A few rows from the lowest prediction to the highest.
 
@@ -395,14 +395,14 @@ def spread(predictions: np.ndarray, n: int = 4) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import spread
+    >>> from mlscale.conversion import spread
     >>> spread(np.array([.9, .1, .5]), n=2).tolist()   # the places of the lowest and the highest
     [1, 0]
     """
     ranks = np.linspace(0, len(predictions) - 1, min(n, len(predictions))).astype(int)
     return np.argsort(predictions, kind="stable")[ranks]
 
-# %% ../nbs/03b_conversion.ipynb #cbddc092
+# %% ../nbs/03b_conversion.ipynb #346c3439
 EXTREMES = (1e3, 1e6, 1e10, 1e20)
 
 def _values_to_try(column: np.ndarray, is_text: bool) -> np.ndarray:
@@ -438,7 +438,7 @@ def adversarial_rows(rows: np.ndarray, bases: np.ndarray) -> Iterator[np.ndarray
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import adversarial_rows
+    >>> from mlscale.conversion import adversarial_rows
     >>> rows = np.array([["UA", 17.], [None, 18.]], dtype=object)
     >>> airlines, hours = adversarial_rows(rows, rows[:1])
     >>> airlines[:, 0].tolist()
@@ -450,7 +450,7 @@ def adversarial_rows(rows: np.ndarray, bases: np.ndarray) -> Iterator[np.ndarray
         changed[:, j] = np.tile(values, len(bases))
         yield changed
 
-# %% ../nbs/03b_conversion.ipynb #50c90e77
+# %% ../nbs/03b_conversion.ipynb #5196ee10
 def _attempt(score: Scorer, rows: np.ndarray) -> np.ndarray | None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -475,7 +475,7 @@ def disagreement(slow: Scorer, fast: Scorer, rows: np.ndarray) -> str | None:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.artifacts import disagreement
+    >>> from mlscale.conversion import disagreement
     >>> disagreement(lambda rows: rows[:, 0], lambda rows: 2*rows[:, 0], np.array([[0.], [3.]]))
     'scikit-learn answers 3, ONNX answers 6'
     """
@@ -522,7 +522,7 @@ def first_refused(score: Scorer, rows: np.ndarray) -> int:
         low, high = (low, middle) if _attempt(score, rows[:middle]) is None else (middle, high)
     return low
 
-# %% ../nbs/03b_conversion.ipynb #18a5ddbf
+# %% ../nbs/03b_conversion.ipynb #2111f5e0
 def _untried(slow: Scorer, fast: Scorer, rows: np.ndarray, expected: np.ndarray,
              columns: Sequence[str]) -> str | None:
     "What two models say of a row that never occurred, if they differ on one."
@@ -557,7 +557,7 @@ def faithful_onnx(
     --------
     >>> import numpy as np
     >>> from sklearn.naive_bayes import GaussianNB
-    >>> from mlscale.artifacts import faithful_onnx
+    >>> from mlscale.conversion import faithful_onnx
     >>> x = np.array([[1.], [2.], [3.], [4.]])
     >>> model = GaussianNB().fit(x, [0, 0, 1, 1])
     >>> data, report = faithful_onnx(model, "probability", x, model.predict_proba(x)[:, 1])
@@ -667,7 +667,7 @@ _REASONS = {   # why a file may build a type, and which
 ALLOWED = {f"{module}.{name}": why for why, lines in _REASONS.items() for line in lines
            for module, names in [line.split(": ")] for name in names.split()}
 
-# %% ../nbs/03b_conversion.ipynb #ee771df7
+# %% ../nbs/03b_conversion.ipynb #90ecbcde
 def _refuse_unknown(types: set[str]) -> None:
     unknown = sorted(types - ALLOWED.keys())
     if not unknown: return
@@ -703,7 +703,7 @@ def read_skops(data: bytes) -> Any:
     >>> import os
     >>> import skops.io
     >>> from sklearn.preprocessing import FunctionTransformer
-    >>> from mlscale.artifacts import read_skops
+    >>> from mlscale.conversion import read_skops
     >>> read_skops(skops.io.dumps(FunctionTransformer(os.system)))
     Traceback (most recent call last):
     ValueError: the skops file holds types that are not allowed: posix.system; use ...

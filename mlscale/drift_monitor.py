@@ -22,7 +22,7 @@ from .bins import bin_counts, category_counts, frequent_categories, is_categoric
 from .bins import ks_distance, listed, numbers_of, plot_distances
 from .bins import quantile_edges
 
-# %% ../nbs/07c_drift_monitor.ipynb #0a14f720
+# %% ../nbs/07c_drift_monitor.ipynb #690132bd
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
     """How far counts are from reference counts, column by column.
 
@@ -41,7 +41,7 @@ def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import distances
+    >>> from mlscale.drift_monitor import distances
     >>> window, reference = np.array([[0, 5, 5]]*2), np.array([[0, 9, 1]]*2)
     >>> distances(window, reference, np.array([False, True])).round(3).tolist()   # .9 - .5, twice
     [0.4, 0.4]
@@ -50,7 +50,7 @@ def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -
     f, g = share(window), share(reference)
     return np.where(category, np.abs(f - g).sum(-1)/2, ks_distance(f.cumsum(-1), g.cumsum(-1)))
 
-# %% ../nbs/07c_drift_monitor.ipynb #360792ac
+# %% ../nbs/07c_drift_monitor.ipynb #f13b1ffa
 def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The population stability index, with half a row added to each bin so that empty bins do not
     make it infinite.
@@ -68,7 +68,7 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import psi
+    >>> from mlscale.drift_monitor import psi
     >>> round(float(psi(np.array([50_000, 50_000]), np.array([90_000, 10_000]))), 3)
     0.879
     >>> round(float((.5 - .9)*np.log(.5/.9) + (.5 - .1)*np.log(.5/.1)), 3)   # by hand
@@ -80,7 +80,7 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #d944688b
+# %% ../nbs/07c_drift_monitor.ipynb #639de8e6
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
                         block_days: int = 1, n: int = 2000, seed: int = 0) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
@@ -108,7 +108,7 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import resampled_distances
+    >>> from mlscale.drift_monitor import resampled_distances
     >>> days = np.array([[[0, 90, 10]], [[0, 50, 50]]])   # one column, two days .4 apart
     >>> d = resampled_distances(days, np.array([False]), window_days=1, n=500)
     >>> np.unique(d.round(3)).tolist()   # so far a window strays though nothing happens
@@ -123,7 +123,7 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
         return (times.reshape(n, days) @ flat).reshape(n, *counts.shape[1:])
     return distances(draw(window_days), draw(days), category)
 
-# %% ../nbs/07c_drift_monitor.ipynb #7f306a38
+# %% ../nbs/07c_drift_monitor.ipynb #48af492c
 FLOOR = .001   # distances below it never ring, whatever the reference says: one row in a thousand
 
 def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
@@ -144,7 +144,7 @@ def thresholds(null: np.ndarray, alpha: float) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.drift import thresholds
+    >>> from mlscale.drift_monitor import thresholds
     >>> null = np.linspace(0, 1, 101)[:, None]   # what one column did on 101 checks without drift
     >>> thresholds(null, .05).round(2).tolist()
     [0.95]
@@ -227,7 +227,7 @@ def _days(days: Any, n: int) -> np.ndarray:
                          'give the dates, such as times.dt.floor("D")')
     return labels
 
-# %% ../nbs/07c_drift_monitor.ipynb #0058462f
+# %% ../nbs/07c_drift_monitor.ipynb #1acc1d77
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -250,7 +250,7 @@ class Reference:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.drift import Reference
+    >>> from mlscale.drift_monitor import Reference
     >>> flights = pd.DataFrame({"temp": [1., 2, 3, 4], "carrier": ["AA", "UA", "UA", None]})
     >>> reference = Reference.fit(flights, days=["06-01", "06-01", "06-02", "06-02"])
     >>> reference
@@ -418,7 +418,7 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #2872feb4
+# %% ../nbs/07c_drift_monitor.ipynb #780ba931
 @dataclass(frozen=True, repr=False)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.
@@ -440,7 +440,7 @@ class Finding:
 
     Examples
     --------
-    >>> from mlscale.monitoring import Finding
+    >>> from mlscale.drift_monitor import Finding
     >>> slow = Finding("latency", 250, 200, "ms", "2013-09-02T06:00Z", alarm=True)
     >>> print(slow)
     latency, 2013-09-02: 250 ms, allowed 200
@@ -579,7 +579,7 @@ def _report(monitor: "DriftMonitor") -> pd.DataFrame:
                        index=pd.Index(reference.columns, name="column"))
     return out.iloc[np.argsort(-d/limit, kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #786a21c8
+# %% ../nbs/07c_drift_monitor.ipynb #d88f35c8
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -611,7 +611,7 @@ class DriftMonitor:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.drift import DriftMonitor, Reference
+    >>> from mlscale.drift_monitor import DriftMonitor, Reference
     >>> usual = pd.DataFrame({"temp": range(100), "wind": [i%10 for i in range(100)]})
     >>> monitor = DriftMonitor(Reference.fit(usual), false_alarms_per_year=1)
     >>> monitor.update(usual).drift_detected

@@ -46,7 +46,7 @@ def _plain_key(key: object) -> tuple:
     for part in parts: exact_key(part)
     return tuple(map(_plain, parts))
 
-# %% ../nbs/01k_durable_state.ipynb #4cb4c2fc
+# %% ../nbs/01k_durable_state.ipynb #a9bf5191
 class SeenIds:
     """The ids of the events in a window, which goes back from the newest one.
 
@@ -64,7 +64,7 @@ class SeenIds:
 
     Examples
     --------
-    >>> from mlscale.online import SeenIds
+    >>> from mlscale.durable_state import SeenIds
     >>> seen = SeenIds(window=100)
     >>> seen.add("e1", time=1000)
     >>> "e1" in seen, seen.past(900), seen.past(901)
@@ -180,7 +180,7 @@ def _saved(path: Path, about: dict) -> dict:
         _log.warning("%s: damaged or of another version; the state is replayed from the log", path)
     return {}
 
-# %% ../nbs/01k_durable_state.ipynb #a3b9a8fb
+# %% ../nbs/01k_durable_state.ipynb #e42c2692
 class DurableState:
     """Rolling features online that survive `kill -9`: every event is on the disk before it is
     acknowledged.
@@ -221,8 +221,8 @@ class DurableState:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
-    >>> from mlscale.online import DurableState
+    >>> from mlscale.rolling import Rolling
+    >>> from mlscale.durable_state import DurableState
     >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
     >>> rides = Rolling("rides_1d", value="rides", by="id", window=pd.Timedelta(days=1), agg="sum")
     >>> event = {"event_id": "e1", "created_timestamp": noon, "id": 1001, "rides": 3}
@@ -378,7 +378,7 @@ def partition(key: object, n: int) -> int:
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
-# %% ../nbs/01k_durable_state.ipynb #b14632f0
+# %% ../nbs/01k_durable_state.ipynb #614a19ff
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.
@@ -403,8 +403,8 @@ class PartitionedState:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
-    >>> from mlscale.online import PartitionedState
+    >>> from mlscale.rolling import Rolling
+    >>> from mlscale.durable_state import PartitionedState
     >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
     >>> rides = Rolling("rides", value="rides", by="id", window=None, agg="sum")
     >>> with PartitionedState("states", rides, n=2) as state:

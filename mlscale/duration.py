@@ -64,7 +64,7 @@ def _simulated_days(daily: int, p: float, q: float, *, alpha: float, power: floa
     by_then = lambda day: float(np.quantile(day, power, method="higher"))
     return {m: (by_then(day), float(day.mean()), math.inf) for m, day in first.items()}
 
-# %% ../nbs/10f_duration.ipynb #6a0564e8
+# %% ../nbs/10f_duration.ipynb #ccc109be
 def days_to_decision(daily_units: int, baseline: float, relative_effect: float, *,
                      alpha: float = .05, power: float = .8, share: float = .5, k: float = 100,
                      reps: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def days_to_decision(daily_units: int, baseline: float, relative_effect: float, 
 
     Examples
     --------
-    >>> from mlscale.sequential import days_to_decision
+    >>> from mlscale.duration import days_to_decision
     >>> days_to_decision(1000, .10, .20, reps=200)[["days", "mean_days"]].round(1)   # 10 % to 12 %
                                       days  mean_days
     method

@@ -187,7 +187,7 @@ def plot_interval(
     ax.set(yticks=[], ylim=(-1, 1), xlabel=xlabel, title=title)
     return ax
 
-# %% ../nbs/09d_effects.ipynb #3d58ed37
+# %% ../nbs/09d_effects.ipynb #30e84ee8
 @dataclass(frozen=True, repr=False)
 class Effect:
     """The difference of two averages, treatment minus control.
@@ -214,7 +214,7 @@ class Effect:
 
     Examples
     --------
-    >>> from mlscale.experiments import welch_test
+    >>> from mlscale.effects import welch_test
     >>> effect = welch_test([1, 2, 3], [4, 5, 6])
     >>> effect.difference, round(effect.se, 4), effect.significant   # sqrt(1/3 + 1/3)
     (3.0, 0.8165, True)
@@ -353,7 +353,7 @@ def _labels(x: Any, name: str, n: int) -> np.ndarray:
     if a.shape != (n,): raise ValueError(f"{name}: shape {a.shape}; one for each of the {n} units")
     return a
 
-# %% ../nbs/09d_effects.ipynb #ece673cf
+# %% ../nbs/09d_effects.ipynb #19de7f03
 def welch_test(control: ArrayLike, treatment: ArrayLike, *, alpha: float = .05) -> Effect:
     """Compare two means without assuming equal variances. Takes one array for each arm; `cuped`
     takes one array and the arm of each unit.
@@ -381,7 +381,7 @@ def welch_test(control: ArrayLike, treatment: ArrayLike, *, alpha: float = .05) 
 
     Examples
     --------
-    >>> from mlscale.experiments import welch_test
+    >>> from mlscale.effects import welch_test
     >>> effect = welch_test([1, 2, 3], [4, 5, 6])
     >>> round(effect.statistic, 3), round(effect.df, 2), round(effect.p_value, 4)
     (3.674, 4.0, 0.0213)
@@ -427,7 +427,7 @@ def welch_from_moments(
 
     Examples
     --------
-    >>> from mlscale.experiments import welch_from_moments
+    >>> from mlscale.effects import welch_from_moments
     >>> welch_from_moments(2, 1, 3, 5, 1, 3)   # mean, sd, units: of 1, 2, 3 and of 4, 5, 6
     control 2, treatment 5
     difference +3 [+0.733, +5.267], 95 % interval
@@ -440,7 +440,7 @@ def welch_from_moments(
     n = whole(n_control, "n_control", low=2), whole(n_treatment, "n_treatment", low=2)
     return Effect(**_judge(means[0], means[1], variances, n, alpha))
 
-# %% ../nbs/09d_effects.ipynb #f9ade57b
+# %% ../nbs/09d_effects.ipynb #21a1d99f
 @dataclass(frozen=True, repr=False)
 class CupedEffect(Effect):
     """An `Effect` on averages adjusted by a covariate.
@@ -458,7 +458,7 @@ class CupedEffect(Effect):
 
     Examples
     --------
-    >>> from mlscale.experiments import cuped
+    >>> from mlscale.effects import cuped
     >>> effect = cuped(y=[10, 20, 30, 12, 21, 31], covariate=[1, 2, 3]*2, treated=[0]*3 + [1]*3)
     >>> round(effect.theta, 2), round(effect.rho, 3)
     (9.75, 0.996)
@@ -494,7 +494,7 @@ def _treated(x: object, n: int) -> np.ndarray:
         )
     return a
 
-# %% ../nbs/09d_effects.ipynb #381dbf95
+# %% ../nbs/09d_effects.ipynb #c512730a
 def cuped(
     y: ArrayLike, covariate: ArrayLike, treated: ArrayLike, *, alpha: float = 0.05
 ) -> CupedEffect:
@@ -532,7 +532,7 @@ def cuped(
 
     Examples
     --------
-    >>> from mlscale.experiments import cuped, welch_test
+    >>> from mlscale.effects import cuped, welch_test
     >>> before = [1, 2, 3, 4, 1, 2, 3, 4]   # known when the units were assigned
     >>> y = [10, 21, 29, 40, 12, 22, 31, 43]
     >>> effect = cuped(y, before, treated=[0]*4 + [1]*4)
@@ -559,7 +559,7 @@ def cuped(
     rho = float(np.clip(theta*x.std()/y.std(), -1, 1)) if some else 0.
     return CupedEffect(**effect, theta=theta, rho=rho, variance_ratio=1 - rho**2)
 
-# %% ../nbs/09d_effects.ipynb #07836d5b
+# %% ../nbs/09d_effects.ipynb #3e6d99bd
 def _ratio_of_arm(
     num: np.ndarray, den: np.ndarray, name: str
 ) -> tuple[float, float]:
@@ -611,7 +611,7 @@ def ratio_metric_test(
 
     Examples
     --------
-    >>> from mlscale.experiments import ratio_metric_test
+    >>> from mlscale.effects import ratio_metric_test
     >>> clicks, views = [1, 0, 2, 1, 3, 2, 4, 1], [10, 8, 20, 11, 11, 9, 20, 5]
     >>> effect = ratio_metric_test(clicks, views, [0]*4 + [1]*4, distribution="t")
     >>> round(effect.control, 3), round(effect.treatment, 3)   # 4/49 and 10/45: sums over sums
@@ -659,7 +659,7 @@ def _mean_of_arm(
     largest = float(abs(y[rows]).max()*size.max())
     return mean, _spread(residual, largest)/float(size.mean())**2, count
 
-# %% ../nbs/09d_effects.ipynb #b4b44cae
+# %% ../nbs/09d_effects.ipynb #ecbb9e55
 def cluster_test(
     y: ArrayLike, treated: ArrayLike, cluster: ArrayLike, *, alpha: float = 0.05
 ) -> Effect:
@@ -692,7 +692,7 @@ def cluster_test(
 
     Examples
     --------
-    >>> from mlscale.experiments import cluster_test, welch_test
+    >>> from mlscale.effects import cluster_test, welch_test
     >>> y, day = [1, 1, 2, 2, 4, 4, 5, 5], ["a", "a", "b", "b", "c", "c", "d", "d"]
     >>> effect = cluster_test(y, treated=[0]*4 + [1]*4, cluster=day)
     >>> round(effect.difference, 2), round(effect.p_value, 3)   # four witnesses, as two by two
@@ -737,7 +737,7 @@ def design_effect(y: ArrayLike, cluster: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from mlscale.experiments import design_effect
+    >>> from mlscale.effects import design_effect
     >>> y = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     >>> round(design_effect(y*2, cluster=list(range(10))*2), 2)   # each row twice: 2*10/9
     2.22

@@ -85,7 +85,7 @@ def _logistic(X: Any, y: np.ndarray, weights: np.ndarray | None, seed: int) -> A
     model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), regression)
     return model.fit(X, y, logisticregression__sample_weight=weights)
 
-# %% ../nbs/02c_estimators.ipynb #9da1787c
+# %% ../nbs/02c_estimators.ipynb #c50ff921
 def fit_model(
     X: pd.DataFrame | np.ndarray,
     y: np.ndarray,
@@ -123,7 +123,7 @@ def fit_model(
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.training import fit_model
+    >>> from mlscale.estimators import fit_model
     >>> X = np.array([[0.], [0.], [0.], [1.], [1.], [1.]])
     >>> model = fit_model(X, [0, 0, 1, 1, 1, 0], kind="logistic")
     >>> model.predict_proba([[0.], [1.]])[:, 1].round(2).tolist()
@@ -137,7 +137,7 @@ def fit_model(
     if kind == "logistic": return _logistic(X, y, weights, seed)
     return _trees(X, y, values, weights, seed)
 
-# %% ../nbs/02c_estimators.ipynb #55a6af3c
+# %% ../nbs/02c_estimators.ipynb #77f15a9b
 def _pandera() -> Any:
     """Pandera, and nothing else: where PySpark is installed it imports pandas on Spark, which
     tells Arrow to ignore time zones from then on."""
@@ -172,7 +172,7 @@ def validate(
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.training import validate
+    >>> from mlscale.estimators import validate
     >>> hours = pd.DataFrame({"hour": [7.5, 25.]})
     >>> validate(hours, {"hour": (0, 24)})
     Traceback (most recent call last):

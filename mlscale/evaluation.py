@@ -63,7 +63,7 @@ def _labels_and_predictions(y: Any, p: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"p: probabilities from 0 to 1, none missing; got {odd[:5]}")
     return y, p
 
-# %% ../nbs/02b_evaluation.ipynb #94005496
+# %% ../nbs/02b_evaluation.ipynb #e0a2ade2
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The log loss of each row.
 
@@ -81,7 +81,7 @@ def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.training import log_losses
+    >>> from mlscale.evaluation import log_losses
     >>> log_losses([1, 1, 0], [.5, .1, .1]).round(3).tolist()   # of what did happen
     [0.693, 2.303, 0.105]
     >>> log_losses([1], [0]).round(1).tolist()   # certain and wrong: large, and finite
@@ -98,7 +98,7 @@ def _groups(p: np.ndarray, bins: int = 20) -> np.ndarray:
         np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")), p
     )
 
-# %% ../nbs/02b_evaluation.ipynb #3a4e110a
+# %% ../nbs/02b_evaluation.ipynb #230e5ac8
 def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame:
     """Predicted against observed rates.
 
@@ -118,7 +118,7 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
 
     Examples
     --------
-    >>> from mlscale.training import calibration
+    >>> from mlscale.evaluation import calibration
     >>> calibration([0, 0, 1, 0, 1, 1, 1, 0], [.25]*4 + [.75]*4)   # equal predictions: one group
        predicted  observed  n
     0       0.25      0.25  4
@@ -133,7 +133,7 @@ def calibration(y: np.ndarray, p: np.ndarray, *, bins: int = 20) -> pd.DataFrame
         .reset_index(drop=True)
     )
 
-# %% ../nbs/02b_evaluation.ipynb #e054cf5e
+# %% ../nbs/02b_evaluation.ipynb #66a8810f
 @dataclass(frozen=True)
 class Evaluation:
     """How good probabilities were.
@@ -159,7 +159,7 @@ class Evaluation:
 
     Examples
     --------
-    >>> from mlscale.training import Evaluation, evaluate
+    >>> from mlscale.evaluation import Evaluation, evaluate
     >>> found = evaluate([1, 1, 0, 0], [.6, .3, .3, .1])
     >>> found.auc   # of four pairs three are in order, and one is a tie
     0.875
@@ -277,7 +277,7 @@ def _draw_days(
         return np.bincount(chosen, minlength=size)[days]
     return (draw() for _ in range(n_resamples))
 
-# %% ../nbs/02b_evaluation.ipynb #4800ae9f
+# %% ../nbs/02b_evaluation.ipynb #295e7058
 def evaluate(
     y: np.ndarray,
     p: np.ndarray,
@@ -321,7 +321,7 @@ def evaluate(
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.training import evaluate
+    >>> from mlscale.evaluation import evaluate
     >>> days = np.repeat(range(20), 2)   # two flights a day; all of a day have the same luck
     >>> late = np.repeat([0, 0, 1, 0]*5, 2)
     >>> found = evaluate(late, np.full(40, .25), days=days, block_days=2)
@@ -341,7 +341,7 @@ def evaluate(
     intervals = dict(zip(_MEASURES, zip(low, high)))
     return Evaluation(len(y), **dict(zip(_MEASURES, point)), intervals=intervals)
 
-# %% ../nbs/02b_evaluation.ipynb #48eca28e
+# %% ../nbs/02b_evaluation.ipynb #5a9c2d40
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same rows: the paired difference of their log losses.
@@ -364,7 +364,7 @@ class Comparison:
 
     Examples
     --------
-    >>> from mlscale.training import Comparison
+    >>> from mlscale.evaluation import Comparison
     >>> found = Comparison(-.012, low=-.020, high=-.001, level=.95, rows=2000, days=60,
     ...                    judged_on="August and September")
     >>> found
@@ -456,7 +456,7 @@ class Comparison:
         except TypeError as e:
             raise ValueError(f"d: not a Comparison written by to_dict ({e})") from None
 
-# %% ../nbs/02b_evaluation.ipynb #2afc30ef
+# %% ../nbs/02b_evaluation.ipynb #95b385f4
 def compare(
     y: np.ndarray,
     p: np.ndarray,
@@ -498,7 +498,7 @@ def compare(
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.training import compare
+    >>> from mlscale.evaluation import compare
     >>> late, days = np.tile([0, 0, 0, 1], 30), np.repeat(range(60), 2)
     >>> sharp, base = np.where(late == 1, .5, .2), np.full(120, .25)
     >>> compare(late, sharp, base, days=days).verdict   # below zero: the first loses less

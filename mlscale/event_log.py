@@ -109,7 +109,7 @@ def _lines(path: Path, last: bool) -> Iterator[tuple[list, int]]:
             )
         _log.warning("%s: the last line, from byte %d, was never completed; cut off", path, at)
 
-# %% ../nbs/01j_event_log.ipynb #7bba8e65
+# %% ../nbs/01j_event_log.ipynb #49dde32d
 class EventLog:
     """An append-only log on disk: what `append` has returned from survives.
 
@@ -144,7 +144,7 @@ class EventLog:
 
     Examples
     --------
-    >>> from mlscale.online import EventLog
+    >>> from mlscale.event_log import EventLog
     >>> log = EventLog("log", about={"columns": ["id", "delay"]})
     >>> log.append([["e1", 20], ["e2", 5]])   # on the disk when this returns
     >>> log.close()

@@ -53,7 +53,7 @@ def _bodies(code: str) -> set[str]:
     texts = [ast.get_source_segment(code, s) or "" for s in statements]
     return {line.strip() for text in texts for line in text.splitlines()}
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #c4480573
+# %% ../nbs/90d_exercise_notebooks.ipynb #450fe23a
 _LEFT = re.compile(r"^[ \t]*#+[ \t]*(?:(?:BEGIN|END)\b|.*(?i:solution)).*$", re.M)
 _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION[ \t]*\n(.*?)^[ \t]*### END SOLUTION[ \t]*$",
                        re.M | re.S)
@@ -88,7 +88,7 @@ class Draft:
     --------
     >>> from pathlib import Path
     >>> from mlscale import storage
-    >>> from mlscale.exercises import read_solution
+    >>> from mlscale.exercise_notebooks import read_solution
     >>> solutions = Path(storage.__file__).parent.parent/"nbs"/"solutions"
     >>> draft = read_solution(solutions/"10_sequential_solution.ipynb")[0]
     >>> draft.name, draft.title, draft.points
@@ -272,7 +272,7 @@ def _draft(path: Path, chapter: str, cells: list[_Cell], space: dict, title: str
                  _made_cases(where, of("cases")[0][1], space, function),
                  tuple(m[:2] for m in made("also")), tuple(made("wrong")), names)
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #5b7d5c6d
+# %% ../nbs/90d_exercise_notebooks.ipynb #6eda31e4
 def read_solution(path: str | Path) -> list[Draft]:
     """Read the questions of a solution notebook. Runs its imports, its solutions and its cases, and
     nothing else.
@@ -297,7 +297,7 @@ def read_solution(path: str | Path) -> list[Draft]:
     --------
     >>> from pathlib import Path
     >>> from mlscale import storage
-    >>> from mlscale.exercises import read_solution
+    >>> from mlscale.exercise_notebooks import read_solution
     >>> solutions = Path(storage.__file__).parent.parent/"nbs"/"solutions"
     >>> [d.name for d in read_solution(solutions/"10_sequential_solution.ipynb")]
     ['10.q1', '10.q2']
@@ -371,7 +371,7 @@ def _examine(draft: Draft, question: Question) -> None:
             raise ValueError(f"{draft.name}: the cases cannot tell {label!r} from {other!r}: add"
                              " one that does")
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #4eac72de
+# %% ../nbs/90d_exercise_notebooks.ipynb #3e694a1d
 def question(draft: Draft) -> Question:
     """Compute the outcomes of a draft, and refuse a checker that would be wrong or weak.
 
@@ -396,7 +396,7 @@ def question(draft: Draft) -> Question:
     --------
     >>> from pathlib import Path
     >>> from mlscale import storage
-    >>> from mlscale.exercises import question, read_solution
+    >>> from mlscale.exercise_notebooks import question, read_solution
     >>> solutions = Path(storage.__file__).parent.parent/"nbs"/"solutions"
     >>> draft = read_solution(solutions/"10_sequential_solution.ipynb")[0]
     >>> q = question(draft)   # examined: or it were a ValueError
@@ -458,7 +458,7 @@ def _use(name: str, code: str) -> str:
     return (f'from mlscale.exercises import solved\nif solved("{name}"):\n'
             + textwrap.indent(code, "    "))
 
-# %% ../nbs/90d_exercise_notebooks.ipynb #8742e856
+# %% ../nbs/90d_exercise_notebooks.ipynb #c520b4a8
 def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
     """Write the students' notebook of a solution notebook, and the file that checking reads.
 
@@ -484,7 +484,7 @@ def generate(solution: str | Path, to: str | Path) -> tuple[Path, Path]:
     --------
     >>> from pathlib import Path
     >>> from mlscale import storage
-    >>> from mlscale.exercises import generate
+    >>> from mlscale.exercise_notebooks import generate
     >>> solutions = Path(storage.__file__).parent.parent/"nbs"/"solutions"
     >>> [p.as_posix() for p in generate(solutions/"10_sequential_solution.ipynb", "exercises")]
     ['exercises/10_sequential.ipynb', 'exercises/.cases/10_sequential.json']

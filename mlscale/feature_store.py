@@ -257,7 +257,7 @@ def _feast_view(view: View, folder: Path,
         online=True, source=PushSource(name=f"{view.name}_push", batch_source=source))
     return made, facts
 
-# %% ../nbs/01l_feature_store.ipynb #7b3227b4
+# %% ../nbs/01l_feature_store.ipynb #883ad570
 def carries_clocks(view: "feast.FeatureView") -> bool:
     """Whether a view of a store is one that `repository` made.
 
@@ -273,7 +273,7 @@ def carries_clocks(view: "feast.FeatureView") -> bool:
 
     Examples
     --------
-    >>> from mlscale.features import driver_repository
+    >>> from mlscale.feature_store import driver_repository
     >>> from mlscale.feature_store import carries_clocks
     >>> store = driver_repository("drivers")   # as Feast comes
     >>> carries_clocks(store.get_feature_view("driver_statistics"))
@@ -300,7 +300,7 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01l_feature_store.ipynb #51bb34c0
+# %% ../nbs/01l_feature_store.ipynb #61833755
 def repository(
     path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
 ) -> "feast.FeatureStore":
@@ -338,7 +338,7 @@ def repository(
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.feature_store import repository
     >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
     >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
@@ -390,7 +390,7 @@ def _driver_facts() -> pd.DataFrame:
     average = rides.groupby("driver_id").rides.transform(mean)
     return rides.drop(columns="rides").assign(avg_daily_rides=average)
 
-# %% ../nbs/01l_feature_store.ipynb #058a4f00
+# %% ../nbs/01l_feature_store.ipynb #2f41c9b1
 def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     """Set up the feature store of the lesson: the drivers and their rides, in a folder of its own.
 
@@ -415,7 +415,7 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
 
     Examples
     --------
-    >>> from mlscale.features import driver_repository
+    >>> from mlscale.feature_store import driver_repository
     >>> store = driver_repository("drivers")
     >>> view = store.get_feature_view("driver_statistics")
     >>> view.join_keys, [f.name for f in view.features], str(view.ttl)
@@ -440,7 +440,7 @@ def driver_repository(path: str | os.PathLike) -> "feast.FeatureStore":
     store.apply([driver, view])
     return store
 
-# %% ../nbs/01l_feature_store.ipynb #4e657ab9
+# %% ../nbs/01l_feature_store.ipynb #90864e21
 def rolling_facts(
     rollings: Rolling | Sequence[Rolling], events: pd.DataFrame, times: pd.DatetimeIndex
 ) -> pd.DataFrame:
@@ -469,7 +469,7 @@ def rolling_facts(
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> from mlscale.feature_store import rolling_facts
     >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
     >>> events = pd.DataFrame({"driver_id": 1001, "created_timestamp": at(9, 11), "rides": [3, 4]})

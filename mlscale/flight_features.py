@@ -71,7 +71,7 @@ def _steps(flights: pd.DataFrame) -> pd.DataFrame:
         departed[["origin"]].assign(created_timestamp=left, step=-1.),
     ])
 
-# %% ../nbs/01i_flight_features.ipynb #03c59ecd
+# %% ../nbs/01i_flight_features.ipynb #b7e67d78
 def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What the features of the flights are made of, by source, each fact with the time at which it
     became known.
@@ -104,7 +104,7 @@ def flight_facts(flights: pd.DataFrame, weather: pd.DataFrame) -> dict[str, pd.D
 
     Examples
     --------
-    >>> from mlscale.features import flight_facts
+    >>> from mlscale.flight_features import flight_facts
     >>> from mlscale.data import load_flights, load_weather
     >>> facts = flight_facts(load_flights().head(100), load_weather())   # one of them never left
     >>> {source: len(facts[source]) for source in ("landed", "departed", "steps", "timetable")}
@@ -191,7 +191,7 @@ def features_of_facts(facts: Mapping[str, pd.DataFrame], asked: pd.DataFrame,
     rolling = [rolling_features(ROLLINGS[s], facts[s], tables[s]) for s in ROLLINGS]
     return {**_looked_up(facts, asked, at), **{c: r[c] for r in rolling for c in r}}
 
-# %% ../nbs/01i_flight_features.ipynb #f4bcf07f
+# %% ../nbs/01i_flight_features.ipynb #1d6915d2
 def flight_features(
     flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, *,
     horizon: pd.Timedelta = HORIZON, refresh: pd.Timedelta | None = None,
@@ -231,7 +231,7 @@ def flight_features(
     Examples
     --------
     >>> from mlscale.data import load_flights, load_planes, load_weather
-    >>> from mlscale.features import flight_features
+    >>> from mlscale.flight_features import flight_features
     >>> flights = load_flights().head(100)
     >>> rows = flight_features(flights, load_weather(), load_planes())
     >>> rows[["event_timestamp", "distance", "late_carrier_1d"]].head(1)   # it leaves at 10:15
@@ -258,7 +258,7 @@ def flight_features(
     out.insert(1, "event_timestamp", at)
     return out
 
-# %% ../nbs/01i_flight_features.ipynb #c70a5e6f
+# %% ../nbs/01i_flight_features.ipynb #93234e10
 def load_features() -> pd.DataFrame:
     """The features and labels of the year, built once and kept in the cache.
 
@@ -270,7 +270,7 @@ def load_features() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.features import FEATURES, load_features
+    >>> from mlscale.flight_features import FEATURES, load_features
     >>> features = load_features()
     >>> len(features), len(FEATURES)
     (336776, 45)
@@ -284,7 +284,7 @@ def load_features() -> pd.DataFrame:
         return features.assign(late=flights.late, label_time=flights.label_time)
     return cached_frame("features", "2" + "".join(SOURCES.values()), build)
 
-# %% ../nbs/01i_flight_features.ipynb #dea89a99
+# %% ../nbs/01i_flight_features.ipynb #0d2db15c
 class OnlineFlights:
     """The features of the flights that become known with time, computed event by event.
 
@@ -299,7 +299,7 @@ class OnlineFlights:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import OnlineFlights
+    >>> from mlscale.flight_features import OnlineFlights
     >>> at = lambda text: pd.Timestamp(f"2013-07-01 {text}", tz="UTC")
     >>> live, flight = OnlineFlights(), {"carrier": "UA", "flight": 1, "tailnum": "N1",
     ...                                  "origin": "EWR", "dest": "IAH", "sched_dep": at("14:00")}
@@ -379,7 +379,7 @@ class OnlineFlights:
             out[f"last_{name}_age"] = None if then is None else (at - then)/pd.Timedelta(minutes=1)
         return out
 
-# %% ../nbs/01i_flight_features.ipynb #3c974608
+# %% ../nbs/01i_flight_features.ipynb #2362cee9
 def _needed_columns() -> dict[str, list[str]]:
     "The columns of each source that some feature reads."
     out = {}
@@ -408,7 +408,7 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
     Examples
     --------
     >>> from mlscale.data import load_flights, load_weather
-    >>> from mlscale.features import flight_stream
+    >>> from mlscale.flight_features import flight_stream
     >>> stream = flight_stream(load_flights().head(1), load_weather().head(0))
     >>> [source for source, row in stream]   # it is asked about before it has left
     ['timetable', 'flight', 'steps', 'departed', 'last_dep', 'steps', 'landed', 'last_arr']
@@ -428,7 +428,7 @@ def flight_stream(flights: pd.DataFrame, weather: pd.DataFrame) -> Iterator[tupl
         source = sources[of[j]]
         yield source, dict(zip(names[source], [c[row[j]] for c in columns[source]]))
 
-# %% ../nbs/01i_flight_features.ipynb #1eb17e4c
+# %% ../nbs/01i_flight_features.ipynb #45fe08f2
 def replay(flights: pd.DataFrame, weather: pd.DataFrame,
            live: OnlineFlights | None = None) -> pd.DataFrame:
     """What a live system answers for each flight, in turn.
@@ -449,7 +449,7 @@ def replay(flights: pd.DataFrame, weather: pd.DataFrame,
     Examples
     --------
     >>> from mlscale.data import load_flights, load_planes, load_weather
-    >>> from mlscale.features import flight_features, replay
+    >>> from mlscale.flight_features import flight_features, replay
     >>> flights, weather = load_flights().head(50), load_weather().head(0)
     >>> live = replay(flights, weather)
     >>> table = flight_features(flights, weather, load_planes())

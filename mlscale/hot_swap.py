@@ -16,7 +16,7 @@ from .artifacts import Bundle, load_bundle
 from .pointer import PRODUCTION, ModelVersion, read_pointer
 from .storage import home
 
-# %% ../nbs/06d_hot_swap.ipynb #b10d9fa0
+# %% ../nbs/06d_hot_swap.ipynb #89999ede
 @dataclass(frozen=True, eq=False)
 class DeployedModel(ModelVersion):
     """A version that a pointer names, with its bundle.
@@ -32,7 +32,7 @@ class DeployedModel(ModelVersion):
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from mlscale.artifacts import ModelVersion, save, write_pointer
-    >>> from mlscale.serving import DeployedModel
+    >>> from mlscale.hot_swap import DeployedModel
     >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
     >>> bundle = save(model, "bundles/late/1", example=[[6.], [18.]])
     >>> named = ModelVersion("late", 1, bundle.sha256)
@@ -41,7 +41,7 @@ class DeployedModel(ModelVersion):
     """
     bundle: Bundle = field(repr=False)
 
-# %% ../nbs/06d_hot_swap.ipynb #00fd97d9
+# %% ../nbs/06d_hot_swap.ipynb #6af0b511
 def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedModel:
     """Load a version that a pointer names, and try it once.
 
@@ -67,7 +67,7 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from mlscale.artifacts import ModelVersion, save, write_pointer
-    >>> from mlscale.serving import load_deployed
+    >>> from mlscale.hot_swap import load_deployed
     >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
     >>> bundle = save(model, "bundles/late/2", example=[[6.], [18.]])
     >>> named = ModelVersion("late", 2, bundle.sha256)
@@ -77,7 +77,7 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
     bundle = load_bundle(Path(folder)/str(named.version), sha256=named.sha256)
     return DeployedModel(named.name, named.version, named.sha256, bundle)
 
-# %% ../nbs/06d_hot_swap.ipynb #0bf3edaa
+# %% ../nbs/06d_hot_swap.ipynb #c5681578
 def load_model_from_registry(name: str = PRODUCTION, version: int | None = None, *,
                              bundles: str | os.PathLike | None = None,
                              model: str = "late") -> Bundle:
@@ -109,7 +109,7 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from mlscale.artifacts import ModelVersion, save, write_pointer
-    >>> from mlscale.serving import load_model_from_registry
+    >>> from mlscale.hot_swap import load_model_from_registry
     >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
     >>> bundle = save(model, "bundles/late/3", example=[[6.], [18.]])
     >>> named = ModelVersion("late", 3, bundle.sha256)
@@ -134,7 +134,7 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
                          f"{named.name!r}; deploy the other, or ask without a version")
     return load_deployed(folder, named).bundle
 
-# %% ../nbs/06d_hot_swap.ipynb #52dd6453
+# %% ../nbs/06d_hot_swap.ipynb #638c5cd1
 class ReloadingModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -153,7 +153,7 @@ class ReloadingModel:
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from mlscale.artifacts import ModelVersion, save, write_pointer
-    >>> from mlscale.serving import ReloadingModel
+    >>> from mlscale.hot_swap import ReloadingModel
     >>> model = LogisticRegression().fit([[6.], [9.], [15.], [18.]], [0, 0, 1, 1])
     >>> bundle = save(model, "bundles/late/4", example=[[6.], [18.]])
     >>> named = ModelVersion("late", 4, bundle.sha256)

@@ -79,7 +79,7 @@ def _plain(*arrays: Any) -> tuple:
     "Single numbers as Python floats, arrays as they are."
     return tuple(a.item() if np.ndim(a) == 0 else a for a in arrays)
 
-# %% ../nbs/09b_intervals.ipynb #662ea57c
+# %% ../nbs/09b_intervals.ipynb #94a3f43d
 def difference_of_rates(
     xc: np.ndarray, nc: np.ndarray, xt: np.ndarray, nt: np.ndarray
 ) -> np.ndarray:
@@ -134,7 +134,7 @@ def pooled_z_test(
 
     Examples
     --------
-    >>> from mlscale.experiments import pooled_z_test
+    >>> from mlscale.intervals import pooled_z_test
     >>> z, p, log10_p = pooled_z_test(100, 1000, 130, 1000)
     >>> round(z, 3), round(p, 4)   # .03/sqrt(.115*.885*2/1000)
     (2.103, 0.0355)
@@ -220,7 +220,7 @@ def _newcombe(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     d = difference_of_rates(xc, nc, xt, nt)
     return np.maximum(d - np.hypot(down_t, up_c), -1), np.minimum(d + np.hypot(up_t, down_c), 1)
 
-# %% ../nbs/09b_intervals.ipynb #a75ad965
+# %% ../nbs/09b_intervals.ipynb #2c105dd5
 DIFFERENCE: dict[str, Callable] = {
     "miettinen-nurminen": _miettinen_nurminen,
     "mee": _mee,
@@ -279,7 +279,7 @@ def diff_proportions_ci(
 
     Examples
     --------
-    >>> from mlscale.experiments import diff_proportions_ci
+    >>> from mlscale.intervals import diff_proportions_ci
     >>> low, high = diff_proportions_ci(48, 80, 56, 70)   # 60 % against 80 %
     >>> round(low, 4), round(high, 4)   # as in Newcombe (1998)
     (0.0528, 0.3382)
@@ -305,7 +305,7 @@ def _tables(n_control: int, n_treatment: int) -> tuple[np.ndarray, int, np.ndarr
 def _chances(p: float, name: str, n: int) -> np.ndarray:
     return stats.binom.pmf(np.arange(n + 1), n, number(p, name, low=0, high=1))
 
-# %% ../nbs/09b_intervals.ipynb #4051f8bb
+# %% ../nbs/09b_intervals.ipynb #bd27d04f
 def exact_coverage(
     n_control: int,
     n_treatment: int,
@@ -345,7 +345,7 @@ def exact_coverage(
 
     Examples
     --------
-    >>> from mlscale.experiments import exact_coverage
+    >>> from mlscale.intervals import exact_coverage
     >>> round(exact_coverage(20, 20, .01, .10), 3)
     0.989
     >>> round(exact_coverage(20, 20, .01, .10, method="wald"), 3)   # both promise .95
@@ -369,7 +369,7 @@ def exact_coverage(
     held = (low <= p_treatment - p_control) & (p_treatment - p_control <= high)
     return float(weights[0] @ held @ weights[1])
 
-# %% ../nbs/09b_intervals.ipynb #198558f3
+# %% ../nbs/09b_intervals.ipynb #6b09eaf9
 def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05) -> float:
     """How often the pooled z test rejects although both rates are equal, by enumeration of every
     possible result.
@@ -395,7 +395,7 @@ def exact_size(n_control: int, n_treatment: int, p: float, *, alpha: float = .05
 
     Examples
     --------
-    >>> from mlscale.experiments import exact_size
+    >>> from mlscale.intervals import exact_size
     >>> round(exact_size(100, 100, .3), 3)
     0.051
     >>> round(exact_size(1000, 20, .02, alpha=.001), 3)   # ten times alpha: .4 conversions expected
@@ -435,7 +435,7 @@ def _koopman(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
 def _miettinen_nurminen_ratio(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     return _score_ratio(xc, nc, xt, nt, z**2*(nc + nt)/(nc + nt - 1))
 
-# %% ../nbs/09b_intervals.ipynb #37a1a3c5
+# %% ../nbs/09b_intervals.ipynb #c3875f31
 def _katz(xc: Any, nc: Any, xt: Any, nt: Any, z: float) -> tuple:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, half = xt/nt/(xc/nc), z*np.sqrt((nt - xt)/nt/xt + (nc - xc)/nc/xc)
@@ -488,7 +488,7 @@ def ratio_proportions_ci(
 
     Examples
     --------
-    >>> from mlscale.experiments import ratio_proportions_ci
+    >>> from mlscale.intervals import ratio_proportions_ci
     >>> low, high = ratio_proportions_ci(16, 80, 36, 40)   # 90 % over 20 %: 4.5 times
     >>> round(low, 2), round(high, 2)   # as in Koopman (1984)
     (2.94, 7.15)
@@ -536,7 +536,7 @@ def fisher_if_few(xc: int, nc: int, xt: int, nt: int, *, alpha: float = .05) -> 
     unlikely = chance[chance <= chance[seen] + 1e-7]
     return float(np.exp(special.logsumexp(unlikely) - special.logsumexp(chance)))
 
-# %% ../nbs/09b_intervals.ipynb #eac79b0e
+# %% ../nbs/09b_intervals.ipynb #891a46f7
 def format_level(level: float) -> str:
     """A level in percent, with the digits that tell it from 100.
 
@@ -552,7 +552,7 @@ def format_level(level: float) -> str:
 
     Examples
     --------
-    >>> from mlscale.experiments import format_level
+    >>> from mlscale.intervals import format_level
     >>> format_level(.95), format_level(.9999999)
     ('95', '99.99999')
     """
@@ -572,7 +572,7 @@ def format_p(p: float) -> str:
 
     Examples
     --------
-    >>> from mlscale.experiments import format_p
+    >>> from mlscale.intervals import format_p
     >>> format_p(.03123), format_p(1e-9)
     ('p = 0.031', 'p < 0.0001')
     """
@@ -645,7 +645,7 @@ def _better_and_loss(c: _LogitBeta, t: _LogitBeta) -> tuple[float, float, float]
     loss = special.logsumexp(below_t + c.mirrored().log_below(-s) - slope + weight)
     return log_mean(below_c, t), log_mean(below_t, c), loss
 
-# %% ../nbs/09b_intervals.ipynb #4e784d8c
+# %% ../nbs/09b_intervals.ipynb #d99d8c0b
 def beta_binomial(
     x_control: int,
     n_control: int,
@@ -679,7 +679,7 @@ def beta_binomial(
 
     Examples
     --------
-    >>> from mlscale.experiments import beta_binomial
+    >>> from mlscale.intervals import beta_binomial
     >>> better, loss = beta_binomial(0, 1, 1, 1)   # one failure against one success
     >>> round(better, 4), round(loss, 4)   # 5/6, and 1/30
     (0.8333, 0.0333)

@@ -447,7 +447,7 @@ def _unit(schemas: Sequence["pa.Schema"]) -> str:
     units = {s.field(c).type.unit for s in schemas for c in CLOCKS if c in s.names}
     return "ns" if "ns" in units else "us"
 
-# %% ../nbs/01d_join_engines.ipynb #a9478b93
+# %% ../nbs/01d_join_engines.ipynb #6ecb3344
 def feature_lookup(
     engine: str,
     entities: "pa.Schema",
@@ -484,7 +484,7 @@ def feature_lookup(
     Examples
     --------
     >>> import pyarrow as pa
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.join_engines import feature_lookup
     >>> at = lambda *seconds: pa.array(seconds, pa.timestamp("s", "UTC"))
     >>> facts = pa.table({"id": [1, 1], "event_timestamp": at(10, 20), "rides": [8, 9]})
@@ -506,7 +506,7 @@ def feature_lookup(
     each = [ENGINES[engine](v, f, entities, unit, session) for v, f in zip(views, facts)]
     return lambda asked: [b(asked) for b in each]
 
-# %% ../nbs/01d_join_engines.ipynb #13ba9eb3
+# %% ../nbs/01d_join_engines.ipynb #07365263
 def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Sequence[View],
                      facts: Sequence["pa.Table | ds.Dataset"], to: str | os.PathLike) -> Path:
     """Join on Spark from Parquet to Parquet; no row leaves the cluster.
@@ -531,7 +531,8 @@ def spark_to_parquet(session: "SparkSession", source: "ds.Dataset", views: Seque
     --------
     >>> import pyarrow
     >>> import pandas as pd
-    >>> from mlscale.features import View, point_in_time_join
+    >>> from mlscale.tables import View
+    >>> from mlscale.point_in_time import point_in_time_join
     >>> from mlscale.spark import session
     >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
     >>> rides = pd.DataFrame({"id": [1], "event_timestamp": [at(9)], "rides": [8]})

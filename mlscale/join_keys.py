@@ -56,7 +56,7 @@ def kind_of(x: "pa.DataType") -> str:
         if any(getattr(pa.types, test)(x) for test in tests.split()): return kind
     return str(x)[:60]
 
-# %% ../nbs/01c_join_keys.ipynb #6de53214
+# %% ../nbs/01c_join_keys.ipynb #2577f48c
 def check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None:
     """Refuse tables whose clocks or keys cannot be compared, or whose features cannot be carried.
 
@@ -75,7 +75,7 @@ def check_schemas(entities: "pa.Schema", facts: "pa.Schema", view: View) -> None
     Examples
     --------
     >>> import pyarrow as pa
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.join_keys import check_schemas
     >>> def fields(id_type): return pa.schema([("event_timestamp", pa.timestamp("us", "UTC")),
     ...                                        ("driver_id", id_type), ("rides", pa.int64())])

@@ -21,7 +21,7 @@ import numpy as np
 from .arguments import array_of_numbers, number, plain, whole
 from .storage import needs
 
-# %% ../nbs/11b_learning_rates.ipynb #4fed16d3
+# %% ../nbs/11b_learning_rates.ipynb #4a04b6cd
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as a function of the step. Made by `inverse_time` and its companions.
@@ -37,7 +37,7 @@ class Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import Schedule, inverse_time
+    >>> from mlscale.learning_rates import Schedule, inverse_time
     >>> rate = inverse_time(.1, .01)
     >>> rate, rate(0), rate(100)   # halved after 1/gamma steps
     (inverse_time(eta0=0.1, gamma=0.01), 0.1, 0.05)
@@ -149,7 +149,7 @@ class Schedule:
         try: return globals()[kind](**arguments)
         except TypeError as e: raise ValueError(f"d: not the arguments of {kind}: {e}") from None
 
-# %% ../nbs/11b_learning_rates.ipynb #669f8461
+# %% ../nbs/11b_learning_rates.ipynb #20f59535
 SCHEDULES = ("constant", "inverse_time", "inverse_scaling", "step_decay", "exponential",
              "polynomial", "cosine", "warm_restarts", "warm_up", "chain")
 
@@ -168,7 +168,7 @@ def constant(eta0: float) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import constant
+    >>> from mlscale.learning_rates import constant
     >>> constant(.05)([0, 1000]).tolist()
     [0.05, 0.05]
     """
@@ -196,14 +196,14 @@ def inverse_time(eta0: float, gamma: float) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import inverse_time
+    >>> from mlscale.learning_rates import inverse_time
     >>> inverse_time(.1, .01)([0, 100, 300]).round(4).tolist()   # over 1, 2 and 4
     [0.1, 0.05, 0.025]
     """
     eta0, gamma = number(eta0, "eta0", above=0), number(gamma, "gamma", low=0)
     return Schedule("inverse_time", {"eta0": eta0, "gamma": gamma}, lambda t: eta0/(1 + gamma*t))
 
-# %% ../nbs/11b_learning_rates.ipynb #f5a8355a
+# %% ../nbs/11b_learning_rates.ipynb #d7b629b1
 def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
     """The rate falls like a power of the time; with the default power it is the 1/sqrt(t) of
     regret bounds.
@@ -226,7 +226,7 @@ def inverse_scaling(eta0: float, power: float = .5) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import inverse_scaling
+    >>> from mlscale.learning_rates import inverse_scaling
     >>> inverse_scaling(.1)([0, 3, 99]).round(4).tolist()   # over 1, 2 and 10
     [0.1, 0.05, 0.01]
     """
@@ -253,7 +253,7 @@ def step_decay(eta0: float, factor: float, every: int) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import step_decay
+    >>> from mlscale.learning_rates import step_decay
     >>> step_decay(.1, .5, every=100)([0, 99, 100, 200]).tolist()
     [0.1, 0.1, 0.05, 0.025]
     """
@@ -280,14 +280,14 @@ def exponential(eta0: float, gamma: float) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import exponential
+    >>> from mlscale.learning_rates import exponential
     >>> exponential(.1, .01)([0, 100]).round(4).tolist()   # over e after 1/gamma steps
     [0.1, 0.0368]
     """
     eta0, gamma = number(eta0, "eta0", above=0), number(gamma, "gamma", low=0)
     return Schedule("exponential", {"eta0": eta0, "gamma": gamma}, lambda t: eta0*np.exp(-gamma*t))
 
-# %% ../nbs/11b_learning_rates.ipynb #951c780e
+# %% ../nbs/11b_learning_rates.ipynb #d44770db
 def polynomial(eta0: float, steps: int, power: float = 1., end: float = 0.) -> Schedule:
     """The rate falls to its last value along a power; a straight line with the default power.
 
@@ -309,7 +309,7 @@ def polynomial(eta0: float, steps: int, power: float = 1., end: float = 0.) -> S
 
     Examples
     --------
-    >>> from mlscale.schedules import polynomial
+    >>> from mlscale.learning_rates import polynomial
     >>> polynomial(.1, 100)([0, 50, 100, 1000]).tolist()   # stays at its end
     [0.1, 0.05, 0.0, 0.0]
     """
@@ -341,7 +341,7 @@ def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import cosine
+    >>> from mlscale.learning_rates import cosine
     >>> cosine(.1, 100)([0, 50, 100, 1000]).round(4).tolist()   # stays at its end
     [0.1, 0.05, 0.0, 0.0]
     """
@@ -350,7 +350,7 @@ def cosine(eta0: float, steps: int, end: float = 0.) -> Schedule:
     return Schedule("cosine", {"eta0": eta0, "steps": steps, "end": end},
                     lambda t: end + (eta0 - end)*(1 + np.cos(np.pi*np.minimum(t, steps)/steps))/2)
 
-# %% ../nbs/11b_learning_rates.ipynb #21bbd139
+# %% ../nbs/11b_learning_rates.ipynb #c4a0d696
 def optimal(alpha: float) -> Schedule:
     """scikit-learn's and river's "optimal" schedule, which is `inverse_time` with both numbers
     taken from one.
@@ -371,14 +371,14 @@ def optimal(alpha: float) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import optimal
+    >>> from mlscale.learning_rates import optimal
     >>> optimal(.0001)   # .0001**(-1/4) is 10
     inverse_time(eta0=10, gamma=0.001)
     """
     eta0 = number(alpha, "alpha", above=0)**-.25
     return inverse_time(eta0, eta0*alpha)
 
-# %% ../nbs/11b_learning_rates.ipynb #67da11b5
+# %% ../nbs/11b_learning_rates.ipynb #db04221d
 def _schedule(name: str, x: Any) -> Schedule:
     if isinstance(x, Schedule): return x
     raise TypeError(f"{name}={x!r}: a schedule such as inverse_time(.1, .001)")
@@ -400,7 +400,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import constant, warm_up
+    >>> from mlscale.learning_rates import constant, warm_up
     >>> warm_up(constant(.1), 4)([0, 1, 2, 3, 4, 5]).round(2).tolist()
     [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
     """
@@ -429,7 +429,7 @@ def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import chain, constant, polynomial
+    >>> from mlscale.learning_rates import chain, constant, polynomial
     >>> rate = chain(constant(.1), 10, polynomial(.1, 10))
     >>> rate([0, 9, 10, 15, 20]).round(3).tolist()   # the second begins at its own step 0
     [0.1, 0.1, 0.1, 0.05, 0.0]
@@ -440,7 +440,7 @@ def chain(first: Schedule, steps: int, then: Schedule) -> Schedule:
                     lambda t: np.where(t < steps, first.rate(t),
                                        then.rate(np.maximum(t - steps, 0))))
 
-# %% ../nbs/11b_learning_rates.ipynb #72fd8f7a
+# %% ../nbs/11b_learning_rates.ipynb #7dea2514
 def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     """A schedule that begins anew after each period; each period may be longer than the one
     before.
@@ -465,7 +465,7 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
 
     Examples
     --------
-    >>> from mlscale.schedules import polynomial, warm_restarts
+    >>> from mlscale.learning_rates import polynomial, warm_restarts
     >>> rate = warm_restarts(polynomial(.1, 10), 10, growth=2)
     >>> rate([0, 5, 10, 20, 30]).round(3).tolist()   # the second period takes 20 steps
     [0.1, 0.05, 0.1, 0.05, 0.1]
@@ -481,7 +481,7 @@ def warm_restarts(schedule: Schedule, period: int, growth: int = 1) -> Schedule:
     return Schedule("warm_restarts", {"schedule": schedule, "period": period, "growth": growth},
                     rate)
 
-# %% ../nbs/11b_learning_rates.ipynb #df8ee8f7
+# %% ../nbs/11b_learning_rates.ipynb #f01b3944
 @dataclass(frozen=True)
 class AdaGrad:
     """A rate for each column that falls with the squared gradients seen in it.
@@ -500,7 +500,8 @@ class AdaGrad:
 
     Examples
     --------
-    >>> from mlscale.schedules import AdaGrad, OnlineLogistic
+    >>> from mlscale.learning_rates import AdaGrad
+    >>> from mlscale.online_learning import OnlineLogistic
     >>> model = OnlineLogistic(2, AdaGrad(.1))
     >>> model.rates.round(1).tolist()   # .1/sqrt(1e-8): the first step has the size .1
     [1000.0, 1000.0]
@@ -635,7 +636,7 @@ def agree(kind: str, **fields: bool) -> None:
         if not fits:
             raise ValueError(f"d: {kind} with a damaged {name}: it contradicts the other fields")
 
-# %% ../nbs/11b_learning_rates.ipynb #4dcbb0a6
+# %% ../nbs/11b_learning_rates.ipynb #46bd944a
 class Adaptive:
     """A rate that is kept while the loss falls and divided where it no longer does.
 
@@ -652,7 +653,7 @@ class Adaptive:
 
     Examples
     --------
-    >>> from mlscale.schedules import Adaptive
+    >>> from mlscale.learning_rates import Adaptive
     >>> rate = Adaptive(.1, patience=2)
     >>> [rate.update(loss).rate for loss in (.6, .5, .5, .5)]   # two passes without improvement
     [0.1, 0.1, 0.1, 0.02]

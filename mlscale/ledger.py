@@ -51,7 +51,7 @@ def check_digest(x: Any, what: str) -> str:
     raise ValueError(f"{what}: {x!r:.70} is no digest of 64 hexadecimal digits; "
                      "restore the record, or register the model anew")
 
-# %% ../nbs/04b_ledger.ipynb #c51f621d
+# %% ../nbs/04b_ledger.ipynb #5f306759
 @dataclass(frozen=True)
 class Version(ModelVersion):
     """One registered model: which it is, and how it came to be.
@@ -70,7 +70,7 @@ class Version(ModelVersion):
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.registry import Version
+    >>> from mlscale.ledger import Version
     >>> Version("late", 3, "0"*64, Path("artifacts/late/3"), {"log_loss": .42}, {"seed": 0})
     Version(name='late', version=3, metrics={'log_loss': 0.42})
     """
@@ -79,7 +79,7 @@ class Version(ModelVersion):
     lineage: dict = field(repr=False)
     evaluation: Evaluation | None = field(default=None, repr=False)
 
-# %% ../nbs/04b_ledger.ipynb #13820f3c
+# %% ../nbs/04b_ledger.ipynb #cfe405b3
 def alias_history(events: Sequence[Mapping]) -> dict[str, list[int]]:
     """Replay a history.
 
@@ -96,7 +96,7 @@ def alias_history(events: Sequence[Mapping]) -> dict[str, list[int]]:
 
     Examples
     --------
-    >>> from mlscale.registry import alias_history
+    >>> from mlscale.ledger import alias_history
     >>> story = [("promote", 1), ("promote", 2), ("refuse", 3), ("rollback", 1)]
     >>> alias_history([{"event": e, "alias": "champion", "version": v} for e, v in story])
     {'champion': [1]}
@@ -228,7 +228,7 @@ def _make_database(path: Path) -> None:
             os.link(shutil.copyfile(kept, Path(folder)/path.name), path)   # fails if it is there
     except OSError: logging.getLogger(__name__).info("no cache to copy an empty database from")
 
-# %% ../nbs/04b_ledger.ipynb #d018a431
+# %% ../nbs/04b_ledger.ipynb #b6d80a6f
 class Ledger:
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing and sends nothing.
@@ -240,7 +240,7 @@ class Ledger:
 
     Examples
     --------
-    >>> from mlscale.registry import Ledger
+    >>> from mlscale.ledger import Ledger
     >>> ledger = Ledger("sqlite:///mlflow.db")
     >>> ledger.add("late", 1, "artifacts/late/1", "0"*64)
     1

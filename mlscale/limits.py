@@ -53,7 +53,7 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
                      if "text" in types else rows, what)
     return np.array(rows, dtype=object) if "text" in types else floats
 
-# %% ../nbs/06e_limits.ipynb #62724566
+# %% ../nbs/06e_limits.ipynb #816d6538
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `values` of a request into an array, or say in one line what is wrong with them.
 
@@ -80,7 +80,7 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
 
     Examples
     --------
-    >>> from mlscale.serving import read_rows
+    >>> from mlscale.limits import read_rows
     >>> read_rows(["UA", 17], ["carrier", "hour"], ["text", "number"]).tolist()
     [['UA', 17]]
     >>> read_rows([["UA", "17"]], ["carrier", "hour"], ["text", "number"])
@@ -104,7 +104,7 @@ def _check_size(rows: list, what: str) -> None:
         raise ValueError(f"{what}: {len(rows)} rows, at most {MAX_ROWS} in a request; score more "
                          "in a batch")
 
-# %% ../nbs/06e_limits.ipynb #c2d7cc40
+# %% ../nbs/06e_limits.ipynb #d72421d0
 def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `features` of a request, values by name, into an array.
 
@@ -128,7 +128,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
 
     Examples
     --------
-    >>> from mlscale.serving import read_features
+    >>> from mlscale.limits import read_features
     >>> read_features({"temp": None, "hour": 17}, ["hour", "temp"]).tolist()
     [[17.0, nan]]
     >>> read_features({"hours": 17}, ["hour", "temp"])
@@ -142,13 +142,13 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #7e1d756d
+# %% ../nbs/06e_limits.ipynb #5c21111b
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch.
 
     Examples
     --------
-    >>> from mlscale.serving import ServiceMetrics
+    >>> from mlscale.limits import ServiceMetrics
     >>> metrics = ServiceMetrics()
     >>> metrics.requests.labels(200).inc()
     >>> b'mlscale_requests_total{status="200"} 1.0' in metrics.text()
@@ -211,7 +211,7 @@ def refusal(metrics: ServiceMetrics, status: int, why: object) -> "JSONResponse"
     detail = str(why)[:290].encode(errors="backslashreplace").decode()
     return JSONResponse({"detail": detail}, status)
 
-# %% ../nbs/06e_limits.ipynb #b00aee17
+# %% ../nbs/06e_limits.ipynb #1d333ace
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 
@@ -233,7 +233,7 @@ class Limits:
     --------
     >>> from fastapi import FastAPI
     >>> from fastapi.testclient import TestClient
-    >>> from mlscale.serving import Limits, ServiceMetrics
+    >>> from mlscale.limits import Limits, ServiceMetrics
     >>> app = FastAPI()
     >>> app.add_middleware(Limits, metrics=ServiceMetrics(), max_bytes=10)
     >>> TestClient(app).post("/predict", content=b"x"*11).status_code

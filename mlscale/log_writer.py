@@ -64,7 +64,7 @@ class _Queue:
         "Whether the end comes `within` so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06c_log_writer.ipynb #6a74d632
+# %% ../nbs/06c_log_writer.ipynb #b66d4f50
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ class LogWriter:
 
     Examples
     --------
-    >>> from mlscale.serving import LogWriter, Prediction, PredictionLog
+    >>> from mlscale.log_writer import LogWriter
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
     >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
     >>> with PredictionLog("log.db") as log:
     ...     writer = LogWriter(log, "durable")

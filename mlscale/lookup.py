@@ -19,7 +19,7 @@ import pandas as pd
 from .join_keys import exact_key
 from .tables import View
 
-# %% ../nbs/01f_lookup.ipynb #b916b391
+# %% ../nbs/01f_lookup.ipynb #cc87f346
 SINCE_1678 = ("lies beyond what nanoseconds express, the years 1678 to 2261; drop it, "
               "or write what it stands for in another column")
 
@@ -34,7 +34,7 @@ class ForwardState:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> at = lambda text: pd.Timestamp(f"2013-07-01 {text}", tz="UTC")
     >>> state = Rolling("n", value=None, by="origin", window=None, agg="count").online()
     >>> state.get("JFK", at("10:00"))
@@ -217,7 +217,7 @@ def refuse_other_kind(key: object, known: object) -> None:
             " convert it"
         )
 
-# %% ../nbs/01f_lookup.ipynb #3033e9aa
+# %% ../nbs/01f_lookup.ipynb #d34d0afb
 class LookupState(ForwardState):
     """The newest known fact of each key online, as `point_in_time_join` gives it offline.
 
@@ -240,7 +240,8 @@ class LookupState(ForwardState):
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import LookupState, View
+    >>> from mlscale.lookup import LookupState
+    >>> from mlscale.tables import View
     >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
     >>> state = LookupState(View("weather", None, "origin", pd.Timedelta(hours=6), "temp"))
     >>> state.update({"origin": "JFK", "event_timestamp": at(10), "temp": 75.})

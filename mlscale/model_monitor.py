@@ -43,7 +43,7 @@ def _predictions(x: Any, name: str) -> np.ndarray:
     "One prediction a row, some of them known."
     return _columns(_one_column(x, name), name).to_numpy().ravel()
 
-# %% ../nbs/08c_model_monitor.ipynb #ff695109
+# %% ../nbs/08c_model_monitor.ipynb #a0f8f53f
 def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> dict[str, float]:
     """How far batches stray when nothing is wrong: the smallest distance that should count, by
     column.
@@ -70,7 +70,7 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.monitoring import usual_effects
+    >>> from mlscale.model_monitor import usual_effects
     >>> days = [pd.DataFrame({"temp": range(i, i + 50), "wind": range(50)}) for i in range(20)]
     >>> effects = usual_effects(days)   # temp wanders from day to day, wind does not
     >>> {column: round(effect, 2) for column, effect in effects.items()}
@@ -97,7 +97,7 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     strays *= (len(everything)/(len(everything) - sizes))[:, None]
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
-# %% ../nbs/08c_model_monitor.ipynb #d65d4e6b
+# %% ../nbs/08c_model_monitor.ipynb #12a87869
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
 def _measured(latencies_ms: Any) -> np.ndarray:
@@ -127,7 +127,7 @@ class ModelMetrics:
 
     Examples
     --------
-    >>> from mlscale.monitoring import ModelMetrics
+    >>> from mlscale.model_monitor import ModelMetrics
     >>> batch = {"temp": [20, 21, None, 23], "wind": [1, 2, 3, 4]}
     >>> ModelMetrics.measure(batch, predictions=[.2, .2, .4, .4], latencies_ms=[3, 4, 5, 90])
     ModelMetrics(prediction_mean=0.3, prediction_std=0.1, null_rate=0.125, latency_p99=90)
@@ -235,7 +235,7 @@ def _card(monitor: "ModelMonitor") -> str:
     return (f"<p>{html.escape(repr(monitor))}</p><ul>{alerts}</ul>"
             f"{table.round(3).to_html(max_rows=20)}")
 
-# %% ../nbs/08c_model_monitor.ipynb #17fbda69
+# %% ../nbs/08c_model_monitor.ipynb #b237a56c
 FORMAT = 1
 
 class ModelMonitor:
@@ -271,7 +271,7 @@ class ModelMonitor:
 
     Examples
     --------
-    >>> from mlscale.monitoring import ModelMonitor
+    >>> from mlscale.model_monitor import ModelMonitor
     >>> monitor = ModelMonitor({"temp": range(200)})
     >>> monitor.check_latency([5, 7, 9]), monitor.check_data_drift({"temp": range(100, 300)})
     (False, True)

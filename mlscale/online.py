@@ -96,7 +96,7 @@ def _holding(values: list, type_: object) -> Any:
         return pd.array(values, "Int64")
     return np.array(values, float)
 
-# %% ../nbs/01m_online.ipynb #ca95f1a3
+# %% ../nbs/01m_online.ipynb #f0ceb1e0
 def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
          at: pd.Timestamp) -> pd.DataFrame:
     """The values of features as they may be used at a moment.
@@ -137,7 +137,7 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
     --------
     >>> import pandas as pd
     >>> from mlscale.feature_store import repository
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.online import materialize, read
     >>> noon, day = pd.Timestamp("2013-07-01 12:00", tz="UTC"), pd.Timedelta(days=1)
     >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
@@ -236,7 +236,7 @@ def _refuse_contradictions(new: pd.Series, old: Sequence, same: Sequence[bool],
                          f"{repr(b)[:40]} with both times equal; "
                          "a correction needs a later created_timestamp")
 
-# %% ../nbs/01m_online.ipynb #8c265cc7
+# %% ../nbs/01m_online.ipynb #6c3ff0d1
 def _write(store: "feast.FeatureStore", view: str, facts: pd.DataFrame,
            added: Sequence[str] = ()) -> int:
     "As `write`; features that the view did not have before are `added` to facts that are stored."
@@ -287,7 +287,7 @@ def write(store: "feast.FeatureStore", view: str, facts: Any) -> int:
     --------
     >>> import pandas as pd
     >>> from mlscale.feature_store import repository
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.online import write
     >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
     >>> fact = lambda hour, rides: pd.DataFrame({"driver_id": [1001], "event_timestamp": [at(hour)],
@@ -337,7 +337,7 @@ def _materialize(store: "feast.FeatureStore", view: "feast.FeatureView", until: 
         with replacing(Path(store.repo_path)/f"{view.name}.until") as new: new.write_text(content)
     return taken
 
-# %% ../nbs/01m_online.ipynb #c0d38072
+# %% ../nbs/01m_online.ipynb #82b0417c
 def materialize(
     store: "feast.FeatureStore",
     until: pd.Timestamp,
@@ -384,7 +384,7 @@ def materialize(
     --------
     >>> import pandas as pd
     >>> from mlscale.feature_store import repository
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> from mlscale.online import materialize
     >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
     >>> rides = pd.DataFrame({"driver_id": [1, 2], "event_timestamp": at(9, 9),

@@ -22,7 +22,7 @@ from .learning_rates import FORMAT, AdaGrad, Schedule, agree, rate_from_dict, re
 from .page_hinkley import PageHinkley, binary_labels, inner_probabilities
 from .storage import needs
 
-# %% ../nbs/11d_online_learning.ipynb #86fb5a47
+# %% ../nbs/11d_online_learning.ipynb #d10ea5ee
 def _days(day: Any, n: int) -> np.ndarray:
     "Whole days in order, one for each row, or an error."
     day = array_of_numbers(day, "day", ndim=1)
@@ -59,7 +59,7 @@ def standardise_known(X: Any, day: Any, *, first_days: int = 7, limit: float = 5
 
     Examples
     --------
-    >>> from mlscale.schedules import standardise_known
+    >>> from mlscale.online_learning import standardise_known
     >>> X = [[1.], [3.], [2.], [9.]]
     >>> day = [0, 0, 1, 2]   # on day 1 the mean is 2 and the deviation 1, of day 0
     >>> standardise_known(X, day, first_days=1).round(2).tolist()
@@ -135,7 +135,7 @@ def _play(model: "OnlineLogistic", X: np.ndarray, y: list, events: Sequence[int]
         raise
     finally: model.updates, model.step = model.updates + count, model.step + count
 
-# %% ../nbs/11d_online_learning.ipynb #5dd87217
+# %% ../nbs/11d_online_learning.ipynb #157c6371
 class OnlineLogistic:
     """Logistic regression that learns one row at a time, in the order in which labels become known.
 
@@ -157,7 +157,8 @@ class OnlineLogistic:
 
     Examples
     --------
-    >>> from mlscale.schedules import OnlineLogistic, constant
+    >>> from mlscale.online_learning import OnlineLogistic
+    >>> from mlscale.learning_rates import constant
     >>> model = OnlineLogistic(2, constant(.1))
     >>> model.predict([1., 2.])
     0.5
@@ -382,7 +383,7 @@ def _outcomes(n: int, y: Any, predicted_at: Any,
     if not unknown.all(): binary_labels(y[~unknown], "y", int(n - unknown.sum()))
     return y, at, known
 
-# %% ../nbs/11d_online_learning.ipynb #f499dfb6
+# %% ../nbs/11d_online_learning.ipynb #3dbf742b
 @dataclass(frozen=True, eq=False)
 class Progressive:
     """What progressive validation gives. Made by `progressive`.
@@ -405,7 +406,8 @@ class Progressive:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import OnlineLogistic, constant, progressive
+    >>> from mlscale.online_learning import OnlineLogistic, progressive
+    >>> from mlscale.learning_rates import constant
     >>> X, y = np.ones((4, 1)), [1, 1, 1, np.nan]   # the last label never comes
     >>> run = progressive(OnlineLogistic(1, constant(1.)), X, y, [0, 1, 2, 3], [5, 1, 2, np.nan])
     >>> run.p.round(3).tolist()   # the first label comes too late to help
@@ -482,7 +484,8 @@ def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import OnlineLogistic, constant, progressive
+    >>> from mlscale.online_learning import OnlineLogistic, progressive
+    >>> from mlscale.learning_rates import constant
     >>> X, y = np.ones((3, 1)), [1, 1, 1]
     >>> for known_at in ([0, 1, 2], [9, 9, 9]):   # labels at once, and labels that come later
     ...     run = progressive(OnlineLogistic(1, constant(1.)), X, y, [0, 1, 2], known_at)
@@ -508,7 +511,7 @@ def progressive(model: OnlineLogistic, X: Any, y: Any, predicted_at: Any,
     return Progressive(p, y, np.logaddexp(0, logits) - y*logits, (p - y)*logits, learned,
                        restarted)
 
-# %% ../nbs/11d_online_learning.ipynb #c5c4be08
+# %% ../nbs/11d_online_learning.ipynb #9b27909a
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A rate that was chosen among candidates. Made by `choose`.
@@ -530,7 +533,8 @@ class Choice:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import choose, constant
+    >>> from mlscale.online_learning import choose
+    >>> from mlscale.learning_rates import constant
     >>> X, t = np.ones((50, 1)), np.arange(50)
     >>> choice = choose([constant(.01), constant(1.)], X, np.ones(50), t, t, rows=t < 40)
     >>> choice.rate, choice.kind(judged_from=40), choice.kind(judged_from=30)
@@ -572,7 +576,7 @@ def _candidates(candidates: Any) -> list[Schedule | AdaGrad]:
     raise TypeError(f"candidates={rates!r:.60}: schedules such as inverse_time(.1, .001), or"
                     " AdaGrad(.1)")
 
-# %% ../nbs/11d_online_learning.ipynb #d66802d0
+# %% ../nbs/11d_online_learning.ipynb #e172b13c
 def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_at: Any,
            known_at: Any, *, rows: Any) -> Choice:
     """Choose the rate with the smallest progressive log loss on some rows.
@@ -600,7 +604,8 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_a
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.schedules import choose, constant
+    >>> from mlscale.online_learning import choose
+    >>> from mlscale.learning_rates import constant
     >>> X, t = np.ones((50, 1)), np.arange(50)
     >>> choose([constant(.01), constant(1.)], X, np.ones(50), t, t, rows=t < 40)
     Choice(constant(eta0=1), the best of 2: log loss 0.0622, labels known until 39)
@@ -626,7 +631,7 @@ def choose(candidates: Sequence[Schedule | AdaGrad], X: Any, y: Any, predicted_a
                          " smaller rates")
     return Choice(rates[int(table.loss.argmin())], table, known[rows].max())
 
-# %% ../nbs/11d_online_learning.ipynb #1c297bb4
+# %% ../nbs/11d_online_learning.ipynb #fc4b9e3e
 def best_fixed(X: Any, y: Any, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
     """The weights with the smallest mean log loss on rows: the best fixed model in hindsight.
 
@@ -652,7 +657,7 @@ def best_fixed(X: Any, y: Any, *, l2: float = 1e-6) -> tuple[np.ndarray, float]:
 
     Examples
     --------
-    >>> from mlscale.schedules import best_fixed
+    >>> from mlscale.online_learning import best_fixed
     >>> weights, intercept = best_fixed([[0.], [0.], [0.], [1.], [1.], [1.]], [0, 0, 1, 0, 1, 1])
     >>> weights.round(3).tolist(), round(intercept, 3)   # logits -ln 2 and ln 2: 1/3 and 2/3
     ([1.386], -0.693)

@@ -65,7 +65,7 @@ def _record(log: Log, table: str, names: Sequence[str], rows: list[tuple]) -> in
     known = {id: tuple(values) for id, *values in archived.dropna().itertuples()}
     with open_log(log) as book: return book.append_later(table, rows, archived=known)
 
-# %% ../nbs/08d_outcomes.ipynb #88eb23aa
+# %% ../nbs/08d_outcomes.ipynb #69c590b2
 def record_outcomes(frame: Any, *, log: Log = None) -> int:
     """Record what happened, for many requests in one transaction: all of them or none.
 
@@ -91,7 +91,7 @@ def record_outcomes(frame: Any, *, log: Log = None) -> int:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.monitoring import record_outcomes
+    >>> from mlscale.outcomes import record_outcomes
     >>> landed = pd.DataFrame({"request_id": ["AA1", "AA2"], "label": [1, 0],
     ...                        "known_at": "2013-05-01T17:45:00Z"})
     >>> record_outcomes(landed, log="outcomes.db"), record_outcomes(landed, log="outcomes.db")
@@ -124,7 +124,7 @@ def record_outcome(request_id: str, label: float, known_at: datetime | str, *,
 
     Examples
     --------
-    >>> from mlscale.monitoring import record_outcome
+    >>> from mlscale.outcomes import record_outcome
     >>> record_outcome("AA1", 1, "2013-05-01T17:45:00Z", log="one.db")
     True
     >>> record_outcome("AA1", 0, "2013-05-01T18:00:00Z", log="one.db")
@@ -134,7 +134,7 @@ def record_outcome(request_id: str, label: float, known_at: datetime | str, *,
     frame = pd.DataFrame({"request_id": [request_id], "label": [label], "known_at": [known_at]})
     return record_outcomes(frame, log=log) == 1
 
-# %% ../nbs/08d_outcomes.ipynb #4244270b
+# %% ../nbs/08d_outcomes.ipynb #73326db6
 def record_actions(frame: Any, *, log: Log = None) -> int:
     """Record what was done about predictions, in one transaction: all of it or nothing.
 
@@ -160,7 +160,7 @@ def record_actions(frame: Any, *, log: Log = None) -> int:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.monitoring import record_actions
+    >>> from mlscale.outcomes import record_actions
     >>> plan = pd.DataFrame({"request_id": ["AA1", "AA2"], "at": "2013-05-01T12:00:00Z",
     ...                      "action": ["spare crew", "none"], "propensity": [.1, .1]})
     >>> record_actions(plan, log="actions.db")   # each had one chance in ten of being left alone
@@ -178,7 +178,7 @@ def record_actions(frame: Any, *, log: Log = None) -> int:
         rows.append((_request_id(id), _iso(at, "at"), action, p))
     return _record(log, "actions", ["action", "propensity"], rows)
 
-# %% ../nbs/08d_outcomes.ipynb #c00ef1e0
+# %% ../nbs/08d_outcomes.ipynb #3838cd81
 _LABELLED = ["request_id", "at", "entity", "model", "version", "alias", "prediction", "label",
              "known_at", "action", "weight", "mature"]
 
@@ -216,7 +216,7 @@ def labelled(log: Log, at: datetime | str, *, since: datetime | str | None = Non
     ...     asked = Prediction("AA1", "2013-05-01T12:00:00Z", "late", 1, None, "production",
     ...                        .3, [7.])
     ...     _ = log.append([asked])
-    >>> from mlscale.monitoring import labelled, record_outcome
+    >>> from mlscale.outcomes import labelled, record_outcome
     >>> record_outcome("AA1", 1, "2013-05-01T17:45:00Z", log="labelled.db")
     True
     >>> seen = labelled("labelled.db", "2013-05-02T12:00:00Z")   # known, not mature
@@ -261,7 +261,7 @@ def without_prediction(log: Log, ids: Iterable[Any]) -> list[str]:
     there = {*(id for (id,) in rows), *find_archived(log, wanted).request_id}
     return [id for id in wanted if id not in there]
 
-# %% ../nbs/08d_outcomes.ipynb #39e283c8
+# %% ../nbs/08d_outcomes.ipynb #17b58bd8
 def record_training(model: str, version: int, *, at: datetime | str,
                     since: datetime | str | None = None, until: datetime | str | None = None,
                     log: Log = None) -> bool:
@@ -293,7 +293,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
 
     Examples
     --------
-    >>> from mlscale.monitoring import record_training
+    >>> from mlscale.outcomes import record_training
     >>> record_training("late", 2, at="2013-06-20T00:00:00Z", log="trainings.db")
     True
     >>> record_training("late", 2, at="2013-06-21T00:00:00Z", log="trainings.db")
@@ -312,7 +312,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #f01d87d4
+# %% ../nbs/08d_outcomes.ipynb #45c4a8fd
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -340,7 +340,7 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
     ...                        .3, [7.])
     ...     log.describe("d1", ["distance"])
     ...     _ = log.append([asked])
-    >>> from mlscale.monitoring import logged_predictions
+    >>> from mlscale.outcomes import logged_predictions
     >>> logged_predictions("features.db")[["request_id", "version", "prediction", "distance"]]
       request_id  version  prediction  distance
     0        AA1        1         0.3       7.0

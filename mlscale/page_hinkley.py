@@ -17,7 +17,7 @@ from scipy.special import logit
 from .arguments import array_of_numbers, number, whole
 from .learning_rates import FORMAT, agree, read_state
 
-# %% ../nbs/11c_page_hinkley.ipynb #98a25cb7
+# %% ../nbs/11c_page_hinkley.ipynb #80854813
 class PageHinkley:
     """Notices that the mean of a stream has risen.
 
@@ -42,7 +42,7 @@ class PageHinkley:
 
     Examples
     --------
-    >>> from mlscale.schedules import PageHinkley
+    >>> from mlscale.page_hinkley import PageHinkley
     >>> detector = PageHinkley(delta=0, threshold=1)
     >>> [detector.update(x).drift_detected for x in (0, 0, 0, 0, 1, 1)]
     [False, False, False, False, False, True]
@@ -141,7 +141,7 @@ class PageHinkley:
         out.n, out.mean, out.statistic = v["n"], v["mean"], v["statistic"]
         return out
 
-# %% ../nbs/11c_page_hinkley.ipynb #365bf008
+# %% ../nbs/11c_page_hinkley.ipynb #743b7dd2
 def page_hinkley_path(x: Any, delta: float) -> np.ndarray:
     """The statistic of the Page-Hinkley test after each value, without a threshold.
 
@@ -159,7 +159,7 @@ def page_hinkley_path(x: Any, delta: float) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.schedules import page_hinkley_path
+    >>> from mlscale.page_hinkley import page_hinkley_path
     >>> page_hinkley_path([0, 0, 0, 0, 1, 1], 0).round(3).tolist()   # 1 - 1/5, and 1 - 2/6 more
     [0.0, 0.0, 0.0, 0.0, 0.8, 1.467]
     """
@@ -246,7 +246,7 @@ def inner_probabilities(p: Any, name: str, n: int | None = None) -> np.ndarray:
         raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11c_page_hinkley.ipynb #7dfb8308
+# %% ../nbs/11c_page_hinkley.ipynb #0b7dd561
 def surprise(y: Any, p: Any) -> np.ndarray:
     """The log loss minus what the model itself expected it to be: (p - y) times the logit of p.
 
@@ -264,7 +264,7 @@ def surprise(y: Any, p: Any) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.schedules import surprise
+    >>> from mlscale.page_hinkley import surprise
     >>> surprise([1, 0], [.9, .9]).round(3).tolist()   # as it thought, and not
     [-0.22, 1.978]
     >>> round(float(surprise([1]*9 + [0], [.9]*10).mean()), 6)   # nine of ten: as expected

@@ -54,7 +54,7 @@ def parquet_files(path: Path) -> list[Path]:
         if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
-# %% ../nbs/05c_parquet.ipynb #de0e8c7b
+# %% ../nbs/05c_parquet.ipynb #0d322fbb
 def input_digest(path: str | os.PathLike) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.
 
@@ -76,7 +76,7 @@ def input_digest(path: str | os.PathLike) -> str:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.batch import input_digest
+    >>> from mlscale.parquet import input_digest
     >>> pd.DataFrame({"id": [1], "hour": [6.]}).to_parquet("a.parquet")
     >>> before = input_digest(".")
     >>> pd.DataFrame({"id": [1], "hour": [7.]}).to_parquet("a.parquet")
@@ -295,7 +295,7 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
                              "type of the ids or the form of the features; write them alike")
     return found[0]
 
-# %% ../nbs/05c_parquet.ipynb #d4fcee31
+# %% ../nbs/05c_parquet.ipynb #251fde5d
 def input_columns(
     files: Sequence[Path], id: str, columns: Sequence[str], ignore: Sequence[str] = (),
     types: Sequence[str] = ()
@@ -331,14 +331,14 @@ def input_columns(
     --------
     >>> from pathlib import Path
     >>> import pandas as pd
-    >>> from mlscale.batch import input_columns
+    >>> from mlscale.parquet import input_columns
     >>> pd.DataFrame({"id": [1], "temp": [9.], "hour": [6], "note": ["x"]}).to_parquet("a.parquet")
     >>> input_columns([Path("a.parquet")], "id", ["hour", "temp"], ignore=["note"])
     ['hour', 'temp']
     """
     return check_schemas(files, id, columns, ignore, types)[0]
 
-# %% ../nbs/05c_parquet.ipynb #89e5c3d7
+# %% ../nbs/05c_parquet.ipynb #be8e5f50
 Piece = tuple[str, int, int, int]   # a file, a row group, the first row and the one after the last
 
 def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
@@ -360,7 +360,7 @@ def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
     --------
     >>> from pathlib import Path
     >>> import pandas as pd
-    >>> from mlscale.batch import plan_parts
+    >>> from mlscale.parquet import plan_parts
     >>> pd.DataFrame({"id": range(10)}).to_parquet("a.parquet")
     >>> [[piece[1:] for piece in part] for part in plan_parts([Path("a.parquet")], 3)]
     [[(0, 0, 4)], [(0, 4, 8)], [(0, 8, 10)]]
@@ -388,7 +388,7 @@ def _slices(batches: "Iterator[pa.RecordBatch]", start: int,
         at += batch.num_rows
         if at >= end: return
 
-# %% ../nbs/05c_parquet.ipynb #1899fa67
+# %% ../nbs/05c_parquet.ipynb #be499515
 def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
               batch: int = 65_536) -> "Iterator[pa.RecordBatch]":
     """Read the rows of a part, batch by batch.
@@ -415,7 +415,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.batch import read_rows
+    >>> from mlscale.parquet import read_rows
     >>> pd.DataFrame({"id": range(10), "hour": range(10)}).to_parquet("a.parquet")
     >>> [batch.to_pydict() for batch in read_rows([("a.parquet", 0, 7, 10)], ["id"], batch=2)]
     [{'id': [7]}, {'id': [8, 9]}]
@@ -478,7 +478,7 @@ def row_name(batch: "pa.RecordBatch", i: int) -> str:
     """
     return f"id {batch.column(0)[int(i)].as_py()!r}"[:64]
 
-# %% ../nbs/05c_parquet.ipynb #44ec96b3
+# %% ../nbs/05c_parquet.ipynb #3a8ecf30
 def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -> np.ndarray:
     """The features of an Arrow batch as an array.
 
@@ -507,7 +507,7 @@ def feature_matrix(batch: "pa.RecordBatch", k: int, types: Sequence[str] = ()) -
     Examples
     --------
     >>> import pyarrow as pa
-    >>> from mlscale.batch import feature_matrix
+    >>> from mlscale.parquet import feature_matrix
     >>> batch = pa.RecordBatch.from_pydict({"id": [1, 2], "carrier": ["UA", None], "hour": [6, 18]})
     >>> feature_matrix(batch, 2, ("text", "number")).tolist()
     [['UA', 6.0], [None, 18.0]]

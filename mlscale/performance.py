@@ -37,7 +37,7 @@ def _mean(week_losses: Any, weights: Any) -> float:
                          f"not all 0; got {len(w)} from {w.min(initial=np.inf)}")
     return float(np.average(losses, weights=w))
 
-# %% ../nbs/08e_performance.ipynb #92420b2f
+# %% ../nbs/08e_performance.ipynb #82647536
 class PerformanceMonitor:
     """Watches the weekly mean loss against reference weeks.
 
@@ -62,7 +62,7 @@ class PerformanceMonitor:
 
     Examples
     --------
-    >>> from mlscale.monitoring import PerformanceMonitor
+    >>> from mlscale.performance import PerformanceMonitor
     >>> monitor = PerformanceMonitor([.44, .46, .45, .47], false_alarms_per_year=1)
     >>> monitor.update(.48), monitor.update([.5, .6, .7])   # a mean, or the losses of the rows
     (False, True)

@@ -106,7 +106,7 @@ def sizes_of_arms(
     _countable(n*max(1, ratio), names[1], relative)
     return math.ceil(n), math.ceil(n*ratio)
 
-# %% ../nbs/09c_planning.ipynb #639a3389
+# %% ../nbs/09c_planning.ipynb #1b4d6cf0
 def sample_size_proportions(
     baseline: float,
     relative_mde: float,
@@ -151,7 +151,7 @@ def sample_size_proportions(
 
     Examples
     --------
-    >>> from mlscale.experiments import sample_size_proportions
+    >>> from mlscale.planning import sample_size_proportions
     >>> sample_size_proportions(.10, .02)   # the effect is relative: 10 % becomes 10.2 %
     (356335, 356335)
     >>> sample_size_proportions(.10, .20)   # two percentage points: 10 % becomes 12 %
@@ -159,7 +159,7 @@ def sample_size_proportions(
     """
     return sizes_of_arms(baseline, relative_mde, alpha=alpha, power=power, ratio=ratio)
 
-# %% ../nbs/09c_planning.ipynb #a5bd2d83
+# %% ../nbs/09c_planning.ipynb #7d9f7022
 def power_proportions(
     p_control: float,
     p_treatment: float,
@@ -193,7 +193,7 @@ def power_proportions(
 
     Examples
     --------
-    >>> from mlscale.experiments import power_proportions
+    >>> from mlscale.planning import power_proportions
     >>> round(power_proportions(.10, .12, 3841), 3)   # two rates, not an effect
     0.8
     >>> round(power_proportions(.10, .10, 3841), 3)   # without a difference: alpha
@@ -212,7 +212,7 @@ def _two_sizes(n_control: float, n_treatment: float | None, least: int) -> tuple
     if n_treatment is None: return nc, nc
     return nc, number(n_treatment, "n_treatment", low=least, high=2**53)
 
-# %% ../nbs/09c_planning.ipynb #a3b8a920
+# %% ../nbs/09c_planning.ipynb #3eff2a48
 def minimum_detectable_effect(
     baseline: float,
     n: float,
@@ -252,7 +252,7 @@ def minimum_detectable_effect(
 
     Examples
     --------
-    >>> from mlscale.experiments import minimum_detectable_effect
+    >>> from mlscale.planning import minimum_detectable_effect
     >>> round(minimum_detectable_effect(.10, 3841), 3)   # relative: from 10 % to 12 %
     0.2
     >>> round(minimum_detectable_effect(.10, 3841, direction="decrease"), 3)
@@ -273,7 +273,7 @@ def minimum_detectable_effect(
         )
     return far*math.exp(optimize.brentq(excess, -60., 0., xtol=1e-14, rtol=1e-14))/p
 
-# %% ../nbs/09c_planning.ipynb #266783e1
+# %% ../nbs/09c_planning.ipynb #e2625f7a
 def power_means(
     sd: float,
     delta: float,
@@ -311,7 +311,7 @@ def power_means(
 
     Examples
     --------
-    >>> from mlscale.experiments import power_means
+    >>> from mlscale.planning import power_means
     >>> round(power_means(sd=10, delta=5, n_control=64), 3)   # Cohen's "medium" effect
     0.801
     """
@@ -325,7 +325,7 @@ def power_means(
     if shift > 1e4: return float(special.chdtr(df, df*(min(shift, 1e100)/far)**2))
     return float(min(stats.nct.sf(far, df, shift) + stats.nct.sf(far, df, -shift), 1.))
 
-# %% ../nbs/09c_planning.ipynb #93312c15
+# %% ../nbs/09c_planning.ipynb #40d5c8fe
 def sample_size_means(
     sd: float, delta: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> int:
@@ -360,7 +360,7 @@ def sample_size_means(
 
     Examples
     --------
-    >>> from mlscale.experiments import sample_size_means
+    >>> from mlscale.planning import sample_size_means
     >>> sample_size_means(sd=10, delta=5)   # absolute, in the units of the metric; for each arm
     64
     >>> sample_size_means(sd=10, delta=5, ratio=2)   # the control's; the treatment needs twice that
@@ -385,7 +385,7 @@ def sample_size_means(
         n, high = (n, middle) if enough(middle) else (middle + 1, high)
     return n
 
-# %% ../nbs/09c_planning.ipynb #caf8ea7d
+# %% ../nbs/09c_planning.ipynb #60262dcb
 def minimum_detectable_effect_means(
     sd: float, n: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> float:
@@ -417,7 +417,7 @@ def minimum_detectable_effect_means(
 
     Examples
     --------
-    >>> from mlscale.experiments import minimum_detectable_effect_means
+    >>> from mlscale.planning import minimum_detectable_effect_means
     >>> round(minimum_detectable_effect_means(sd=10, n=64), 2)   # absolute: minutes, if sd is
     4.99
     """
@@ -470,7 +470,7 @@ def _sha256(experiment: str, units: list[str]) -> np.ndarray:
     first = b"".join([sha(salt + u.encode()).digest()[:8] for u in units])
     return (np.frombuffer(first, ">u8") >> np.uint64(11))*2.**-53
 
-# %% ../nbs/09c_planning.ipynb #af1d3d97
+# %% ../nbs/09c_planning.ipynb #0ec83a5e
 def bucket(
     unit: str | int | Sequence, experiment: str | int, *, method: str = "sha256"
 ) -> float | np.ndarray:
@@ -498,7 +498,7 @@ def bucket(
 
     Examples
     --------
-    >>> from mlscale.experiments import bucket
+    >>> from mlscale.planning import bucket
     >>> round(bucket(7, "gate"), 4), round(bucket("7", "gate"), 4)   # the same unit
     (0.9441, 0.9441)
     >>> round(bucket(7, "crew"), 4)   # another experiment deals anew
@@ -553,7 +553,7 @@ def assign(
 
     Examples
     --------
-    >>> from mlscale.experiments import assign
+    >>> from mlscale.planning import assign
     >>> assign(["N14228", "N24211", "N619AA", "N804JB"], "gate").tolist()
     [1, 1, 0, 0]
     >>> assign("N14228", "gate", weights=(.9, .1))   # one unit, one arm: 0 is the control
@@ -622,7 +622,7 @@ def _plot_split(split: "SampleRatio", ax: Any) -> Any:
            title=f"{alarm} at {split.alpha:g}, {name}{format_p(p)}")
     return ax
 
-# %% ../nbs/09c_planning.ipynb #bcb96947
+# %% ../nbs/09c_planning.ipynb #cc57f210
 @dataclass(frozen=True, repr=False)
 class SampleRatio:
     """Whether the arms hold the shares they should.
@@ -641,7 +641,7 @@ class SampleRatio:
 
     Examples
     --------
-    >>> from mlscale.experiments import srm_test
+    >>> from mlscale.planning import srm_test
     >>> split = srm_test([40, 60])
     >>> split.chi2, split.mismatch   # 10**2/50 + 10**2/50
     (4.0, False)
@@ -702,7 +702,7 @@ class SampleRatio:
         table = arms.to_html(float_format="{:,.10g}".format)
         return f"<p>{html.escape(self.explain())}</p>{table}"
 
-# %% ../nbs/09c_planning.ipynb #61328475
+# %% ../nbs/09c_planning.ipynb #9c447bdf
 def srm_test(
     counts: ArrayLike, weights: Sequence[float] | None = None, *, alpha: float = 0.001
 ) -> SampleRatio:
@@ -732,7 +732,7 @@ def srm_test(
 
     Examples
     --------
-    >>> from mlscale.experiments import srm_test
+    >>> from mlscale.planning import srm_test
     >>> split = srm_test([821_588, 815_482])   # 50.2 % of 1.6 million: it looks like nothing
     >>> split.mismatch, f"{split.p_value:.1e}"
     (True, '1.8e-06')

@@ -67,7 +67,7 @@ def _delivered(
         for piece in chain([first], pieces): out.write_table(piece)
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #320ef47f
+# %% ../nbs/01e_point_in_time.ipynb #12ead956
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "polars",
                        to: str | os.PathLike | None = None,
                        session: Any = None) -> pd.DataFrame | Path:
@@ -121,7 +121,8 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import View, point_in_time_join
+    >>> from mlscale.tables import View
+    >>> from mlscale.point_in_time import point_in_time_join
     >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
     >>> facts = pd.DataFrame({"origin": "JFK", "event_timestamp": at(9, 10),
     ...                       "created_timestamp": at(10, 12), "temp": [70., 75.]})

@@ -15,7 +15,7 @@ from pathlib import Path
 from .bundle import is_digest
 from .storage import replacing
 
-# %% ../nbs/03d_pointer.ipynb #a24b8129
+# %% ../nbs/03d_pointer.ipynb #cad93200
 PRODUCTION = "production"   # the alias that is served unless somebody asks for another
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ModelVersion:
 
     Examples
     --------
-    >>> from mlscale.artifacts import ModelVersion
+    >>> from mlscale.pointer import ModelVersion
     >>> ModelVersion("late", 2, "ab"*32)
     ModelVersion(name='late', version=2)
     >>> ModelVersion("late", "2", "ab"*32)
@@ -69,7 +69,7 @@ def _content_of(version: ModelVersion) -> dict:
     return {"name": version.name, "version": version.version, "path": str(version.version),
             "sha256": version.sha256}
 
-# %% ../nbs/03d_pointer.ipynb #b2d2d797
+# %% ../nbs/03d_pointer.ipynb #bdf7b28a
 def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVersion:
     """Read which version an alias names. Its bundle is the folder `<folder>/<version>`.
 
@@ -95,7 +95,7 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVer
 
     Examples
     --------
-    >>> from mlscale.artifacts import ModelVersion, read_pointer, write_pointer
+    >>> from mlscale.pointer import ModelVersion, read_pointer, write_pointer
     >>> write_pointer("bundles/late", "production", ModelVersion("late", 2, "ab"*32))
     True
     >>> read_pointer("bundles/late").version
@@ -118,7 +118,7 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION) -> ModelVer
                          f" {where!r:.60}; deploy again")
     return found
 
-# %% ../nbs/03d_pointer.ipynb #b4f54ce3
+# %% ../nbs/03d_pointer.ipynb #ab73805a
 def write_pointer(folder: str | os.PathLike, alias: str, model_version: ModelVersion) -> bool:
     """Let an alias name a version, in one step. Doing it twice changes nothing.
 
@@ -143,7 +143,7 @@ def write_pointer(folder: str | os.PathLike, alias: str, model_version: ModelVer
 
     Examples
     --------
-    >>> from mlscale.artifacts import ModelVersion, write_pointer
+    >>> from mlscale.pointer import ModelVersion, write_pointer
     >>> second = ModelVersion("late", 2, "ab"*32)
     >>> [write_pointer("bundles/late", "canary", second) for _ in range(2)]   # again: no change
     [True, False]
@@ -173,7 +173,7 @@ def remove_pointer(folder: str | os.PathLike, alias: str) -> bool:
 
     Examples
     --------
-    >>> from mlscale.artifacts import ModelVersion, remove_pointer, write_pointer
+    >>> from mlscale.pointer import ModelVersion, remove_pointer, write_pointer
     >>> _ = write_pointer("bundles/late", "shadow", ModelVersion("late", 2, "ab"*32))
     >>> remove_pointer("bundles/late", "shadow"), remove_pointer("bundles/late", "shadow")
     (True, False)

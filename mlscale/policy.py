@@ -23,7 +23,7 @@ from .system import served_version
 from .training import Comparison, compare, evaluate, fit_model, log_losses
 from .world import World
 
-# %% ../nbs/12d_policy.ipynb #867706cc
+# %% ../nbs/12d_policy.ipynb #a0078e47
 LEARN_FROM = pd.Timestamp("2013-01-08", tz="UTC")   # the windows of the features are full
 
 def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -47,7 +47,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import history
+    >>> from mlscale.policy import history
     >>> day = lambda *days: pd.to_datetime([f"2013-02-{d:02}" for d in days], utc=True)
     >>> features = pd.DataFrame({"event_timestamp": day(1, 8, 5), "label_time": day(2, 9, 20),
     ...                          "late": [1., 0., 1.]})
@@ -61,7 +61,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
                          "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #884ac8e9
+# %% ../nbs/12d_policy.ipynb #b1fb4346
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.
@@ -85,7 +85,8 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     --------
     With a `system` as `launch` gives it, and a log that is still empty:
 
-    >>> from mlscale.lifecycle import START, history, learnable
+    >>> from mlscale.system import START
+    >>> from mlscale.policy import history, learnable
     >>> from mlscale.serving import PredictionLog
     >>> PredictionLog(system.log).close()
     >>> rows = learnable(system, START)
@@ -101,7 +102,7 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     return pd.concat([part for part in (before, served) if len(part)] or [before],
                      ignore_index=True)
 
-# %% ../nbs/12d_policy.ipynb #1f35f5c8
+# %% ../nbs/12d_policy.ipynb #fe084a4b
 def train(rows: pd.DataFrame, features: pd.DataFrame, *,
           seed: int = 0) -> tuple[Any, pd.DataFrame]:
     """Train on rows that may be learned from, with their weights.
@@ -125,7 +126,8 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
     --------
     With a `system` as `launch` gives it:
 
-    >>> from mlscale.lifecycle import START, history, train
+    >>> from mlscale.system import START
+    >>> from mlscale.policy import history, train
     >>> model, example = train(history(system.features, START), system.features)
     >>> len(example), bool(example.tail(1).isna().any(axis=None))   # the last row may lack much
     (2001, True)
@@ -137,7 +139,7 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
                         ignore_index=True)
     return fit_model(X, rows.label, sample_weight=rows.weight.to_numpy(), seed=seed), example
 
-# %% ../nbs/12d_policy.ipynb #0d6b717b
+# %% ../nbs/12d_policy.ipynb #4ad779e9
 def backtest(features: pd.DataFrame) -> pd.DataFrame:
     """Judge the recipe on February and March, each time trained on what was known before.
 
@@ -155,7 +157,7 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
     --------
     With a `system` as `launch` gives it:
 
-    >>> from mlscale.lifecycle import backtest
+    >>> from mlscale.policy import backtest
     >>> tried = backtest(system.features)
     >>> list(tried), sorted(set(tried.week))
     (['day', 'label', 'prediction', 'week'], [0, 1, 2, 3, 4, 5, 6, 7])
@@ -170,7 +172,7 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
                                  week=week.to_numpy()))
     return pd.concat(parts, ignore_index=True)[["day", "label", "prediction", "week"]]
 
-# %% ../nbs/12d_policy.ipynb #1c62e2eb
+# %% ../nbs/12d_policy.ipynb #6a9b15d5
 def monitors(features: pd.DataFrame,
              tried: pd.DataFrame) -> tuple[DriftMonitor, ModelMonitor, PerformanceMonitor]:
     """Fix every threshold on January to March.
@@ -193,7 +195,7 @@ def monitors(features: pd.DataFrame,
 
     >>> import numpy as np
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import monitors
+    >>> from mlscale.policy import monitors
     >>> rng, week = np.random.default_rng(0), np.repeat(range(8), 500)
     >>> tried = pd.DataFrame({"label": rng.integers(0, 2, 4000), "week": week,
     ...                       "prediction": rng.uniform(.3, .7, 4000)})
@@ -208,7 +210,7 @@ def monitors(features: pd.DataFrame,
             ModelMonitor(first[FEATURES], reference_predictions=tried.prediction),
             PerformanceMonitor(losses))
 
-# %% ../nbs/12d_policy.ipynb #004cd30b
+# %% ../nbs/12d_policy.ipynb #22b10ecd
 def launch(folder: Path, *, label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
@@ -232,7 +234,8 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.lifecycle import launch, served_version
+    >>> from mlscale.policy import launch
+    >>> from mlscale.system import served_version
     >>> system = launch(Path("state"))
     01 Apr  promote   version 1 is live, trained on January to March; the loss may rise to ...
     >>> served_version(system)
@@ -255,7 +258,7 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
                 f"the loss may rise to {system.performance.threshold:.3f}", version)
     return system
 
-# %% ../nbs/12d_policy.ipynb #0ed3e6cc
+# %% ../nbs/12d_policy.ipynb #5650bf80
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -278,7 +281,8 @@ def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     With a `system` as `launch` gives it:
 
     >>> from mlscale.features import FEATURES
-    >>> from mlscale.lifecycle import NAME, START, WEEK, request_predictions, watch
+    >>> from mlscale.system import NAME, START, WEEK, request_predictions
+    >>> from mlscale.policy import watch
     >>> from mlscale.serving import serving_process
     >>> at = system.features.event_timestamp
     >>> rows = system.features[(at >= START) & (at < START + WEEK)]
@@ -317,7 +321,7 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "p99_ms": float(np.quantile(ms, .99)),
                          "open_alerts": len(system.alerts.open), "version": served_version(system)})
 
-# %% ../nbs/12d_policy.ipynb #8f39d17c
+# %% ../nbs/12d_policy.ipynb #74ee8521
 HOLDOUT = pd.Timedelta(days=14)
 RETRAIN_EVERY = pd.Timedelta(weeks=8)
 
@@ -342,7 +346,7 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
     --------
     >>> import numpy as np
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import compare_on
+    >>> from mlscale.policy import compare_on
     >>> rng = np.random.default_rng(0)
     >>> p, day = rng.uniform(.05, .6, 4000), np.repeat(np.arange(20), 200)
     >>> rows = pd.DataFrame({"day": day, "label": 1.*(rng.random(4000) < p), "weight": 1.})
@@ -354,7 +358,7 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
                    weights=rows.weight.to_numpy(), level=.9, n_resamples=1000, block_days=1,
                    judged_on=what)
 
-# %% ../nbs/12d_policy.ipynb #fde2eb04
+# %% ../nbs/12d_policy.ipynb #3f6262df
 def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.DataFrame,
          spark: Any) -> Callable:
     """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of
@@ -382,7 +386,8 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
     --------
     With a `system` as `launch` gives it, and a `spark` session:
 
-    >>> from mlscale.lifecycle import HOLDOUT, NAME, START, gate, history
+    >>> from mlscale.policy import HOLDOUT, gate, history
+    >>> from mlscale.system import NAME, START
     >>> held_out = history(system.features, START, since=START - HOLDOUT)
     >>> better = gate(system, START, held_out, system.features, spark)
     >>> version = system.registry.version(NAME, 1)
@@ -404,7 +409,7 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
         return GateResult(c.high < 0, str(c), c)
     return better
 
-# %% ../nbs/12d_policy.ipynb #eec541c4
+# %% ../nbs/12d_policy.ipynb #7fe5fb31
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, promote and deploy it.
@@ -428,7 +433,8 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     --------
     With a `system` as `launch` gives it, and a `spark` session:
 
-    >>> from mlscale.lifecycle import NAME, START, release, served_version
+    >>> from mlscale.system import NAME, START, served_version
+    >>> from mlscale.policy import release
     >>> from mlscale.serving import serving_process
     >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
     ...     release(system, START, url, spark, why="somebody asked")
@@ -457,7 +463,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
         system.note(at, "promote", f"version {version} is live; on held-out flights its log loss "
                                    f"is {better} against the champion's", version)
 
-# %% ../nbs/12d_policy.ipynb #7076bdba
+# %% ../nbs/12d_policy.ipynb #d3ac9a3f
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare last week's release with its predecessor on the flights it has served, and roll it
     back if it is worse.
@@ -482,7 +488,8 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     --------
     With a `system` as `launch` gives it, and a `spark` session:
 
-    >>> from mlscale.lifecycle import START, WEEK, judge_release
+    >>> from mlscale.system import START, WEEK
+    >>> from mlscale.policy import judge_release
     >>> from mlscale.serving import serving_process
     >>> with serving_process(system.bundles, model="late", log=system.log) as url:
     ...     judge_release(system, START + WEEK, url, spark)   # no release is on probation

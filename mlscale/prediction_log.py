@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from .arguments import one_of
 from .storage import home, needs
 
-# %% ../nbs/06b_prediction_log.ipynb #cd67ee1e
+# %% ../nbs/06b_prediction_log.ipynb #cf1f51a1
 def iso_utc(at: str | datetime) -> str:
     """A time as the log writes it.
 
@@ -42,7 +42,7 @@ def iso_utc(at: str | datetime) -> str:
 
     Examples
     --------
-    >>> from mlscale.serving import iso_utc
+    >>> from mlscale.prediction_log import iso_utc
     >>> iso_utc("2013-07-01T12:00:00-04:00")
     '2013-07-01T16:00:00.000000+00:00'
     """
@@ -56,7 +56,7 @@ def iso_utc(at: str | datetime) -> str:
         raise ValueError(f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 "
                          "to 9999") from None
 
-# %% ../nbs/06b_prediction_log.ipynb #2690ac1a
+# %% ../nbs/06b_prediction_log.ipynb #845e27b4
 def check_ids(ids: Iterable[str], name: str = "ids") -> None:
     """Refuse names that a database or JSON cannot hold.
 
@@ -74,7 +74,7 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
 
     Examples
     --------
-    >>> from mlscale.serving import check_ids
+    >>> from mlscale.prediction_log import check_ids
     >>> check_ids(["UA15", 7])
     Traceback (most recent call last):
     TypeError: ids: 7 is no text; write '7'
@@ -85,7 +85,7 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
             raise ValueError(f"{name}: {ascii(id)[:60]} holds a NUL or half a surrogate pair, "
                              "which cannot be stored; give plain text")
 
-# %% ../nbs/06b_prediction_log.ipynb #eaddeaca
+# %% ../nbs/06b_prediction_log.ipynb #a647c812
 class Prediction(NamedTuple):
     """A row of the log: what was asked, what was answered, and by whom.
 
@@ -112,7 +112,7 @@ class Prediction(NamedTuple):
 
     Examples
     --------
-    >>> from mlscale.serving import Prediction
+    >>> from mlscale.prediction_log import Prediction
     >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
     >>> row.prediction, row.entity
     (0.3, None)
@@ -127,13 +127,13 @@ class Prediction(NamedTuple):
     features: Sequence[float | str | None]
     entity: str | None = None
 
-# %% ../nbs/06b_prediction_log.ipynb #a6c3e659
+# %% ../nbs/06b_prediction_log.ipynb #8d94e2a6
 class ConflictError(ValueError):
     """A request id that is known with other features, with another outcome or another action.
 
     Examples
     --------
-    >>> from mlscale.serving import ConflictError, Prediction, PredictionLog
+    >>> from mlscale.prediction_log import ConflictError, Prediction, PredictionLog
     >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
     >>> with PredictionLog("log.db") as log:
     ...     _ = log.append([row])
@@ -147,7 +147,7 @@ class LogError(OSError):
 
     Examples
     --------
-    >>> from mlscale.serving import LogError
+    >>> from mlscale.prediction_log import LogError
     >>> try: raise LogError("the log cannot be read or written: disk full")
     ... except OSError as e: print(e)
     the log cannot be read or written: disk full
@@ -173,13 +173,13 @@ def _checked(rows: Iterable[Prediction]) -> list[Prediction]:
                              "None for a feature that is unknown")
     return checked
 
-# %% ../nbs/06b_prediction_log.ipynb #3ed4f0ca
+# %% ../nbs/06b_prediction_log.ipynb #175634e2
 class Database(Protocol):
     """What `PredictionLog.transaction` gives: the same few methods on both engines.
 
     Examples
     --------
-    >>> from mlscale.serving import PredictionLog
+    >>> from mlscale.prediction_log import PredictionLog
     >>> with PredictionLog("log.db") as log, log.transaction(write=False) as db:
     ...     among, ids = db.among(["UA15", "B6725"])
     ...     print(db.execute(f"SELECT label FROM outcomes WHERE request_id IN {among}", [ids]))
@@ -506,7 +506,7 @@ def _or_error(function: Callable, *arguments: Any) -> Any:
     try: return function(*arguments)
     except (TypeError, ValueError) as e: return e
 
-# %% ../nbs/06b_prediction_log.ipynb #4a4e5de9
+# %% ../nbs/06b_prediction_log.ipynb #14f1177b
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 
@@ -539,7 +539,7 @@ class PredictionLog:
 
     Examples
     --------
-    >>> from mlscale.serving import Prediction, PredictionLog
+    >>> from mlscale.prediction_log import Prediction, PredictionLog
     >>> row = Prediction("UA15", "2013-07-01T12:00Z", "late", 2, "ab"*32, "production", .3, [17.])
     >>> with PredictionLog("other.db") as log:
     ...     _ = log.append([row])

@@ -34,7 +34,7 @@ from .parquet import input_digest, parquet_files, plan_parts, read_rows, row_nam
 from .spark import one_line, plain_errors, session
 from .storage import digest, locked, replacing
 
-# %% ../nbs/05d_predictions.ipynb #0ca93ed3
+# %% ../nbs/05d_predictions.ipynb #c212d939
 _loaded: dict[str, Bundle] = {}
 
 def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
@@ -64,7 +64,7 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
     >>> from mlscale.artifacts import save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
-    >>> from mlscale.batch import shipped_bundle
+    >>> from mlscale.predictions import shipped_bundle
     >>> bundle = save(model, "late/5", example=X)
     >>> files = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
     >>> shipped_bundle(bundle.sha256, files).predict([[18.]]).round(1).tolist()
@@ -124,7 +124,7 @@ def _in_order(batch: "pa.RecordBatch", id: str, columns: Sequence[str]) -> "pa.R
     check_names(names, wanted, "batch")
     return pa.RecordBatch.from_arrays([batch.column(names.index(c)) for c in wanted], wanted)
 
-# %% ../nbs/05d_predictions.ipynb #6143ec46
+# %% ../nbs/05d_predictions.ipynb #81e58839
 def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bundle],
                   id: str = "id") -> "Iterator[pa.RecordBatch]":
     """Score Arrow batches one by one, as they come.
@@ -157,7 +157,7 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> import pyarrow as pa
-    >>> from mlscale.batch import score_batches
+    >>> from mlscale.predictions import score_batches
     >>> bundle = save(model, "late/6", example=X)
     >>> batch = pa.RecordBatch.from_pydict({"hour": [18., 6.], "id": ["UA15", "B6725"]})
     >>> [scored.column("id").to_pylist() for scored in score_batches([batch], lambda: bundle)]
@@ -170,7 +170,7 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
         predictions = pa.array(_finite_predictions(model, batch), pa.float64())
         yield pa.RecordBatch.from_arrays([_ids(batch.column(0)), predictions], [id, "prediction"])
 
-# %% ../nbs/05d_predictions.ipynb #aebacbe7
+# %% ../nbs/05d_predictions.ipynb #76df9d14
 FORMAT = 2
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Manifest:
 
     Examples
     --------
-    >>> from mlscale.batch import Manifest
+    >>> from mlscale.predictions import Manifest
     >>> Manifest("ab"*32, "late", 2, "cd"*32, "id", 300, {}, "2013-07-01T00:00:00+00:00").rows
     300
     """
@@ -226,7 +226,7 @@ _FIELDS = {   # of a manifest, and whether a value fits
     "files": lambda x: isinstance(x, dict) and all(map(is_digest, x.values())),
 }
 
-# %% ../nbs/05d_predictions.ipynb #6093ffee
+# %% ../nbs/05d_predictions.ipynb #e3d61310
 def read_manifest(path: str | os.PathLike) -> Manifest:
     """Verify a folder of predictions.
 
@@ -247,7 +247,7 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
 
     Examples
     --------
-    >>> from mlscale.batch import read_manifest
+    >>> from mlscale.predictions import read_manifest
     >>> read_manifest("predictions")
     Traceback (most recent call last):
     ValueError: predictions: no manifest (No such file or directory); these are no finished ...
@@ -414,7 +414,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #dae591ce
+# %% ../nbs/05d_predictions.ipynb #ce0c9652
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -477,7 +477,7 @@ def batch_predict(
     >>> from mlscale.artifacts import save
     >>> X = pd.DataFrame({"hour": [6., 9., 15., 18.]})
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
-    >>> from mlscale.batch import batch_predict
+    >>> from mlscale.predictions import batch_predict
     >>> bundle = save(model, "late/1", example=X)
     >>> X.assign(id=["a", "b", "c", "d"]).to_parquet("day.parquet")
     >>> batch_predict("late/1", "day.parquet", "scores").rows

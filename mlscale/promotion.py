@@ -27,7 +27,7 @@ from .ledger import database_file, models_table, versions_table
 from .storage import home, locked, replacing
 from .training import Comparison, Evaluation
 
-# %% ../nbs/04c_promotion.ipynb #d1e9b95f
+# %% ../nbs/04c_promotion.ipynb #758fe447
 @dataclass(frozen=True)
 class GateResult:
     """What a gate says of a challenger. True where it may pass.
@@ -43,7 +43,7 @@ class GateResult:
 
     Examples
     --------
-    >>> from mlscale.registry import GateResult
+    >>> from mlscale.promotion import GateResult
     >>> result = GateResult(False, "log loss 0.44, champion 0.42")
     >>> "promoted" if result else result.reason
     'log loss 0.44, champion 0.42'
@@ -59,7 +59,7 @@ class GateRefused(RuntimeError):
 
     Examples
     --------
-    >>> from mlscale.registry import GateRefused
+    >>> from mlscale.promotion import GateRefused
     >>> try: raise GateRefused("late version 2 as champion: log loss 0.44, champion 0.42")
     ... except GateRefused as refusal: print("the champion stays;", refusal)
     the champion stays; late version 2 as champion: log loss 0.44, champion 0.42
@@ -67,7 +67,7 @@ class GateRefused(RuntimeError):
 
 Gate = Callable[[Version, Version | None], GateResult | bool]
 
-# %% ../nbs/04c_promotion.ipynb #c19a1362
+# %% ../nbs/04c_promotion.ipynb #dab12168
 def evaluate_gate(gate: Gate | None, challenger: Version,
                   champion: Version | None) -> GateResult:
     """Ask a gate and insist on an answer.
@@ -89,7 +89,8 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.registry import Version, evaluate_gate
+    >>> from mlscale.ledger import Version
+    >>> from mlscale.promotion import evaluate_gate
     >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
     >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
     >>> evaluate_gate(lambda challenger, champion: True, new, old)
@@ -107,7 +108,7 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
         raise TypeError(f"gate: comparison={result.comparison!r:.60}: a Comparison or None")
     return result
 
-# %% ../nbs/04c_promotion.ipynb #5b276087
+# %% ../nbs/04c_promotion.ipynb #93d57917
 def no_worse(metric: str, *, by: float = 0.) -> Gate:
     """A gate on a metric of which less is better, such as `log_loss`.
 
@@ -127,7 +128,8 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.registry import Version, no_worse
+    >>> from mlscale.ledger import Version
+    >>> from mlscale.promotion import no_worse
     >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
     >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
     >>> no_worse("log_loss")(new, old).passed, no_worse("log_loss", by=.03)(new, old).passed
@@ -148,7 +150,7 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
         )
     return gate
 
-# %% ../nbs/04c_promotion.ipynb #2581be46
+# %% ../nbs/04c_promotion.ipynb #11696722
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
 
@@ -171,7 +173,8 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     >>> from mlscale.artifacts import save
     >>> X = np.arange(8.).reshape(4, 2)
     >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "copied", example=X)
-    >>> from mlscale.registry import Version, copy_bundle
+    >>> from mlscale.ledger import Version
+    >>> from mlscale.promotion import copy_bundle
     >>> one = Version("late", 1, bundle.sha256, bundle.path, {}, {})
     >>> sorted(file.name for file in copy_bundle(one, "elsewhere").iterdir())
     ['card.json', 'model.onnx', 'model.skops']
@@ -182,7 +185,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04c_promotion.ipynb #0069491d
+# %% ../nbs/04c_promotion.ipynb #3abce2b6
 class BundleStore:
     """The deployed bundles, where servers and batch jobs find them.
 
@@ -199,7 +202,8 @@ class BundleStore:
     >>> from mlscale.artifacts import save
     >>> X = np.arange(8.).reshape(4, 2)
     >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "stored", example=X)
-    >>> from mlscale.registry import BundleStore, Version
+    >>> from mlscale.promotion import BundleStore
+    >>> from mlscale.ledger import Version
     >>> store, one = BundleStore("served"), Version("late", 1, bundle.sha256, bundle.path, {}, {})
     >>> store.deliver(one, "production")
     ['late: the bundle of version 1 is in place', 'late: production.json points to version 1']
@@ -277,7 +281,7 @@ class BundleStore:
                  f"{alias}.json points to version {version.version}": self.point(version, alias)}
         return [f"{version.name}: {step}" for step, done in steps.items() if done]
 
-# %% ../nbs/04c_promotion.ipynb #3f36174d
+# %% ../nbs/04c_promotion.ipynb #b3321f44
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -295,7 +299,7 @@ class Catalogue:
 
     Examples
     --------
-    >>> from mlscale.registry import Catalogue
+    >>> from mlscale.promotion import Catalogue
     >>> catalogue = Catalogue("sqlite:///empty/mlflow.db")
     >>> catalogue.load("late", "champion")
     Traceback (most recent call last):
@@ -435,13 +439,13 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #1c4d7307
+# %% ../nbs/04c_promotion.ipynb #748e79de
 class Inventory(Catalogue):
     """A catalogue that shows what is in it; see `Registry`.
 
     Examples
     --------
-    >>> from mlscale.registry import Registry
+    >>> from mlscale.promotion import Registry
     >>> registry = Registry("sqlite:///empty/mlflow.db")
     >>> registry
     Registry('sqlite:////.../empty/mlflow.db', bundles='/.../empty/bundles'): no models
@@ -481,7 +485,7 @@ class Inventory(Catalogue):
         places = html.escape(f"{self.uri}, deployed to {self.bundles}")
         return f"<p>{places}</p>{self.models().to_html()}"
 
-# %% ../nbs/04c_promotion.ipynb #f844e269
+# %% ../nbs/04c_promotion.ipynb #fce2a26a
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -497,7 +501,7 @@ class Registrar(Inventory):
 
     Examples
     --------
-    >>> from mlscale.registry import Registry
+    >>> from mlscale.promotion import Registry
     >>> registry = Registry("sqlite:///empty/mlflow.db")
     >>> registry.register(None, name="../late", example=[], lineage={}, metrics={})
     Traceback (most recent call last):
@@ -583,7 +587,7 @@ def _remove_unfinished(folder: Path, known: Mapping) -> int:
     for f in unknown: shutil.rmtree(f)
     return len(unknown)
 
-# %% ../nbs/04c_promotion.ipynb #05a0ca5f
+# %% ../nbs/04c_promotion.ipynb #7f47f03c
 class Promoter(Registrar):
     """A registry whose aliases can be promoted and rolled back; see `Registry`.
 
@@ -591,7 +595,7 @@ class Promoter(Registrar):
     --------
     >>> import numpy as np
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.registry import Registry
+    >>> from mlscale.promotion import Registry
     >>> X = np.arange(8.).reshape(4, 2)
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> registry = Registry("sqlite:///registry/mlflow.db")
@@ -691,7 +695,7 @@ class Promoter(Registrar):
         if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
         return mended
 
-# %% ../nbs/04c_promotion.ipynb #a136b724
+# %% ../nbs/04c_promotion.ipynb #69a2a777
 class Registry(Promoter):
     """Versions of models, the aliases that name them, and those that are served.
 
@@ -718,7 +722,7 @@ class Registry(Promoter):
     --------
     >>> import numpy as np
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from mlscale.registry import Registry
+    >>> from mlscale.promotion import Registry
     >>> X = np.arange(8.).reshape(4, 2)
     >>> model = LogisticRegression().fit(X, [0, 0, 1, 1])
     >>> registry = Registry("sqlite:///registry/mlflow.db")

@@ -32,7 +32,7 @@ _all_ = ["LookupState"]
 # %% ../nbs/01h_rolling.ipynb #82a3706a
 _AGGREGATES = ("count", "sum", "mean", "rate", "std", "min", "max", "last", "distinct")
 
-# %% ../nbs/01h_rolling.ipynb #ae490ad0
+# %% ../nbs/01h_rolling.ipynb #83436790
 @dataclass(frozen=True)
 class Rolling:
     """A rolling feature, defined once: an aggregate of what became known about a key in the time
@@ -71,7 +71,7 @@ class Rolling:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
     >>> late = [1, 0, 1]
     >>> known = pd.DataFrame({"carrier": "U", "created_timestamp": at(9, 10, 12), "late": late})
@@ -163,7 +163,7 @@ class Rolling:
         """
         return RollingState(self)
 
-# %% ../nbs/01h_rolling.ipynb #7ef673c9
+# %% ../nbs/01h_rolling.ipynb #196517a9
 def of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
     """Rolling features of the same key.
 
@@ -184,7 +184,7 @@ def of_one_key(rollings: Rolling | Sequence[Rolling]) -> list[Rolling]:
 
     Examples
     --------
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> from mlscale.rolling import of_one_key
     >>> count = lambda by: Rolling(f"n_{by}", value=None, by=by, window=None, agg="count")
     >>> of_one_key(count("origin"))
@@ -360,7 +360,7 @@ def _leaves(rollings: Sequence[Rolling], created: np.ndarray, t: np.ndarray) -> 
     return {r.window: np.searchsorted(t, until(r.window)) if r.window else for_ever
             for r in rollings}
 
-# %% ../nbs/01h_rolling.ipynb #4ab0d5ce
+# %% ../nbs/01h_rolling.ipynb #5f49ad82
 def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) -> pd.DataFrame:
     """Several rolling features of the same events at once; what they share is computed once.
 
@@ -384,7 +384,7 @@ def rolling_features(rollings: Sequence[Rolling], events: Any, entities: Any) ->
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling, rolling_features
+    >>> from mlscale.rolling import Rolling, rolling_features
     >>> at = lambda *hours: pd.to_datetime([f"2013-07-01 {h}:00" for h in hours], utc=True)
     >>> delays = pd.DataFrame({"origin": "JFK", "created_timestamp": at(9, 10), "delay": [10, 30]})
     >>> mean, worst = (Rolling(agg, value="delay", by="origin", window=None, agg=agg)
@@ -502,7 +502,7 @@ class _Windows(ForwardState):
             if not len(window): del self._keys[key]
         self._added, self._stored = 0, sum(map(len, self._keys.values()))
 
-# %% ../nbs/01h_rolling.ipynb #95e09776
+# %% ../nbs/01h_rolling.ipynb #652853d4
 class RollingState(_Windows):
     """A rolling feature online: events come in as they become known, values are asked for in
     between.
@@ -526,7 +526,7 @@ class RollingState(_Windows):
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> at = lambda hour: pd.Timestamp(f"2013-07-01 {hour}:00", tz="UTC")
     >>> mean = Rolling("m", value="delay", by="origin", window=pd.Timedelta(hours=2), agg="mean")
     >>> state = mean.online()

@@ -564,7 +564,7 @@ def _plot(test: Any, ax: Any) -> Any:
     ax.legend()
     return ax
 
-# %% ../nbs/10e_sequential_test.ipynb #a903ea40
+# %% ../nbs/10e_sequential_test.ipynb #cbb24003
 class SequentialTest(_StoredLooks):
     """An experiment that may be read at every look.
 
@@ -607,7 +607,8 @@ class SequentialTest(_StoredLooks):
 
     Examples
     --------
-    >>> from mlscale.sequential import Moments, SequentialTest
+    >>> from mlscale.always_valid import Moments
+    >>> from mlscale.sequential_test import SequentialTest
     >>> test = SequentialTest("beta-binomial", alpha=.05)
     >>> for x in (130, 150):   # each look brings new outcomes only
     ...     arms = Moments.from_counts(100, 1000), Moments.from_counts(x, 1000)

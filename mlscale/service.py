@@ -40,13 +40,14 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06f_service.ipynb #cd857d41
+# %% ../nbs/06f_service.ipynb #18fa249a
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
     Examples
     --------
-    >>> from mlscale.serving import ReloadingModel, Service
+    >>> from mlscale.hot_swap import ReloadingModel
+    >>> from mlscale.service import Service
     >>> Service(lambda alias: ReloadingModel("nothing", alias)).answer([1.])
     Traceback (most recent call last):
     mlscale.service.UnavailableError: no model is loaded; see /health/ready
@@ -96,7 +97,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06f_service.ipynb #28bb53ee
+# %% ../nbs/06f_service.ipynb #8b469680
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -118,7 +119,8 @@ class Service:
     >>> X = np.arange(8.).reshape(4, 2)
     >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "bundles/late/1", example=X)
     >>> _ = write_pointer("bundles/late", "production", ModelVersion("late", 1, bundle.sha256))
-    >>> from mlscale.serving import ReloadingModel, Service
+    >>> from mlscale.hot_swap import ReloadingModel
+    >>> from mlscale.service import Service
     >>> service = Service(lambda alias: ReloadingModel("bundles/late", alias))
     >>> answer = service.answer([[0., 1.], [6., 7.]], ids=["a", "b"])
     >>> np.round(answer["prediction"]), answer["versions"]
@@ -389,7 +391,7 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06f_service.ipynb #42d910e3
+# %% ../nbs/06f_service.ipynb #7b1ee418
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -425,7 +427,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
 
     Examples
     --------
-    >>> from mlscale.serving import create_app
+    >>> from mlscale.service import create_app
     >>> app = create_app("no bundles")   # or: uvicorn.run(create_app("bundles", log="log.db"))
     >>> sorted(app.openapi()["paths"])[:4]
     ['/health/live', '/health/ready', '/metrics', '/model']
@@ -480,7 +482,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]
 
-# %% ../nbs/06f_service.ipynb #c1c18500
+# %% ../nbs/06f_service.ipynb #39dca4a4
 def _serve_at(listening: socket.socket, bundles: str | os.PathLike, patience: float,
               say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
@@ -519,7 +521,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     Examples
     --------
     >>> import socket
-    >>> from mlscale.serving import serve
+    >>> from mlscale.service import serve
     >>> with socket.create_server(("127.0.0.1", 0)) as taken:   # otherwise it would not return
     ...     serve("bundles", port=taken.getsockname()[1], say=print)
     Traceback (most recent call last):
@@ -570,7 +572,7 @@ def _wait_for_answer(host: str, port: int, child: subprocess.Popen, said: IO[str
         last = (said.read().strip().splitlines() or ["it wrote nothing"])[-1]
         raise RuntimeError(f"the server did not answer: {last}")
 
-# %% ../nbs/06f_service.ipynb #de41be61
+# %% ../nbs/06f_service.ipynb #8da86357
 @contextmanager
 def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     log: str | os.PathLike | None = None, mode: str = "durable",
@@ -601,7 +603,7 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     --------
     >>> import json
     >>> from urllib.request import urlopen
-    >>> from mlscale.serving import serving_process
+    >>> from mlscale.service import serving_process
     >>> with serving_process("bundles") as url:
     ...     print(json.load(urlopen(f"{url}/health/live")))
     {'live': True}

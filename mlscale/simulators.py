@@ -15,7 +15,7 @@ import pandas as pd
 from .arguments import number, one_of, whole
 from .storage import needs
 
-# %% ../nbs/00c_simulators.ipynb #1f1c64cf
+# %% ../nbs/00c_simulators.ipynb #dd35a0ae
 def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
     """The small rides table of the lesson: rides per driver and day, made with a seed.
 
@@ -34,7 +34,7 @@ def drivers(days: int = 90, *, seed: int = 0) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import drivers
+    >>> from mlscale.simulators import drivers
     >>> drivers(days=1)[["driver_id", "created_timestamp", "rides"]].head(2)
        driver_id         created_timestamp  rides
     0       1001 2013-01-02 03:00:00+00:00      3
@@ -71,7 +71,7 @@ def _moved(x: np.ndarray, before: np.ndarray, amount: np.ndarray, kind: str) -> 
     mean, sd = np.nanmean(before), np.nanstd(before)
     return x + amount*(x - mean) if kind == "variance" else x + amount*sd
 
-# %% ../nbs/00c_simulators.ipynb #dc202ba7
+# %% ../nbs/00c_simulators.ipynb #32d88f41
 @dataclass(frozen=True)
 class Drift:
     """Drift of known kind, time and size in one column.
@@ -98,7 +98,7 @@ class Drift:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.data import Drift
+    >>> from mlscale.simulators import Drift
     >>> days = pd.Series(pd.date_range("2013-07-01", periods=4))
     >>> table = pd.DataFrame({"delay": [0., 20., 0., 20.]})   # its standard deviation is 10
     >>> Drift("sudden", "delay", start=days[2], size=3).apply(table, days).delay.tolist()
@@ -199,7 +199,7 @@ class Drift:
                title=f"{self.kind.replace('_', ' ')} drift of {self.column}".capitalize())
         return ax
 
-# %% ../nbs/00c_simulators.ipynb #90ff7fb6
+# %% ../nbs/00c_simulators.ipynb #a2165b4c
 def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     """A uniform number for each id that depends on nothing but the id, the seed and the salt.
 
@@ -222,7 +222,7 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
 
     Examples
     --------
-    >>> from mlscale.data import uniform_hash
+    >>> from mlscale.simulators import uniform_hash
     >>> uniform_hash([3, 7], seed=0).round(3).tolist()
     [0.908, 0.807]
     >>> uniform_hash([7, 3], seed=0).round(3).tolist()   # an id has its number in any company
@@ -234,7 +234,7 @@ def uniform_hash(ids: np.ndarray, *, seed: int, salt: int = 0) -> np.ndarray:
     z = (z ^ (z >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11))*2.**-53
 
-# %% ../nbs/00c_simulators.ipynb #da314396
+# %% ../nbs/00c_simulators.ipynb #62ba426f
 @dataclass(frozen=True)
 class OperationsDesk:
     """A desk that acts on scores, with a known effect.
@@ -255,7 +255,7 @@ class OperationsDesk:
 
     Examples
     --------
-    >>> from mlscale.data import OperationsDesk
+    >>> from mlscale.simulators import OperationsDesk
     >>> desk = OperationsDesk(threshold=.4, effect=.35, cost_action=140, cost_late=1000)
     >>> round(desk.break_even, 3)   # 140/(.35*1000)
     0.4

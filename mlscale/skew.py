@@ -61,7 +61,7 @@ def _pairs(logged: pd.DataFrame, recomputed: pd.DataFrame, by: Sequence[str],
                          "compute the features of the same predictions")
     return logged[[*by]].merge(recomputed, on=list(by), how="left")
 
-# %% ../nbs/01n_skew.ipynb #8434b9b5
+# %% ../nbs/01n_skew.ipynb #0eb0932b
 def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
                 time: str = "event_timestamp", tolerance: float = 1e-9) -> pd.DataFrame:
     """Compare the features that a service saw with what their definition says.
@@ -98,7 +98,7 @@ def skew_report(logged: Any, recomputed: Any, *, by: str | Sequence[str],
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import skew_report
+    >>> from mlscale.skew import skew_report
     >>> day = pd.date_range("2013-07-01", periods=4, tz="UTC")
     >>> seen = [71., 0., None, 66.]
     >>> logged = pd.DataFrame({"id": range(4), "event_timestamp": day, "temp": seen})

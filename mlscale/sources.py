@@ -20,7 +20,7 @@ import pandas as pd
 from .arguments import check_names
 from .storage import digest, home, locked, needs, replacing
 
-# %% ../nbs/00b_sources.ipynb #dd1dc9c1
+# %% ../nbs/00b_sources.ipynb #887f7ee2
 SOURCES = {
     "airlines.csv": "162551bd3401a12d63db3d92b7e66af3017d2e40d55919d6a678489323c10609",
     "airports.csv": "36c290b69800422f36618f471a042b670b9329e8eb0686eff44f371a9761e148",
@@ -51,7 +51,7 @@ def source_file(name: str) -> Path:
 
     Examples
     --------
-    >>> from mlscale.data import source_file
+    >>> from mlscale.sources import source_file
     >>> print(*source_file("airlines.csv").read_text().splitlines()[:2])
     carrier,name 9E,Endeavor Air Inc.
     >>> source_file("ships.csv")
@@ -72,7 +72,7 @@ def source_file(name: str) -> Path:
                          f"(its SHA-256 is not {SOURCES[name][:12]}...): {mend}")
     return path
 
-# %% ../nbs/00b_sources.ipynb #474cd675
+# %% ../nbs/00b_sources.ipynb #519b5f43
 PUERTO_RICO = ("BQN", "PSE", "SJU", "STT")
 
 def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Series:
@@ -96,7 +96,7 @@ def local_to_utc(clock: pd.Series, near: pd.Series, zone: pd.Series) -> pd.Serie
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.data import local_to_utc
+    >>> from mlscale.sources import local_to_utc
     >>> clock = pd.Series([2359, 5])   # a minute before midnight, and five after
     >>> near = pd.to_datetime(pd.Series(["2013-07-02 03:00"]*2), utc=True)   # 23:00 in New York
     >>> times = local_to_utc(clock, near, pd.Series(["America/New_York"]*2))
@@ -130,7 +130,7 @@ def _check_once(flights: pd.DataFrame) -> None:
         raise ValueError(f"{n} flights are in the table twice (same {', '.join(_KEY)}): "
                          "remove the copies")
 
-# %% ../nbs/00b_sources.ipynb #5b92f296
+# %% ../nbs/00b_sources.ipynb #8e864396
 def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     """Turn rows of the published table into flights on one clock.
 
@@ -155,7 +155,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.data import parse_flights, source_file
+    >>> from mlscale.sources import parse_flights, source_file
     >>> raw = pd.read_csv(source_file("flights.csv.zip"), nrows=1)
     >>> raw[["sched_dep_time", "sched_arr_time", "dest"]].values.tolist()   # local, to Houston
     [[515, 819, 'IAH']]
@@ -182,7 +182,7 @@ def parse_flights(raw: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
     _check_once(out)
     return out
 
-# %% ../nbs/00b_sources.ipynb #8c5fccb4
+# %% ../nbs/00b_sources.ipynb #976897fb
 def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Build a table once and keep it in the cache as Parquet, verified by digest at every read.
 
@@ -205,7 +205,7 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
     >>> import os
     >>> from unittest.mock import patch
     >>> import pandas as pd
-    >>> from mlscale.data import cached_frame
+    >>> from mlscale.sources import cached_frame
     >>> def build(): return print("building") or pd.DataFrame({"x": [1, 2]})
     >>> with patch.dict(os.environ, MLSCALE_HOME="here"):
     ...     for version in ("1", "1", "2"): table = cached_frame("example", version, build)
@@ -226,7 +226,7 @@ def cached_frame(name: str, key: str, build: Callable[[], pd.DataFrame]) -> pd.D
                 with replacing(seal) as new: new.write_text(digest(path))
     return pq.read_table(path).to_pandas()
 
-# %% ../nbs/00b_sources.ipynb #e3887922
+# %% ../nbs/00b_sources.ipynb #62abcce2
 def _build_flights() -> pd.DataFrame:
     airports = pd.read_csv(source_file("airports.csv")).set_index("faa").tzone
     zones = pd.concat([airports, pd.Series("America/Puerto_Rico", index=PUERTO_RICO)])
@@ -264,7 +264,7 @@ def load_flights() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import load_flights
+    >>> from mlscale.sources import load_flights
     >>> flights = load_flights()
     >>> flights[["carrier", "dest", "arr_delay", "late"]].head(1)
       carrier dest  arr_delay  late
@@ -275,7 +275,7 @@ def load_flights() -> pd.DataFrame:
     key = "1" + SOURCES["flights.csv.zip"] + SOURCES["airports.csv"]
     return cached_frame("flights", key, _build_flights)
 
-# %% ../nbs/00b_sources.ipynb #8b9703be
+# %% ../nbs/00b_sources.ipynb #f98d0c0c
 MATURE = pd.Timedelta(hours=36)
 
 def matured(predicted_at: pd.Series | pd.DatetimeIndex, at: pd.Timestamp) -> np.ndarray:
@@ -301,14 +301,14 @@ def matured(predicted_at: pd.Series | pd.DatetimeIndex, at: pd.Timestamp) -> np.
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.data import matured
+    >>> from mlscale.sources import matured
     >>> noon = pd.Timestamp("2013-07-03 12:00", tz="UTC")
     >>> matured(pd.to_datetime(["2013-07-02 00:00", "2013-07-02 00:01"], utc=True), noon).tolist()
     [True, False]
     """
     return np.asarray(pd.DatetimeIndex(predicted_at) <= pd.Timestamp(at) - MATURE)
 
-# %% ../nbs/00b_sources.ipynb #529c7eb1
+# %% ../nbs/00b_sources.ipynb #78c699ea
 WEATHER_LAG = pd.Timedelta(minutes=60)
 _WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure",
             "visib"]
@@ -327,7 +327,7 @@ def load_weather() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import load_weather
+    >>> from mlscale.sources import load_weather
     >>> load_weather().loc[0, ["origin", "event_timestamp", "created_timestamp", "temp"]].map(str)
     origin                                     EWR
     event_timestamp      2013-01-01 06:00:00+00:00
@@ -343,7 +343,7 @@ def load_weather() -> pd.DataFrame:
     out.loc[out.wind_speed > 200, ["wind_speed", "wind_gust"]] = np.nan
     return out.sort_values(["origin", "event_timestamp"], ignore_index=True)
 
-# %% ../nbs/00b_sources.ipynb #5edad619
+# %% ../nbs/00b_sources.ipynb #804e4c57
 def load_planes() -> pd.DataFrame:
     """The planes, by tail number.
 
@@ -355,7 +355,7 @@ def load_planes() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import load_planes
+    >>> from mlscale.sources import load_planes
     >>> load_planes()[["tailnum", "year", "engines", "seats"]].head(1)
       tailnum    year  engines  seats
     0  N10156  2004.0        2     55
@@ -373,7 +373,7 @@ def load_airports() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import load_airports
+    >>> from mlscale.sources import load_airports
     >>> load_airports().set_index("faa").tzone[["IAH", "SJU"]].tolist()
     ['America/Chicago', 'America/Puerto_Rico']
     """
@@ -392,7 +392,7 @@ def load_airlines() -> pd.DataFrame:
 
     Examples
     --------
-    >>> from mlscale.data import load_airlines
+    >>> from mlscale.sources import load_airlines
     >>> load_airlines().set_index("carrier").name["UA"]
     'United Air Lines Inc.'
     """

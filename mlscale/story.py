@@ -21,7 +21,7 @@ from .data import SOURCES
 from .storage import digest, needs, replacing, style
 from .system import HARM, START, WEEK
 
-# %% ../nbs/12e_story.ipynb #510277eb
+# %% ../nbs/12e_story.ipynb #48963dee
 def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     """What several futures share, written once.
 
@@ -39,7 +39,7 @@ def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import merge_futures
+    >>> from mlscale.story import merge_futures
     >>> events = pd.DataFrame({"run": ["with", "with", "without"],
     ...                        "text": ["start", "crash", "start"]})
     >>> print(merge_futures(events))
@@ -51,7 +51,7 @@ def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame.groupby(others, sort=False, dropna=False).run
     return rows.agg(tuple).rename("runs").reset_index()
 
-# %% ../nbs/12e_story.ipynb #264047af
+# %% ../nbs/12e_story.ipynb #d5aaff21
 def rolled_back(events: pd.DataFrame) -> pd.DataFrame:
     """The releases that were taken back.
 
@@ -68,7 +68,8 @@ def rolled_back(events: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, WEEK, rolled_back
+    >>> from mlscale.system import START, WEEK
+    >>> from mlscale.story import rolled_back
     >>> events = pd.DataFrame({"run": "with", "at": [START, START + WEEK, START + 2*WEEK],
     ...                        "kind": ["promote", "promote", "rollback"], "version": [1, 2, 1]})
     >>> bad = rolled_back(events).iloc[0]   # of the rollback, the version is that which came back
@@ -121,7 +122,7 @@ def _shade(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
         ax.axvspan(bad.since, bad.until, color="#D55E00", alpha=.25, lw=0,
                    label="" if i else "the disaster is live")
 
-# %% ../nbs/12e_story.ipynb #b0f22176
+# %% ../nbs/12e_story.ipynb #c9fa9b1d
 def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, width: float = 9.,
               dark: bool = False) -> Any:
     """Draw the loss week by week, what happened, and what acting saved.
@@ -145,7 +146,8 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, 
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, WEEK, draw_year
+    >>> from mlscale.system import START, WEEK
+    >>> from mlscale.story import draw_year
     >>> weeks = pd.DataFrame({"run": "a run", "week": [START, START + WEEK], "log_loss": [.4, .7],
     ...                       "cost": 5e5, "cost_if_nobody_acts": 6e5})
     >>> events = pd.DataFrame({"run": "a run", "at": [START + 2*WEEK], "kind": "alert",
@@ -180,7 +182,7 @@ def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, 
         figure.draw_without_rendering()   # ticks take their colours when they are first drawn
     return figure
 
-# %% ../nbs/12e_story.ipynb #4bb0c1c7
+# %% ../nbs/12e_story.ipynb #a325ef3e
 def draw_gates(gates: pd.DataFrame, *, width: float = 9., dark: bool = False) -> Any:
     """Draw each challenger against the champion on the held-out weeks.
 
@@ -199,7 +201,8 @@ def draw_gates(gates: pd.DataFrame, *, width: float = 9., dark: bool = False) ->
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, draw_gates
+    >>> from mlscale.system import START
+    >>> from mlscale.story import draw_gates
     >>> gates = pd.DataFrame({"run": "a run", "at": [START], "version": 2, "difference": -.01,
     ...                       "low": -.03, "high": .01, "passed": False})   # 0 is inside: refused
     >>> [label.get_text() for label in draw_gates(gates).axes[0].get_yticklabels()]
@@ -232,7 +235,7 @@ def _day(at: pd.Timestamp) -> str:
     "A day as it is read."
     return f"{at.day} {at:%b}"
 
-# %% ../nbs/12e_story.ipynb #cbc2663a
+# %% ../nbs/12e_story.ipynb #dc5d0ed4
 def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int) -> dict[str, str]:
     """How a run was made, and how it is made again.
 
@@ -249,7 +252,8 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int)
 
     Examples
     --------
-    >>> from mlscale.lifecycle import START, WEEK, provenance
+    >>> from mlscale.system import START, WEEK
+    >>> from mlscale.story import provenance
     >>> made = provenance(START + 4*WEEK, None, seed=1)
     >>> made["command"]
     'mlscale run --until 2013-04-29 --bad-release none --seed 1'
@@ -463,7 +467,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #a6148a5b
+# %% ../nbs/12e_story.ipynb #82aabbab
 def page(run: "Run", *, book: str | None = None) -> str:
     """The story of a run as one page that needs no network.
 
@@ -482,7 +486,8 @@ def page(run: "Run", *, book: str | None = None) -> str:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, Run, page
+    >>> from mlscale.system import START
+    >>> from mlscale.story import Run, page
     >>> weeks = pd.DataFrame([{"run": "a run", "week": START, "flights": 6500, "log_loss": .45,
     ...     "auc": .75, "acted": 300, "cost": 9e5, "cost_if_nobody_acts": 1e6, "p99_ms": 20.,
     ...     "open_alerts": 0, "version": 1}])
@@ -502,7 +507,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #8b4c4d15
+# %% ../nbs/12e_story.ipynb #f5db37d2
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -526,7 +531,8 @@ class Run:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, Run
+    >>> from mlscale.system import START
+    >>> from mlscale.story import Run
     >>> weeks = pd.DataFrame([{"run": "a run", "week": START, "flights": 6500, "log_loss": .45,
     ...     "auc": .75, "acted": 300, "cost": 9e5, "cost_if_nobody_acts": 1e6, "p99_ms": 20.,
     ...     "open_alerts": 0, "version": 1}])

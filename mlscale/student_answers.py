@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/90b_student_answers.ipynb #22f26e27
+# %% ../nbs/90b_student_answers.ipynb #5bd5f221
 class Incomparable(TypeError):
     """An answer of a type that cannot be compared.
 
     Examples
     --------
-    >>> from mlscale.exercises import Incomparable, plain
+    >>> from mlscale.student_answers import Incomparable, plain
     >>> try: plain(print)
     ... except Incomparable as e: print(e)
     an answer of type builtin_function_or_method: numbers, words, times, or lists and tables of
@@ -84,7 +84,7 @@ def _word(x: Any) -> str:
 def _name(x: Any) -> str:
     return str.__str__(str(_moment(x) if isinstance(x, (dt.date, np.datetime64)) else x))
 
-# %% ../nbs/90b_student_answers.ipynb #097642b7
+# %% ../nbs/90b_student_answers.ipynb #166d7c4b
 def plain(x: Any) -> Any:
     """Bring an answer to plain values, so that answers of different style can be compared and
     stored.
@@ -111,7 +111,7 @@ def plain(x: Any) -> Any:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.exercises import plain
+    >>> from mlscale.student_answers import plain
     >>> plain((1, pd.Series([.5, None])))
     [1, [0.5, None]]
     >>> plain(pd.Timestamp("2013-07-01 08:00", tz="America/New_York"))
@@ -136,7 +136,7 @@ def plain(x: Any) -> Any:
     raise Incomparable(f"an answer of type {type(x).__name__}: numbers, words, times, or lists and"
                        f" tables of them can be compared{more}")
 
-# %% ../nbs/90b_student_answers.ipynb #a9d01bca
+# %% ../nbs/90b_student_answers.ipynb #f265e197
 RTOL, ATOL = 1e-6, 1e-9
 
 def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> bool:
@@ -158,7 +158,7 @@ def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> 
 
     Examples
     --------
-    >>> from mlscale.exercises import plain, same
+    >>> from mlscale.student_answers import plain, same
     >>> same(plain([.1 + .2, None]), plain((.3, float("nan"))))
     True
     >>> same(.3, .3001), same(.3, .3001, rtol=.01)
@@ -176,7 +176,7 @@ def same(answer: Any, truth: Any, *, rtol: float = RTOL, atol: float = ATOL) -> 
         except OverflowError: return False   # a whole number beyond the range of floats
     return answer == truth
 
-# %% ../nbs/90b_student_answers.ipynb #bde1f48a
+# %% ../nbs/90b_student_answers.ipynb #2fd37ff3
 def _kind(x: Any) -> str:
     if _time(x) is not None: return "a time"
     kinds: dict[Any, str] = {list: "a sequence", dict: "a table", str: "a word",
@@ -206,7 +206,7 @@ def difference(answer: Any, truth: Any) -> str:
 
     Examples
     --------
-    >>> from mlscale.exercises import difference
+    >>> from mlscale.student_answers import difference
     >>> difference([1, 5, 3], [1, 2, 3])
     'value 2 of 3: it is too large'
     """
@@ -292,7 +292,7 @@ def brief(x: Any, *, whole: bool = False) -> str:
     if isinstance(x, (str, dict)): return repr(x) if whole else reprlib.repr(x)
     return cut(str(x), min(most, 200))
 
-# %% ../nbs/90b_student_answers.ipynb #0902c98a
+# %% ../nbs/90b_student_answers.ipynb #7b48c792
 SECONDS = 10
 
 class OutOfTime(BaseException):
@@ -301,7 +301,7 @@ class OutOfTime(BaseException):
 
     Examples
     --------
-    >>> from mlscale.exercises import OutOfTime
+    >>> from mlscale.student_answers import OutOfTime
     >>> issubclass(OutOfTime, Exception)
     False
     """
@@ -346,7 +346,7 @@ class _Alarm:
         if sys.gettrace() is not self.tracer: sys.settrace(self.tracer)
         if self.alarms > 1: self.block.f_trace, self.block.f_trace_opcodes = self.traced, False
 
-# %% ../nbs/90b_student_answers.ipynb #e7175f0d
+# %% ../nbs/90b_student_answers.ipynb #64a4cfc8
 @contextmanager
 def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> Iterator[None]:
     """Stop the block when it runs too long.
@@ -373,7 +373,7 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
 
     Examples
     --------
-    >>> from mlscale.exercises import OutOfTime, time_limit
+    >>> from mlscale.student_answers import OutOfTime, time_limit
     >>> try:
     ...     with time_limit(.1):
     ...         while True: pass
@@ -397,7 +397,7 @@ def time_limit(seconds: float = SECONDS, *, frame: FrameType | None = None) -> I
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - time.monotonic() + start, .001), every)
 
-# %% ../nbs/90b_student_answers.ipynb #369e2094
+# %% ../nbs/90b_student_answers.ipynb #39453725
 @dataclass(frozen=True)
 class Outcome:
     """What a function made of one input.
@@ -413,7 +413,7 @@ class Outcome:
 
     Examples
     --------
-    >>> from mlscale.exercises import Outcome
+    >>> from mlscale.student_answers import Outcome
     >>> Outcome(.1 + .2).agrees(Outcome(.3, detail="three tenths"))
     True
     >>> Outcome(error="KeyError").agrees(Outcome(None))
@@ -456,7 +456,7 @@ def explain(error: BaseException, filename: str) -> str:
 
     Examples
     --------
-    >>> from mlscale.exercises import explain
+    >>> from mlscale.student_answers import explain
     >>> try: 1/0
     ... except ZeroDivisionError as e: explain(e, "another file")
     'ZeroDivisionError: division by zero'
@@ -490,7 +490,7 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
 
     Examples
     --------
-    >>> from mlscale.exercises import outcome
+    >>> from mlscale.student_answers import outcome
     >>> outcome(lambda late: sum(late)/len(late), {"late": [1, 0]}).value
     0.5
     >>> outcome(lambda late: sum(late)/len(late), {"late": []}).error
@@ -506,7 +506,7 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
         code = getattr(inspect.unwrap(function), "__code__", None)
         return Outcome(error=type(e).__name__, detail=explain(e, getattr(code, "co_filename", "")))
 
-# %% ../nbs/90b_student_answers.ipynb #8609dfde
+# %% ../nbs/90b_student_answers.ipynb #ec8ade80
 def encode(x: Any) -> Any:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -530,7 +530,7 @@ def encode(x: Any) -> Any:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.exercises import encode
+    >>> from mlscale.student_answers import encode
     >>> encode(np.array([1, 2], dtype="int8"))
     {'ndarray': [1, 2], 'dtype': 'int8'}
     """
@@ -553,7 +553,7 @@ def encode(x: Any) -> Any:
     raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from"
                     " 0 (`reset_index(drop=True)`), and use plain types and UTC")
 
-# %% ../nbs/90b_student_answers.ipynb #5841eaca
+# %% ../nbs/90b_student_answers.ipynb #cfcf7835
 def _equal(a: Any, b: Any) -> bool:
     "Whether a stored input came back as it was."
     if isinstance(b, np.ndarray):
@@ -577,7 +577,7 @@ def decode(x: Any) -> Any:
 
     Examples
     --------
-    >>> from mlscale.exercises import decode
+    >>> from mlscale.student_answers import decode
     >>> decode({"ndarray": [1, 2], "dtype": "int8"}).dtype
     dtype('int8')
     """

@@ -42,7 +42,7 @@ def _with_times(rows: list[dict]) -> list[dict]:
     as_was = lambda key, value: pd.Timestamp(value) if key in ("at", "week") else value
     return [{key: as_was(key, value) for key, value in row.items()} for row in rows]
 
-# %% ../nbs/12c_system.ipynb #5f2c9daf
+# %% ../nbs/12c_system.ipynb #1983c047
 @dataclass
 class System:
     """A running system between two weeks.
@@ -71,7 +71,7 @@ class System:
     With a `system` as `launch` gives it:
 
     >>> from pathlib import Path
-    >>> from mlscale.lifecycle import START
+    >>> from mlscale.system import START
     >>> other = system.fork(Path("other"), "another future")
     >>> other.note(START, "retrain", "there alone", 2)
     01 Apr  retrain   there alone
@@ -174,7 +174,7 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12c_system.ipynb #a8f7bf6f
+# %% ../nbs/12c_system.ipynb #71981785
 def request_predictions(url: str, X: pd.DataFrame, at: pd.Series,
                         entity: pd.Series) -> tuple[np.ndarray, list[float]]:
     """Send rows to the server, an hour's worth in one request, over two connections.
@@ -200,7 +200,7 @@ def request_predictions(url: str, X: pd.DataFrame, at: pd.Series,
     With a `system` as `launch` gives it:
 
     >>> from mlscale.features import FEATURES
-    >>> from mlscale.lifecycle import NAME, START, request_predictions
+    >>> from mlscale.system import NAME, START, request_predictions
     >>> from mlscale.serving import serving_process
     >>> rows = system.features[system.features.event_timestamp >= START].head(200)
     >>> at, tailnum = rows.event_timestamp, system.world.flights.tailnum.loc[rows.index]
@@ -238,7 +238,7 @@ def _post(connection: HTTPConnection, path: str, body: dict) -> dict:
     if response.status == 200: return answer
     raise RuntimeError(f"the server answered {path} with {response.status}: {answer}")
 
-# %% ../nbs/12c_system.ipynb #376a4dc5
+# %% ../nbs/12c_system.ipynb #c901a0eb
 def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     """Let the desk act on scores, and record what it did.
 
@@ -261,7 +261,7 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     With a `system` as `launch` gives it:
 
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import START, act
+    >>> from mlscale.system import START, act
     >>> scores, at = pd.Series(.9, range(1000)), pd.Series(START, range(1000))
     >>> act(system, scores, at)   # a random tenth of those wanted is left alone
     910
@@ -275,7 +275,7 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     record_actions(done[plan.wanted], log=system.log)
     return int(plan.acted.sum())
 
-# %% ../nbs/12c_system.ipynb #b11a2651
+# %% ../nbs/12c_system.ipynb #5b9fd139
 def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     """Record the outcomes of the last two weeks' flights that are known by now.
 
@@ -296,7 +296,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     With a `system` as `launch` gives it:
 
     >>> import pandas as pd
-    >>> from mlscale.lifecycle import NAME, record_known_outcomes
+    >>> from mlscale.system import NAME, record_known_outcomes
     >>> from mlscale.serving import Prediction, PredictionLog
     >>> at = pd.Timestamp("2013-01-01 10:00", tz="UTC")
     >>> with PredictionLog(system.log) as log:
@@ -312,7 +312,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
-# %% ../nbs/12c_system.ipynb #e67badc8
+# %% ../nbs/12c_system.ipynb #18e55e18
 def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.ndarray:
     """Score flights with Spark.
 
@@ -337,7 +337,7 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.
     With a `system` as `launch` gives it, and a `spark` session:
 
     >>> from pathlib import Path
-    >>> from mlscale.lifecycle import NAME, batch_scores
+    >>> from mlscale.system import NAME, batch_scores
     >>> X = system.features.head(3)
     >>> scores = batch_scores(system.bundles/NAME/"1", X, Path("batch"), spark)
     >>> scores.shape, bool((0 < scores).all() and (scores < 1).all())
@@ -350,7 +350,7 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any) -> np.
     batch_predict(bundle, source, to, spark=spark, id="flight_id")
     return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
 
-# %% ../nbs/12c_system.ipynb #21d5feb3
+# %% ../nbs/12c_system.ipynb #15488b2a
 def served_version(system: System) -> int:
     """The version that is served.
 
@@ -368,7 +368,7 @@ def served_version(system: System) -> int:
     --------
     With a `system` as `launch` gives it:
 
-    >>> from mlscale.lifecycle import served_version
+    >>> from mlscale.system import served_version
     >>> served_version(system)
     1
     """
@@ -388,7 +388,7 @@ def deploy(system: System, url: str) -> None:
     --------
     With a `system` as `launch` gives it:
 
-    >>> from mlscale.lifecycle import NAME, deploy, served_version
+    >>> from mlscale.system import NAME, deploy, served_version
     >>> from mlscale.serving import serving_process
     >>> with serving_process(system.bundles, model=NAME, log=system.log) as url:
     ...     deploy(system, url)   # the champion is served already: doing it twice changes nothing
@@ -400,7 +400,7 @@ def deploy(system: System, url: str) -> None:
     _post(connection, "/reload", {})
     connection.close()
 
-# %% ../nbs/12c_system.ipynb #035daeaa
+# %% ../nbs/12c_system.ipynb #b4944ae6
 HARM = "loss"   # the alert that may trigger a retraining: it alone says that it hurts
 
 def record(system: System, finding: Finding) -> bool:
@@ -422,7 +422,7 @@ def record(system: System, finding: Finding) -> bool:
     --------
     With a `system` as `launch` gives it:
 
-    >>> from mlscale.lifecycle import HARM, START, record
+    >>> from mlscale.system import HARM, START, record
     >>> from mlscale.monitoring import Finding
     >>> finding = Finding(HARM, .7, .6, "nats", START, True)
     >>> [record(system, finding) for _ in range(2)]   # a trouble that lasts is one alert

@@ -499,7 +499,7 @@ def card(title: str, facts: Mapping[str, Any]) -> str:
     with pd.option_context("display.max_colwidth", None):
         return pd.Series(facts, name=title, dtype=object).to_frame().to_html()
 
-# %% ../nbs/01b_tables.ipynb #a7c1b3de
+# %% ../nbs/01b_tables.ipynb #4a635c9e
 @dataclass(frozen=True, eq=False)
 class View:
     """Facts about something, each with two times: a feature view.
@@ -528,7 +528,7 @@ class View:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import View
+    >>> from mlscale.tables import View
     >>> noon = pd.Timestamp("2013-07-01 12:00", tz="UTC")
     >>> rides = pd.DataFrame({"driver_id": [1001], "event_timestamp": [noon], "rides": [8]})
     >>> View("drivers", rides, by="driver_id", ttl=pd.Timedelta(days=1), features="rides")

@@ -18,7 +18,7 @@ from typing import Any
 from .arguments import whole
 from .student_answers import SECONDS, Outcome, brief, decode, difference, outcome
 
-# %% ../nbs/90c_verdicts.ipynb #bc13d2d1
+# %% ../nbs/90c_verdicts.ipynb #4976a5ce
 FORMAT = 1
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Case:
 
     Examples
     --------
-    >>> from mlscale.exercises import Case, Outcome
+    >>> from mlscale.verdicts import Case
+    >>> from mlscale.student_answers import Outcome
     >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
     >>> Outcome(sum(case.arguments()["x"])).agrees(case.truth)
     True
@@ -73,7 +74,8 @@ class Misconception:
 
     Examples
     --------
-    >>> from mlscale.exercises import Misconception, Outcome
+    >>> from mlscale.verdicts import Misconception
+    >>> from mlscale.student_answers import Outcome
     >>> first = Misconception("the first", "And the others?", (Outcome(1), Outcome(0)))
     >>> first.outcomes[0].agrees(Outcome(1.0))
     True
@@ -109,7 +111,8 @@ class Question:
 
     Examples
     --------
-    >>> from mlscale.exercises import Case, Outcome, Question
+    >>> from mlscale.verdicts import Case, Question
+    >>> from mlscale.student_answers import Outcome
     >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
     >>> hints = ("General.", "Specific.")
     >>> Question("77.q1", "a sum", "total", 2, 5, "", hints, (case,), ()).minutes
@@ -126,7 +129,7 @@ class Question:
     misconceptions: tuple
     names: tuple = ()
 
-# %% ../nbs/90c_verdicts.ipynb #ee8d967d
+# %% ../nbs/90c_verdicts.ipynb #0bb27de6
 def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception | None:
     """The misconception that answers every input as the student's function does.
 
@@ -144,8 +147,9 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
 
     Examples
     --------
-    >>> from mlscale.exercises import Outcome, Question, recognise
-    >>> from mlscale.exercises import Case, Misconception
+    >>> from mlscale.student_answers import Outcome
+    >>> from mlscale.verdicts import Question, recognise
+    >>> from mlscale.verdicts import Case, Misconception
     >>> cases = tuple(Case(n, {"x": [n]}, "A rule.", Outcome(len(n))) for n in ("one", "four"))
     >>> three = Misconception("always three", "Always?", (Outcome(3), Outcome(3)))
     >>> q = Question("77.q1", "a length", "length", 2, 5, "", (), cases, (three,))
@@ -158,7 +162,7 @@ def recognise(question: Question, outcomes: Sequence[Outcome]) -> Misconception 
         if all(o.agrees(w) for o, w in zip(outcomes, m.outcomes)): return m
     return None
 
-# %% ../nbs/90c_verdicts.ipynb #940df290
+# %% ../nbs/90c_verdicts.ipynb #9ffdf91e
 def _shape(code: CodeType) -> tuple:
     inner = tuple(_shape(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
     return code.co_code, code.co_names, code.co_varnames, inner
@@ -180,7 +184,7 @@ def untouched(function: Callable, stub: str) -> bool:
 
     Examples
     --------
-    >>> from mlscale.exercises import untouched
+    >>> from mlscale.verdicts import untouched
     >>> def total(x): ...
     >>> untouched(total, "def total(x): ...  # your code")
     True
@@ -201,7 +205,7 @@ def untouched(function: Callable, stub: str) -> bool:
         shapes += [_shape(c) for c in codes]
     return _shape(function.__code__) in shapes
 
-# %% ../nbs/90c_verdicts.ipynb #f27a877f
+# %% ../nbs/90c_verdicts.ipynb #73dc3d13
 def _count(n: int, word: str, many: str = "") -> str:
     return f"{n} {word if n == 1 else many or word + 's'}"
 
@@ -230,7 +234,8 @@ class Verdict:
 
     Examples
     --------
-    >>> from mlscale.exercises import Case, Outcome, Question, Verdict
+    >>> from mlscale.verdicts import Case, Question, Verdict
+    >>> from mlscale.student_answers import Outcome
     >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
     >>> q = Question("77.q1", "a sum", "total", 2, 5, "", ("General.", "Specific."), (case,), ())
     >>> Verdict(q, "wrong", (Outcome(1),), tries=2).hints
@@ -366,7 +371,7 @@ def _html(verdict: Verdict) -> str:
             f"<table style='margin:0'>{rows}</table>"
             f"<div style='font-size:85%;opacity:.75'>{notes}</div></div>")
 
-# %% ../nbs/90c_verdicts.ipynb #e9743627
+# %% ../nbs/90c_verdicts.ipynb #c739b0a1
 def is_python_function(x: Any) -> bool:
     """Whether something is a function written in Python, with or without a decorator such as
     `functools.cache`.
@@ -412,7 +417,8 @@ def judge(function: Callable, question: Question, *, tries: int = 1,
 
     Examples
     --------
-    >>> from mlscale.exercises import Case, Outcome, Question, judge
+    >>> from mlscale.verdicts import Case, Question, judge
+    >>> from mlscale.student_answers import Outcome
     >>> case = Case("two values", {"x": [1, 2]}, "All count.", Outcome(3))
     >>> q = Question("77.q1", "a sum", "total", 2, 5, "", ("General.", "Specific."), (case,), ())
     >>> judge(lambda x: x[0], q).hints

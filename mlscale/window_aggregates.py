@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/01g_window_aggregates.ipynb #bbf8a481
+# %% ../nbs/01g_window_aggregates.ipynb #7ddeea62
 class Aggregate(Protocol):
     """What is asked of a window: the part of a rolling feature's definition that is used here.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> day = pd.Timedelta(days=1)
     >>> r = Rolling("late_1d", value="late", by="carrier", window=day, agg="rate", prior=(.2, 10))
     >>> r.agg, r.window, r.prior
@@ -72,7 +72,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"): return np.where(b == 0, np.nan, a/b)
     return np.array([p/q if q else np.nan for p, q in zip(a.tolist(), b.tolist())], float)
 
-# %% ../nbs/01g_window_aggregates.ipynb #534fc127
+# %% ../nbs/01g_window_aggregates.ipynb #804c37c3
 def _value(rolling: Aggregate, count: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Count, sum, mean or rate from the number of events in a window and the float nearest to their
     sum."""
@@ -103,7 +103,7 @@ def window_sums(
     Examples
     --------
     >>> import numpy as np
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> from mlscale.window_aggregates import whole_numbers, window_sums
     >>> mean = Rolling("mean", value="delay", by="origin", window=None, agg="mean")
     >>> whole, denominator = whole_numbers(np.array([10., 20., 60.]))
@@ -322,7 +322,7 @@ class _Distinct(_Extreme):
 
     def __len__(self) -> int: return len(self.events) if self.kept else len(self.newest)
 
-# %% ../nbs/01g_window_aggregates.ipynb #58d1cd52
+# %% ../nbs/01g_window_aggregates.ipynb #5f71b1d8
 _WINDOWS = {"min": _Extreme, "max": _Extreme, "last": _Last, "distinct": _Distinct}
 
 def key_window(rolling: Aggregate) -> Any:
@@ -342,7 +342,7 @@ def key_window(rolling: Aggregate) -> Any:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.features import Rolling
+    >>> from mlscale.rolling import Rolling
     >>> from mlscale.window_aggregates import key_window
     >>> total = Rolling("total", value="delay", by="origin", window=pd.Timedelta(10), agg="sum")
     >>> window = key_window(total)

@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #7149d467
+# %% ../nbs/12b_world.ipynb #167ff6d9
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -29,7 +29,7 @@ class World:
     --------
     >>> import numpy as np
     >>> from mlscale.data import OperationsDesk, load_flights
-    >>> from mlscale.lifecycle import World
+    >>> from mlscale.world import World
     >>> world, ids = World(load_flights().set_index("flight_id"), OperationsDesk()), np.arange(1000)
     >>> alone, helped = (world.outcomes(ids, np.full(1000, acted)) for acted in (False, True))
     >>> int(alone.label.sum()), int(helped.label.sum())   # late flights
@@ -79,7 +79,7 @@ class World:
         """
         return self.desk.cost(acted, self.outcomes(flight_id, acted).label.to_numpy())
 
-# %% ../nbs/12b_world.ipynb #1576d3fe
+# %% ../nbs/12b_world.ipynb #7d49721c
 def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
     """The features as a job computes them that lost the two hours: the aircraft's last delays as of
     the departure.
@@ -100,7 +100,7 @@ def without_horizon(features: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame
     --------
     >>> import pandas as pd
     >>> from mlscale.features import load_features
-    >>> from mlscale.lifecycle import without_horizon
+    >>> from mlscale.world import without_horizon
     >>> features = load_features().set_index("flight_id").head(2000)
     >>> wrong = without_horizon(features, pd.Timestamp("2013-01-02", tz="UTC"))
     >>> changed = (wrong != features) & ~(wrong.isna() & features.isna())
