@@ -108,7 +108,7 @@ def _table(path: str, id: str) -> Any:
         return pd.read_parquet(path)
     return pd.read_csv(path, dtype={id: str})
 
-# %% ../nbs/91_cli.ipynb #2de9dbe8
+# %% ../nbs/91_cli.ipynb #50f0a51b
 def _rows_of(words: argparse.Namespace) -> Any:
     "The outcomes in a file, with the names of the log; where no label is, nothing is known yet."
     columns = words.request_id_column, words.label_column
@@ -131,7 +131,7 @@ def _outcomes(words: argparse.Namespace) -> int:
     new = record_outcomes(rows, log=log)
     print(f"{new:,} outcomes are new, {len(rows) - new:,} were known")
     if len(table) > len(rows): print(f"{len(table) - len(rows):,} rows have no label yet")
-    if strangers: print(f"{len(strangers):,} ids have no prediction here, such as {strangers[0]!r}")
+    if strangers: print(f"of these ids {len(strangers):,} have no prediction: {strangers[0]!r:.60}")
     return 0
 
 # %% ../nbs/91_cli.ipynb #369b723f

@@ -16,7 +16,7 @@ from .arguments import check_names
 from .storage import needs
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06e_limits.ipynb #e2096b5e
+# %% ../nbs/06e_limits.ipynb #4ccaf93d
 MAX_ROWS = 10_000
 _KINDS = {"number": frozenset({int, float, type(None)}), "text": frozenset({str, type(None)})}
 
@@ -31,7 +31,7 @@ def _check_types(rows: list[list], columns: Sequence[str], types: Sequence[str],
             if kind in fits: continue
             kind_of = "a number" if type_ == "number" else "text"
             raise ValueError(f"{what}[{i}], column {name!r}: {json.dumps(value)[:40]} is not "
-                             f"{kind_of}; give {kind_of}, or null where it is unknown")
+                             f"{kind_of}; give {kind_of}, or null if the column may be missing")
 
 def _floats(rows: list[list], what: str) -> np.ndarray:
     "Rows of numbers and None."
@@ -53,7 +53,7 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
                      if "text" in types else rows, what)
     return np.array(rows, dtype=object) if "text" in types else floats
 
-# %% ../nbs/06e_limits.ipynb #816d6538
+# %% ../nbs/06e_limits.ipynb #b2853dbc
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
     """Turn the `values` of a request into an array, or say in one line what is wrong with them.
 
@@ -85,7 +85,7 @@ def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) ->
     [['UA', 17]]
     >>> read_rows([["UA", "17"]], ["carrier", "hour"], ["text", "number"])
     Traceback (most recent call last):
-    ValueError: values[0], column 'hour': "17" is not a number; give a number, or null where ...
+    ValueError: values[0], column 'hour': "17" is not a number; give a number, or null ...
     """
     if not isinstance(values, list) or not values:
         raise ValueError("values: give one row as a list of values, or a list of rows")

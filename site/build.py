@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import webbrowser
 from pathlib import Path
 
@@ -60,19 +61,28 @@ def font(target):
 
 
 def build(target):
-    ours = target == ROOT / "_site"
-    work = ROOT / ".mlscale" / "cache" / "site" if ours else target.with_name(f"{target.name}.work")
-    stage(work / "source")
-    call("sphinx", "-b", "html", "-c", HERE, "-d", work / "doctrees", "-j", 2, "-W", "--keep-going",
-         "-q", work / "source", target)
-    left_out = shutil.ignore_patterns(".ipynb_checkpoints", "solutions")
-    shutil.copytree(NBS, target / "notebooks", dirs_exist_ok=True, ignore=left_out)
-    font(target / "_static" / "math.woff")
-    for path in target.glob("[ace]*/*.html"):   # of a chapter that is no more
-        source = work / "source" / path.relative_to(target)
-        if not any(source.with_suffix(s).exists() for s in (".md", ".ipynb")): path.unlink()
-    shutil.rmtree(target / "pagefind", ignore_errors=True)
-    call("pagefind", "--site", target, "--root-selector", "article", "--quiet")
+    "Make the site aside; where it was made as a whole it takes its place."
+    if target.exists() and any(target.iterdir()) and not (target / "searchindex.js").exists():
+        sys.exit(f"--to {target}: holds something else; give a new folder, or one with a site")
+    with tempfile.TemporaryDirectory() as box:
+        work = ROOT / ".mlscale" / "cache" / "site" if target == ROOT / "_site" else Path(box)
+        html = work / "html"
+        stage(work / "source")
+        call("sphinx", "-b", "html", "-c", HERE, "-d", work / "doctrees", "-j", 2, "-W",
+             "--keep-going", "-q", work / "source", html)
+        left_out = shutil.ignore_patterns(".ipynb_checkpoints", "solutions")
+        shutil.copytree(NBS, html / "notebooks", dirs_exist_ok=True, ignore=left_out)
+        font(html / "_static" / "math.woff")
+        for path in html.glob("[ace]*/*.html"):   # of a chapter that is no more
+            source = work / "source" / path.relative_to(html)
+            if not any(source.with_suffix(s).exists() for s in (".md", ".ipynb")): path.unlink()
+        shutil.rmtree(html / "pagefind", ignore_errors=True)
+        call("pagefind", "--site", html, "--root-selector", "article", "--quiet")
+        new = target.with_name(f"{target.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(html, new)
+        shutil.rmtree(target, ignore_errors=True)
+        new.rename(target)
 
 
 def call(module, *words):

@@ -203,7 +203,7 @@ def test_outcomes_come_from_a_file_once_and_strangers_are_named(kind, log, tmp_p
     table.to_csv(file, index=False) if kind == "csv" else table.to_parquet(file)
     words = ["outcomes", file, str(log), "--id", "flight", "--label", "late"]
     assert main(["outcomes", file, str(log)]) == 1 and "has no column 'request_id', but flight, late, at" in capsys.readouterr().err
-    assert main([*words, "--known-at", "at"]) == 0 and capsys.readouterr().out == "3 outcomes are new, 0 were known\n1 rows have no label yet\n1 ids have no prediction here, such as 'no'\n"
+    assert main([*words, "--known-at", "at"]) == 0 and capsys.readouterr().out == "3 outcomes are new, 0 were known\n1 rows have no label yet\nof these ids 1 have no prediction: 'no'\n"
     assert main(words) == 0 and capsys.readouterr().out.startswith("0 outcomes are new, 3 were known")
     assert {"001", "002"} <= set(labelled(log, "2013-05-01T09:00:00Z").request_id) and "003" not in set(labelled(log, "2013-05-04T00:00:00Z").request_id)
     assert main(["outcomes", file, str(log), "--id", "at", "--label", "late"]) == 1 and "no id of" in capsys.readouterr().err

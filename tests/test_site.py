@@ -251,7 +251,7 @@ QUESTIONS = {
     "how many users do I need": ["09_experiments", "09c_planning", "planning"],
     "sample ratio mismatch": ["09_experiments", "09c_planning", "planning"],
     "peeking at results every day": ["10_sequential", "10f_duration", "10b_boundaries"],
-    "is pickle safe": ["03_artifacts", "03b_conversion", "03c_bundle", "bundle"],
+    "is pickle safe": ["03_artifacts", "03c_bundle", "bundle"],
     "onnx gives other predictions": ["03_artifacts", "03b_conversion"],
     "rollback a bad release": ["04_registry", "04c_promotion", "12_lifecycle", "04b_ledger"],
     "spark without java": ["05_batch", "05b_spark", "spark"],
@@ -292,3 +292,11 @@ def test_it_opens_from_a_file_too(tab, site):
     tab.locator("#pst-search-dialog input").press("Enter")
     tab.locator("#search-results li a").first.wait_for()
     assert not tab.complaints
+
+
+def test_a_folder_with_something_else_is_left_alone_and_nothing_stands_beside_the_site(site, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    done = subprocess.run([sys.executable, ROOT / "site" / "build.py", "--to", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and "holds something else" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    assert {p.name for p in site.parent.iterdir()} <= {"book", "built", "built.lock"}
