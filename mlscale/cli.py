@@ -235,7 +235,14 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #72d30d41
+# %% ../nbs/91_cli.ipynb #0e29218a
+def _hours(text: str) -> float:
+    "How long to wait."
+    try: hours = float(text)
+    except ValueError: hours = -1.
+    if 0 <= hours < float("inf"): return hours
+    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: hours, 0 or more")
+
 def _port(text: str) -> int:
     "The number of a port; 0 takes a free one."
     if text.isdigit() and int(text) < 65_536: return int(text)
@@ -281,7 +288,7 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
                      help="a column that is neither id nor feature; may be given several times "
                           "(default: none)")
 
-# %% ../nbs/91_cli.ipynb #81aa52cc
+# %% ../nbs/91_cli.ipynb #ceaf3826
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
     sub.set_defaults(places=("log", *before))
     sub.add_argument("log", metavar="LOG", help="the prediction log that the server wrote: a file, "
@@ -301,7 +308,7 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)
     sub.add_argument("--at", metavar="DATE", default="now",
                      help="outcomes known by then, such as 2013-07-01 (default: %(default)s)")
-    sub.add_argument("--wait", metavar="HOURS", type=float, default=36,
+    sub.add_argument("--wait", metavar="HOURS", type=_hours, default=36,
                      help="how old a prediction must be to be judged, since those whose outcome is "
                           "known early are special (default: %(default)s, for flights)")
 

@@ -309,11 +309,11 @@ def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
 
     return router
 
-# %% ../nbs/06f_service.ipynb #43833d91
+# %% ../nbs/06f_service.ipynb #812527a9
 def _description(deployed: DeployedModel) -> dict:
     "A deployed model, as somebody who wants to ask it must know it."
     bundle, signature = deployed.bundle, deployed.bundle.signature
-    types = getattr(signature, "types", ()) or ["number"]*len(signature.columns)
+    types = signature.types or ["number"]*len(signature.columns)
     columns = [{"name": name, "type": kind, "may_be_missing": missing} for name, kind, missing
                in zip(signature.columns, types, signature.allow_missing)]
     return {"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from mlscale.batch import (
     shipped_bundle,
     spark_session,
 )
-from mlscale.spark import plain_errors
+from mlscale.spark import plain_errors, session
 
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
 
@@ -84,6 +85,13 @@ def test_spark_runs_without_java_on_a_path_with_spaces(spark):
     home = Path(started("JAVA_HOME"))
     assert home.parent == Path(started("MLSCALE_HOME")) / "cache" and " " in str(home)
     assert (home / "lib").is_symlink() and (home / "bin" / "java").read_text().startswith("#!/bin/sh\n")
+
+
+def test_a_session_that_runs_is_found_from_every_thread_and_left_running(spark):
+    def use():
+        with session(None) as found: return found.sparkContext is spark.sparkContext
+    with ThreadPoolExecutor(1) as another: assert another.submit(use).result()
+    assert spark.range(3).count() == 3
 
 
 def test_a_java_that_is_too_old_is_passed_over_and_one_of_17_is_taken(tmp_path, monkeypatch):

@@ -265,3 +265,9 @@ def test_doctor_sees_a_full_disk_and_one_for_reading_only(disk, why, tmp_path):
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode: pytest.skip("not allowed to mount a disk")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", MOUNTED, tmp_path, disk, sys.executable], capture_output=True, text=True)
     assert done.returncode == 1 and f"{tmp_path} cannot be written ({why})" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["-5", "nan", "inf", "soon"])
+def test_a_time_to_wait_is_a_number_of_hours(wrong, capsys):
+    with pytest.raises(SystemExit): main(["monitor", "log.db", f"--wait={wrong}"])
+    assert f"argument --wait: '{wrong}' is no time to wait: hours, 0 or more" in capsys.readouterr().err
