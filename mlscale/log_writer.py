@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MODES', 'LogWriter']
 
-# %% ../nbs/06c_log_writer.ipynb #94b6674c
+# %% ../nbs/06c_log_writer.ipynb #875c5c17
+import asyncio
 import logging
 import math
 import threading
@@ -64,7 +65,7 @@ class _Queue:
         "Whether the end comes `within` so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06c_log_writer.ipynb #b66d4f50
+# %% ../nbs/06c_log_writer.ipynb #a8f03957
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class LogWriter:
         How many predictions were answered and are not in the log as they were answered.
     error : str or None
         Why the log could not be written when it was last tried.
+    failed_at : float
+        When that was last so, on the monotonic clock; minus infinity if never.
 
     Examples
     --------
@@ -108,6 +111,7 @@ class LogWriter:
         self.mode = one_of(mode, "mode", MODES)
         self.unlogged = 0
         self.error: str | None = None
+        self.failed_at = -math.inf
         self._log, self._lost, self._spoke = log, lost, -math.inf
         capacity = whole(capacity, "capacity", low=1)
         self._queue = _Queue(math.inf if mode == "durable" else capacity)
@@ -137,10 +141,32 @@ class LogWriter:
             If the log cannot be written (with "durable"), or the writer is closed.
         """
         rows = list(rows)
+        done = self._put(rows)
+        return done.result() if done else rows
+
+    async def append_async(self, rows: Iterable[Prediction]) -> list[Prediction]:
+        """The same for whoever runs on an event loop, which goes on meanwhile.
+
+        Parameters
+        ----------
+        rows : iterable of Prediction
+            See `append`.
+
+        Returns
+        -------
+        list of Prediction
+            See `append`.
+        """
+        rows = list(rows)
+        done = self._put(rows)
+        # shielded: who no longer waits must not take the word from the writer, which gives it
+        return await asyncio.shield(asyncio.wrap_future(done)) if done else rows
+
+    def _put(self, rows: list[Prediction]) -> Future | None:
+        "What to wait for; None where nobody has to wait."
         done = self._queue.put(rows)
         if done is None: self._lose(len(rows), "too many wait to be written")
-        elif self.mode == "durable": return done.result()
-        return rows
+        return done if self.mode == "durable" else None
 
     def describe(self, sha256: str, columns: Iterable[str]) -> None:
         """Record which columns a model has, before the next predictions.
@@ -178,7 +204,7 @@ class LogWriter:
                 self.error = None
                 return results
             except Exception as e:
-                self.error = str(e)
+                self.error, self.failed_at = str(e), time.monotonic()
                 self._say(self.error)
                 if last or not isinstance(e, LogError): return [e]*len(requests)
             last = self._queue.ended(within=1)
