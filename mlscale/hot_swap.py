@@ -210,7 +210,7 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #41fd2ba5
+# %% ../nbs/06d_hot_swap.ipynb #68846b05
 class WatchedModels:
     """The models of several aliases, each loaded by whoever watches and never by a question.
 
@@ -240,7 +240,8 @@ class WatchedModels:
     def __init__(self, folder: str | os.PathLike, *, every_alias: bool = False,
                  every: float = 1.0, failed: Callable[[], None] = lambda: None):
         self._folder, self._every, self._failed = Path(folder), every, failed
-        self._every_alias, self._models = every_alias, {}
+        self._every_alias = every_alias
+        self._models: dict[str, ReloadingModel] = {}
         self(PRODUCTION)
         self.look()
 

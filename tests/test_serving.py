@@ -300,7 +300,7 @@ def test_without_a_log_outcomes_are_refused_and_told_why(bundles):
 
 
 def test_a_server_without_a_model_warns_and_names_the_others(bundles, tmp_path):
-    from mlscale.service import _announcement
+    from mlscale.server import _announcement
     live = ReloadingModel(bundles / "early")
     live.reload()
     with socket.create_server(("127.0.0.1", 0)) as listening: said = "\n".join(_announcement(listening, bundles, live, {"model": "early", "log": "postgresql://me:secret@host/db"}))
