@@ -484,7 +484,7 @@ def impatient_protocol(patience: float, metrics: ServiceMetrics) -> type:
             self.transport.close()
     return Impatient
 
-# %% ../nbs/06e_limits.ipynb #ca12a575
+# %% ../nbs/06e_limits.ipynb #63c291fc
 KEPT = frozenset({"/predict", "/outcomes", "/reload", "/model", "/metrics"})   # need a key
 
 def _digest(key: str) -> str:
@@ -555,18 +555,22 @@ def read_keys(keys: str | os.PathLike) -> dict[str, str]:
     >>> _ = Path("bad.txt").write_text("desk secret")
     >>> read_keys("bad.txt")
     Traceback (most recent call last):
-    ValueError: keys: line 1 of bad.txt is not a name and a digest; `mlscale key NAME` writes one
+    ValueError: keys: line 1 of bad.txt is not a name and a digest; `mlscale key NAME FILE` ...
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(Path(keys).read_text().splitlines(), 1):
+    try: lines = Path(keys).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"keys: {keys} cannot be read ({getattr(e, 'strerror', 'not text')}); "
+                         "`mlscale key NAME FILE` makes it") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"): continue
         parts = line.split()
         if len(parts) != 2 or not re.fullmatch("[0-9a-f]{64}", parts[1]) or parts[0] in found:
             raise ValueError(f"keys: line {number} of {keys} is not a name and a digest; "
-                             "`mlscale key NAME` writes one")
+                             "`mlscale key NAME FILE` writes one")
         found[parts[0]] = parts[1]
     if not found:
-        raise ValueError(f"keys: {keys} holds none; `mlscale key NAME` makes one")
+        raise ValueError(f"keys: {keys} holds none; `mlscale key NAME FILE` makes one")
     return found
 
 class Keys:

@@ -228,20 +228,20 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
             yield f"http://{host}:{port}"
         finally: _end(child)
 
-# %% ../nbs/06h_server.ipynb #14013cb9
+# %% ../nbs/06h_server.ipynb #81595778
 def _check_place(host: str, keys: object, open_to_all: bool) -> None:
     "Refuse to listen to a network and answer everybody, unless that is meant."
     try: here = ipaddress.ip_address(host).is_loopback
     except ValueError: here = host == "localhost"
     if not (here or keys or open_to_all):
         raise ValueError(f"host={host!r}: whoever reaches this address could ask, reload models "
-                         "and record outcomes; give keys=, or open_to_all=True if that is meant")
+                         "and record outcomes; give `keys`, or `open_to_all` if that is meant")
 
 def _check_certificate(certificate: object, private_key: object) -> None:
     "Both files, or none."
     for name, path in (("certificate", certificate), ("private_key", private_key)):
         if (certificate is None) != (private_key is None):
-            raise ValueError(f"{name}={path!s}: give certificate and private_key, or neither")
+            raise ValueError(f"{name}={path!s}: give `certificate` and `private_key`, or neither")
         if path is not None and not Path(str(path)).is_file():
             raise ValueError(f"{name}={str(path)!r}: no such file; a PEM file is expected")
 

@@ -88,7 +88,7 @@ def test_without_a_key_nothing_that_matters_is_answered(bundles, tmp_path):
 def test_a_file_of_keys_that_is_none_is_refused_and_not_shown(text, bundles, tmp_path):
     (tmp_path / "keys").write_text(text)
     with pytest.raises(ValueError, match="keys") as refused: create_app(bundles, keys=tmp_path / "keys")
-    assert "secret" not in str(refused.value) and "mlscale key" in str(refused.value)
+    assert "secret" not in str(refused.value) and "mlscale key NAME FILE" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "x" * 65, "-a", "a\n"])
@@ -106,7 +106,7 @@ def test_a_name_has_one_key(tmp_path):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.7", "example.org"])
 def test_a_network_wants_keys_or_the_word_that_everybody_may_ask(host, bundles):
-    with pytest.raises(ValueError, match="host=.*keys="): serve(bundles, host=host)
+    with pytest.raises(ValueError, match="host=.*keys"): serve(bundles, host=host)
 
 
 def test_a_certificate_is_two_files(bundles, tmp_path):
