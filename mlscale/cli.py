@@ -243,7 +243,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #27cc080f
+# %% ../nbs/91_cli.ipynb #87942f5c
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -294,6 +294,7 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--access-log", action="store_true",
                      help="write a line of JSON for each request (default: none)")
 
+# %% ../nbs/91_cli.ipynb #09bba84e
 def _words_of_key(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(places=("name", "file"))
     sub.add_argument("name", metavar="NAME", help="whose key it is")

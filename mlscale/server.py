@@ -228,7 +228,7 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
             yield f"http://{host}:{port}"
         finally: _end(child)
 
-# %% ../nbs/06h_server.ipynb #81595778
+# %% ../nbs/06h_server.ipynb #5cb229ce
 def _check_place(host: str, keys: object, open_to_all: bool) -> None:
     "Refuse to listen to a network and answer everybody, unless that is meant."
     try: here = ipaddress.ip_address(host).is_loopback
@@ -245,6 +245,7 @@ def _check_certificate(certificate: object, private_key: object) -> None:
         if path is not None and not Path(str(path)).is_file():
             raise ValueError(f"{name}={str(path)!r}: no such file; a PEM file is expected")
 
+# %% ../nbs/06h_server.ipynb #911b3f3b
 def _supervise(listening: socket.socket, workers: int, what: dict,
                say: Callable[[str], object]) -> None:
     "Keep so many processes at a socket, until this one is told to stop."
