@@ -221,7 +221,7 @@ class Service:
         routed = [(alias, self._live(alias).current()) for alias in map(self._route, ids)]
         return [(alias, model) if model else (PRODUCTION, production) for alias, model in routed]
 
-# %% ../nbs/06f_service.ipynb #9c08d084
+# %% ../nbs/06f_service.ipynb #af5b6def
 @cache
 def _question_type() -> Any:
     "The body of a request as pydantic checks it; made when first needed, for pydantic is heavy."
@@ -240,6 +240,7 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
+# %% ../nbs/06f_service.ipynb #c5792ae1
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
     if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice in an object")
@@ -249,8 +250,8 @@ def _understood(body: bytes) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
-    try: return dict(_question_type().model_validate(json.loads(body,
-                                                                object_pairs_hook=_each_once)))
+    read = _question_type().model_validate
+    try: return dict(read(json.loads(body, object_pairs_hook=_each_once)))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
