@@ -305,27 +305,29 @@ def _prediction_routes(service: Service, models: WatchedModels,
             except (ValueError, UnavailableError, LogError) as e: return _refused(e)
     return router
 
-# %% ../nbs/06f_service.ipynb #a3822407
+# %% ../nbs/06f_service.ipynb #a30d21c8
+def _state(models: WatchedModels, writer: LogWriter | None) -> "JSONResponse":
+    "Whether the service can answer, and with what; why not, if not."
+    from fastapi.responses import JSONResponse
+    live, deployed = models(PRODUCTION), models(PRODUCTION).current()
+    blocked = (writer is not None and writer.mode == "durable" and writer.error is not None
+               and time.monotonic() < writer.failed_at + BLOCKED)
+    ready = deployed is not None and not blocked
+    what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
+            if deployed else {})
+    log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
+           if writer else {})
+    return JSONResponse({"ready": ready, **what, "error": live.error, **log}, 200 if ready else 503)
+
+# %% ../nbs/06f_service.ipynb #b2deb2d0
 def _operation_routes(models: WatchedModels, writer: LogWriter | None,
                       metrics: ServiceMetrics) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions:
     `/reload` has one of its own."""
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Response
-    from fastapi.responses import JSONResponse, RedirectResponse
+    from fastapi.responses import RedirectResponse
     router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
-
-    def state() -> JSONResponse:
-        live, deployed = models(PRODUCTION), models(PRODUCTION).current()
-        blocked = (writer is not None and writer.mode == "durable" and writer.error is not None
-                   and time.monotonic() < writer.failed_at + BLOCKED)
-        ready = deployed is not None and not blocked
-        what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
-                if deployed else {})
-        log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
-               if writer else {})
-        return JSONResponse({"ready": ready, **what, "error": live.error, **log},
-                            200 if ready else 503)
 
     @router.get("/", include_in_schema=False)
     async def start():
@@ -337,12 +339,12 @@ def _operation_routes(models: WatchedModels, writer: LogWriter | None,
 
     @router.get("/health/ready")
     async def is_ready():
-        return state()
+        return _state(models, writer)
 
     @router.post("/reload")
     async def reload():
         await to_thread.run_sync(models.look, limiter=one())
-        return state()
+        return _state(models, writer)
 
     @router.get("/metrics")
     async def numbers():
