@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #583946a6
+# %% ../nbs/91_cli.ipynb #205363e8
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -43,7 +43,15 @@ def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           mode=words.log_mode, synchronous=words.log_synchronous, host=words.host,
-          port=words.port, say=lambda line: print(line, file=sys.stderr, flush=True))
+          port=words.port, workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
+          certificate=words.certificate, private_key=words.private_key,
+          access_log=words.access_log,
+          say=lambda line: print(line, file=sys.stderr, flush=True))
+    return 0
+
+def _key(words: argparse.Namespace) -> int:
+    from mlscale.serving import make_key
+    print(make_key(words.name, words.file))
     return 0
 
 # %% ../nbs/91_cli.ipynb #cb88bd85
@@ -235,7 +243,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #0e29218a
+# %% ../nbs/91_cli.ipynb #87942f5c
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -263,8 +271,8 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")
     sub.add_argument("--model", default="late", help="which of them (default: %(default)s)")
-    sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 lets "
-                     "the whole network ask, without a password (default: %(default)s)")
+    sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 "
+                     "lets the whole network ask, and wants --keys (default: %(default)s)")
     sub.add_argument("--port", type=_port, default=8000,
                      help="the port, 0 for a free one (default: %(default)s)")
     sub.add_argument("--log", help="record predictions and outcomes in this file, or the database "
@@ -273,6 +281,24 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
                      help="whether an answer waits until it is recorded (default: %(default)s)")
     sub.add_argument("--log-synchronous", choices=["normal", "full"], default="normal",
                      help="full: a record survives the loss of power, too (default: %(default)s)")
+    sub.add_argument("--workers", type=int, default=1, metavar="N",
+                     help="how many processes answer (default: %(default)s)")
+    sub.add_argument("--keys", metavar="FILE", help="answer only who brings one of these keys; "
+                     "`mlscale key` makes them (default: answer everybody)")
+    sub.add_argument("--open-to-all", action="store_true",
+                     help="listen to a network without keys (default: refuse to)")
+    sub.add_argument("--certificate", metavar="FILE", help="speak TLS with this certificate, PEM "
+                     "(default: plain HTTP)")
+    sub.add_argument("--private-key", metavar="FILE", help="that of the certificate, PEM "
+                     "(default: none)")
+    sub.add_argument("--access-log", action="store_true",
+                     help="write a line of JSON for each request (default: none)")
+
+# %% ../nbs/91_cli.ipynb #09bba84e
+def _words_of_key(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(places=("name", "file"))
+    sub.add_argument("name", metavar="NAME", help="whose key it is")
+    sub.add_argument("file", metavar="FILE", help="the server's file of keys, for serve --keys")
 
 # %% ../nbs/91_cli.ipynb #b3a14ec6
 def _words_of_score(sub: argparse.ArgumentParser) -> None:
@@ -325,7 +351,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
                      help="what is to be forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #03f9288c
+# %% ../nbs/91_cli.ipynb #baf07176
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -353,6 +379,7 @@ def parser() -> argparse.ArgumentParser:
     _words_of_run(verb("run", _run, "the closed loop through the year 2013; writes a report"))
     _words_of_serve(verb("serve", _serve,
                          "a server that answers POST /predict with the deployed model"))
+    _words_of_key(verb("key", _key, "make a key for a client of the server, and print it once"))
     _words_of_score(verb("score", _score, "score Parquet files with Spark"))
     _words_of_outcomes(verb("outcomes", _outcomes, "record what happened in the prediction log"))
     _words_of_monitor(verb("monitor", _monitor,

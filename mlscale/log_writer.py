@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MODES', 'LogWriter']
 
-# %% ../nbs/06c_log_writer.ipynb #94b6674c
+# %% ../nbs/06c_log_writer.ipynb #875c5c17
+import asyncio
 import logging
 import math
 import threading
@@ -64,10 +65,29 @@ class _Queue:
         "Whether the end comes `within` so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06c_log_writer.ipynb #b66d4f50
+# %% ../nbs/06c_log_writer.ipynb #4b4b45df
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
+class _Losses:
+    "Predictions that are not in the log: counted exactly, and said at most once a second."
+    def __init__(self, told: Callable[[int], object]):
+        self.n, self._told, self._spoke = 0, told, -math.inf
+        self._counting = threading.Lock()
+
+    def add(self, n: int, why: str) -> None:
+        "Count `n` more."
+        with self._counting: self.n += n
+        self._told(n)
+        self.say(f"{self.n:,} predictions so far are not in the log; the last: {why}")
+
+    def say(self, what: str) -> None:
+        "Under load the reason is the same each time."
+        if time.monotonic() < self._spoke + 1: return
+        self._spoke = time.monotonic()
+        _logger.error(what)
+
+# %% ../nbs/06c_log_writer.ipynb #e05638e6
 class LogWriter:
     """A thread that writes to a prediction log for all the others, in groups.
 
@@ -91,6 +111,8 @@ class LogWriter:
         How many predictions were answered and are not in the log as they were answered.
     error : str or None
         Why the log could not be written when it was last tried.
+    failed_at : float
+        When that was last so, on the monotonic clock; minus infinity if never.
 
     Examples
     --------
@@ -106,15 +128,17 @@ class LogWriter:
     def __init__(self, log: PredictionLog, mode: str = "durable", *, capacity: int = 10_000,
                  lost: Callable[[int], object] = lambda n: None):
         self.mode = one_of(mode, "mode", MODES)
-        self.unlogged = 0
         self.error: str | None = None
-        self._log, self._lost, self._spoke = log, lost, -math.inf
+        self.failed_at = -math.inf
+        self._log, self._losses = log, _Losses(lost)
         capacity = whole(capacity, "capacity", low=1)
         self._queue = _Queue(math.inf if mode == "durable" else capacity)
         self._columns: dict[str, list[str]] = {}
-        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
         self._thread.start()
+
+    @property
+    def unlogged(self) -> int: return self._losses.n
 
     def append(self, rows: Iterable[Prediction]) -> list[Prediction]:
         """Record predictions, as `PredictionLog.append` does.
@@ -136,11 +160,32 @@ class LogWriter:
         LogError
             If the log cannot be written (with "durable"), or the writer is closed.
         """
+        rows, done = self._put(rows)
+        return done.result() if done else rows
+
+    async def append_async(self, rows: Iterable[Prediction]) -> list[Prediction]:
+        """The same for whoever runs on an event loop, which goes on meanwhile.
+
+        Parameters
+        ----------
+        rows : iterable of Prediction
+            See `append`.
+
+        Returns
+        -------
+        list of Prediction
+            See `append`.
+        """
+        rows, done = self._put(rows)
+        # shielded: who no longer waits must not take the word from the writer, which gives it
+        return await asyncio.shield(asyncio.wrap_future(done)) if done else rows
+
+    def _put(self, rows: Iterable[Prediction]) -> tuple[list[Prediction], Future | None]:
+        "The rows, and what to wait for; None where nobody has to wait."
         rows = list(rows)
         done = self._queue.put(rows)
-        if done is None: self._lose(len(rows), "too many wait to be written")
-        elif self.mode == "durable": return done.result()
-        return rows
+        if done is None: self._losses.add(len(rows), "too many wait to be written")
+        return rows, done if self.mode == "durable" else None
 
     def describe(self, sha256: str, columns: Iterable[str]) -> None:
         """Record which columns a model has, before the next predictions.
@@ -166,7 +211,8 @@ class LogWriter:
                 if isinstance(result, Exception): done.set_exception(result)
                 else: done.set_result(result)
                 if self.mode == "available" and (n := _not_recorded(rows, result)):
-                    self._lose(n, str(done.exception() or "they were answered otherwise before"))
+                    why = done.exception() or "they were answered otherwise before"
+                    self._losses.add(n, str(why))
 
     def _recorded(self, requests: list[list[Prediction]]) -> list:
         "What became of each request. To be available means to try until the end, and once more."
@@ -178,19 +224,7 @@ class LogWriter:
                 self.error = None
                 return results
             except Exception as e:
-                self.error = str(e)
-                self._say(self.error)
+                self.error, self.failed_at = str(e), time.monotonic()
+                self._losses.say(self.error)
                 if last or not isinstance(e, LogError): return [e]*len(requests)
             last = self._queue.ended(within=1)
-
-    def _lose(self, n: int, why: str) -> None:
-        "Count predictions that are not in the log, and say so."
-        with self._counting: self.unlogged += n
-        self._lost(n)
-        self._say(f"{self.unlogged:,} predictions so far are not in the log; the last: {why}")
-
-    def _say(self, what: str) -> None:
-        "At most one line a second: under load the reason is the same each time."
-        if time.monotonic() < self._spoke + 1: return
-        self._spoke = time.monotonic()
-        _logger.error(what)

@@ -1,4 +1,5 @@
 "The service answers what the bundle answers, once an id; a wrong question is refused in one line; a model change loses nothing."
+import asyncio
 import contextlib
 import json
 import os
@@ -299,7 +300,7 @@ def test_without_a_log_outcomes_are_refused_and_told_why(bundles):
 
 
 def test_a_server_without_a_model_warns_and_names_the_others(bundles, tmp_path):
-    from mlscale.service import _announcement
+    from mlscale.server import _announcement
     live = ReloadingModel(bundles / "early")
     live.reload()
     with socket.create_server(("127.0.0.1", 0)) as listening: said = "\n".join(_announcement(listening, bundles, live, {"model": "early", "log": "postgresql://me:secret@host/db"}))
@@ -454,13 +455,17 @@ def test_available_answers_while_the_log_cannot_be_written_and_tells_how_many_an
     assert len(logged(tmp_path / "log.db")) == 8000, "what waited was written at the end"
 
 
-def test_durable_refuses_while_the_log_cannot_be_written(bundles, tmp_path):
+def test_durable_refuses_while_the_log_cannot_be_written_and_is_not_ready(bundles, tmp_path, monkeypatch):
     with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:
         with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE predictions RENAME TO gone")
         refused = client.post("/predict", json={"values": ROWS})
         assert refused.status_code == 503 and "the log cannot be read or written: no such table" in refused.json()["detail"]
-        state = client.get("/health/ready").json()["log"]
+        ready = client.get("/health/ready")
+        state = ready.json()["log"]
+        assert ready.status_code == 503 and not ready.json()["ready"], "it could only refuse"
         assert (state["mode"], state["unlogged"]) == ("durable", 0) and "no such table" in state["error"]
+        monkeypatch.setattr("mlscale.service.BLOCKED", 0.)
+        assert client.get("/health/ready").status_code == 200, "after some seconds the next question finds out"
         with sqlite3.connect(tmp_path / "log.db") as db: db.execute("ALTER TABLE gone RENAME TO predictions")
         assert client.post("/predict", json={"values": ROWS}).status_code == 200 and client.get("/health/ready").json()["log"]["error"] is None
     with TestClient(create_app(bundles)) as client: assert "log" not in client.get("/health/ready").json()
@@ -549,7 +554,7 @@ def test_health_does_not_wait_for_the_threads_that_answer(bundles, monkeypatch):
 
     monkeypatch.setattr(Service, "answer", answer)
     with TestClient(create_app(bundles)) as client, ThreadPoolExecutor(THREADS) as pool:
-        jobs = [pool.submit(client.post, "/predict", json={"values": ROWS[0]}) for _ in range(THREADS)]
+        jobs = [pool.submit(client.post, "/predict", json={"values": ROWS[:1] * 1000}) for _ in range(THREADS)]
         busy.wait(30)   # all threads are taken
         try: answers = [client.get(path).status_code for path in ("/health/live", "/health/ready", "/metrics")]
         finally: go.set()
@@ -597,6 +602,7 @@ def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorde
     asked, routed = {"values": [[1, 2, 3], [1, 2, 3]], "ids": ["p", "c"]}, lambda id: "canary" if id == "c" else "production"
     with TestClient(create_app(bundles, log=tmp_path / "log.db", route=routed)) as client:
         point(bundles, 4, alias="canary")
+        client.post("/reload")
         first = client.post("/predict", json=asked).json()
         assert first["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
         assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0, 2.0, 1.0]", other.sha256), ("[1.0, 2.0, 3.0]", first["sha256"])]
@@ -605,6 +611,7 @@ def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorde
         assert client.post("/predict", json=asked).json() == first
     with TestClient(create_app(bundles, route=routed)) as client:
         point(bundles, 5, alias="canary")
+        client.post("/reload")
         response = client.post("/predict", json=asked)
         assert response.status_code == 422 and "'z'" in response.json()["detail"]
 
@@ -652,3 +659,105 @@ def test_answering_three_hundred_rows_with_ids_is_not_much_more_work_than_readin
             floor.append(between - start)
             ours.append(time.process_time() - between)
     assert min(ours) < 5 * min(floor), (min(ours), min(floor))
+
+
+async def ask_app(app, body, headers=()):
+    "Status, headers and body of POST /predict, without a network."
+    whole, said = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]), []
+
+    async def receive(): return next(whole)
+    async def send(message): said.append(message)
+    await app({"type": "http", "http_version": "1.1", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b"", "root_path": "", "scheme": "http",
+               "headers": [(b"content-type", b"application/json"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}, receive, send)
+    return said[0]["status"], {k.decode(): v.decode() for k, v in said[0]["headers"]}, json.loads(b"".join(m.get("body", b"") for m in said[1:]))
+
+
+def test_one_question_too_many_is_refused_at_once_and_the_next_is_welcome(bundles, monkeypatch):
+    go, begun = asyncio.Event(), []
+    answer = Service.answer_async
+
+    async def slow(self, *question, **named):
+        begun.append(1)
+        await go.wait()
+        return await answer(self, *question, **named)
+
+    monkeypatch.setattr(Service, "answer_async", slow)
+    app = create_app(bundles, most=2)
+
+    async def story():
+        first = [asyncio.create_task(ask_app(app, {"values": ROWS[2]})) for _ in range(2)]
+        while len(begun) < 2: await asyncio.sleep(0)
+        status, headers, problem = await ask_app(app, {"values": ROWS[2]})
+        assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/problem+json")
+        assert problem["status"] == 503 and "2 questions are in progress" in problem["detail"] and len(begun) == 2
+        go.set()
+        assert [status for status, *_ in await asyncio.gather(*first)] == [200, 200]
+        assert (await ask_app(app, {"values": ROWS[2]}))[0] == 200
+        text = app.state.metrics.text().decode()
+        assert 'mlscale_shed_requests_total{reason="full"} 1.0' in text and "mlscale_requests_in_progress 0.0" in text
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("rows", [1, 2000], ids=["on the loop", "in a thread"])
+def test_a_question_whose_time_is_over_costs_no_work(rows, bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:
+        late = client.post("/predict", json={"values": [ROWS[2]] * rows}, headers={"Request-Timeout-Ms": "0"})
+        assert late.status_code == 503 and late.headers["retry-after"] == "1" and "Request-Timeout-Ms" in late.json()["detail"]
+        assert logged(tmp_path / "log.db") == [] and metric(client, 'mlscale_shed_requests_total{reason="deadline"}') == 1
+        for bad in ("soon", "-1", "1.5", "", "9" * 30): assert client.post("/predict", json={"values": ROWS[2]}, headers={"Request-Timeout-Ms": bad}).status_code == 422
+        assert client.post("/predict", json={"values": ROWS[2]}, headers={"Request-Timeout-Ms": "60000"}).status_code == 200
+
+
+def test_every_answer_is_counted_those_that_are_our_fault_and_those_that_are_no_request(bundles, monkeypatch):
+    async def broken(self, *question, **named): raise KeyError("a programming error")
+    monkeypatch.setattr(Service, "answer_async", broken)
+    with TestClient(create_app(bundles)) as client:
+        answer = client.post("/predict", json={"values": ROWS[2]})
+        assert answer.status_code == 500 and answer.json()["title"] == "Internal Server Error" and "programming" not in answer.text
+        assert metric(client, 'mlscale_requests_total{status="500"}') == 1
+    with serving_process(bundles) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as s:
+            s.sendall(b"\x00 garbage\r\n\r\n")
+            assert b"400" in s.recv(1000)
+        assert 'mlscale_requests_total{status="400"} 1.0' in httpx.get(url + "/metrics").text
+
+
+def test_every_refusal_is_a_problem_that_a_program_can_read(client):
+    for response in (client.post("/predict", json={"values": []}), client.post("/outcomes", json={"outcomes": []}),
+                     client.post("/predict", content=b"x" * 8_000_001)):
+        problem = response.json()
+        assert response.headers["content-type"] == "application/problem+json"
+        assert problem["status"] == response.status_code and set(problem) == {"status", "title", "detail"}
+
+
+def test_a_client_that_no_longer_waits_leaves_the_writer_alive(bundles, tmp_path):
+    async def story():
+        app = create_app(bundles, log=tmp_path / "log.db")
+        async with app.router.lifespan_context(app):
+            asked = [asyncio.create_task(ask_app(app, {"values": ROWS[2], "ids": [f"{i}"]})) for i in range(20)]
+            await asyncio.sleep(.001)
+            for task in asked[::2]: task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            assert (await ask_app(app, {"values": ROWS[2], "ids": ["last"]}))[0] == 200
+    asyncio.run(story())
+    assert "last" in {id for id, in logged(tmp_path / "log.db", "request_id")}
+
+
+def test_no_question_waits_for_a_model_to_load(bundles, monkeypatch):
+    "The look at the pointer takes its time, in a thread of its own."
+    from mlscale import hot_swap
+    load, begun, go = hot_swap.load_deployed, threading.Event(), threading.Event()
+
+    def loading(*args):
+        begun.set()
+        go.wait(30)
+        return load(*args)
+    with TestClient(create_app(bundles)) as client:
+        monkeypatch.setattr(hot_swap, "load_deployed", loading)
+        point(bundles, 2)
+        assert begun.wait(10)
+        assert client.post("/predict", json={"values": ROWS[2]}).json()["version"] == 1 and client.get("/health/ready").status_code == 200
+        go.set()
+        deadline = time.monotonic() + 10
+        while client.post("/predict", json={"values": ROWS[2]}).json()["version"] == 1: assert time.monotonic() < deadline
