@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #fff4f3bd
+# %% ../nbs/91_cli.ipynb #9a3caed6
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -43,8 +43,15 @@ def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           mode=words.log_mode, synchronous=words.log_synchronous, host=words.host,
-          port=words.port, trusted_key=words.trusted_key,
+          port=words.port, workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
+          certificate=words.certificate, private_key=words.private_key,
+          access_log=words.access_log, trusted_key=words.trusted_key,
           say=lambda line: print(line, file=sys.stderr, flush=True))
+    return 0
+
+def _key(words: argparse.Namespace) -> int:
+    from mlscale.serving import make_key
+    print(make_key(words.name, words.file))
     return 0
 
 # %% ../nbs/91_cli.ipynb #cb88bd85

@@ -152,7 +152,7 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
                          f"{named.name!r}; deploy the other, or ask without a version")
     return load_deployed(folder, named, trusted_key=trusted_key).bundle
 
-# %% ../nbs/06d_hot_swap.ipynb #f44355bb
+# %% ../nbs/06d_hot_swap.ipynb #44bdc832
 class ReloadingModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -163,7 +163,7 @@ class ReloadingModel:
     alias : str
         Whose pointer is followed.
     every : float
-        Seconds between two looks at it, at least.
+        Seconds between two looks at it, at least. Infinite: only `reload` looks.
     failed : callable
         Called when a look fails.
     trusted_key : path, optional
@@ -188,7 +188,8 @@ class ReloadingModel:
                  failed: Callable[[], None] = lambda: None,
                  trusted_key: str | os.PathLike | None = None):
         self._folder, self.alias, self._every, self._failed = Path(folder), alias, every, failed
-        self._trusted_key, self._lock, self._due = trusted_key, threading.Lock(), 0.
+        self._trusted_key, self._lock = trusted_key, threading.Lock()
+        self._due = 0. if every < math.inf else math.inf
         self._seen: ModelVersion | None = None
         self.deployed: DeployedModel | None = None
         self.error: str | None = None
@@ -230,7 +231,7 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #68846b05
+# %% ../nbs/06d_hot_swap.ipynb #7c5a0011
 class WatchedModels:
     """The models of several aliases, each loaded by whoever watches and never by a question.
 
@@ -244,6 +245,8 @@ class WatchedModels:
         Seconds between two looks while `watching`.
     failed : callable
         Called when a look fails.
+    trusted_key : path, optional
+        See `load_deployed`.
 
     Examples
     --------
@@ -258,8 +261,10 @@ class WatchedModels:
     (DeployedModel(name='late', version=5), None)
     """
     def __init__(self, folder: str | os.PathLike, *, every_alias: bool = False,
-                 every: float = 1.0, failed: Callable[[], None] = lambda: None):
+                 every: float = 1.0, failed: Callable[[], None] = lambda: None,
+                 trusted_key: str | os.PathLike | None = None):
         self._folder, self._every, self._failed = Path(folder), every, failed
+        self._trusted_key = trusted_key
         self._every_alias = every_alias
         self._models: dict[str, ReloadingModel] = {}
         self(PRODUCTION)
@@ -279,7 +284,8 @@ class WatchedModels:
             Its `current` never looks; it has None until `look` has found something.
         """
         if alias not in self._models:
-            model = ReloadingModel(self._folder, alias, every=math.inf, failed=self._failed)
+            model = ReloadingModel(self._folder, alias, every=math.inf, failed=self._failed,
+                                   trusted_key=self._trusted_key)
             self._models.setdefault(alias, model)
         return self._models[alias]
 

@@ -164,7 +164,7 @@ def _end(child: subprocess.Popen) -> None:
         child.kill()
         child.wait()
 
-# %% ../nbs/06h_server.ipynb #cee61f71
+# %% ../nbs/06h_server.ipynb #70320707
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
     try:
@@ -186,7 +186,8 @@ def _wait_for_answer(host: str, port: int, child: subprocess.Popen, said: IO[str
 def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     log: str | os.PathLike | None = None, mode: str = "durable",
                     synchronous: str = "normal", port: int = 0,
-                    patience: float = PATIENCE) -> Iterator[str]:
+                    patience: float = PATIENCE,
+                    trusted_key: str | os.PathLike | None = None) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -197,6 +198,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         The port on 127.0.0.1; 0 takes a free one.
     patience : float
         See `serve`.
+    trusted_key : path, optional
+        See `create_app`.
 
     Yields
     ------
@@ -218,7 +221,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     {'live': True}
     """
     what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
-            "mode": mode, "synchronous": synchronous, "patience": patience}
+            "mode": mode, "synchronous": synchronous, "patience": patience,
+            "trusted_key": None if trusted_key is None else str(trusted_key)}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)
@@ -273,13 +277,14 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06h_server.ipynb #fba3a3a7
+# %% ../nbs/06h_server.ipynb #b35b00d0
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", host: str = "127.0.0.1",
           port: int = 8000, patience: float = PATIENCE, workers: int = 1,
           keys: str | os.PathLike | None = None, open_to_all: bool = False,
           certificate: str | os.PathLike | None = None,
           private_key: str | os.PathLike | None = None, access_log: bool = False,
+          trusted_key: str | os.PathLike | None = None,
           say: Callable[[str], object] = lambda line: None) -> None:
     """Serve until it is interrupted. What is in progress then is answered.
 
@@ -301,6 +306,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         PEM files; with them the server speaks TLS.
     access_log : bool
         Whether a line of JSON is written for each request, see `AccessLog`.
+    trusted_key : path, optional
+        See `create_app`.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
 
@@ -335,10 +342,11 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     what: dict[str, Any] = {
         "model": model, "log": text(log), "mode": mode, "synchronous": synchronous,
         "patience": patience, "keys": text(keys), "certificate": text(certificate),
-        "private_key": text(private_key), "access_log": access_log}
+        "private_key": text(private_key), "access_log": access_log,
+        "trusted_key": text(trusted_key)}
     with listening:
         if workers == 1: return _serve_at(listening, bundles, say=say, **what)
-        live = ReloadingModel(Path(bundles)/model)
+        live = ReloadingModel(Path(bundles)/model, trusted_key=trusted_key)
         live.reload()
         for line in _announcement(listening, Path(bundles), live, what): say(line)
         _supervise(listening, workers, {"bundles": str(bundles), **what}, say)
