@@ -6,25 +6,26 @@
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'Catalogue',
            'Inventory', 'Registrar', 'Promoter', 'Registry']
 
-# %% ../nbs/04c_promotion.ipynb #e93a0731
+# %% ../nbs/04c_promotion.ipynb #46b16beb
 import html
 import numbers
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .artifacts import PRODUCTION, Bundle, load_bundle, read_card, remove_pointer, save
+from .artifacts import PRODUCTION, Bundle, load_bundle, remove_pointer, save
 from .artifacts import write_pointer
-from .ledger import Ledger, Version, alias_history, check_alias, check_digest
-from .ledger import database_file, models_table, versions_table
-from .storage import home, locked, replacing
+from .ledger import Ledger, Places, Version, alias_history, check_alias
+from .ledger import models_table, read_version, versions_table
+from .pointer import ModelVersion, without_links
+from .storage import locked, replacing
 from .training import Comparison, Evaluation
 
 # %% ../nbs/04c_promotion.ipynb #758fe447
@@ -185,7 +186,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04c_promotion.ipynb #3abce2b6
+# %% ../nbs/04c_promotion.ipynb #5efe57ab
 class BundleStore:
     """The deployed bundles, where servers and batch jobs find them.
 
@@ -225,7 +226,7 @@ class BundleStore:
         bool
             Whether it had to be copied.
         """
-        to = self.folder/version.name/str(version.version)
+        to = without_links(self.folder, version.name, str(version.version))
         try: load_bundle(to, sha256=version.sha256)
         except ValueError: return bool(copy_bundle(version, to))
         return False
@@ -281,7 +282,7 @@ class BundleStore:
                  f"{alias}.json points to version {version.version}": self.point(version, alias)}
         return [f"{version.name}: {step}" for step, done in steps.items() if done]
 
-# %% ../nbs/04c_promotion.ipynb #b3321f44
+# %% ../nbs/04c_promotion.ipynb #bef1d923
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -312,17 +313,11 @@ class Catalogue:
         bundles: str | os.PathLike | None = None,
         artifacts: str | os.PathLike | None = None,
     ) -> None:
-        state = home()/"state"
-        self._file = database_file(uri or f"sqlite:///{state/'registry'/'mlflow.db'}")
-        self.uri, beside = f"sqlite:///{self._file}", self._file.parent
-        own = beside != state/"registry"   # what is not ours leaves nothing in our home
-        self.bundles = Path(bundles or (beside if own else state)/"bundles").absolute()
-        self.artifacts = Path(artifacts or beside/"artifacts").absolute()
+        places = Places.of(uri, bundles, artifacts)
+        self._file, self.uri = places.file, places.uri
+        self.bundles, self.artifacts = places.bundles, places.artifacts
         self._store = BundleStore(self.bundles)
-        if self.artifacts == self._store.folder:
-            raise ValueError(f"bundles, artifacts: both are {self.artifacts.name[:60]!r}; deployed "
-                             "bundles and the registry's own need a folder each")
-        with self._locked(): self._ledger = Ledger(self.uri)
+        with self._locked(): self._ledger = Ledger(self.uri, heads=self.artifacts)
 
     def _locked(self): return locked(self.artifacts/"registry.lock")
 
@@ -356,18 +351,8 @@ class Catalogue:
         if not isinstance(number, numbers.Real) or isinstance(number, bool) or number not in known:
             there = ", ".join(map(str, known)) or "no versions"
             raise ValueError(f"version={number!r:.60}: {name} has {there}")
-        if "sha256" not in known[number].tags:
-            raise ValueError(
-                f"version={number!r} of {name} carries no digest, so it was not registered here;"
-                " register the model anew"
-            )
-        number = int(number)
-        path = self.artifacts/name/str(number)
-        sha256 = check_digest(known[number].tags["sha256"], f"version={number} of {name}")
-        card = read_card(path, sha256=sha256)
-        judged = card.get("evaluation")
-        return Version(name, number, sha256, path, card["metrics"], card["lineage"],
-                       Evaluation.from_dict(judged) if judged else None)
+        sha256, number = known[number].sha256, int(number)
+        return read_version(self.artifacts, ModelVersion(name, number, sha256))
 
     def load(self, name: str, version_or_alias: int | str) -> Bundle:
         """Load a verified model.
@@ -485,7 +470,7 @@ class Inventory(Catalogue):
         places = html.escape(f"{self.uri}, deployed to {self.bundles}")
         return f"<p>{places}</p>{self.models().to_html()}"
 
-# %% ../nbs/04c_promotion.ipynb #fce2a26a
+# %% ../nbs/04c_promotion.ipynb #463353ae
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -587,7 +572,7 @@ def _remove_unfinished(folder: Path, known: Mapping) -> int:
     for f in unknown: shutil.rmtree(f)
     return len(unknown)
 
-# %% ../nbs/04c_promotion.ipynb #7f47f03c
+# %% ../nbs/04c_promotion.ipynb #70ea7d21
 class Promoter(Registrar):
     """A registry whose aliases can be promoted and rolled back; see `Registry`.
 
@@ -691,11 +676,13 @@ class Promoter(Registrar):
             return [f"{name}: {alias} names no version"]*any(found)
         moved = self._ledger.set_alias(name, alias, named[-1])
         mended = [f"{name}: {alias} names version {named[-1]}"]*moved
-        served = any(e["event"] == "deploy" and e["alias"] == alias for e in events)
-        if served: mended += self._store.deliver(self.version(name, named[-1]), alias)
+        decided = [n for n, e in enumerate(events, 1) if e["alias"] == alias]
+        if any(events[n - 1]["event"] == "deploy" for n in decided):
+            version = replace(self.version(name, named[-1]), event=decided[-1])
+            mended += self._store.deliver(version, alias)
         return mended
 
-# %% ../nbs/04c_promotion.ipynb #69a2a777
+# %% ../nbs/04c_promotion.ipynb #5bc1734c
 class Registry(Promoter):
     """Versions of models, the aliases that name them, and those that are served.
 
@@ -814,10 +801,16 @@ class Registry(Promoter):
         failed: list[str] = []
         with self._locked():
             for name in self._ledger.names():
-                for alias in alias_history(self._ledger.events(name)):
-                    try: mended += self._follow(name, alias)
-                    except ValueError as e: failed.append(f"{name}, {alias}: {e}")
-                left = _remove_unfinished(self.artifacts/name, self._ledger.versions(name))
-                mended += [f"{name}: removed what an unfinished registration left"]*left
+                try: mended += self._reconcile_model(name, failed)
+                except (OSError, ValueError) as e: failed.append(f"{name:.60}: {e}")
         if failed: raise ValueError("; ".join(failed))
         return mended
+
+    def _reconcile_model(self, name: str, failed: list[str]) -> list[str]:
+        "What was mended of a model; what could not be is added to `failed`."
+        mended: list[str] = []
+        for alias in alias_history(self._ledger.events(name)):
+            try: mended += self._follow(name, alias)
+            except (OSError, ValueError) as e: failed.append(f"{name}, {alias}: {e}")
+        left = _remove_unfinished(without_links(self.artifacts, name), self._ledger.versions(name))
+        return mended + [f"{name}: removed what an unfinished registration left"]*left
