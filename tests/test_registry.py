@@ -285,7 +285,7 @@ def test_what_a_gate_went_by_comes_back_from_the_history(registry, at, judged_on
 
 
 def test_a_history_from_before_comparisons_is_read(registry):
-    key, event = "event.000005", {"at": "2013-05-01T00:00:00+00:00", "event": "promote", "alias": "champion", "version": 1, "reason": "", "previous": registry._ledger._chain("late").head}
+    key, event = "event.000004", {"at": "2013-05-01T00:00:00+00:00", "event": "promote", "alias": "champion", "version": 1, "reason": "", "previous": registry._ledger._chain("late").head}
     registry._ledger._client.set_registered_model_tag("late", key, json.dumps(event))
     assert registry.history("late").comparison.tolist() == [None]*4 and registry.version("late", "champion").version == 1
 
