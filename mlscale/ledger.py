@@ -228,7 +228,7 @@ def _make_database(path: Path) -> None:
             os.link(shutil.copyfile(kept, Path(folder)/path.name), path)   # fails if it is there
     except OSError: logging.getLogger(__name__).info("no cache to copy an empty database from")
 
-# %% ../nbs/04b_ledger.ipynb #b6d80a6f
+# %% ../nbs/04b_ledger.ipynb #f1b2a731
 class Ledger:
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing and sends nothing.
@@ -300,7 +300,22 @@ class Ledger:
         found = self._client.search_model_versions(wanted, order_by=order)
         return {int(v.version): v for v in found}
 
-    def add(self, name: str, number: int, source: str, sha256: str) -> int:
+    def version(self, name: str, number: int) -> Any:
+        """MLflow's record of one version, or None if there is none.
+
+        Parameters
+        ----------
+        name, number
+            The model's name and the version's number.
+        """
+        with needs("registry"):
+            from mlflow.exceptions import MlflowException
+        try: return self._client.get_model_version(name, str(number))
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
+            return None
+
+    def add(self, name: str, number: int, source: str, sha256: str, by: str = "") -> int:
         """Write a version and its digest in one transaction.
 
         Parameters
@@ -313,6 +328,8 @@ class Ledger:
             Where its bundle is.
         sha256 : str
             The digest of the bundle's card.
+        by : str
+            Who registers it.
 
         Returns
         -------
@@ -322,7 +339,8 @@ class Ledger:
         """
         check_digest(sha256, "sha256")
         if name not in self.names(): self._client.create_registered_model(name)
-        got = int(self._client.create_model_version(name, source, tags={"sha256": sha256}).version)
+        tags = {"sha256": sha256, "by": by}
+        got = int(self._client.create_model_version(name, source, tags=tags).version)
         if got != number: self._client.delete_model_version(name, str(got))
         return got
 
@@ -338,20 +356,22 @@ class Ledger:
         return [json.loads(text) for key, text in tags if key.startswith("event.")]
 
     def record(self, name: str, event: str, alias: str, version: int, reason: str,
-               comparison: Comparison | None = None) -> None:
+               comparison: Comparison | None = None, by: str = "") -> None:
         """Append an event.
 
         Parameters
         ----------
         name, event, alias, version, reason
-            The model, what happened (promote, refuse, rollback, deploy, withdraw), to which alias
-            and version, and why; of the reason 500 characters are kept.
+            The model, what happened (promote, refuse, rollback, deploy, withdraw, prune), to which
+            alias and version, and why; of the reason 500 characters are kept.
         comparison : Comparison, optional
             What a gate went by.
+        by : str
+            Who did it.
         """
         entry = {"at": datetime.now(UTC).isoformat(), "event": event, "alias": alias,
                  "version": version, "reason": str(reason)[:500],
-                 "comparison": comparison and comparison.to_dict()}
+                 "comparison": comparison and comparison.to_dict(), "by": by}
         key = f"event.{len(self.events(name)) + 1:06d}"
         self._client.set_registered_model_tag(name, key, json.dumps(entry))
 
