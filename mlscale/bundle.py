@@ -168,7 +168,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #5f5c751e
+# %% ../nbs/03c_bundle.ipynb #ec4e41ce
 FORMAT = 1
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _FILES = ("model.onnx", "model.skops")
@@ -201,6 +201,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "reference": _is_reference,
     "lineage": lambda x: isinstance(x, dict),
     "metrics": lambda x: isinstance(x, dict),
+    "about": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
@@ -562,7 +563,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #e8ef3c56
+# %% ../nbs/03c_bundle.ipynb #b037da8c
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -571,6 +572,7 @@ def save(
     output: str | None = None,
     lineage: Mapping | None = None,
     metrics: Mapping | None = None,
+    about: Mapping | None = None,
     evaluation: Mapping | None = None,
 ) -> Bundle:
     """Write a model as a bundle: `model.skops`, `model.onnx` if that is faithful, and `card.json`.
@@ -591,6 +593,8 @@ def save(
         "label", for a regressor "value".
     lineage, metrics : mapping, optional
         Where the model comes from and how good it is: values that JSON can hold.
+    about : mapping, optional
+        What people should know besides, such as slices and limits.
     evaluation : mapping, optional
         All that the metrics were taken from, such as an `Evaluation.to_dict()` with its intervals.
 
@@ -638,6 +642,7 @@ def save(
         "reference": _reference_rows(rows, expected),
         "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
         "versions": _versions(), "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
+        "about": None if about is None else dict(about),
         "evaluation": None if evaluation is None else dict(evaluation),
         "created": datetime.now(UTC).isoformat(),
     })

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Sign', 'check_digest', 'Version', 'read_version', 'alias_history', 'check_alias', 'LedgerError', 'ConflictError',
            'chain_link', 'Chain', 'read_head', 'check_head', 'database_file', 'server_address', 'is_server', 'Places',
-           'ServerUnreachable', 'check_model_name', 'Records', 'Record', 'check_signature', 'History', 'Ledger',
-           'models_table', 'versions_table']
+           'ServerUnreachable', 'check_model_name', 'Records', 'Record', 'check_signature', 'signer', 'History',
+           'Ledger', 'models_table', 'versions_table']
 
 # %% ../nbs/04b_ledger.ipynb #865dda61
 import hashlib
@@ -784,7 +784,7 @@ class Records:
             self._ask("delete_registered_model_alias", name, alias)
         return there
 
-# %% ../nbs/04b_ledger.ipynb #fa1d0807
+# %% ../nbs/04b_ledger.ipynb #1d2d142c
 @dataclass(frozen=True)
 class Record:
     """What stands in the records of a version.
@@ -824,6 +824,13 @@ class Record:
                               f"{str(self.registered)[:12]}...; restore the record")
         return found
 
+def _record_of(chain: Chain, number: int, found: Any) -> Record | None:
+    "The record of a version; None if its registration was not finished."
+    digest = chain.registered().get(number)
+    if digest is None and chain.chained and "sha256" in found.tags: return None
+    what = f"version={number} of {chain.name}"
+    return Record(what, dict(found.tags), found.creation_timestamp, digest)
+
 def _to_sign(event: Mapping) -> bytes:
     "What an event's signature is made of: all of it, and with `previous` all before it."
     return json.dumps({k: v for k, v in event.items() if k != "signature"}).encode()
@@ -854,6 +861,31 @@ def check_signature(chain: Chain, sign: Sign) -> None:
         f"{chain.name}: event {len(chain.events)} is not signed with our key; look at "
         "the history without a key, and adopt() it if it is as it should be"
     )
+
+def signer(key: str | os.PathLike | None, purpose: str) -> Sign | None:
+    """A function that signs bytes for a purpose.
+
+    Parameters
+    ----------
+    key : path or None
+        The file of a private key, see `make_keys`.
+    purpose : str
+        What its signatures are for.
+
+    Returns
+    -------
+    callable or None
+        None without a key.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import signer
+    >>> signer(None, "history") is None
+    True
+    """
+    if key is None: return None
+    from mlscale.signing import sign
+    return lambda data: sign(data, key, purpose=purpose)
 
 # %% ../nbs/04b_ledger.ipynb #8d309b6a
 class History(Records):
@@ -1002,7 +1034,7 @@ class History(Records):
                             "reason": str(reason)[:500],
                             "comparison": comparison and comparison.to_dict()})
 
-# %% ../nbs/04b_ledger.ipynb #09b51851
+# %% ../nbs/04b_ledger.ipynb #ef61a075
 class Ledger(History):
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing.
@@ -1032,11 +1064,21 @@ class Ledger(History):
             The model's name.
         """
         chain = self._chain(name)
-        digests = chain.registered()
-        return {n: Record(f"version={n} of {name}", dict(v.tags), v.creation_timestamp,
-                          digests.get(n))
-                for n, v in self._numbered(name).items()
-                if n in digests or not chain.chained or "sha256" not in v.tags}
+        found = ((n, _record_of(chain, n, v)) for n, v in self._numbered(name).items())
+        return {n: record for n, record in found if record is not None}
+
+    def version(self, name: str, number: int) -> Record | None:
+        """The record of one version; None if there is none.
+
+        Parameters
+        ----------
+        name, number
+            The model's name and the version's number.
+        """
+        from mlflow.exceptions import MlflowException
+        try: found = self._ask("get_model_version", check_model_name(name), str(number))
+        except MlflowException: return None
+        return _record_of(self._chain(name), number, found)
 
     def add(self, name: str, number: int, source: str, sha256: str, by: str = "") -> int:
         """Write a version and its digest: MLflow's record in one transaction, then the event.

@@ -580,7 +580,7 @@ def test_bad_names_are_refused(untouched, models, example, name):
     assert (
         len(str(e.value)) < 300
         and untouched._ledger.names() == ["late"]
-        and sorted(f.name for f in untouched.artifacts.iterdir()) == ["late", "registry.lock"]
+        and sorted(f.name for f in untouched.artifacts.iterdir()) == [".locks", "late", "registry.lock"]
     )
 
 
