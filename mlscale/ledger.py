@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Sign', 'check_digest', 'Version', 'read_version', 'alias_history', 'check_alias', 'LedgerError', 'ConflictError',
            'chain_link', 'Chain', 'read_head', 'check_head', 'database_file', 'server_address', 'is_server', 'Places',
-           'ServerUnreachable', 'check_model_name', 'Records', 'Record', 'check_signature', 'signer', 'History',
-           'Ledger', 'models_table', 'versions_table']
+           'ServerUnreachable', 'check_model_name', 'Records', 'Record', 'check_signature', 'signer', 'stands',
+           'is_built_upon', 'History', 'Ledger', 'models_table', 'versions_table']
 
 # %% ../nbs/04b_ledger.ipynb #865dda61
 import hashlib
@@ -887,7 +887,55 @@ def signer(key: str | os.PathLike | None, purpose: str) -> Sign | None:
     from mlscale.signing import sign
     return lambda data: sign(data, key, purpose=purpose)
 
-# %% ../nbs/04b_ledger.ipynb #8d309b6a
+# %% ../nbs/04b_ledger.ipynb #7231729b
+def _key_of(number: int, digest: str) -> str: return f"event.{number:06d}.{digest[:16]}"
+
+def _until(tags: Mapping[str, str], number: int) -> dict[str, str]:
+    "The events up to a number."
+    found = {key: _KEY.fullmatch(key) for key in tags}
+    return {key: tags[key] for key, match in found.items() if match and int(match[1]) <= number}
+
+def stands(name: str, tags: Mapping[str, str], number: int, digest: str) -> bool:
+    """Whether an event is the only one of its number, behind a chain that holds.
+
+    Parameters
+    ----------
+    name : str
+        The model's name.
+    tags : mapping
+        The tags of its record.
+    number, digest
+        Of the event, and of the chain up to it.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import stands
+    >>> stands("late", {}, 1, "ab"*32)
+    False
+    """
+    try: return Chain.read(name, _until(tags, number)).digests[number:] == (digest,)
+    except LedgerError: return False
+
+def is_built_upon(name: str, tags: Mapping[str, str], number: int, digest: str) -> bool:
+    """Whether somebody continued from an event that was taken away, which must then come back.
+
+    Parameters
+    ----------
+    name, tags, number, digest
+        See `stands`.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import is_built_upon
+    >>> is_built_upon("late", {"event.000002.0": '{"previous": "abab"}'}, 1, "abab")
+    False
+    """
+    try: free = len(Chain.read(name, _until(tags, number)).events) == number - 1
+    except LedgerError: return False
+    follows = (text for key, text in tags.items() if key.startswith(f"event.{number + 1:06d}."))
+    return free and any(digest in text for text in follows)
+
+# %% ../nbs/04b_ledger.ipynb #f2ed22cd
 class History(Records):
     """The chained events of each model.
 
@@ -920,9 +968,9 @@ class History(Records):
         "The history of a model; if it is `trusted`, it is compared with nothing outside of it."
         for wait in (.05, .1, .2, 0) if self.server else (0,):
             try: chain = Chain.read(name, self.model(name).tags)
-            except LedgerError as e:
-                if not (wait and "written twice" in str(e)): raise
-                time.sleep(wait)   # one of the two is about to take its own away
+            except LedgerError:
+                if not wait: raise
+                time.sleep(wait)   # of two that write at once one is about to take its own away
             else: break
         if trusted: return chain
         if self._heads is not None: check_head(chain, read_head(self._heads, name))
@@ -987,23 +1035,26 @@ class History(Records):
             chain = self._chain(name, trusted=trusted)
             event = {"at": datetime.now(UTC).isoformat(), **entry, "previous": chain.head}
             if self._sign is not None: event["signature"] = self._sign(_to_sign(event))
-            text, number = json.dumps(event), len(chain.events) + 1
-            digest = chain_link(chain.head, text)
-            key = f"event.{number:06d}.{digest[:16]}"
-            if self._write_alone(name, key, text):
+            text = json.dumps(event)
+            number, digest = len(chain.events) + 1, chain_link(chain.head, text)
+            if self._write_alone(name, number, digest, text):
                 return self._remember(name, number, digest)
             if not last: time.sleep(random.uniform(0, .1))
         raise ConflictError(f"{name}: somebody else recorded event {number} at the same moment; "
                             f"look at the history, and {entry['event']} again if it is still right")
 
-    def _write_alone(self, name: str, key: str, text: str) -> bool:
-        "Write an event's tag; if somebody else wrote one of the same number, take ours away."
+    def _write_alone(self, name: str, number: int, digest: str, text: str) -> bool:
+        "Write an event; if somebody else wrote one of the same number, take ours away."
+        key = _key_of(number, digest)
         try: self._ask("set_registered_model_tag", name, key, text)
         except ServerUnreachable:
             if key not in self.model(name).tags: raise   # else only the answer was lost
-        others = [k for k in self.model(name).tags if k.startswith(key[:13]) and k != key]
-        if others: self._ask("delete_registered_model_tag", name, key)
-        return not others
+        if stands(name, self.model(name).tags, number, digest): return True
+        self._ask("delete_registered_model_tag", name, key)
+        tags = self.model(name).tags
+        if not is_built_upon(name, tags, number, digest): return False
+        self._ask("set_registered_model_tag", name, key, text)
+        return stands(name, self.model(name).tags, number, digest)
 
     def _remember(self, name: str, number: int, digest: str) -> None:
         if self._heads is None: return

@@ -629,7 +629,7 @@ def _about(slices: Any, limits: Any) -> dict:
     return {"slices": {str(k): _evaluation_of(v, f"slices[{k!r:.40}]") for k, v in slices.items()},
             "limits": limits}
 
-# %% ../nbs/04c_promotion.ipynb #150a4bfc
+# %% ../nbs/04c_promotion.ipynb #b32e028f
 class Registrar(Inventory):
     """A catalogue to which versions are added; see `register`.
 
@@ -721,14 +721,15 @@ class Registrar(Inventory):
 
     def _enter(self, name: str, bundle: Path, who: str) -> Version:
         "Make a draft the next version; the ledger's transaction is what makes it one."
-        from mlscale.signing import sign_bundle
         self._check_name(name)   # again: others may have come first
         known = self._ledger.versions(name) if name in self._ledger.names() else {}
         number = 1 + max(known, default=0)
         while True:
             path, sha256 = self.artifacts/name/str(number), _number(bundle, number)
             if path.exists(): shutil.rmtree(path)   # no version has this number: a crash left it
-            if self._key is not None: sign_bundle(bundle, self._key, sha256=sha256)
+            if self._key is not None:
+                from mlscale.signing import sign_bundle
+                sign_bundle(bundle, self._key, sha256=sha256)
             with replacing(path) as new: bundle.rename(new)
             with self._locked(): got = self._ledger.add(name, number, str(path), sha256, who)
             if got == number: return self.version(name, number)

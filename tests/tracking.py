@@ -73,8 +73,8 @@ class Server:
 
 
 class Wire:
-    """A port that passes on what it is sent, and is cut at the k-th request: before the server has seen it, or after the
-    server has answered and before the client has heard. It stays cut until `mend`."""
+    """A port that passes on what it is sent, and is cut at the k-th request that writes: before the server has seen it, or
+    after the server has answered and before the client has heard. It stays cut until `mend`."""
     def __init__(self, to):
         self.to, self.at, self.lost, self.requests, self.is_cut = to, None, "request", 0, False
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -95,8 +95,9 @@ class Wire:
         with suppress(OSError, ValueError), client, client.makefile("rb") as said:
             while head := self._read_head(said):
                 body = said.read(self._length(head))
-                self.requests += 1
-                hit = self.at is not None and self.requests == self.at
+                writes = not head.startswith(b"GET ")
+                self.requests += writes
+                hit = writes and self.at is not None and self.requests == self.at
                 if self.is_cut or hit and self.lost == "request":
                     self.is_cut = True
                     return
