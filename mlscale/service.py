@@ -391,11 +391,12 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06f_service.ipynb #7b1ee418
+# %% ../nbs/06f_service.ipynb #cfbe1206
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
-               max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> "FastAPI":
+               max_bytes: int = MAX_BYTES, patience: float = PATIENCE,
+               trusted_key: str | os.PathLike | None = None) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -416,6 +417,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         answers all.
     max_bytes, patience
         See `Limits`.
+    trusted_key : path, optional
+        The file of the public keys by which a bundle must be signed, see `load_deployed`.
 
     Returns
     -------
@@ -437,7 +440,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     with needs("serve"): from fastapi_offline import FastAPIOffline
     metrics = ServiceMetrics()
     live = cache(lambda alias: ReloadingModel(Path(bundles)/model, alias,
-                                              failed=metrics.failures.inc))
+                                              failed=metrics.failures.inc,
+                                              trusted_key=trusted_key))
     live(PRODUCTION).reload()
     book = PredictionLog(log, synchronous=synchronous) if log else None
     writer = LogWriter(book, mode, lost=metrics.unlogged.inc) if book else None
@@ -482,7 +486,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]
 
-# %% ../nbs/06f_service.ipynb #39dca4a4
+# %% ../nbs/06f_service.ipynb #5a0d4394
 def _serve_at(listening: socket.socket, bundles: str | os.PathLike, patience: float,
               say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
@@ -496,6 +500,7 @@ def _serve_at(listening: socket.socket, bundles: str | os.PathLike, patience: fl
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", host: str = "127.0.0.1",
           port: int = 8000, patience: float = PATIENCE,
+          trusted_key: str | os.PathLike | None = None,
           say: Callable[[str], object] = lambda line: None) -> None:
     """Serve in this process, until it is interrupted.
 
@@ -510,6 +515,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         The port.
     patience : float
         Seconds for the head of a request to arrive, and again for its body.
+    trusted_key : path, optional
+        See `create_app`.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
 
@@ -532,7 +539,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         why = (e.strerror or str(e)).partition(" (while")[0]
         raise OSError(f"port: {host}:{port} cannot be had ({why}); choose another one") from e
     _serve_at(listening, bundles, patience, say, model=model, log=log, mode=mode,
-              synchronous=synchronous)
+              synchronous=synchronous, trusted_key=trusted_key)
 
 # %% ../nbs/06f_service.ipynb #ab89eb00
 def _serve_inherited() -> None:
@@ -572,12 +579,13 @@ def _wait_for_answer(host: str, port: int, child: subprocess.Popen, said: IO[str
         last = (said.read().strip().splitlines() or ["it wrote nothing"])[-1]
         raise RuntimeError(f"the server did not answer: {last}")
 
-# %% ../nbs/06f_service.ipynb #8da86357
+# %% ../nbs/06f_service.ipynb #31eb51e6
 @contextmanager
 def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     log: str | os.PathLike | None = None, mode: str = "durable",
                     synchronous: str = "normal", port: int = 0,
-                    patience: float = PATIENCE) -> Iterator[str]:
+                    patience: float = PATIENCE,
+                    trusted_key: str | os.PathLike | None = None) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -588,6 +596,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         The port on 127.0.0.1; 0 takes a free one.
     patience : float
         See `serve`.
+    trusted_key : path, optional
+        See `create_app`.
 
     Yields
     ------
@@ -609,7 +619,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     {'live': True}
     """
     what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
-            "mode": mode, "synchronous": synchronous, "patience": patience}
+            "mode": mode, "synchronous": synchronous, "patience": patience,
+            "trusted_key": None if trusted_key is None else str(trusted_key)}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['home', 'make_folder', 'replacing', 'digest', 'read_regular', 'locked', 'needs', 'style']
 
-# %% ../nbs/000_storage.ipynb #c7117eca
+# %% ../nbs/000_storage.ipynb #9ed1b87c
 import hashlib
 import os
 import shutil
@@ -14,8 +14,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # %% ../nbs/000_storage.ipynb #5540d3f1
 def home() -> Path:
@@ -158,8 +158,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         _fsync(path.parent)
     finally: shutil.rmtree(box, ignore_errors=True)
 
-# %% ../nbs/000_storage.ipynb #6090f7fe
-def _open_regular(path: str | os.PathLike, limit: int | None) -> BinaryIO:
+# %% ../nbs/000_storage.ipynb #fe22035a
+def _open_regular(path: str | os.PathLike, limit: int | None) -> BufferedReader:
     "Open what is a regular file and not too large; a pipe does not make the reader wait."
     wait_for_nobody = getattr(os, "O_NONBLOCK", 0)   # the system of a browser has no such flag
     file = open(path, "rb", opener=lambda p, flags: os.open(p, flags | wait_for_nobody))

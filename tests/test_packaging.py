@@ -101,7 +101,7 @@ def test_the_extras_are_those_of_the_table_in_contributing():
     config = ConfigParser()
     config.read(ROOT / "settings.ini")
     extras = {k.removeprefix("extra_") for k in config["DEFAULT"] if k.startswith("extra_")}
-    assert extras == {"data", "features", "train", "artifacts", "registry", "serve", "postgres", "spark", "plot", "site", "workbook"}
+    assert extras == {"data", "features", "train", "artifacts", "registry", "serve", "signing", "postgres", "spark", "plot", "site", "workbook"}
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert all(f"`{name}`" in text for name in extras - {"workbook"})
     assert all(f"`{p.stem}`" in text for p in (ROOT / "mlscale").glob("[a-z]*.py"))
