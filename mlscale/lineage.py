@@ -189,7 +189,7 @@ class ModelCard:
                   "".join(f"<p>{html.escape(text)}</p>" for text in self.limits) or absent]
         return "".join(parts)
 
-# %% ../nbs/04d_lineage.ipynb #bdfdaa75
+# %% ../nbs/04d_lineage.ipynb #327fa8b0
 @dataclass(frozen=True, repr=False)
 class VersionComparison:
     """What is different in one of two versions. Made by `compare_versions`.
@@ -236,7 +236,7 @@ class VersionComparison:
 
     def __repr__(self) -> str:
         of = f"{self.old.version.name}, versions {self.old.version.version} and"
-        scores = [f"{m.Index} {m.old:.4f} -> {m.new:.4f}" for m in self.metrics.itertuples()]
+        scores = [f"{m.Index} {m.old:.4g} -> {m.new:.4g}" for m in self.metrics.itertuples()]
         kept = f"paired: {self.paired}" if self.paired else "never compared on the same rows"
         return (f"VersionComparison({of} {self.new.version.version}: {', '.join(scores)}; {kept}; "
                 f"{len(self.lineage)} facts of lineage and {len(self.columns)} columns differ)")

@@ -333,7 +333,7 @@ def pruned_versions(events: Sequence[Mapping]) -> set[int]:
     """
     return {e["version"] for e in events if e["event"] == "prune"}
 
-# %% ../nbs/04c_promotion.ipynb #aba7464a
+# %% ../nbs/04c_promotion.ipynb #c5eea8df
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -377,6 +377,15 @@ class Catalogue:
         with self._locked(): self._ledger = Ledger(self.uri)
 
     def _locked(self): return locked(self.artifacts/"registry.lock")
+
+    @contextmanager
+    def _not_pruned(self, version: Version) -> Iterator[None]:
+        "Say so, where a model cannot be read because it was pruned."
+        try: yield
+        except ValueError as e:
+            if version.version not in pruned_versions(self._ledger.events(version.name)): raise
+            raise ValueError(f"version={version.version} of {version.name} was pruned: its card is "
+                             "kept, its model is not; take another version") from e
 
     def _record(self, name: str, number: Any) -> Any:
         "MLflow's record of a version, or an error that says which there are."
@@ -448,11 +457,7 @@ class Catalogue:
             pruned.
         """
         version = self.version(name, version_or_alias)
-        try: return load_bundle(version.path, sha256=version.sha256)
-        except ValueError as e:
-            if version.version not in pruned_versions(self._ledger.events(name)): raise
-            raise ValueError(f"version={version.version} of {name} was pruned: its card is kept, "
-                             "its model is not; take another version") from e
+        with self._not_pruned(version): return load_bundle(version.path, sha256=version.sha256)
 
     def export(self, name: str, version_or_alias: int | str, to: str | os.PathLike) -> Path:
         """Copy a verified bundle out of the registry.
@@ -474,7 +479,8 @@ class Catalogue:
                 f"to: {Path(to).name!r} exists, and a bundle is never changed; export to a new"
                 " folder"
             )
-        return copy_bundle(self.version(name, version_or_alias), to)
+        version = self.version(name, version_or_alias)
+        with self._not_pruned(version): return copy_bundle(version, to)
 
     def history(self, name: str) -> pd.DataFrame:
         """All that happened to a model.
