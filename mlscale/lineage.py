@@ -72,7 +72,7 @@ def differences(old: Mapping, new: Mapping) -> pd.DataFrame:
     rows = {k: (was.get(k), now.get(k)) for k in keys}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["old", "new"], dtype=object)
 
-# %% ../nbs/04d_lineage.ipynb #56867667
+# %% ../nbs/04d_lineage.ipynb #d79daab2
 ORIGINS = {"data": ("data",), "features": ("features",), "code": ("module", "code"),
            "environment": ("lock",), "parameters": ("parameters",), "seed": ("seed",)}
 
@@ -84,6 +84,7 @@ def _ends(judged: Mapping, measure: str) -> tuple:
     "Of the interval of a measure, as an evaluation keeps it."
     return tuple((judged.get("intervals") or {}).get(measure) or (None, None))
 
+# %% ../nbs/04d_lineage.ipynb #b884026f
 @dataclass(frozen=True, repr=False)
 class ModelCard:
     """What people should know of a version before they use it.
