@@ -72,7 +72,7 @@ def differences(old: Mapping, new: Mapping) -> pd.DataFrame:
     rows = {k: (was.get(k), now.get(k)) for k in keys}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["old", "new"], dtype=object)
 
-# %% ../nbs/04d_lineage.ipynb #56867667
+# %% ../nbs/04d_lineage.ipynb #d79daab2
 ORIGINS = {"data": ("data",), "features": ("features",), "code": ("module", "code"),
            "environment": ("lock",), "parameters": ("parameters",), "seed": ("seed",)}
 
@@ -84,6 +84,7 @@ def _ends(judged: Mapping, measure: str) -> tuple:
     "Of the interval of a measure, as an evaluation keeps it."
     return tuple((judged.get("intervals") or {}).get(measure) or (None, None))
 
+# %% ../nbs/04d_lineage.ipynb #b884026f
 @dataclass(frozen=True, repr=False)
 class ModelCard:
     """What people should know of a version before they use it.
@@ -189,7 +190,7 @@ class ModelCard:
                   "".join(f"<p>{html.escape(text)}</p>" for text in self.limits) or absent]
         return "".join(parts)
 
-# %% ../nbs/04d_lineage.ipynb #bdfdaa75
+# %% ../nbs/04d_lineage.ipynb #327fa8b0
 @dataclass(frozen=True, repr=False)
 class VersionComparison:
     """What is different in one of two versions. Made by `compare_versions`.
@@ -236,7 +237,7 @@ class VersionComparison:
 
     def __repr__(self) -> str:
         of = f"{self.old.version.name}, versions {self.old.version.version} and"
-        scores = [f"{m.Index} {m.old:.4f} -> {m.new:.4f}" for m in self.metrics.itertuples()]
+        scores = [f"{m.Index} {m.old:.4g} -> {m.new:.4g}" for m in self.metrics.itertuples()]
         kept = f"paired: {self.paired}" if self.paired else "never compared on the same rows"
         return (f"VersionComparison({of} {self.new.version.version}: {', '.join(scores)}; {kept}; "
                 f"{len(self.lineage)} facts of lineage and {len(self.columns)} columns differ)")

@@ -1,4 +1,5 @@
 "The threat model of 04f: each attack inside it, refused with one clear error before a byte of the attacker's is run."
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import ModelVersion, load_bundle, read_card, read_pointer, save, write_pointer
 from mlscale.hot_swap import ReloadingModel, load_deployed
-from mlscale.ledger import Chain, ConflictError, Ledger, LedgerError, alias_history, read_head
+from mlscale.ledger import Chain, ConflictError, Ledger, LedgerError, alias_history, chain_link, read_head
 from mlscale.pointer import check_newer, without_links
 from mlscale.registry import Registry
 from mlscale.signing import make_keys, verify, verify_bundle
@@ -89,7 +90,6 @@ def forge(at, version=2, shelf=None):
 
 def rechain(at, change, name="late"):
     "The history written anew, as somebody does who knows how it is made: all digests agree with each other."
-    from mlscale.ledger import chain_link
     old = [json.loads(tags(at, name)[k]) for k in events(at, name)]
     for key in events(at, name): delete_event(at, key, name)
     digest = chain_link("", name)
@@ -192,13 +192,16 @@ def test_a_digest_changed_with_the_bundle_is_refused_by_the_history(at):
     assert registry.versions("late").intact.tolist() == [True, False, True]
 
 
+def event(**changed): return json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": 1, "reason": "", **changed})
+
+
 ATTACKS = {
     "the last deleted": lambda at: delete_event(at, events(at)[-1]),
     "one in the middle deleted": lambda at: delete_event(at, events(at)[3]),
     "all deleted": lambda at: [delete_event(at, k) for k in events(at)],
     "one edited": lambda at: set_event(at, events(at)[3], tags(at)[events(at)[3]].replace('"version": 1', '"version": 3')),
-    "one forged": lambda at: set_event(at, "event.000008.0123456789abcdef", json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": 3, "reason": ""})),
-    "one under an old key": lambda at: set_event(at, "event.000008", json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": 3, "reason": ""})),
+    "one forged": lambda at: set_event(at, "event.000008.0123456789abcdef", event(version=3)),
+    "one under an old key": lambda at: set_event(at, "event.000008", event(version=3)),
     "one doubled": lambda at: set_event(at, events(at)[3][:13] + "0123456789abcdef", tags(at)[events(at)[3]]),
     "an old one repeated": lambda at: set_event(at, "event.000008.0123456789abcdef", tags(at)[events(at)[3]]),
     "those of another": lambda at: [set_event(at, k, tags(at, "other")[k]) for k in events(at, "other")],
@@ -213,7 +216,8 @@ def test_a_history_that_was_changed_in_the_database_is_refused(at, what):
     ATTACKS[what](at)
     registry = opened(at)
     pointer = (at/"bundles"/"late"/"production.json").read_bytes()
-    for refused in (lambda: registry.load("late", "champion"), lambda: registry.promote("late", 3), lambda: registry.rollback("late"), lambda: registry.deploy("late"), lambda: registry.history("late"),
+    for refused in (lambda: registry.load("late", "champion"), lambda: registry.promote("late", 3), lambda: registry.rollback("late"), lambda: registry.deploy("late"),
+                    lambda: registry.history("late"),
                     lambda: register(registry, "late", 0)):
         with pytest.raises(LedgerError, match="^late: "): refused()
     with pytest.raises(ValueError, match="^late: late: "): registry.reconcile()
@@ -293,9 +297,7 @@ def test_a_registry_is_signed_from_a_day_on_that_somebody_decides(at, keys):
 
 # --- one clear error, and the next model has its turn
 
-TEXTS = ["", "{", "null", "[]", "7", '"x"', "[" * 100_000, '{"event": 1}', json.dumps({"at": "x", "event": "promote", "alias": "champion", "version": 1, "reason": ""}),
-         json.dumps({"at": "2013-05-01", "event": "promote", "alias": ["champion"], "version": 1, "reason": ""}), json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": "1", "reason": ""}),
-         json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": 1, "reason": "", "comparison": {"x": 1}}), json.dumps({"at": "2013-05-01", "event": "promote", "alias": "champion", "version": 1, "reason": "", "comparison": 7})]
+TEXTS = ["", "{", "null", "[]", "7", '"x"', "["*100_000, '{"event": 1}', event(at="x"), event(alias=["champion"]), event(version="1"), event(comparison={"x": 1}), event(comparison=7)]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
@@ -315,16 +317,21 @@ def test_a_head_that_is_none_is_one_error(at, text):
     with pytest.raises(LedgerError, match="^late: "): opened(at).load("late", 1)
 
 
-@pytest.mark.parametrize("make", [lambda p: p.unlink(), lambda p: (p.unlink(), p.mkdir()), lambda p: (p.unlink(), os.mkfifo(p)), lambda p: (p.unlink(), p.symlink_to("/dev/zero")), lambda p: p.write_bytes(b" "*20_000)])
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: os.mkfifo(p), lambda p: p.symlink_to("/dev/zero"), lambda p: p.write_bytes(b" "*20_000)])
 def test_a_head_that_is_gone_or_no_file_is_one_error(at, make):
-    make(at/"artifacts"/"late"/"head.json")
+    head = at/"artifacts"/"late"/"head.json"
+    head.unlink()
+    make(head)
     with pytest.raises(ValueError, match="head.json"): opened(at).load("late", 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "7", "[]", json.dumps({"name": "late"}), json.dumps({"name": "late", "version": 2, "sha256": "a"*64, "path": "2", "event": -1}), json.dumps({"name": "late", "version": 2, "sha256": "a"*64, "path": "2", "event": "9"})])
+GOOD = {"name": "late", "version": 2, "sha256": "a"*64, "path": "2"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "["*100_000, "7", "[]", '{"name": "late"}', json.dumps({**GOOD, "event": -1}), json.dumps({**GOOD, "event": "9"})])
 def test_a_pointer_that_is_none_is_one_error_and_is_mended(at, text):
     (at/"bundles"/"late"/"production.json").write_text(text)
-    with pytest.raises(ValueError, match="production.json is damaged"): read_pointer(at/"bundles"/"late")
+    with pytest.raises(ValueError, match="production.json (is damaged|cannot be read)"): read_pointer(at/"bundles"/"late")
     assert opened(at).reconcile() == ["late: production.json points to version 2"]
 
 
@@ -332,7 +339,6 @@ def test_a_card_with_a_digest_and_no_sense_is_one_error(at):
     "Its digest is as recorded, in the record and in the history: somebody registered it like this."
     card = read_card(at/"artifacts"/"late"/"2")
     (at/"artifacts"/"late"/"2"/"card.json").write_text(json.dumps({**card, "evaluation": {"log_loss": {}}}))
-    import hashlib
     sha256 = hashlib.sha256((at/"artifacts"/"late"/"2"/"card.json").read_bytes()).hexdigest()
     write(at, "UPDATE model_version_tags SET value = ? WHERE name = 'late' AND version = 2 AND key = 'sha256'", sha256)
     number, digest = rechain(at, lambda old: [{**e, "sha256": sha256} if (e["event"], e["version"]) == ("register", 2) else e for e in old])
@@ -340,9 +346,9 @@ def test_a_card_with_a_digest_and_no_sense_is_one_error(at):
     with pytest.raises(ValueError, match="late version 2: the evaluation in its card is damaged"): opened(at).load("late", 2)
 
 
-@pytest.mark.parametrize("break_it", [lambda db: db.execute("DROP TABLE registered_model_tags"), lambda db: db.execute("DROP TABLE model_versions"), lambda db: db.execute("ALTER TABLE registered_models RENAME COLUMN description TO d")])
-def test_a_database_that_is_damaged_is_one_error(at, break_it):
-    with closing(sqlite3.connect(at/"mlflow.db")) as db, db: break_it(db)
+@pytest.mark.parametrize("statement", ["DROP TABLE registered_model_tags", "DROP TABLE model_versions", "ALTER TABLE registered_models RENAME COLUMN description TO d"])
+def test_a_database_that_is_damaged_is_one_error(at, statement):
+    write(at, statement)
     with pytest.raises(LedgerError, match="the records cannot be used|cannot be read"): opened(at).load("late", 1)
 
 
@@ -359,7 +365,7 @@ def test_a_model_of_an_odd_name_in_the_database_harms_nobody(at, name, tmp_path)
     "MLflow, or whoever writes to the database, may have made it."
     (tmp_path/"outside"/"7").mkdir(parents=True)
     write(at, "INSERT INTO registered_models (name, workspace) VALUES (?, 'default')", name)
-    set_event(at, "event.000001", json.dumps({"at": "2013-05-01", "event": "deploy", "alias": "production", "version": 1, "reason": ""}), name)
+    set_event(at, "event.000001", event(event="deploy", alias="production"), name)
     (at/"bundles"/"other"/"production.json").unlink()
     registry = opened(at)
     try: registry.reconcile()

@@ -31,7 +31,8 @@ def server(request, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     "A client that asks three times in all, without long pauses."
-    for key, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0", "TIMEOUT": "60"}.items(): monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    for key, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0", "TIMEOUT": "60"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{key}", value)
 
 
 @pytest.fixture
@@ -145,7 +146,8 @@ def test_a_server_that_is_killed_and_comes_back(server, place):
     registry.promote("killed", 1)
     registry.deploy("killed")
     server.kill()
-    for asked in (lambda: register(registry, "killed", 1), lambda: registry.load("killed", "champion"), lambda: registry.promote("killed", 1), registry.reconcile, lambda: opened(server.url, place)):
+    for asked in (lambda: register(registry, "killed", 1), lambda: registry.load("killed", "champion"), lambda: registry.promote("killed", 1), registry.reconcile,
+                  lambda: opened(server.url, place)):
         with pytest.raises(ServerUnreachable, match="does not answer|did not register"): asked()
     pointer = read_pointer(registry.bundles/"killed")   # who serves goes on without it
     assert load_bundle(registry.bundles/"killed"/"1", sha256=pointer.sha256).version == 1
@@ -186,7 +188,19 @@ def test_two_machines_that_record_at_once_lose_no_event(server, place):
 
 
 def test_a_server_that_answers_nonsense_is_one_clear_error(tmp_path):
-    program = "import http.server as h\nclass N(h.BaseHTTPRequestHandler):\n def do_GET(s): s.send_response(200); s.end_headers(); s.wfile.write(b'[[[[')\n do_POST = do_GET\n def log_message(s, *a): pass\ns = h.HTTPServer(('127.0.0.1', 0), N); print(s.server_port, flush=True); s.serve_forever()"
+    program = """
+import http.server
+class Nonsense(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[[[[")
+    do_POST = do_GET
+    def log_message(self, *words): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Nonsense)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as nonsense:
         try:
             with pytest.raises(ServerUnreachable, match="as a tracking server should"): opened(f"http://127.0.0.1:{int(nonsense.stdout.readline())}", tmp_path)

@@ -26,14 +26,15 @@ MORE = ["flask", "flask-cors", "aiohttp", "graphene", "cryptography", "huey"]
 @cache
 def packages():
     "A folder with the packages that `mlflow server` needs beyond ours, made once for these versions; skips where that cannot be."
-    lock = (ROOT / "requirements.lock").read_bytes()
-    folder = ROOT / ".mlscale" / "cache" / f"tracking-server-{version('mlflow-skinny')}-{hashlib.sha256(lock + ' '.join(MORE).encode()).hexdigest()[:8]}"
+    wanted = (ROOT / "requirements.lock").read_bytes() + " ".join(MORE).encode()
+    folder = ROOT / ".mlscale" / "cache" / f"tracking-server-{version('mlflow-skinny')}-{hashlib.sha256(wanted).hexdigest()[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_suffix(".lock")):
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             index = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True).stdout.strip()
-            words = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable, "--target", folder, "--constraint", ROOT / "requirements.lock", *MORE]
+            uv, lock = Path(sys.executable).with_name("uv"), ROOT / "requirements.lock"
+            words = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable, "--target", folder, "--constraint", lock, *MORE]
             try: done = subprocess.run(words, capture_output=True, text=True, timeout=300, env={**os.environ, **({"UV_DEFAULT_INDEX": index} if index else {})})
             except (OSError, subprocess.TimeoutExpired) as e: pytest.skip(f"the packages of an MLflow server cannot be installed ({e})")
             if done.returncode: pytest.skip(f"the packages of an MLflow server cannot be installed ({done.stderr.strip()[-300:]})")
@@ -57,7 +58,8 @@ class Server:
     def start(self):
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         env |= {"PYTHONPATH": str(packages()), "PYTHONWARNINGS": "ignore", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        words = ["-m", "mlflow", "server", "--backend-store-uri", self.store, "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port), "--no-serve-artifacts", "--default-artifact-root", str(self.folder)]
+        words = ["-m", "mlflow", "server", "--backend-store-uri", self.store, "--no-serve-artifacts", "--default-artifact-root", str(self.folder)]
+        words += f"--workers 1 --host 127.0.0.1 --port {self.port}".split()
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen([sys.executable, *words], env=env, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 180
