@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from .artifacts import read_card
-from .ledger import Version, alias_history
+from .history import Version, alias_history
 from .tables import card
 from .training import Comparison
 
@@ -205,7 +205,7 @@ class VersionComparison:
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.ledger import Version
+    >>> from mlscale.history import Version
     >>> from mlscale.lineage import ModelCard, VersionComparison
     >>> cards = [ModelCard(Version("late", n, "0"*64, Path("late"), {"auc": .7 + n/100}, {}),
     ...                    {"lineage": {"seed": n}, "columns": [], "allow_missing": []})

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from .artifacts import Bundle, load_bundle, remove_pointer, save, write_pointer
-from .ledger import Ledger, Places, Sign, Version, alias_history, check_alias
-from .ledger import read_version, signer
+from .history import Sign, Version, alias_history, check_alias, read_version, signer
+from .ledger import Ledger, Places
 from .pointer import ModelVersion, without_links
 from .signing import sign_bundle
 from .storage import digest, locked, make_folder, replacing
@@ -94,7 +94,7 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.ledger import Version
+    >>> from mlscale.history import Version
     >>> from mlscale.promotion import evaluate_gate
     >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
     >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
@@ -133,7 +133,7 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
     Examples
     --------
     >>> from pathlib import Path
-    >>> from mlscale.ledger import Version
+    >>> from mlscale.history import Version
     >>> from mlscale.promotion import no_worse
     >>> old = Version("late", 1, "0"*64, Path("late/1"), {"log_loss": .42}, {})
     >>> new = Version("late", 2, "1"*64, Path("late/2"), {"log_loss": .44}, {})
@@ -178,7 +178,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     >>> from mlscale.artifacts import save
     >>> X = np.arange(8.).reshape(4, 2)
     >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "copied", example=X)
-    >>> from mlscale.ledger import Version
+    >>> from mlscale.history import Version
     >>> from mlscale.promotion import copy_bundle
     >>> one = Version("late", 1, bundle.sha256, bundle.path, {}, {})
     >>> sorted(file.name for file in copy_bundle(one, "elsewhere").iterdir())
@@ -211,7 +211,7 @@ class BundleStore:
     >>> X = np.arange(8.).reshape(4, 2)
     >>> bundle = save(LogisticRegression().fit(X, [0, 0, 1, 1]), "stored", example=X)
     >>> from mlscale.promotion import BundleStore
-    >>> from mlscale.ledger import Version
+    >>> from mlscale.history import Version
     >>> store, one = BundleStore("served"), Version("late", 1, bundle.sha256, bundle.path, {}, {})
     >>> store.deliver(one, "production")
     ['late: the bundle of version 1 is in place', 'late: production.json points to version 1']

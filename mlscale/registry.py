@@ -9,7 +9,8 @@ __all__ = ['PRODUCTION', 'BundleStore', 'Catalogue', 'Gate', 'GateRefused', 'Gat
 
 # %% ../nbs/04_registry.ipynb #ebc1e323
 from .artifacts import PRODUCTION  # noqa: F401
-from .ledger import Ledger, Version, alias_history  # noqa: F401
+from .history import Version, alias_history  # noqa: F401
+from .ledger import Ledger  # noqa: F401
 from .lineage import ModelCard, Provenance, VersionComparison, differences  # noqa: F401
 from .promotion import BundleStore, Catalogue, Gate, GateRefused  # noqa: F401
 from .promotion import GateResult, copy_bundle, evaluate_gate, no_worse  # noqa: F401

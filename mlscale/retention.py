@@ -17,7 +17,8 @@ import pandas as pd
 
 from .arguments import whole
 from .artifacts import PRODUCTION, Bundle, read_pointer
-from .ledger import alias_history, check_alias, models_table, versions_table
+from .history import alias_history, check_alias
+from .ledger import models_table, versions_table
 from .lineage import ModelCard, Provenance, VersionComparison, compare_versions, trace
 from .pointer import without_links
 from .promotion import Promoter, author, remove_unfinished

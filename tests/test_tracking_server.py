@@ -11,7 +11,8 @@ import tracking
 from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import load_bundle, read_pointer
-from mlscale.ledger import ConflictError, Ledger, LedgerError, ServerUnreachable, alias_history
+from mlscale.history import ConflictError, LedgerError, alias_history
+from mlscale.ledger import Ledger, ServerUnreachable
 from mlscale.registry import GateRefused, Registry, no_worse
 
 EXAMPLE = np.random.default_rng(0).normal(size=(40, 2))
