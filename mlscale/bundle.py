@@ -168,7 +168,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #1b354de3
+# %% ../nbs/03c_bundle.ipynb #82ff04c2
 FORMAT = 1
 MAX_BYTES = {"card.json": 2**22, "model.onnx": 2**28, "model.skops": 2**28}
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}

@@ -432,7 +432,7 @@ def _storable(event: dict) -> dict:
     "An event as a database gives it back: half a surrogate pair cannot be written."
     return json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
 
-# %% ../nbs/04b_ledger.ipynb #c02041a2
+# %% ../nbs/04b_ledger.ipynb #04b82e68
 class History(Records):
     """The chained events of each model.
 
@@ -513,23 +513,25 @@ class History(Records):
         for first in range(0, max(len(digests), 1), 40):   # a tag of MLflow holds 5,000 characters
             entry = {"event": "adopt", "alias": "", "version": 0, "reason": str(reason)[:500],
                      "digests": dict(digests[first:first + 40])}
-            self._append(name, entry, trusted=True)
+            self._append(self._chain(name, trusted=True), entry)
 
-    def _adopt_unchained(self, name: str) -> None:
-        "A history from before there were chains is taken as it is found, once and visibly."
+    def _adopt_unchained(self, name: str) -> Chain:
+        """The history of a model. One from before there were chains is taken as it is found, once
+        and visibly."""
         chain = self._chain(name)
-        if chain.chained or not (chain.events or self._numbered(name)): return
+        if chain.chained or not (chain.events or self._numbered(name)): return chain
         if self._sign is not None:
             raise LedgerError(f"{name}: its versions are not signed; look at the history without a "
                               "key, and adopt() it if it is as it should be")
         why = "its events were not chained before"
         logging.getLogger(__name__).warning("%s: %s; they are taken as they are", name, why)
         self.adopt(name, why)
+        return self._chain(name)
 
-    def _append(self, name: str, entry: dict, *, tries: int = 1, trusted: bool = False) -> None:
+    def _append(self, chain: Chain, entry: dict, *, tries: int = 1) -> None:
         "Write an event behind all others, or a ConflictError and nothing."
+        name = chain.name
         for last in (n == tries for n in range(1, tries + 1)):
-            chain = self._chain(name, trusted=trusted)
             event = _storable({"at": datetime.now(UTC).isoformat(), **entry,
                                "previous": chain.head})
             if self._sign is not None: event["signature"] = self._sign(signed_part(event))
@@ -537,7 +539,9 @@ class History(Records):
             number, digest = len(chain.events) + 1, chain_link(chain.head, text)
             if self._write_alone(name, number, digest, text):
                 return self._remember(name, number, digest)
-            if not last: time.sleep(random.uniform(0, .1))
+            if not last:
+                time.sleep(random.uniform(0, .1))
+                chain = self._chain(name)
         raise ConflictError(f"{name}: somebody else recorded event {number} at the same moment; "
                             f"look at the history, and {entry['event']} again if it is still right")
 
@@ -547,6 +551,7 @@ class History(Records):
         try: self._ask("set_registered_model_tag", name, key, text)
         except ServerUnreachable:
             if key not in self.model(name).tags: raise   # else only the answer was lost
+        if not self.server: return True   # the registry's lock keeps others away
         if stands(name, self.model(name).tags, number, digest): return True
         self._ask("delete_registered_model_tag", name, key)
         tags = self.model(name).tags
@@ -578,12 +583,12 @@ class History(Records):
         ConflictError
             If somebody on another machine recorded an event at the same moment. Nothing happened.
         """
-        self._adopt_unchained(name)
-        self._append(name, {"event": event, "alias": alias, "version": version, "by": by,
+        chain = self._adopt_unchained(name)
+        self._append(chain, {"event": event, "alias": alias, "version": version, "by": by,
                             "reason": str(reason)[:500],
                             "comparison": comparison and comparison.to_dict()})
 
-# %% ../nbs/04b_ledger.ipynb #ef61a075
+# %% ../nbs/04b_ledger.ipynb #b03f5dac
 class Ledger(History):
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing.
@@ -652,25 +657,36 @@ class Ledger(History):
             version) nothing is kept.
         """
         check_digest(sha256, "sha256")
-        from mlflow.exceptions import MlflowException
-        try: self._ask("create_registered_model", check_model_name(name))
-        except MlflowException: pass   # it is there
-        self._adopt_unchained(name)
+        self._make_model(check_model_name(name))
+        chain = self._adopt_unchained(name)
         if self.server: source = f"mlscale:/{name}/{number}"
-        try: made = self._ask("create_model_version", name, source,
-                              tags={"sha256": sha256, **({"by": by} if by else {})})
-        except ServerUnreachable: made = None   # the answer may have been lost, and the record not
-        ours = [n for n, v in self._numbered(name).items() if v.tags.get("sha256") == sha256]
-        if made is None and not ours:
+        got = self._create(name, number, source, sha256, by)
+        if got != number: return got
+        entry = {"event": "register", "alias": "", "version": number, "reason": "", "by": by,
+                 "sha256": sha256}
+        self._append(chain, entry, tries=10)
+        return number
+
+    def _make_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+        try: self._ask("get_registered_model", name)
+        except MlflowException:
+            try: self._ask("create_registered_model", name)
+            except MlflowException: pass   # others made it at the same moment
+
+    def _create(self, name: str, number: int, source: str, sha256: str, by: str) -> int:
+        "Write MLflow's record; the number it got. Of several, or of another number, none is kept."
+        tags = {"sha256": sha256, **({"by": by} if by else {})}
+        try: ours = [int(self._ask("create_model_version", name, source, tags=tags).version)]
+        except ServerUnreachable: ours = []   # the answer may have been lost, and the record not
+        if self.server:   # and MLflow's client asks again by itself: there may be two
+            ours = [n for n, v in self._numbered(name).items() if v.tags.get("sha256") == sha256]
+        if not ours:
             raise ServerUnreachable(f"{self.server} did not register {name} version {number}; "
                                     "register again")
         for n in ours:
             if n != number: self._ask("delete_model_version", name, str(n))
-        if number not in ours: return max(ours)
-        entry = {"event": "register", "alias": "", "version": number, "reason": "", "by": by,
-                 "sha256": sha256}
-        self._append(name, entry, tries=10)
-        return number
+        return number if number in ours else max(ours)
 
 # %% ../nbs/04b_ledger.ipynb #c5bd2962
 def _named(ledger: Ledger, name: str) -> dict[str, int]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORIGINS', 'flat', 'differences', 'ModelCard', 'VersionComparison', 'compare_versions', 'Provenance', 'trace']
 
-# %% ../nbs/04d_lineage.ipynb #772b34af
+# %% ../nbs/04d_lineage.ipynb #6d9c2922
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,7 +190,7 @@ class ModelCard:
                   "".join(f"<p>{html.escape(text)}</p>" for text in self.limits) or absent]
         return "".join(parts)
 
-# %% ../nbs/04d_lineage.ipynb #327fa8b0
+# %% ../nbs/04d_lineage.ipynb #40c1d2f6
 @dataclass(frozen=True, repr=False)
 class VersionComparison:
     """What is different in one of two versions. Made by `compare_versions`.

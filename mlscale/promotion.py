@@ -6,7 +6,7 @@
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'author', 'Catalogue',
            'remove_unfinished', 'Registrar', 'Promoter']
 
-# %% ../nbs/04c_promotion.ipynb #caf12879
+# %% ../nbs/04c_promotion.ipynb #9050c146
 import getpass
 import json
 import numbers
@@ -72,7 +72,7 @@ class GateRefused(RuntimeError):
 
 Gate = Callable[[Version, Version | None], GateResult | bool]
 
-# %% ../nbs/04c_promotion.ipynb #dab12168
+# %% ../nbs/04c_promotion.ipynb #fc27ed13
 def evaluate_gate(gate: Gate | None, challenger: Version,
                   champion: Version | None) -> GateResult:
     """Ask a gate and insist on an answer.
@@ -113,7 +113,7 @@ def evaluate_gate(gate: Gate | None, challenger: Version,
         raise TypeError(f"gate: comparison={result.comparison!r:.60}: a Comparison or None")
     return result
 
-# %% ../nbs/04c_promotion.ipynb #93d57917
+# %% ../nbs/04c_promotion.ipynb #8b264578
 def no_worse(metric: str, *, by: float = 0.) -> Gate:
     """A gate on a metric of which less is better, such as `log_loss`.
 
@@ -155,7 +155,7 @@ def no_worse(metric: str, *, by: float = 0.) -> Gate:
         )
     return gate
 
-# %% ../nbs/04c_promotion.ipynb #111b6651
+# %% ../nbs/04c_promotion.ipynb #a8b4c104
 def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
     """Copy a bundle out of the registry, verified before and after.
 
@@ -191,7 +191,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04c_promotion.ipynb #708bef16
+# %% ../nbs/04c_promotion.ipynb #7740c748
 class BundleStore:
     """The deployed bundles, where servers and batch jobs find them.
 

@@ -7,7 +7,7 @@ __all__ = ['PRODUCTION', 'BundleStore', 'Catalogue', 'Gate', 'GateRefused', 'Gat
            'Registry', 'Version', 'VersionComparison', 'alias_history', 'copy_bundle', 'differences', 'evaluate_gate',
            'needed', 'no_worse']
 
-# %% ../nbs/04_registry.ipynb #ebc1e323
+# %% ../nbs/04_registry.ipynb #9aa90865
 from .artifacts import PRODUCTION  # noqa: F401
 from .history import Version, alias_history  # noqa: F401
 from .ledger import Ledger  # noqa: F401

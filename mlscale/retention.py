@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['needed', 'pruned_versions', 'Deployer', 'Registry']
 
-# %% ../nbs/04e_retention.ipynb #49fb2e1d
+# %% ../nbs/04e_retention.ipynb #ec800993
 import html
 import os
 import shutil
