@@ -188,6 +188,17 @@ def test_two_machines_that_record_at_once_lose_no_event(server, place):
     assert len(events) == sum(wrote) > 0 and [sum(e["alias"] == f"by{i}" for e in events) for i in range(2)] == wrote
 
 
+def test_an_event_between_reading_and_writing_is_a_conflict(server, place):
+    one, two = (Ledger(server.url, heads=place/"artifacts") for _ in range(2))
+    one.add("late", 1, "x", "0"*64)
+    stale = one._chain("late")
+    two.record("late", "promote", "gold", 1, "")
+    with pytest.raises(ConflictError, match="event 2 at the same moment"): one._append(stale, {"event": "promote", "alias": "silver", "version": 1, "reason": ""})
+    assert [e["alias"] for e in one.events("late")] == ["gold"]
+    one.record("late", "promote", "silver", 1, "")
+    assert set(alias_history(two.events("late"))) == {"gold", "silver"}
+
+
 def test_a_server_that_answers_nonsense_is_one_clear_error(tmp_path):
     program = """
 import http.server
