@@ -169,8 +169,8 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #416ea3fc
-FORMAT = 2   # what is written; 1 is read, too
+# %% ../nbs/03c_bundle.ipynb #82ff04c2
+FORMAT = 1
 MAX_BYTES = {"card.json": 2**22, "model.onnx": 2**28, "model.skops": 2**28}
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _FILES = ("model.onnx", "model.skops")
@@ -180,18 +180,17 @@ def _are_names(x: Any) -> bool:
     return len(set(x)) == len(x)
 
 def _are_types(x: Any) -> bool:
+    if x is None: return True   # an older bundle: numbers
     return isinstance(x, list) and all(kind in COLUMN_TYPES for kind in x)
 
 def _are_files(x: Any) -> bool:
     return isinstance(x, dict) and set(x) <= set(_FILES) and all(map(is_digest, x.values()))
 
 def _is_reference(x: Any) -> bool:
+    if x is None: return True   # an older bundle
     return isinstance(x, dict) and all(
         isinstance(x.get(k), list) for k in ("values", "predictions")
     )
-
-def _are_versions(x: Any) -> bool:
-    return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
@@ -204,10 +203,9 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "reference": _is_reference,
     "lineage": lambda x: isinstance(x, dict),
     "metrics": lambda x: isinstance(x, dict),
-    "evaluation": lambda x: x is None or isinstance(x, dict),
-    "versions": _are_versions,
+    "about": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
+    "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
-_SINCE_2 = ("types", "reference", "evaluation", "versions")   # a card of format 1 may lack them
 
 # %% ../nbs/03c_bundle.ipynb #02d9db86
 @dataclass(frozen=True, repr=False)
@@ -588,7 +586,7 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError: pass   # a reader needs two of them
     return found
 
-# %% ../nbs/03c_bundle.ipynb #536fcfc3
+# %% ../nbs/03c_bundle.ipynb #536d8731
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -597,6 +595,7 @@ def save(
     output: str | None = None,
     lineage: Mapping | None = None,
     metrics: Mapping | None = None,
+    about: Mapping | None = None,
     evaluation: Mapping | None = None,
 ) -> Bundle:
     """Write a model as a bundle: `model.skops`, `model.onnx` if that is faithful, and `card.json`.
@@ -617,6 +616,8 @@ def save(
         "label", for a regressor "value".
     lineage, metrics : mapping, optional
         Where the model comes from and how good it is: values that JSON can hold.
+    about : mapping, optional
+        What people should know besides, such as slices and limits.
     evaluation : mapping, optional
         All that the metrics were taken from, such as an `Evaluation.to_dict()` with its intervals.
 
@@ -664,6 +665,7 @@ def save(
         "reference": _reference_rows(rows, expected),
         "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
         "versions": _versions(), "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
+        "about": None if about is None else dict(about),
         "evaluation": None if evaluation is None else dict(evaluation),
         "created": datetime.now(UTC).isoformat(),
     })

@@ -244,15 +244,17 @@ def read_regular(path: str | os.PathLike, *, limit: int) -> bytes:
     if len(data) == size: return data
     raise ValueError(f"{Path(path).name} was changed while it was read; read it again")
 
-# %% ../nbs/000_storage.ipynb #d1c2403e
+# %% ../nbs/000_storage.ipynb #2f3d5e75
 @contextmanager
-def locked(path: str | os.PathLike) -> Iterator[None]:
+def locked(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock between processes for the time of the block.
 
     Parameters
     ----------
     path : path
         The lock's file, made if missing. It stays; only its lock matters.
+    wait : bool
+        Whether to wait for whoever holds it; otherwise that is a BlockingIOError.
 
     Notes
     -----
@@ -261,15 +263,17 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
 
     Raises
     ------
+    BlockingIOError
+        If somebody else holds it and `wait` is False.
     OSError
         Where the system has no `flock`, as on native Windows or in a browser.
 
     Examples
     --------
-    >>> import fcntl
     >>> from mlscale.storage import locked
-    >>> with locked("job.lock"), open("job.lock") as other:
-    ...     try: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    >>> with locked("job.lock"):
+    ...     try:
+    ...         with locked("job.lock", wait=False): print("both hold it")
     ...     except BlockingIOError: print("somebody else would have to wait")
     somebody else would have to wait
     """
@@ -281,7 +285,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     mode = 0o600 if _private(path) else 0o666   # which the umask narrows
     file = os.open(path, os.O_RDWR | os.O_CREAT, mode)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally: os.close(file)
 

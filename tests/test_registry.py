@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from mlscale import promotion
 from mlscale.artifacts import load_bundle, read_card, read_pointer, save
 from mlscale.registry import PRODUCTION, GateRefused, GateResult, Registry, Version, alias_history, no_worse
+from mlscale.storage import locked
 from mlscale.training import Comparison, evaluate
 
 
@@ -285,10 +288,8 @@ def test_what_a_gate_went_by_comes_back_from_the_history(registry, at, judged_on
 
 
 def test_a_history_from_before_comparisons_is_read(registry):
-    registry.promote("late", 1)
-    key = "event.000001"
-    event = json.loads(registry._ledger.model("late").tags[key])
-    registry._ledger._client.set_registered_model_tag("late", key, json.dumps({k: v for k, v in event.items() if k != "comparison"}))
+    key, event = "event.000004", {"at": "2013-05-01T00:00:00+00:00", "event": "promote", "alias": "champion", "version": 1, "reason": "", "previous": registry._ledger._chain("late").head}
+    registry._ledger._client.set_registered_model_tag("late", key, json.dumps(event))
     assert registry.history("late").comparison.tolist() == [None]*4 and registry.version("late", "champion").version == 1
 
 
@@ -463,6 +464,67 @@ def test_a_power_cut_while_registering_leaves_no_version_and_no_files(registry, 
     assert registry.register(models[0], name="late", example=example, lineage={}, metrics={}).version == 4
 
 
+KILLS = """
+import json, os, signal, sys
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from mlscale.registry import Registry
+
+X = np.random.default_rng(0).normal(size=(60, 2))
+model = LogisticRegression().fit(X, X[:, 0] > 0)
+registry = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles")
+register = lambda: registry.register(model, name=sys.argv[2], example=X, lineage={}, metrics={})
+engine = registry._ledger._client._get_registry_client().store.engine
+left = float("inf")   # steps until it is killed
+WRITES = {"os.mkdir", "os.rename", "os.rmdir", "os.remove", "shutil.rmtree", "os.chmod", "fcntl.flock"}
+
+def step(*args):
+    global left
+    left -= 1
+    if not left: os.kill(os.getpid(), signal.SIGKILL)
+
+def hook(name, args):
+    if name in WRITES or name == "open" and args[2] & (os.O_WRONLY | os.O_RDWR): step()
+
+sys.addaudithook(hook)
+event.listen(Engine, "before_cursor_execute", lambda connection, cursor, sql, *rest: sql.startswith("SELECT") or step())
+event.listen(Engine, "commit", step)
+for k in range(int(sys.argv[3]), 1000, 2):
+    child = os.fork()
+    if not child:
+        engine.dispose(close=False)   # the parent's connections stay the parent's
+        left = k
+        register()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    folder = registry.artifacts/sys.argv[2]
+    names = [f.name for f in folder.iterdir()] if folder.exists() else []
+    known = registry.versions(sys.argv[2]) if sys.argv[2] in registry._ledger.names() else None
+    said = {"k": k, "killed": os.WIFSIGNALED(status), "versions": len(known) if known is not None else 0,
+            "intact": known is None or bool(known.get("intact", known.index == 0).all()), "unfinished": sum(not n.isdigit() for n in names)}
+    print(json.dumps(said), flush=True)
+    if status == 0: break
+"""
+
+
+@pytest.mark.parametrize("start", [1, 2])   # together every step, in two registries
+def test_killed_at_any_step_of_a_registration_no_half_version_is_seen_and_the_next_call_cleans_up(tmp_path, start):
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path), "late", str(start)], capture_output=True, text=True, timeout=300)
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(steps) > 20 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
+    assert all(s["intact"] for s in steps) and {s["unfinished"] for s in steps} == {0, 1}   # never what two calls left
+    counts = [s["versions"] for s in steps]
+    assert counts[0] == 0 and set(np.diff(counts)) == {0, 1} and steps[-1]["unfinished"] == 0
+    registry = reopened(tmp_path)
+    table = registry.versions("late")
+    assert table.index.tolist() == list(range(1, counts[-1] + 1)) and all(registry.load("late", n).version == n for n in table.index)
+    assert registry.reconcile() == [] and sorted(f.name for f in (registry.artifacts/"late").iterdir()) == sorted(map(str, table.index))
+
+
 LOOP = """
 import itertools, sys
 from mlscale.registry import Registry
@@ -506,6 +568,84 @@ def test_two_processes_promote_at_once_and_print_nothing(at):
 def test_threads_register_without_losing_a_number(registry, models, example):
     with ThreadPoolExecutor(4) as pool: made = list(pool.map(lambda m: registry.register(m, name="late", example=example, lineage={}, metrics={}).version, models*2))
     assert sorted(made) == list(range(4, 10)) and all(registry.load("late", v).version == v for v in made)
+
+
+def test_two_register_one_promotes_and_nobody_loses(at, models, example):
+    "Two processes register versions of one model while a third promotes and deploys those of another."
+    registry, program = reopened(at), """
+import sys
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from mlscale.registry import Registry
+registry, X = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles"), np.random.default_rng(0).normal(size=(60, 2))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), name="other", example=X, lineage={}, metrics={})
+"""
+    children = [subprocess.Popen([sys.executable, "-c", program, str(at)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for child in children: assert child.stdout.readline() == "ready\n"
+    for child in children: print("go", file=child.stdin, flush=True)
+    for version in (1, 2, 3)*3:
+        registry.promote("late", version)
+        registry.deploy("late")
+    assert [child.communicate()[1] for child in children] == ["", ""]
+    assert registry.versions("other").index.tolist() == [1, 2, 3, 4, 5, 6] and registry.versions("other").intact.all()
+    assert agreed(registry) == 3 and registry.reconcile() == [] and len(registry.history("late")) == 3 + 18
+
+
+def tried(work, seconds=30):
+    "Whether some work ends by itself, in a thread of its own."
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def test_nobody_waits_for_a_conversion(registry, models, example, monkeypatch):
+    "From within the conversion of a model the same model and another are promoted, and a second version is registered."
+    during, real = [], promotion.save
+
+    def save_and_look(*args, **given):
+        monkeypatch.setattr(promotion, "save", real)
+        during.append(tried(lambda: (registry.promote("late", 2), registry.deploy("late"),
+                                     registry.register(models[1], name="late", example=example, lineage={}, metrics={}), registry.reconcile())))
+        return real(*args, **given)
+
+    monkeypatch.setattr(promotion, "save", save_and_look)
+    made = registry.register(models[0], name="late", example=example, lineage={}, metrics={})
+    assert during == [True] and made.version == 5 and registry.load("late", 4) and registry.load("late", 5) and agreed(registry) == 2
+
+
+def test_a_gate_that_thinks_keeps_only_its_own_model_waiting(registry, models, example):
+    registry.register(models[0], name="other", example=example, lineage={}, metrics={})
+    seen = []
+
+    def gate(new, old):
+        seen.append((tried(lambda: (registry.promote("other", 1), registry.deploy("other"))), tried(lambda: registry.promote("late", 3), .5)))
+        return True
+
+    registry.promote("late", 2, gate=gate)
+    assert seen == [(True, False)]
+    while registry.version("late", "champion").version != 3: time.sleep(.01)   # its turn came
+    assert list(registry.history("late").query("event == 'promote'").version) == [2, 3]
+
+
+def test_a_draft_on_which_somebody_works_is_left_alone(registry):
+    folder = registry.artifacts/"late"
+    for name in (".draft-dead", ".draft-alive"): (folder/name).mkdir()
+    with locked(folder/".draft-alive"/"lock"):
+        assert registry.reconcile() == ["late: removed what an unfinished registration left"]
+        assert (folder/".draft-alive").exists() and not (folder/".draft-dead").exists()
+    assert len(registry.reconcile()) == 1 and not (folder/".draft-alive").exists()
+
+
+def test_models_of_others_in_the_same_mlflow_are_left_alone(registry):
+    registry._ledger._client.create_registered_model("a/b c")
+    registry.promote("late", 1)
+    assert registry.reconcile() == [] and len(registry.models()) == 2
+    for refused in (lambda: registry.promote("a/b c", 1), lambda: registry.prune("a/b c"), lambda: registry.rollback("../late")):
+        with pytest.raises(ValueError, match="no such model"): refused()
+    assert sorted(f.name for f in (registry.artifacts/".locks").iterdir()) == ["late.lock"]
 
 
 def test_a_new_registry_is_quiet_and_loading_unpickles_nothing(tmp_path, at):
@@ -582,7 +722,7 @@ def test_bad_names_are_refused(untouched, models, example, name):
     assert (
         len(str(e.value)) < 300
         and untouched._ledger.names() == ["late"]
-        and sorted(f.name for f in untouched.artifacts.iterdir()) == ["late", "registry.lock"]
+        and sorted(f.name for f in untouched.artifacts.iterdir()) == [".locks", "late", "registry.lock"]
     )
 
 
@@ -642,7 +782,7 @@ def test_nothing_to_deploy(untouched):
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://localhost:5000",
+        "http://models.example.org",
         "sqlite://",
         "sqlite:///",
         "mlflow.db",

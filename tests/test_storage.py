@@ -73,6 +73,12 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path):
     with locked(lock): pass
 
 
+def test_who_does_not_want_to_wait_is_told_at_once(tmp_path):
+    with locked(tmp_path / "lock"):
+        with pytest.raises(BlockingIOError), locked(tmp_path / "lock", wait=False): pass
+    with locked(tmp_path / "lock", wait=False): pass   # and it is free again
+
+
 def test_home_follows_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "with space"))
     assert home() == tmp_path / "with space"
