@@ -154,13 +154,17 @@ def step(what, command, env):
 
 
 def clean_environment():
-    """Our environment variables without what would lead Python or uv to another installation;
-    threads that wait sleep, and leave the cores to others."""
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")
-    }
+    """Our environment variables without what would lead Python or uv to another installation, or
+    have each process compile all modules anew; threads that wait sleep, and leave the cores to
+    others."""
+    unwanted = (
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+    )
+    env = {k: v for k, v in os.environ.items() if k not in unwanted}
     return {
         **env,
         "VIRTUAL_ENV": str(VENV),
@@ -259,7 +263,7 @@ def test(words, env):
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
-    many = ["-n", str(WORKERS), "--dist", "worksteal"]
+    many = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder"]
     workers = [] if chosen else many   # a few tests are soon done
     codes, quiet = [], subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
