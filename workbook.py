@@ -32,6 +32,7 @@ UV = "uv==0.13.9"
 NEEDED_BYTES = 3_000_000_000
 WORKERS = min((os.cpu_count() or 1) + 1, 8)   # tests often wait: for Spark, a server, a kill
 WARM = "from mlscale.flight_features import load_features; load_features()"   # many wait for it
+SOON_DONE = "-XX:TieredStopAtLevel=1"   # a Java of minutes is not worth its second compiler
 VERBS = ("run", "test", "lab", "nb", "refresh", "site")
 
 
@@ -287,6 +288,7 @@ def main(words):
     check_python()
     env = clean_environment()
     ensure(env)
+    if verb != "lab": env = {"SPARK_SUBMIT_OPTS": SOON_DONE, **env}
     if verb == "test": return test(rest, env)
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
     if verb == "lab":   # our settings come before the user's own

@@ -24,8 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 SOLUTIONS, EXERCISES = NBS / "solutions", NBS / "exercises"
 KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PLATFORM_DIRS": "1"}   # what kernels see beside our own environment
-SHARED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",   # kernels share the cores; with more threads they wait for one another
-          "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1"}   # a Java that soon ends is not worth its second compiler
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}   # kernels share the cores; with more threads they wait for one another
 SECONDS = 60   # what a notebook may take on two quiet cores, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
 WORKERS = min((os.cpu_count() or 1) + 1, 8)   # notebooks at a time: some wait for Spark or a server
 PATIENCE = 3   # it is stopped after so many times as long: other machines are slower, and busy
@@ -342,7 +341,7 @@ def execute(path):
 def run(names, store=False):
     import kernels
     paths, failed = longest_first(find(names)), 0
-    os.environ.update({**SHARED, **os.environ, **KERNEL})
+    os.environ.update({**THREADS, **os.environ, **KERNEL})
     if len(paths) > WORKERS: kernels.use_forked_kernels()   # for fewer the imports ahead are not worth it
     with ThreadPoolExecutor(WORKERS) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}

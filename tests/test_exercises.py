@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -325,11 +326,18 @@ def untouched_in_git(path):
     return said.returncode == 0 and not said.stdout
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "What a solution generates, made once."
+    folder = tmp_path_factory.mktemp("made")
+    return cache(lambda path: generate(path, folder))
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
-def test_generating_gives_the_same_bytes_and_those_that_are_committed(path, tmp_path):
-    one, two = generate(path, tmp_path / "one"), generate(path, tmp_path / "two")
+def test_generating_gives_the_same_bytes_and_those_that_are_committed(path, made, tmp_path):
+    one, two = made(path), generate(path, tmp_path / "two")
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
-    here = [ROOT / "nbs" / "exercises" / p.relative_to(tmp_path / "one") for p in one]
+    here = [ROOT / "nbs" / "exercises" / p.relative_to(tmp_path / "two") for p in two]
     assert same(*(json.loads(p.read_text()) for p in (one[1], here[1])))
     if untouched_in_git(here[0]): assert one[0].read_bytes() == here[0].read_bytes()   # else a reader is solving it
 
@@ -342,8 +350,8 @@ def test_every_exercise_in_git_comes_from_a_solution():
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
-def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(path, tmp_path):
-    exercise, facts = generate(path, tmp_path)
+def test_the_students_notebook_holds_no_solution_no_mistake_and_no_author_cell(path, made):
+    exercise, facts = made(path)
     text = "\n".join(cells(exercise)) + facts.read_text()
     assert "SOLUTION" not in text and "#|" not in text and cells(exercise)[1] == exercises.HOW and cells(exercise)[-1].endswith("\nprogress()")
     drafts = read_solution(path)
