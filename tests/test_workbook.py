@@ -37,7 +37,7 @@ def make_checkout(box):
     for name in ("workbook.py", "settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT / name, folder)
     for name in ("tests", "mlscale", "nbs"): (folder / name).mkdir()
     (folder / "mlscale" / "__init__.py").write_text("")
-    (folder / "mlscale" / "cli.py").write_text("import sys, os\nprint('ran', sys.argv[1:], os.getcwd() != '')\n")
+    (folder / "mlscale" / "cli.py").write_text("import sys, os\nprint('ran', sys.argv[1:], 'SPARK_SUBMIT_OPTS' in os.environ)\n")
     lock = (ROOT / "requirements.lock").read_text()
     entries = re.findall(r"^(?:setuptools|wheel|packaging)==.*?(?=^\S|\Z)", lock, re.M | re.S)
     (folder / "requirements.lock").write_text("".join(entries))
@@ -49,7 +49,7 @@ def checkout(tmp_path): return make_checkout(tmp_path)
 
 
 def start(folder, *words, cwd=None, **more):
-    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "SPARK_SUBMIT_OPTS")}
     command = [getattr(sys, "_base_executable", sys.executable), folder / "workbook.py", *words]
     return subprocess.Popen(command, cwd=cwd or folder, env={**env, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -176,8 +176,7 @@ def test_all_tests_run_in_more_processes_than_cores_and_a_few_in_one(workbook, m
                        ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code)
-    monkeypatch.setattr(workbook, "ROOT", tmp_path)
-    monkeypatch.setattr(workbook, "PYTHON", Path(sys.executable))
+    for name, value in (("ROOT", tmp_path), ("PYTHON", Path(sys.executable)), ("WARM", "")): monkeypatch.setattr(workbook, name, value)
     assert workbook.test(words, dict(os.environ)) == 3
     out, err = capfd.readouterr()
     assert out.splitlines() == ["notebooks check", "notebooks run", f"pytest {given}"] and err == "FAILED: pytest (exit status 3)\n"
@@ -188,13 +187,14 @@ def test_all_tests_run_in_more_processes_than_cores_and_a_few_in_one(workbook, m
 def test_lab_opens_on_the_index_with_the_settings_of_the_workbook(workbook, monkeypatch, capfd, tmp_path):
     (tmp_path / "jupyterlab").mkdir()
     (tmp_path / "jupyterlab" / "__init__.py").write_text("")
-    (tmp_path / "jupyterlab" / "__main__.py").write_text("import os, sys; print(os.environ['JUPYTER_CONFIG_PATH'], sys.argv[1:])")
+    (tmp_path / "jupyterlab" / "__main__.py").write_text("import os, sys; print(os.environ['JUPYTER_CONFIG_PATH'], sys.argv[1:], 'SPARK_SUBMIT_OPTS' in os.environ)")
     for name, value in (("ROOT", tmp_path), ("PYTHON", Path(sys.executable)), ("ensure", lambda env: None)): monkeypatch.setattr(workbook, name, value)
+    monkeypatch.delenv("SPARK_SUBMIT_OPTS", raising=False)
     for before, path in ((None, f"{tmp_path}/.jupyter"), ("/somewhere", f"{tmp_path}/.jupyter{os.pathsep}/somewhere")):
         monkeypatch.delenv("JUPYTER_CONFIG_PATH", raising=False) if before is None else monkeypatch.setenv("JUPYTER_CONFIG_PATH", before)
         assert workbook.main(["lab", "--no-browser"]) == 0
         out = capfd.readouterr().out
-        assert out.startswith(f"{path} [") and "/lab/tree/nbs/index.ipynb" in out and "--no-browser" in out
+        assert out.startswith(f"{path} [") and "/lab/tree/nbs/index.ipynb" in out and "--no-browser" in out and out.endswith("False\n")   # who stays is served by both compilers
     settings = json.loads((ROOT / ".jupyter" / "labconfig" / "default_setting_overrides.json").read_text())
     assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"   # nobody is asked
 
@@ -316,7 +316,8 @@ def test_check_sees_corrupt_json_stored_errors_and_a_stale_module(tmp_path):
     for name in ("nbs", "mlscale"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     (copy / "tests").mkdir()
     for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "tests/notebooks.py"): shutil.copy(ROOT / name, copy / name)
-    check = lambda: subprocess.run([sys.executable, copy / "tests" / "notebooks.py", "check"], capture_output=True, text=True)
+    env = {**os.environ, "IN_TEST": "1"}   # which others may have left behind
+    check = lambda: subprocess.run([sys.executable, copy / "tests" / "notebooks.py", "check"], capture_output=True, text=True, env=env)
     (copy / "mlscale" / "storage.py").write_text("x = 1\n")
     (copy / "mlscale" / "leftover.py").write_text("x = 1\n")
     nb = json.loads((copy / "nbs" / "00_data.ipynb").read_text())
