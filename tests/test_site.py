@@ -184,7 +184,7 @@ def test_a_docstring_on_a_page_is_cut_to_its_summary_and_the_code_still_runs():
 
 def longest(text):
     "The letters in the longest line of code of a page."
-    code = "\n".join(re.findall(r'<div class="highlight"><pre>(.*?)</pre>', text, re.S))
+    code = "\n".join(re.findall(r'<div class="(?:doctest )?highlight-(?:i?python3?|default) [^>]*><div class="highlight"><pre>(.*?)</pre>', text, re.S))
     return max(len(html.unescape(line)) for line in ["", *re.sub("<[^>]+>", "", code).splitlines()])
 
 
