@@ -32,6 +32,7 @@ UV = "uv==0.13.9"
 NEEDED_BYTES = 3_000_000_000
 WORKERS = min((os.cpu_count() or 1) + 1, 8)   # tests often wait: for Spark, a server, a kill
 WARM = "from mlscale.flight_features import load_features; load_features()"   # many wait for it
+SOON_DONE = "-XX:TieredStopAtLevel=1"   # a Java of minutes is not worth its second compiler
 VERBS = ("run", "test", "lab", "nb", "refresh", "site")
 
 
@@ -154,13 +155,17 @@ def step(what, command, env):
 
 
 def clean_environment():
-    """Our environment variables without what would lead Python or uv to another installation;
-    threads that wait sleep, and leave the cores to others."""
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")
-    }
+    """Our environment variables without what would lead Python or uv to another installation, or
+    have each process compile all modules anew; threads that wait sleep, and leave the cores to
+    others."""
+    unwanted = (
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+    )
+    env = {k: v for k, v in os.environ.items() if k not in unwanted}
     return {
         **env,
         "VIRTUAL_ENV": str(VENV),
@@ -259,7 +264,7 @@ def test(words, env):
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
-    many = ["-n", str(WORKERS), "--dist", "worksteal"]
+    many = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder"]
     workers = [] if chosen else many   # a few tests are soon done
     codes, quiet = [], subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
@@ -283,6 +288,7 @@ def main(words):
     check_python()
     env = clean_environment()
     ensure(env)
+    if verb != "lab": env = {"SPARK_SUBMIT_OPTS": SOON_DONE, **env}
     if verb == "test": return test(rest, env)
     paths = [str(Path(w).resolve()) if Path(w).exists() else w for w in rest]
     if verb == "lab":   # our settings come before the user's own

@@ -6,6 +6,7 @@ import prometheus_client  # noqa: F401  before Feast, whose import makes all lat
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # threads that wait sleep, and leave the cores to others
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")   # a Java that soon ends is not worth its second compiler
 if "PYTEST_XDIST_WORKER" in os.environ:           # as many processes as cores: one thread each
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefault(name, "1")
 
@@ -14,13 +15,26 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the larger tables of the same checks")
 
 
+LONGEST = ("test_site", "loop", "spark", "test_registry", "test_sequential", "test_experiments", "test_exercises", "test_workbook", "test_artifacts", "test_training", "test_online", "test_serving")
+
+
+def group(item):
+    "The tests of a group run one after the other in one process, and share its fixtures: a file, or what needs Spark."
+    named = item.get_closest_marker("xdist_group")
+    return named.args[0] if named else "spark" if "spark" in item.fixturenames else item.path.stem
+
+
+@pytest.hookimpl(tryfirst=True)   # xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    place = {name: i for i, name in enumerate(LONGEST)}
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         for mark in item.iter_markers("needs"):
             missing = [program for program in mark.args if shutil.which(program) is None]
             if missing: item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
+    items.sort(key=lambda item: place.get(group(item), len(place)))   # so that nothing long runs alone at the end
 
 
 @pytest.fixture(scope="session")

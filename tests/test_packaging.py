@@ -70,7 +70,8 @@ def bare(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare") / "env"
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--find-links", wheel.parent, f"mlscale=={mlscale.__version__}"], capture_output=True, text=True)
+    command = [python, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", "--find-links", wheel.parent, f"mlscale=={mlscale.__version__}"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and any(s in done.stderr for s in ("No matching distribution", "Failed to establish", "Temporary failure")): pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr
     return python
