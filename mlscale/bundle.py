@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'OUTPUTS', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #3157773f
+# %% ../nbs/03c_bundle.ipynb #588ac10b
 import hashlib
 import importlib.metadata
 import json
@@ -23,6 +23,7 @@ import numpy as np
 
 from .arguments import COLUMN_TYPES, column_names, column_types, none_for_nan
 from .arguments import typed_rows
+from .contract import Contract
 from .conversion import Scorer, as_trained, faithful_onnx, first_refused, onnx_scorer
 from .conversion import read_skops, short_reason, sklearn_scorer, spread, within_parity
 from .storage import digest, needs, replacing
@@ -168,7 +169,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #5f5c751e
+# %% ../nbs/03c_bundle.ipynb #f6c744dc
 FORMAT = 1
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _FILES = ("model.onnx", "model.skops")
@@ -190,6 +191,11 @@ def _is_reference(x: Any) -> bool:
         isinstance(x.get(k), list) for k in ("values", "predictions")
     )
 
+def _is_contract(x: Any) -> bool:
+    if x is None: return True   # an older bundle, or one without
+    try: return bool(Contract.from_dict(x))
+    except ValueError: return False
+
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
@@ -201,10 +207,11 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "reference": _is_reference,
     "lineage": lambda x: isinstance(x, dict),
     "metrics": lambda x: isinstance(x, dict),
+    "contract": _is_contract,
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
 
-# %% ../nbs/03c_bundle.ipynb #02d9db86
+# %% ../nbs/03c_bundle.ipynb #a8dad5b9
 @dataclass(frozen=True, repr=False)
 class Bundle:
     """A verified model, ready to predict. Made by `save` and `load_bundle`; may be used from
@@ -246,6 +253,11 @@ class Bundle:
         "What `predict` takes."
         types = self.card.get("types") or ()
         return Signature(tuple(self.columns), tuple(self.card["allow_missing"]), tuple(types))
+
+    @cached_property
+    def contract(self) -> Contract | None:
+        "What a row should look like, if the card says it."
+        return Contract.from_dict(self.card["contract"]) if self.card.get("contract") else None
 
     @property
     def engine(self) -> str:
@@ -329,7 +341,7 @@ def _verified(path: Path, sha256: str | None) -> bytes:
         )
     return data
 
-# %% ../nbs/03c_bundle.ipynb #4402efe7
+# %% ../nbs/03c_bundle.ipynb #c1414974
 def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """Read what a bundle says about itself, without its model.
 
@@ -374,6 +386,8 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
         )
     unfit = [key for key, fits in _CARD.items() if not fits(card.get(key))]
     if not unfit and card["output"] not in OUTPUTS[card["kind"]]: unfit = ["output"]
+    if not unfit and card.get("contract"):
+        if Contract.from_dict(card["contract"]).names != card["columns"]: unfit = ["contract"]
     lengths = {len(card[key]) for key in ("columns", "allow_missing", "types") if card.get(key)
                } if not unfit else set()
     if unfit or len(lengths) > 1:
@@ -562,7 +576,7 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     return {p: importlib.metadata.version(p) for p in packages}
 
-# %% ../nbs/03c_bundle.ipynb #e8ef3c56
+# %% ../nbs/03c_bundle.ipynb #f36c3912
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -572,6 +586,7 @@ def save(
     lineage: Mapping | None = None,
     metrics: Mapping | None = None,
     evaluation: Mapping | None = None,
+    contract: Contract | None = None,
 ) -> Bundle:
     """Write a model as a bundle: `model.skops`, `model.onnx` if that is faithful, and `card.json`.
 
@@ -593,6 +608,8 @@ def save(
         Where the model comes from and how good it is: values that JSON can hold.
     evaluation : mapping, optional
         All that the metrics were taken from, such as an `Evaluation.to_dict()` with its intervals.
+    contract : Contract, optional
+        What a row should look like, with the model's columns in their order.
 
     Returns
     -------
@@ -627,6 +644,9 @@ def save(
     output = output or OUTPUTS[kind][0]
     signature = Signature.of(example, [str(c) for c in getattr(model, "feature_names_in_", [])])
     rows = signature.check(example, "example")
+    if contract is not None and contract.names != list(signature.columns):
+        raise ValueError(f"contract: it is of {contract.names[:3]}..., the model takes"
+                         f" {list(signature.columns)[:3]}...; learn it from the same columns")
     _check_output(model, kind, output, _values_a_row(model, signature, rows))
     expected = _own_predictions(model, output, signature, rows)
     files, agreement = _model_files(model, output, signature, rows, expected)
@@ -638,6 +658,7 @@ def save(
         "reference": _reference_rows(rows, expected),
         "files": {f: hashlib.sha256(data).hexdigest() for f, data in files.items()},
         "versions": _versions(), "lineage": dict(lineage or {}), "metrics": dict(metrics or {}),
+        "contract": None if contract is None else contract.to_dict(),
         "evaluation": None if evaluation is None else dict(evaluation),
         "created": datetime.now(UTC).isoformat(),
     })

@@ -142,7 +142,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #5c21111b
+# %% ../nbs/06e_limits.ipynb #c737edb7
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch.
 
@@ -167,6 +167,9 @@ class ServiceMetrics:
                                 "Looks at a pointer that found no good bundle.",
                                 registry=self.registry)
 
+        self.violations = Counter("mlscale_contract_violations",
+                                  "Values outside of the model's contract.", ["column", "rule"],
+                                  registry=self.registry)
         self.unlogged = Counter("mlscale_unlogged_predictions",
                                 "Rows that were answered and are not in the prediction log.",
                                 registry=self.registry)

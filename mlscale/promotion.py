@@ -6,7 +6,7 @@
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'Catalogue',
            'Inventory', 'Registrar', 'Promoter', 'Registry']
 
-# %% ../nbs/04c_promotion.ipynb #e93a0731
+# %% ../nbs/04c_promotion.ipynb #ac9ab24f
 import html
 import numbers
 import os
@@ -22,6 +22,7 @@ import pandas as pd
 
 from .artifacts import PRODUCTION, Bundle, load_bundle, read_card, remove_pointer, save
 from .artifacts import write_pointer
+from .contract import Contract
 from .ledger import Ledger, Version, alias_history, check_alias, check_digest
 from .ledger import database_file, models_table, versions_table
 from .storage import home, locked, replacing
@@ -485,7 +486,7 @@ class Inventory(Catalogue):
         places = html.escape(f"{self.uri}, deployed to {self.bundles}")
         return f"<p>{places}</p>{self.models().to_html()}"
 
-# %% ../nbs/04c_promotion.ipynb #fce2a26a
+# %% ../nbs/04c_promotion.ipynb #a563cf93
 def _check_facts(lineage: Any, metrics: Any) -> None:
     "Where a model comes from and how good it is: mappings, with finite metrics."
     for what, given in (("lineage", lineage), ("metrics", metrics)):
@@ -517,12 +518,13 @@ class Registrar(Inventory):
         lineage: Mapping,
         metrics: Mapping | Evaluation,
         output: str | None = None,
+        contract: Contract | None = None,
     ) -> Version:
         """Save a model as a new version.
 
         Parameters
         ----------
-        model, example, output
+        model, example, output, contract
             See `artifacts.save`.
         name : str
             The model's name: at most 200 letters, digits, `_`, `.` and `-`.
@@ -560,7 +562,8 @@ class Registrar(Inventory):
                 shutil.rmtree(path, ignore_errors=True)
                 named = {**lineage, "name": name, "version": number}
                 bundle = save(model, path, example=example, output=output, lineage=named,
-                              metrics=figures, evaluation=judged)
+                              metrics=figures, evaluation=judged,
+                              contract=contract)
                 got = self._ledger.add(name, number, str(path), bundle.sha256)
                 if got == number: return self.version(name, number)
                 number = got + 1

@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_service.ipynb #3401dcee
+# %% ../nbs/06f_service.ipynb #5319cc36
+from .arguments import one_of
+from .contract import ContractTally
 from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics
 from .limits import impatient_protocol, read_features, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel
@@ -97,7 +99,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06f_service.ipynb #8b469680
+# %% ../nbs/06f_service.ipynb #84881d6d
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -110,6 +112,10 @@ class Service:
     route : callable, optional
         Given a request id, the alias whose bundle answers it; where that has none, `production`
         does.
+    on_violation : {"count", "refuse"}
+        Whether a row that breaks the contract of `production` is counted or refused.
+    violated : callable, optional
+        Given a column, a rule and a number of rows, whenever a rule of the contract is broken.
 
     Examples
     --------
@@ -128,8 +134,36 @@ class Service:
     """
     def __init__(self, live: Callable[[str], ReloadingModel],
                  log: LogWriter | PredictionLog | None = None,
-                 route: Callable[[str], str] | None = None):
+                 route: Callable[[str], str] | None = None, *, on_violation: str = "count",
+                 violated: Callable[[str, str, int], object] = lambda column, rule, n: None):
         self._live, self._log, self._route = live, log, route
+        self._refuses = one_of(on_violation, "on_violation", ("count", "refuse")) == "refuse"
+        self._tallies, self._lock = dict[str, ContractTally](), threading.Lock()
+        self._violated = violated
+
+    def tally(self, deployed: DeployedModel) -> ContractTally | None:
+        """What was counted of the contract of a model since this service started.
+
+        Parameters
+        ----------
+        deployed : DeployedModel
+            The model.
+
+        Returns
+        -------
+        ContractTally or None
+            None if its card holds no contract.
+        """
+        if deployed.bundle.contract is None: return None
+        return self._tallies.setdefault(deployed.sha256, ContractTally(deployed.bundle.contract))
+
+    def _look(self, production: DeployedModel, rows: np.ndarray, what: str) -> None:
+        "Count what breaks the contract, and refuse it where that was asked for."
+        if (tally := self.tally(production)) is None: return
+        with self._lock: found = tally.update(rows)
+        for v in found: self._violated(v.column, v.rule, v.rows)
+        if self._refuses and (found := tally.contract.violations(rows)):
+            raise ValueError(f"{what}: outside of the contract: {'; '.join(map(str, found))}")
 
     def answer(self, values: Any = None, ids: Sequence[str] | None = None,
                at: str | Sequence[str] | None = None,
@@ -158,7 +192,7 @@ class Service:
         Raises
         ------
         ValueError
-            If the question is malformed.
+            If the question is malformed, or breaks the contract and that is refused.
         ConflictError
             If an id is known with other features.
         UnavailableError
@@ -175,6 +209,7 @@ class Service:
                              ("features", read_features, features))
         signature = production.bundle.signature
         rows = read(given, signature.columns, signature.types)
+        self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
         times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
         by = self._who_answers(ids, production)
@@ -269,9 +304,9 @@ def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter"
         return await to_thread.run_sync(answer, await request.body(), limiter=threads())
     return router
 
-# %% ../nbs/06f_service.ipynb #bddbd984
+# %% ../nbs/06f_service.ipynb #2de53f0a
 def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
-                      metrics: ServiceMetrics) -> "APIRouter":
+                      metrics: ServiceMetrics, service: Service) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
     the pointer have a thread of their own."""
     from anyio import CapacityLimiter, to_thread
@@ -282,9 +317,12 @@ def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
     def state(deployed: DeployedModel | None) -> JSONResponse:
         what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
                 if deployed else {})
+        tally = service.tally(deployed) if deployed else None
+        seen = {"contract": {"rows": tally.rows, "broken": tally.broken}} if tally else {}
         log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
                if writer else {})
-        return JSONResponse({"ready": deployed is not None, **what, "error": live.error, **log},
+        return JSONResponse({"ready": deployed is not None, **what, "error": live.error, **seen,
+                             **log},
                             200 if deployed else 503)
 
     @router.get("/", include_in_schema=False)
@@ -391,11 +429,12 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06f_service.ipynb #7b1ee418
+# %% ../nbs/06f_service.ipynb #019d8e66
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
-               max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> "FastAPI":
+               on_violation: str = "count", max_bytes: int = MAX_BYTES,
+               patience: float = PATIENCE) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -414,6 +453,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     route : callable, optional
         Given a request id, the alias whose bundle answers it (a canary); default: `production`
         answers all.
+    on_violation : {"count", "refuse"}
+        What happens to a row outside of the model's contract, see `Service`.
     max_bytes, patience
         See `Limits`.
 
@@ -448,10 +489,12 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         if book: book.close()
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
     app.state.live = live(PRODUCTION)
-    app.include_router(_prediction_routes(Service(live, writer, route), metrics))
+    violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)
+    service = Service(live, writer, route, on_violation=on_violation, violated=violated)
+    app.include_router(_prediction_routes(service, metrics))
     app.include_router(_outcome_routes(book))
     app.include_router(_model_routes(live(PRODUCTION)))
-    app.include_router(_operation_routes(live(PRODUCTION), writer, metrics))
+    app.include_router(_operation_routes(live(PRODUCTION), writer, metrics, service))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app
 
