@@ -458,7 +458,7 @@ class Contract:
     def __repr__(self) -> str:
         return f"Contract({len(self.columns)} columns, learned from {self.rows:,} rows)"
 
-# %% ../nbs/02d_contract.ipynb #1d56a483
+# %% ../nbs/02d_contract.ipynb #aa73a4bf
 class ContractTally:
     """How often the rules of a contract were broken.
 
@@ -533,7 +533,7 @@ class ContractTally:
             Itself.
         """
         if other.contract != self.contract:
-            raise ValueError("other: counts of another contract; only counts of the same one add up")
+            raise ValueError("other: counts of another contract; only those of the same add up")
         self._counts += other._counts
         self._count(other.rows, self._shares(other._open, other._missing))
         return self

@@ -179,6 +179,21 @@ def test_training_uses_nothing_that_was_unknown(features):
     assert list(example.columns) == FEATURES and len(example) == 2001 and example[FEATURES[0]].notna().all() and example.temp.isna().any()
 
 
+def test_on_every_monday_of_the_year_no_label_teaches_that_was_not_known(system):
+    "The log of the whole year is there; what is learned as of a Monday is held against the times of the flights themselves."
+    mondays = pd.date_range(START, pd.Timestamp("2013-12-30", tz=UTC), freq=WEEK)
+    for monday in mondays[:-1]: serve_week(system, monday, share=.03)
+    truth, taught = system.features, []
+    for at in mondays[1:]:
+        rows = learnable(system, at)
+        of_log = rows[rows.flight_id >= truth.index[truth.event_timestamp >= START].min()]
+        assert (truth.label_time.loc[rows.flight_id] <= at).all() and (rows.known_at <= at).all() and (truth.event_timestamp.loc[rows.flight_id] <= at - MATURE).all()
+        assert np.array_equal(rows.label, truth.late.loc[rows.flight_id])
+        taught.append(len(of_log))
+    assert all(np.diff(taught) > 50) and taught[-1] > 5000
+    with pytest.raises(ValueError, match="labels were not known at 2013-12-23"): train(learnable(system, mondays[-1]), truth, at=mondays[-2])
+
+
 def test_an_outcome_is_recorded_once_it_is_known_and_never_before(system):
     serve_week(system, START)
     now = START + WEEK
