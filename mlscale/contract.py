@@ -179,10 +179,11 @@ def _learn(table: Any, bounds: Mapping[str, tuple[float, float]], categories: It
         rules.append(ColumnRule(name, kind, low, high, shares[j], listed))
     return tuple(rules), len(rows)
 
-# %% ../nbs/02d_contract.ipynb #2dbb5667
+# %% ../nbs/02d_contract.ipynb #deeb016f
 def _violation(rule: ColumnRule, broken: str, rows: np.ndarray, mask: np.ndarray) -> Violation:
     "What the rows under the mask break; `rows` are the values of one column."
-    some = [(i, plain(rows[i])) for i in np.flatnonzero(mask)[:3].tolist()]
+    value = lambda i: None if broken == "missing" else plain(rows[i])
+    some = [(i, value(i)) for i in np.flatnonzero(mask)[:3].tolist()]
     return Violation(rule.name, broken, int(mask.sum()), len(rows), rule.allowed(broken),
                      tuple(some))
 
@@ -224,7 +225,7 @@ def _column_schema(rule: ColumnRule) -> Any:
     if rule.null_share: checks.append(pa.Check(few, name="null share", ignore_na=False))
     return pa.Column(None, checks, nullable=rule.null_share > 0)
 
-# %% ../nbs/02d_contract.ipynb #6302a2ac
+# %% ../nbs/02d_contract.ipynb #1d41d1c9
 _NAMES = {"COLUMN_NOT_IN_DATAFRAME": "a column of this name", "COLUMN_NOT_IN_SCHEMA":
           "no such column", "DUPLICATE_COLUMN_LABELS": "this name once"}
 
@@ -242,7 +243,8 @@ def _from_pandera(error: Any, frame: "pd.DataFrame",
         return Violation(rule.name, broken, int(frame[rule.name].isna().sum()), len(frame),
                          rule.allowed(broken))
     some = cases.head(3)
-    examples = zip(some["index"].tolist(), some.failure_case.tolist())
+    values = [None]*len(some) if broken == "missing" else some.failure_case.tolist()
+    examples = zip(some["index"].tolist(), values)
     return Violation(rule.name, broken, len(cases), len(frame), rule.allowed(broken),
                      tuple(examples))
 
