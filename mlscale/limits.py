@@ -152,7 +152,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #97d87f1f
+# %% ../nbs/06e_limits.ipynb #c737edb7
 class ServiceMetrics:
     """What the service counts, for Prometheus to fetch.
 
@@ -165,16 +165,10 @@ class ServiceMetrics:
     True
     """
     def __init__(self):
-        with needs("serve"):
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        with needs("serve"): from prometheus_client import CollectorRegistry, Counter, Histogram
         self.registry = CollectorRegistry()
         self.requests = Counter("mlscale_requests", "Requests to /predict, by status.", ["status"],
                                 registry=self.registry)
-        self.in_progress = Gauge("mlscale_requests_in_progress",
-                                 "Questions that have arrived and are not answered yet.",
-                                 registry=self.registry, multiprocess_mode="livesum")
-        self.shed = Counter("mlscale_shed_requests", "Questions refused before any work on them.",
-                            ["reason"], registry=self.registry)
         self.predictions = Counter("mlscale_predictions", "Rows answered, by version.", ["version"],
                                    registry=self.registry)
         self.seconds = Histogram("mlscale_request_seconds", "Time to answer a request.",
@@ -182,6 +176,10 @@ class ServiceMetrics:
         self.failures = Counter("mlscale_reload_failures",
                                 "Looks at a pointer that found no good bundle.",
                                 registry=self.registry)
+
+        self.violations = Counter("mlscale_contract_violations",
+                                  "Values outside of the model's contract.", ["column", "rule"],
+                                  registry=self.registry)
         self.unlogged = Counter("mlscale_unlogged_predictions",
                                 "Rows that were answered and are not in the prediction log.",
                                 registry=self.registry)
@@ -194,12 +192,8 @@ class ServiceMetrics:
         bytes
             In the text format of Prometheus.
         """
-        from prometheus_client import CollectorRegistry, generate_latest
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return generate_latest(self.registry)
-        from prometheus_client.multiprocess import MultiProcessCollector
-        of_all = CollectorRegistry()   # the processes of a server count in files, see 06h
-        MultiProcessCollector(of_all)
-        return generate_latest(of_all)
+        from prometheus_client import generate_latest
+        return generate_latest(self.registry)
 
 # %% ../nbs/06e_limits.ipynb #33a9a877
 _PROBLEM = "application/problem+json"

@@ -4,26 +4,30 @@
 
 # %% auto #0
 __all__ = ['LEARN_FROM', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learnable', 'train', 'backtest', 'monitors', 'launch', 'watch',
-           'compare_on', 'gate', 'release', 'judge_release']
+           'compare_on', 'gate', 'new_to_the_champion', 'release', 'judge_release']
 
-# %% ../nbs/12d_policy.ipynb #d233dd53
+# %% ../nbs/12d_policy.ipynb #70484aec
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
 from .data import MATURE, SOURCES, OperationsDesk, load_flights, matured
+from .contract import Contract, ContractTally
 from .drift import DriftMonitor, Reference
-from .features import FEATURES, SCHEDULE, load_features
+from .features import FEATURES, RATES, SCHEDULE, load_features
+from .flight_features import LOOKUPS, ROLLINGS
 from .monitoring import ModelMonitor, PerformanceMonitor, labelled, logged_predictions
 from .monitoring import record_training
 from .registry import GateRefused, GateResult
 from .system import HARM, NAME, START, WEEK, System, batch_scores, deploy, record
 from .system import served_version
-from .training import Comparison, compare, evaluate, fit_model, log_losses
+from . import training_run
+from .training import Comparison, compare, evaluate, log_losses
+from .training_run import TrainingRun
 from .world import World
 
-# %% ../nbs/12d_policy.ipynb #a0078e47
+# %% ../nbs/12d_policy.ipynb #f9663140
 LEARN_FROM = pd.Timestamp("2013-01-08", tz="UTC")   # the windows of the features are full
 
 def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -42,7 +46,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     Returns
     -------
     DataFrame
-        `flight_id`, `day`, `label`, `weight`: all 1, for nobody acted.
+        `flight_id`, `day`, `label`, `known_at`, and `weight`: all 1, for nobody acted.
 
     Examples
     --------
@@ -59,9 +63,9 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
                     & (features.label_time <= at)]
     day = rows.event_timestamp.dt.floor("D").to_numpy()
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
-                         "weight": 1.})
+                         "known_at": rows.label_time.to_numpy(), "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #b1fb4346
+# %% ../nbs/12d_policy.ipynb #e2b8366f
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.
@@ -78,8 +82,8 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     Returns
     -------
     DataFrame
-        `flight_id`, `day`, `label`, `weight`. With the weights they represent all flights in a
-        world in which nobody acts.
+        `flight_id`, `day`, `label`, `known_at`, `weight`. With the weights they represent all
+        flights in a world in which nobody acts.
 
     Examples
     --------
@@ -97,30 +101,37 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     seen = seen[seen.mature & (seen.weight > 0)]
     served = pd.DataFrame({"flight_id": seen.request_id.astype(int),
                            "day": seen["at"].dt.floor("D").to_numpy(),
-                           "label": seen.label, "weight": seen.weight})
+                           "label": seen.label, "known_at": seen.known_at.to_numpy(),
+                           "weight": seen.weight})
     before = history(system.features, at, since=since, until=until)
     return pd.concat([part for part in (before, served) if len(part)] or [before],
                      ignore_index=True)
 
-# %% ../nbs/12d_policy.ipynb #fe084a4b
-def train(rows: pd.DataFrame, features: pd.DataFrame, *,
-          seed: int = 0) -> tuple[Any, pd.DataFrame]:
+# %% ../nbs/12d_policy.ipynb #d38345b9
+_BOUNDS = {**{rate.name: (0, 1) for rate in RATES}, "hour": (0, 24), "humid": (0, 100),
+           "temp": (-20, 110)}   # what is known need not be learned
+_PLACES = SCHEDULE[:3]
+
+def train(rows: pd.DataFrame, features: pd.DataFrame, *, at: pd.Timestamp,
+          seed: int = 0) -> tuple[TrainingRun, pd.DataFrame]:
     """Train on rows that may be learned from, with their weights.
 
     Parameters
     ----------
     rows : DataFrame
-        `flight_id`, `label` and `weight`, as from `learnable`.
+        `flight_id`, `label`, `known_at` and `weight`, as from `learnable`.
     features : DataFrame
         The features to train on, the flight's id as index.
+    at : Timestamp
+        The moment of training; a label that became known later is refused.
     seed : int
         Seed of the training.
 
     Returns
     -------
-    tuple of estimator and DataFrame
-        The model, and reference rows for its signature: two thousand from the training, and one in
-        which everything is missing that may be (all but the schedule's own columns).
+    tuple of TrainingRun and DataFrame
+        The run, and reference rows for the model's signature: two thousand from the training, and
+        one in which everything is missing that may be (all but the schedule's own columns).
 
     Examples
     --------
@@ -128,7 +139,7 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
 
     >>> from mlscale.system import START
     >>> from mlscale.policy import history, train
-    >>> model, example = train(history(system.features, START), system.features)
+    >>> run, example = train(history(system.features, START), system.features, at=START)
     >>> len(example), bool(example.tail(1).isna().any(axis=None))   # the last row may lack much
     (2001, True)
     """
@@ -137,9 +148,13 @@ def train(rows: pd.DataFrame, features: pd.DataFrame, *,
     may_lack = [c for c in FEATURES if c not in SCHEDULE[:7]]
     example = pd.concat([example, example.tail(1).assign(**dict.fromkeys(may_lack, np.nan))],
                         ignore_index=True)
-    return fit_model(X, rows.label, sample_weight=rows.weight.to_numpy(), seed=seed), example
+    contract = Contract.learn(X, bounds=_BOUNDS, categories=_PLACES)
+    run = training_run.train(X, rows.label, sample_weight=rows.weight.to_numpy(), seed=seed,
+                             contract=contract, features=[FEATURES, ROLLINGS, LOOKUPS],
+                             known_at=rows.known_at, at=at)
+    return run, example
 
-# %% ../nbs/12d_policy.ipynb #4ad779e9
+# %% ../nbs/12d_policy.ipynb #4657c2c5
 def backtest(features: pd.DataFrame) -> pd.DataFrame:
     """Judge the recipe on February and March, each time trained on what was known before.
 
@@ -164,11 +179,11 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
     """
     parts = []
     for k, month in enumerate(pd.to_datetime(["2013-02-01", "2013-03-01"], utc=True)):
-        model, _ = train(history(features, month), features)
+        run, _ = train(history(features, month), features, at=month)
         rows = history(features, START + MATURE, since=month, until=month + 4*WEEK)
         X = features.loc[rows.flight_id]
         week = 4*k + (X.event_timestamp - month)//WEEK
-        parts.append(rows.assign(prediction=model.predict_proba(X[FEATURES])[:, 1],
+        parts.append(rows.assign(prediction=run.model.predict_proba(X[FEATURES])[:, 1],
                                  week=week.to_numpy()))
     return pd.concat(parts, ignore_index=True)[["day", "label", "prediction", "week"]]
 
@@ -210,7 +225,9 @@ def monitors(features: pd.DataFrame,
             ModelMonitor(first[FEATURES], reference_predictions=tried.prediction),
             PerformanceMonitor(losses))
 
-# %% ../nbs/12d_policy.ipynb #22b10ecd
+# %% ../nbs/12d_policy.ipynb #005faa50
+_SOURCE = SOURCES["flights.csv.zip"]
+
 def launch(folder: Path, *, label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
@@ -246,11 +263,11 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
     features = load_features().set_index("flight_id")
     tried = backtest(features)
     system = System(folder, world, features, *monitors(features, tried), label, say)
-    model, example = train(history(features, START), features)
-    lineage = {"trained_until": str(START - MATURE), "why": "the first model", "metrics": "of the "
-               "recipe, on February and March", "data": SOURCES["flights.csv.zip"]}
+    run, example = train(history(features, START), features, at=START)
+    lineage = {**run.lineage, "trained_until": str(START - MATURE), "why": "the first model",
+               "metrics": "of the recipe, on February and March", "source": _SOURCE}
     version = system.registry.register(
-        model, name=NAME, example=example, lineage=lineage,
+        run.model, name=NAME, example=example, lineage=lineage, contract=run.contract,
         metrics=evaluate(tried.label, tried.prediction, days=tried.day)).version
     system.registry.promote(NAME, version)
     system.registry.deploy(NAME)
@@ -409,7 +426,46 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
         return GateResult(c.high < 0, str(c), c)
     return better
 
-# %% ../nbs/12d_policy.ipynb #7fe5fb31
+# %% ../nbs/12d_policy.ipynb #97c6b601
+def new_to_the_champion(system: System, rows: pd.DataFrame, features: pd.DataFrame) -> dict:
+    """What the flights since the champion's training hold that its contract does not know.
+
+    Parameters
+    ----------
+    system : System
+        With a champion.
+    rows : DataFrame
+        `flight_id` and `day`, as from `learnable`.
+    features : DataFrame
+        The features to train on, the flight's id as index.
+
+    Returns
+    -------
+    dict
+        By column and rule, in how many rows. It is written down and refuses nothing: to learn what
+        is new is what a retraining is for.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> from mlscale.system import START
+    >>> from mlscale.policy import history, new_to_the_champion
+    >>> rows = history(system.features, START)
+    >>> new_to_the_champion(system, rows, system.features)   # it has seen all of them
+    {}
+    >>> hot = system.features.assign(temp=130.)
+    >>> list(new_to_the_champion(system, rows.assign(day=START), hot))
+    ['temp']
+    """
+    champion = system.registry.load(NAME, "champion")
+    since = pd.Timestamp(champion.card["lineage"].get("trained_until", START))
+    new = rows[rows.day >= since]
+    if champion.contract is None or not len(new): return {}
+    tally = ContractTally(champion.contract)
+    tally.update(features.loc[new.flight_id, FEATURES])
+    return tally.broken
+
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, promote and deploy it.
@@ -444,13 +500,16 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     1
     """
     table = system.features if features is None else features
-    model, example = train(learnable(system, at, until=at - HOLDOUT), table)
+    rows = learnable(system, at, until=at - HOLDOUT)
+    run, example = train(rows, table, at=at)
     held_out = learnable(system, at, since=at - HOLDOUT)
-    p = model.predict_proba(table.loc[held_out.flight_id, FEATURES])[:, 1]
-    judged = evaluate(held_out.label, p, weights=held_out.weight, days=held_out.day, block_days=1)
-    lineage = {"trained_until": str(at - HOLDOUT), "why": why, "data": SOURCES["flights.csv.zip"]}
-    version = system.registry.register(model, name=NAME, example=example, metrics=judged,
-                                       lineage=lineage).version
+    run = run.judged(table.loc[held_out.flight_id, FEATURES], held_out.label,
+                     weights=held_out.weight, days=held_out.day, block_days=1)
+    lineage = {**run.lineage, "trained_until": str(at - HOLDOUT), "why": why, "source": _SOURCE,
+               "new_to_the_champion": new_to_the_champion(system, rows, table)}
+    version = system.registry.register(run.model, name=NAME, example=example,
+                                       metrics=run.evaluation or {}, lineage=lineage,
+                                       contract=run.contract).version
     record_training(NAME, version, at=at, until=at - HOLDOUT, log=system.log)
     system.note(at, "retrain", f"version {version}, since {why}", version)
     system.trained_at = at

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'shipped_bundle', 'score_batches', 'Manifest', 'read_manifest', 'batch_predict']
 
-# %% ../nbs/05d_predictions.ipynb #92105bf2
+# %% ../nbs/05d_predictions.ipynb #1aef6a20
 import bisect
 import hashlib
 import json
@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
-# %% ../nbs/05d_predictions.ipynb #084176bc
-from .arguments import check_names, column_names, whole
+# %% ../nbs/05d_predictions.ipynb #f06ca503
+from .arguments import check_names, column_names, one_of, whole
 from .artifacts import Bundle, is_digest, load_bundle
+from .contract import ContractTally
 from .parquet import Piece, check_schemas, feature_matrix, features_among, footer, id_type
 from .parquet import input_digest, parquet_files, plan_parts, read_rows, row_name
 from .spark import one_line, plain_errors, session
@@ -81,10 +82,12 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
             _loaded[sha256] = load_bundle(box, sha256=sha256)
     return _loaded[sha256]
 
-# %% ../nbs/05d_predictions.ipynb #86a32896
-def _finite_predictions(model: Bundle, batch: "pa.RecordBatch") -> np.ndarray:
+# %% ../nbs/05d_predictions.ipynb #7db08d3b
+def _finite_predictions(model: Bundle, batch: "pa.RecordBatch",
+                        tally: ContractTally | None) -> np.ndarray:
     "A finite prediction for each row, or a ValueError that names the first row without one."
     X = feature_matrix(batch, len(model.columns), model.signature.types)
+    if tally: tally.update(X)
     try: predictions = model.predict(X)
     except ValueError as e:
         i, why = _refused_row(model, X, e)
@@ -124,9 +127,9 @@ def _in_order(batch: "pa.RecordBatch", id: str, columns: Sequence[str]) -> "pa.R
     check_names(names, wanted, "batch")
     return pa.RecordBatch.from_arrays([batch.column(names.index(c)) for c in wanted], wanted)
 
-# %% ../nbs/05d_predictions.ipynb #81e58839
+# %% ../nbs/05d_predictions.ipynb #6d6758fe
 def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bundle],
-                  id: str = "id") -> "Iterator[pa.RecordBatch]":
+                  id: str = "id", tally: ContractTally | None = None) -> "Iterator[pa.RecordBatch]":
     """Score Arrow batches one by one, as they come.
 
     Parameters
@@ -137,6 +140,8 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
         Gives the bundle.
     id : str
         The column of ids.
+    tally : ContractTally, optional
+        Counts what breaks the model's contract.
 
     Yields
     ------
@@ -167,10 +172,10 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
     model = bundle()
     for batch in batches:
         batch = _in_order(batch, id, model.columns)
-        predictions = pa.array(_finite_predictions(model, batch), pa.float64())
+        predictions = pa.array(_finite_predictions(model, batch, tally), pa.float64())
         yield pa.RecordBatch.from_arrays([_ids(batch.column(0)), predictions], [id, "prediction"])
 
-# %% ../nbs/05d_predictions.ipynb #76df9d14
+# %% ../nbs/05d_predictions.ipynb #4e82bbcc
 FORMAT = 2
 
 @dataclass(frozen=True)
@@ -195,6 +200,8 @@ class Manifest:
         SHA-256 of each Parquet file, by name.
     created : str
         When, UTC.
+    violations : dict
+        In how many rows each rule of the model's contract was broken, by column.
     format : int
         Version of this layout.
 
@@ -212,9 +219,10 @@ class Manifest:
     rows: int
     files: dict[str, str]
     created: str
+    violations: dict[str, dict[str, int]] = field(default_factory=dict)
     format: int = FORMAT
 
-# %% ../nbs/05d_predictions.ipynb #4e8da08b
+# %% ../nbs/05d_predictions.ipynb #67e6906f
 _FIELDS = {   # of a manifest, and whether a value fits
     "model": is_digest,
     "input": is_digest,
@@ -223,6 +231,7 @@ _FIELDS = {   # of a manifest, and whether a value fits
     "name": lambda x: x is None or isinstance(x, str),
     "version": lambda x: x is None or type(x) is int,
     "rows": lambda x: type(x) is int and x >= 0,
+    "violations": lambda x: isinstance(x, dict),
     "files": lambda x: isinstance(x, dict) and all(map(is_digest, x.values())),
 }
 
@@ -302,7 +311,7 @@ class _Job:
     files: dict[str, bytes]
     to: str
 
-# %% ../nbs/05d_predictions.ipynb #4bfa040c
+# %% ../nbs/05d_predictions.ipynb #940cf2c2
 def _score_parts(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.RecordBatch]":
     "On a worker: score parts, each into a file of this attempt's own; say which and how many rows."
     import pyarrow as pa
@@ -316,12 +325,14 @@ def _score_parts(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.R
     for part in (n for batch in parts for n in batch.column(0).to_pylist()):
         size = min(65_536, max(1, 2**22//len(bundle().columns)))   # at most 32 MB of features
         batches = read_rows(job.plan[part], [job.id, *job.columns], batch=size)
-        rows = 0
+        rows, contract = 0, bundle().contract
+        tally = None if contract is None else ContractTally(contract)
         with open(Path(job.to)/f"{part}-{attempt}", "wb") as f, pq.ParquetWriter(f, schema) as out:
-            for scored in score_batches(batches, bundle, job.id):
+            for scored in score_batches(batches, bundle, job.id, tally):
                 out.write_batch(scored)
                 rows += scored.num_rows
-        yield pa.RecordBatch.from_pydict({"part": [part], "attempt": [attempt], "rows": [rows]})
+        yield pa.RecordBatch.from_pydict({"part": [part], "attempt": [attempt], "rows": [rows],
+                                             "tally": [tally and json.dumps(tally.to_dict())]})
 
 # %% ../nbs/05d_predictions.ipynb #009b6e81
 def _keys(parts: "Iterator[pa.RecordBatch]", job: _Job) -> "Iterator[pa.RecordBatch]":
@@ -350,7 +361,7 @@ def _check_ids(keys: "DataFrame", n: int, id_type: "pa.DataType") -> None:
         raise ValueError(f"input_path: {n} rows have {distinct} different ids; "
                          f"{key!r:.60} stands there {times} times")
 
-# %% ../nbs/05d_predictions.ipynb #5c7f25bb
+# %% ../nbs/05d_predictions.ipynb #6c8136a6
 def _run(spark: "SparkSession", job: _Job, n: int) -> list:
     "Check the ids, then score; Spark sees the numbers of the parts and no file."
     import pyarrow as pa
@@ -360,14 +371,14 @@ def _run(spark: "SparkSession", job: _Job, n: int) -> list:
     keys, score = lambda b: _keys(b, sent.value), lambda b: _score_parts(b, sent.value)
     try:
         _check_ids(parts.mapInArrow(keys, key), n, job.id_type)
-        return parts.mapInArrow(score, "part long, attempt long, rows long").collect()
+        return parts.mapInArrow(score, "part long, attempt long, rows long, tally string").collect()
     finally: sent.destroy()
 
-# %% ../nbs/05d_predictions.ipynb #e35b24d0
+# %% ../nbs/05d_predictions.ipynb #5fc4db19
 def _write_scores(spark: "SparkSession", bundle: Bundle, files: Sequence[Path],
                   columns: Sequence[str], id: str, id_type: "pa.DataType", partitions: int | None,
-                  to: Path) -> int:
-    "Score the files into the folder `to` and return the number of rows."
+                  to: Path) -> tuple[int, dict]:
+    "Score the files into the folder `to`; the number of rows, and what breaks the contract."
     n, size = sum(footer(f).num_rows for f in files), sum(f.stat().st_size for f in files)
     parts = max(spark.sparkContext.defaultParallelism, size//2**27)   # 128 MB each, as Spark cuts
     plan = plan_parts(files, partitions or max(1, min(parts, n//10_000)))
@@ -380,9 +391,12 @@ def _write_scores(spark: "SparkSession", bundle: Bundle, files: Sequence[Path],
     if scored != n: raise RuntimeError(f"spark: {scored} of {n} rows were scored; score again")
     run = uuid.uuid4().hex
     for d in done: os.rename(aside/f"{d.part}-{d.attempt}", to/f"part-{d.part:05d}-{run}.parquet")
-    return n
+    if bundle.contract is None: return n, {}
+    tally = ContractTally(bundle.contract)
+    for d in done: tally.merge(ContractTally.from_dict(json.loads(d.tally), bundle.contract))
+    return n, tally.broken
 
-# %% ../nbs/05d_predictions.ipynb #cb0b3cea
+# %% ../nbs/05d_predictions.ipynb #c3bdf8de
 def _versions_of(link: Path) -> Path:
     "The folder beside a link that holds the answers; an error if the name is somebody else's."
     versions = link.with_name(f".{link.name}.versions")
@@ -402,7 +416,7 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
     columns, written = check_schemas(files, id, bundle.columns, ignore,
                                      bundle.signature.types)
     with replacing(folder) as new, session(spark) as running:
-        rows = _write_scores(running, bundle, files, columns, id, written, partitions, new)
+        rows, broken = _write_scores(running, bundle, files, columns, id, written, partitions, new)
         if input_digest(source) != content:
             raise ValueError(
                 f"input_path: {source.name!r} changed while it was scored; score again"
@@ -410,11 +424,11 @@ def _scored(folder: Path, bundle: Bundle, source: Path, content: str, id: str,
         parts = {f.name: digest(f) for f in parquet_files(new)}
         of = bundle.sha256, bundle.name, bundle.version
         now = datetime.now(UTC).isoformat()
-        manifest = Manifest(*of, content, id, rows, parts, now)
+        manifest = Manifest(*of, content, id, rows, parts, now, broken)
         (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05d_predictions.ipynb #ce0c9652
+# %% ../nbs/05d_predictions.ipynb #76c7cdee
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike,
@@ -424,6 +438,7 @@ def batch_predict(
     id: str = "id",
     ignore: Sequence[str] = (),
     partitions: int | None = None,
+    on_violation: str = "count",
 ) -> Manifest:
     """Score Parquet files with Spark; the answer appears in one step, and only once for the same
     model and input.
@@ -449,6 +464,9 @@ def batch_predict(
     partitions : int, optional
         Into how many parts the work is cut; default: one for each core, more for large files, fewer
         for few rows.
+    on_violation : {"count", "refuse"}
+        Whether rows outside of the model's contract are counted in the manifest, or the input is
+        refused.
 
     Returns
     -------
@@ -459,8 +477,8 @@ def batch_predict(
     Raises
     ------
     ValueError
-        If the bundle, the input or the output path is not what it should be, or a prediction is no
-        finite number; `output_path` is as it was.
+        If the bundle, the input or the output path is not what it should be, a prediction is no
+        finite number, or rows break the contract and that is refused; `output_path` is as it was.
     RuntimeError
         If Spark fails for another reason, such as a full disk; `output_path` is as it was.
 
@@ -489,6 +507,7 @@ def batch_predict(
         raise ValueError("id='prediction': the answers have this name; rename the column of ids")
     bundle, source, link = load_bundle(model_path), Path(input_path), Path(output_path)
     if partitions is not None: partitions = whole(partitions, "partitions", low=1)
+    one_of(on_violation, "on_violation", ("count", "refuse"))
     versions, content = _versions_of(link), input_digest(source)
     question = json.dumps([FORMAT, bundle.sha256, content, id]).encode()
     folder = versions/hashlib.sha256(question).hexdigest()[:16]
@@ -496,5 +515,8 @@ def batch_predict(
         try: manifest = read_manifest(folder)
         except ValueError:
             manifest = _scored(folder, bundle, source, content, id, ignore, partitions, spark)
+        if manifest.violations and on_violation == "refuse":
+            raise ValueError(f"input_path: outside of the model's contract, rows by column and "
+                             f"rule: {json.dumps(manifest.violations)}")
         _point(link, folder)
     return manifest

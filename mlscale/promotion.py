@@ -4,32 +4,28 @@
 
 # %% auto #0
 __all__ = ['Gate', 'GateResult', 'GateRefused', 'evaluate_gate', 'no_worse', 'copy_bundle', 'BundleStore', 'author', 'Catalogue',
-           'remove_unfinished', 'Registrar', 'Promoter']
+           'Registrar', 'Promoter']
 
-# %% ../nbs/04c_promotion.ipynb #9050c146
-import getpass
-import json
+# %% ../nbs/04c_promotion.ipynb #ac9ab24f
+import html
 import numbers
 import os
 import re
 import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .artifacts import Bundle, load_bundle, remove_pointer, save, write_pointer
-from .history import Sign, Version, alias_history, check_alias, read_version, signer
-from .ledger import Ledger, Places
-from .pointer import ModelVersion, without_links
-from .signing import sign_bundle
-from .storage import digest, locked, make_folder, replacing
+from .artifacts import PRODUCTION, Bundle, load_bundle, read_card, remove_pointer, save
+from .artifacts import write_pointer
+from .contract import Contract
+from .ledger import Ledger, Version, alias_history, check_alias, check_digest
+from .ledger import database_file, models_table, versions_table
+from .storage import home, locked, replacing
 from .training import Comparison, Evaluation
 
 # %% ../nbs/04c_promotion.ipynb #758fe447
@@ -464,50 +460,102 @@ class Catalogue:
         table = pd.DataFrame(rows, columns=columns)
         return table.sort_values("at", kind="stable", ignore_index=True)
 
-# %% ../nbs/04c_promotion.ipynb #43e03118
-def _number(bundle: Path, number: int) -> str:
-    "Write the number of its version into the card of a draft; the digest of that card."
-    card = json.loads((bundle/"card.json").read_text())
-    card["lineage"]["version"] = number
-    with replacing(bundle/"card.json") as new: new.write_text(json.dumps(card, indent=1))
-    return digest(bundle/"card.json")
+# %% ../nbs/04c_promotion.ipynb #a563cf93
+def _check_facts(lineage: Any, metrics: Any) -> None:
+    "Where a model comes from and how good it is: mappings, with finite metrics."
+    for what, given in (("lineage", lineage), ("metrics", metrics)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{what}: a mapping, got {type(given).__name__}")
+    for key, value in metrics.items():
+        real = isinstance(value, numbers.Real)
+        if not (real and abs(value) < np.inf):
+            raise ValueError(f"metrics: {key!r:.60} is {value!r:.60}; give a finite number")
 
-def _is_alive(draft: Path) -> bool:
-    "Whether a process works on a draft."
-    if not draft.name.startswith(".draft-"): return False
-    try:
-        with locked(draft/"lock", wait=False): return False
-    except BlockingIOError: return True
-
-def remove_unfinished(folder: Path, known: Mapping[int, Any]) -> int:
-    """Remove what interrupted registrations of a model left. Only for who holds its lock.
-
-    Parameters
-    ----------
-    folder : Path
-        The registry's own bundles of a model.
-    known : mapping
-        The versions that are on record, by number.
-
-    Returns
-    -------
-    int
-        How many folders were removed: those of no version, unless a living process works on them.
+class Registrar(Inventory):
+    """A catalogue to which versions are added; see `Registry`.
 
     Examples
     --------
-    >>> from mlscale.promotion import remove_unfinished
-    >>> from mlscale.storage import make_folder
-    >>> folder = make_folder("own/late")
-    >>> for name in ("1", "2", ".draft-x"): _ = make_folder(folder/name)
-    >>> remove_unfinished(folder, {1: "a record"}), [f.name for f in folder.iterdir()]
-    (2, ['1'])
+    >>> from mlscale.promotion import Registry
+    >>> registry = Registry("sqlite:///empty/mlflow.db")
+    >>> registry.register(None, name="../late", example=[], lineage={}, metrics={})
+    Traceback (most recent call last):
+    ValueError: name='../late': at most 200 letters, digits, '_', '.' and '-', beginning with a ...
     """
-    names = set(map(str, known))
-    left = [f for f in folder.glob("*")
-            if f.is_dir() and f.name not in names and not _is_alive(f)]
-    for f in left: shutil.rmtree(f)
-    return len(left)
+
+    def register(
+        self,
+        model: Any,
+        *,
+        name: str,
+        example: Any,
+        lineage: Mapping,
+        metrics: Mapping | Evaluation,
+        output: str | None = None,
+        contract: Contract | None = None,
+    ) -> Version:
+        """Save a model as a new version.
+
+        Parameters
+        ----------
+        model, example, output, contract
+            See `artifacts.save`.
+        name : str
+            The model's name: at most 200 letters, digits, `_`, `.` and `-`.
+        lineage : mapping
+            Where it comes from: data, code, parameters. `name` and `version` are added.
+        metrics : Evaluation or mapping
+            How good it is, on data it has not seen: an evaluation, which is kept as a whole while
+            its measures become the version's metrics, or finite numbers.
+
+        Returns
+        -------
+        Version
+            With the next number. It exists completely or not at all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the name is taken by a file of the registry or differs from a model's only in case,
+            or if `lineage`, `metrics`, the model or the example is not what it should be, see
+            `artifacts.save`.
+        """
+        judged: dict | None = None
+        figures: Any = metrics
+        if isinstance(metrics, Evaluation):
+            judged = metrics.to_dict()
+            figures = {k: v for k, v in judged.items() if isinstance(v, numbers.Real)}
+        _check_facts(lineage, figures)
+        with self._locked():
+            self._check_name(name)
+            known = self._ledger.versions(name) if name in self._ledger.names() else {}
+            number = 1 + max(known, default=0)
+            while True:
+                path = self.artifacts/name/str(number)
+                # a crash left it: no version has this number
+                shutil.rmtree(path, ignore_errors=True)
+                named = {**lineage, "name": name, "version": number}
+                bundle = save(model, path, example=example, output=output, lineage=named,
+                              metrics=figures, evaluation=judged,
+                              contract=contract)
+                got = self._ledger.add(name, number, str(path), bundle.sha256)
+                if got == number: return self.version(name, number)
+                number = got + 1
+
+    def _check_name(self, name: str) -> None:
+        "A name becomes a folder, beside those of other models and beside the registry's own files."
+        said = f"name={name!r:.60}"
+        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", name)):
+            raise ValueError(f"{said}: at most 200 letters, digits, '_', '.' and '-', beginning "
+                             "with a letter or digit")
+        for path in (self.artifacts/name, self._store.folder/name):
+            taken = path.exists() and not path.is_dir() or str(path).startswith(str(self._file))
+            if taken:
+                raise ValueError(f"{said}: the registry needs a file of this name; choose another")
+        alike = [n for n in self._ledger.names() if n != name and n.lower() == name.lower()]
+        if alike:
+            raise ValueError(f"{said} differs from {alike[0]!r:.60} only in case, which some file "
+                             "systems cannot tell apart; choose another")
 
 # %% ../nbs/04c_promotion.ipynb #6cc868c7
 def _is_name(x: Any) -> bool:

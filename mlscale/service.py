@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_service.ipynb #9653da00
-from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, Admission, Keys, Limits
-from .limits import ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
-from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
+# %% ../nbs/06f_service.ipynb #5319cc36
+from .arguments import one_of
+from .contract import ContractTally
+from .limits import MAX_BYTES, MAX_ROWS, PATIENCE, Limits, ServiceMetrics
+from .limits import impatient_protocol, read_features, read_rows, refusal
+from .hot_swap import DeployedModel, ReloadingModel
 from .log_writer import LogWriter
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
@@ -97,7 +99,7 @@ def _told(production: DeployedModel, asked: list[Prediction], held: list[Predict
             "version": production.version, "sha256": production.sha256,
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held]}
 
-# %% ../nbs/06f_service.ipynb #e50ca371
+# %% ../nbs/06f_service.ipynb #3ea050a0
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -110,6 +112,10 @@ class Service:
     route : callable, optional
         Given a request id, the alias whose bundle answers it; where that has none, `production`
         does.
+    on_violation : {"count", "refuse"}
+        Whether a row that breaks the contract of `production` is counted or refused.
+    violated : callable, optional
+        Given a column, a rule and a number of rows, whenever a rule of the contract is broken.
 
     Examples
     --------
@@ -128,8 +134,36 @@ class Service:
     """
     def __init__(self, live: Callable[[str], ReloadingModel],
                  log: LogWriter | PredictionLog | None = None,
-                 route: Callable[[str], str] | None = None):
+                 route: Callable[[str], str] | None = None, *, on_violation: str = "count",
+                 violated: Callable[[str, str, int], object] = lambda column, rule, n: None):
         self._live, self._log, self._route = live, log, route
+        self._refuses = one_of(on_violation, "on_violation", ("count", "refuse")) == "refuse"
+        self._tallies, self._lock = dict[str, ContractTally](), threading.Lock()
+        self._violated = violated
+
+    def tally(self, deployed: DeployedModel) -> ContractTally | None:
+        """What was counted of the contract of a model since this service started.
+
+        Parameters
+        ----------
+        deployed : DeployedModel
+            The model.
+
+        Returns
+        -------
+        ContractTally or None
+            None if its card holds no contract.
+        """
+        if deployed.bundle.contract is None: return None
+        return self._tallies.setdefault(deployed.sha256, ContractTally(deployed.bundle.contract))
+
+    def _look(self, production: DeployedModel, rows: np.ndarray, what: str) -> None:
+        "Count what breaks the contract, and refuse it where that was asked for."
+        if (tally := self.tally(production)) is None: return
+        with self._lock: found = tally.update(rows)
+        for v in found: self._violated(v.column, v.rule, v.rows)
+        if self._refuses and (found := tally.contract.violations(rows)):
+            raise ValueError(f"{what}: outside of the contract: {'; '.join(map(str, found))}")
 
     def answer(self, values: Any = None, ids: Sequence[str] | None = None,
                at: str | Sequence[str] | None = None,
@@ -158,7 +192,7 @@ class Service:
         Raises
         ------
         ValueError
-            If the question is malformed.
+            If the question is malformed, or breaks the contract and that is refused.
         ConflictError
             If an id is known with other features.
         UnavailableError
@@ -204,6 +238,7 @@ class Service:
                              ("features", read_features, features))
         signature = production.bundle.signature
         rows = read(given, signature.columns, signature.types)
+        self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
         times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
         by = self._who_answers(ids, production)
@@ -305,19 +340,48 @@ def _prediction_routes(service: Service, models: WatchedModels,
             except (ValueError, UnavailableError, LogError) as e: return _refused(e)
     return router
 
-# %% ../nbs/06f_service.ipynb #a30d21c8
-def _state(models: WatchedModels, writer: LogWriter | None) -> "JSONResponse":
-    "Whether the service can answer, and with what; why not, if not."
-    from fastapi.responses import JSONResponse
-    live, deployed = models(PRODUCTION), models(PRODUCTION).current()
-    blocked = (writer is not None and writer.mode == "durable" and writer.error is not None
-               and time.monotonic() < writer.failed_at + BLOCKED)
-    ready = deployed is not None and not blocked
-    what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
-            if deployed else {})
-    log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
-           if writer else {})
-    return JSONResponse({"ready": ready, **what, "error": live.error, **log}, 200 if ready else 503)
+# %% ../nbs/06f_service.ipynb #2de53f0a
+def _operation_routes(live: ReloadingModel, writer: LogWriter | None,
+                      metrics: ServiceMetrics, service: Service) -> "APIRouter":
+    """Health, metrics and reloading. None of it waits for a thread that answers questions: looks at
+    the pointer have a thread of their own."""
+    from anyio import CapacityLimiter, to_thread
+    from fastapi import APIRouter, Response
+    from fastapi.responses import JSONResponse, RedirectResponse
+    router, one = APIRouter(), cache(lambda: CapacityLimiter(1))   # made where the event loop runs
+
+    def state(deployed: DeployedModel | None) -> JSONResponse:
+        what = ({"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256}
+                if deployed else {})
+        tally = service.tally(deployed) if deployed else None
+        seen = {"contract": {"rows": tally.rows, "broken": tally.broken}} if tally else {}
+        log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
+               if writer else {})
+        return JSONResponse({"ready": deployed is not None, **what, "error": live.error, **seen,
+                             **log},
+                            200 if deployed else 503)
+
+    @router.get("/", include_in_schema=False)
+    async def start():
+        return RedirectResponse("docs")
+
+    @router.get("/health/live")
+    async def is_live():
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def is_ready():
+        return state(await to_thread.run_sync(live.current, limiter=one()))
+
+    @router.post("/reload")
+    async def reload():
+        return state(await to_thread.run_sync(live.reload, limiter=one()))
+
+    @router.get("/metrics")
+    async def numbers():
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return router
 
 # %% ../nbs/06f_service.ipynb #b2deb2d0
 def _operation_routes(models: WatchedModels, writer: LogWriter | None,
@@ -431,14 +495,12 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06f_service.ipynb #e1be87cb
+# %% ../nbs/06f_service.ipynb #019d8e66
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
-               max_bytes: int = MAX_BYTES, patience: float = PATIENCE,
-               most: int = MOST_IN_PROGRESS,
-               keys: str | os.PathLike | None = None,
-               trusted_key: str | os.PathLike | None = None) -> "FastAPI":
+               on_violation: str = "count", max_bytes: int = MAX_BYTES,
+               patience: float = PATIENCE) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -457,14 +519,10 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     route : callable, optional
         Given a request id, the alias whose bundle answers it (a canary); default: `production`
         answers all.
+    on_violation : {"count", "refuse"}
+        What happens to a row outside of the model's contract, see `Service`.
     max_bytes, patience
         See `Limits`.
-    most : int
-        How many questions may be in progress, see `Admission`.
-    keys : path, optional
-        A file of keys, see `make_key`; without it everybody is answered.
-    trusted_key : path, optional
-        The file of the public keys by which a bundle must be signed, see `load_deployed`.
 
     Returns
     -------
@@ -484,23 +542,24 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     'production.json is missing; deploy a model'
     """
     with needs("serve"): from fastapi_offline import FastAPIOffline
-    metrics, digests = ServiceMetrics(), read_keys(keys) if keys else {}
-    models = WatchedModels(Path(bundles)/model, every_alias=route is not None,
-                           failed=metrics.failures.inc, trusted_key=trusted_key)
+    metrics = ServiceMetrics()
+    live = cache(lambda alias: ReloadingModel(Path(bundles)/model, alias,
+                                              failed=metrics.failures.inc))
+    live(PRODUCTION).reload()
     book = PredictionLog(log, synchronous=synchronous) if log else None
     writer = LogWriter(book, mode, lost=metrics.unlogged.inc) if book else None
     @asynccontextmanager
     async def life(app: "FastAPI") -> AsyncIterator[None]:
-        with models.watching(): yield
+        yield
         if writer: writer.close()
         if book: book.close()
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
-    app.state.live, app.state.metrics = models(PRODUCTION), metrics
-    app.include_router(_prediction_routes(Service(models, writer, route), models, metrics))
+    app.state.live = live(PRODUCTION)
+    violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)
+    service = Service(live, writer, route, on_violation=on_violation, violated=violated)
+    app.include_router(_prediction_routes(service, metrics))
     app.include_router(_outcome_routes(book))
-    app.include_router(_model_routes(models(PRODUCTION)))
-    app.include_router(_operation_routes(models, writer, metrics))
-    app.add_middleware(Admission, metrics=metrics, most=most)
-    if digests: app.add_middleware(Keys, digests=digests)
+    app.include_router(_model_routes(live(PRODUCTION)))
+    app.include_router(_operation_routes(live(PRODUCTION), writer, metrics, service))
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app

@@ -172,14 +172,29 @@ def test_since_the_service_the_log_teaches_with_weights_and_never_what_the_desk_
 
 def test_training_uses_nothing_that_was_unknown(features):
     until = pd.Timestamp("2013-02-01", tz=UTC)
-    model, example = train(history(features, until), features)
+    run, example = train(history(features, until), features, at=until)
     poisoned = features.copy()
     unknown = ~(features.label_time <= until)
     poisoned.loc[unknown, [*FEATURES, "late"]] = -1e6
-    again, _ = train(history(poisoned, until), poisoned)
+    again, _ = train(history(poisoned, until), poisoned, at=until)
     X = features[FEATURES].iloc[50_000:50_500]
-    assert np.array_equal(model.predict_proba(X), again.predict_proba(X))
+    assert np.array_equal(run.model.predict_proba(X), again.model.predict_proba(X)) and run.digest == again.digest
     assert list(example.columns) == FEATURES and len(example) == 2001 and example[FEATURES[0]].notna().all() and example.temp.isna().any()
+
+
+def test_on_every_monday_of_the_year_no_label_teaches_that_was_not_known(system):
+    "The log of the whole year is there; what is learned as of a Monday is held against the times of the flights themselves."
+    mondays = pd.date_range(START, pd.Timestamp("2013-12-30", tz=UTC), freq=WEEK)
+    for monday in mondays[:-1]: serve_week(system, monday, share=.03)
+    truth, taught = system.features, []
+    for at in mondays[1:]:
+        rows = learnable(system, at)
+        of_log = rows[rows.flight_id >= truth.index[truth.event_timestamp >= START].min()]
+        assert (truth.label_time.loc[rows.flight_id] <= at).all() and (rows.known_at <= at).all() and (truth.event_timestamp.loc[rows.flight_id] <= at - MATURE).all()
+        assert np.array_equal(rows.label, truth.late.loc[rows.flight_id])
+        taught.append(len(of_log))
+    assert all(np.diff(taught) > 50) and taught[-1] > 5000
+    with pytest.raises(ValueError, match="labels were not known at 2013-12-23"): train(learnable(system, mondays[-1]), truth, at=mondays[-2])
 
 
 def test_an_outcome_is_recorded_once_it_is_known_and_never_before(system):
@@ -273,8 +288,8 @@ def test_the_gate_passes_who_is_better_refuses_who_is_not_and_keeps_the_comparis
 
 def register_challenger(system):
     "A second version, taught by a part of the first one's rows."
-    model, example = train(history(system.features, START, until=START - 8 * WEEK), system.features)
-    return system.registry.register(model, name=NAME, example=example, lineage={}, metrics={})
+    run, example = train(history(system.features, START, until=START - 8 * WEEK), system.features, at=START)
+    return system.registry.register(run.model, name=NAME, example=example, lineage={}, metrics={})
 
 
 def test_a_release_that_the_gate_refuses_changes_nothing_that_is_served(system, spark, url):
