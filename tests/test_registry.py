@@ -531,7 +531,7 @@ def test_killed_at_any_step_of_a_registration_no_half_version_is_seen_and_the_ne
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(steps) > 15 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
-    assert all(s["intact"] for s in steps) and {s["unfinished"] for s in steps} == {0, 1}   # never what two calls left
+    assert all(s["intact"] for s in steps) and 0 < max(s["unfinished"] for s in steps) <= 2   # a draft, and a folder on its way: of one call, never of two
     counts = [s["versions"] for s in steps]
     assert counts[0] == 0 and set(np.diff(counts)) == {0, 1} and steps[-1]["unfinished"] == 0
     registry = reopened(tmp_path)
@@ -595,7 +595,7 @@ from mlscale.registry import Registry
 registry, X = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles"), np.random.default_rng(0).normal(size=(60, 2))
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(3): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), name="other", example=X, lineage={}, metrics={})
+for _ in range(2): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), name="other", example=X, lineage={}, metrics={})
 """
     children = [subprocess.Popen([sys.executable, "-c", program, str(at)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for child in children: assert child.stdout.readline() == "ready\n"
@@ -604,7 +604,7 @@ for _ in range(3): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), n
         registry.promote("late", version)
         registry.deploy("late")
     assert [child.communicate()[1] for child in children] == ["", ""]
-    assert registry.versions("other").index.tolist() == [1, 2, 3, 4, 5, 6] and registry.versions("other").intact.all()
+    assert registry.versions("other").index.tolist() == [1, 2, 3, 4] and registry.versions("other").intact.all()
     assert agreed(registry) == 3 and registry.reconcile() == [] and len(registry.history("late")) == 3 + 18
 
 
@@ -655,10 +655,10 @@ def test_a_draft_on_which_somebody_works_is_left_alone(registry):
 
 
 def test_models_of_others_in_the_same_mlflow_are_left_alone(registry):
-    registry._ledger._client.create_registered_model("a/b c")
+    registry._ledger._client.create_registered_model("b c")
     registry.promote("late", 1)
     assert registry.reconcile() == [] and len(registry.models()) == 2
-    for refused in (lambda: registry.promote("a/b c", 1), lambda: registry.prune("a/b c"), lambda: registry.rollback("../late")):
+    for refused in (lambda: registry.promote("b c", 1), lambda: registry.prune("b c"), lambda: registry.promote("a/b", 1), lambda: registry.rollback("../late")):
         with pytest.raises(ValueError, match="no such model"): refused()
     assert sorted(f.name for f in (registry.artifacts/".locks").iterdir()) == ["late.lock"]
 
