@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['needed', 'pruned_versions', 'Deployer', 'Registry']
 
-# %% ../nbs/04e_retention.ipynb #c1e0fe46
+# %% ../nbs/04e_retention.ipynb #c7a57adf
 import html
 import os
 import shutil
