@@ -72,9 +72,10 @@ def differences(old: Mapping, new: Mapping) -> pd.DataFrame:
     rows = {k: (was.get(k), now.get(k)) for k in keys}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["old", "new"], dtype=object)
 
-# %% ../nbs/04d_lineage.ipynb #d79daab2
-ORIGINS = {"data": ("data",), "features": ("features",), "code": ("module", "code"),
-           "environment": ("lock",), "parameters": ("parameters",), "seed": ("seed",)}
+# %% ../nbs/04d_lineage.ipynb #77e068fb
+ORIGINS = {"data": ("data", "rows", "known"), "features": ("features",),
+           "code": ("module", "code"), "environment": ("lock", "packages", "python"),
+           "parameters": ("parameters",), "seed": ("seed",)}
 
 def _origin(lineage: Mapping, keys: tuple[str, ...]) -> dict[str, Any]:
     "The facts of a flat lineage whose first word is one of these."
