@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MAX_BYTES', 'OUTPUTS', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #3157773f
+# %% ../nbs/03c_bundle.ipynb #04c8553b
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from .arguments import COLUMN_TYPES, column_names, column_types, none_for_nan
 from .arguments import typed_rows
 from .conversion import Scorer, as_trained, faithful_onnx, first_refused, onnx_scorer
 from .conversion import read_skops, short_reason, sklearn_scorer, spread, within_parity
-from .storage import digest, needs, replacing
+from .storage import digest, needs, read_regular, replacing
 
 # %% ../nbs/03c_bundle.ipynb #e8fc54b8
 def _missing(rows: np.ndarray) -> np.ndarray:
@@ -179,17 +180,18 @@ def _are_names(x: Any) -> bool:
     return len(set(x)) == len(x)
 
 def _are_types(x: Any) -> bool:
-    if x is None: return True   # an older bundle: numbers
     return isinstance(x, list) and all(kind in COLUMN_TYPES for kind in x)
 
 def _are_files(x: Any) -> bool:
     return isinstance(x, dict) and set(x) <= set(_FILES) and all(map(is_digest, x.values()))
 
 def _is_reference(x: Any) -> bool:
-    if x is None: return True   # an older bundle
     return isinstance(x, dict) and all(
         isinstance(x.get(k), list) for k in ("values", "predictions")
     )
+
+def _are_versions(x: Any) -> bool:
+    return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
@@ -205,6 +207,7 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "about": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
     "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
 }
+_SINCE_2 = ("types", "reference", "evaluation", "versions")   # a card of format 1 may lack them
 
 # %% ../nbs/03c_bundle.ipynb #02d9db86
 @dataclass(frozen=True, repr=False)
@@ -310,28 +313,62 @@ class Bundle:
         what = f"{self.card['kind']}, {self.card['output']} of {len(self.columns)} columns"
         return f"Bundle({of}{what} by {self.engine}, {self.sha256[:12]})"
 
-# %% ../nbs/03c_bundle.ipynb #adf929f6
-def _verified(path: Path, sha256: str | None) -> bytes:
-    "The bytes of a file: the same ones whose digest was checked."
+# %% ../nbs/03c_bundle.ipynb #0bac6baa
+_IN_ONE_PIECE = 2**24   # bytes; a larger file is held once it has proved to be the right one
+
+def _compared(path: Path, found: str, sha256: str | None) -> str:
+    if sha256 in (None, found): return found
+    raise ValueError(
+        f"{path.parent.name}/{path.name} was changed: its SHA-256 is {found[:12]}..., recorded is"
+        f" {str(sha256)[:12]}...; restore the bundle"
+    )
+
+def _verified(path: Path, sha256: str | None, *, use: bool = True) -> tuple[bytes, str]:
+    "The bytes of a file that is to be used, and the digest of these very bytes."
     if sha256 is not None and not is_digest(sha256):
         raise ValueError(
             f"sha256={str(sha256)[:70]!r} for {path.parent.name}/{path.name}: 64 hexadecimal digits"
         )
+    limit = MAX_BYTES[path.name]
     try:
-        data = path.read_bytes()
+        if not use or path.stat().st_size > _IN_ONE_PIECE:
+            found = _compared(path, digest(path, limit=limit), sha256)
+        data = read_regular(path, limit=limit) if use else b""
     except OSError as e:
         raise ValueError(
             f"{path.parent.name}/{path.name} cannot be read ({e.strerror}); restore the bundle"
         ) from e
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise ValueError(
-            f"{path.parent.name}/{path.name} was changed: its SHA-256 is {found[:12]}..., recorded"
-            f" is {str(sha256)[:12]}...; restore the bundle"
-        )
-    return data
+    if use: found = _compared(path, hashlib.sha256(data).hexdigest(), sha256)
+    return data, found
 
-# %% ../nbs/03c_bundle.ipynb #4402efe7
+# %% ../nbs/03c_bundle.ipynb #bdef88a1
+def _unfit(card: dict) -> list[str]:
+    "The keys of a card with values that make no sense."
+    lacking = _SINCE_2 if card["format"] == 1 else ()
+    unfit = [key for key, fits in _CARD.items()
+             if not (fits(card[key]) if key in card else key in lacking)]
+    if unfit: return unfit
+    if card["output"] not in OUTPUTS[card["kind"]]: return ["output"]
+    if f"model.{card['engine']}" not in card["files"]: return ["engine"]
+    lengths = {len(card[key]) for key in ("columns", "allow_missing", "types") if card.get(key)}
+    return ["columns"] if len(lengths) > 1 else []
+
+def _read_card(path: Path, sha256: str | None) -> tuple[dict, str]:
+    "The card of a bundle, and its digest."
+    data, found = _verified(path/"card.json", sha256)
+    try: card = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path.name}/card.json is damaged ({e}); restore the bundle") from e
+    stated = card.get("format") if isinstance(card, dict) else None
+    if type(stated) is not int or not 1 <= stated <= FORMAT:
+        raise ValueError(f"{path.name}/card.json is not of a format from 1 to {FORMAT}; this"
+                         " mlscale cannot read it")
+    if unfit := _unfit(card):
+        wrong = ", ".join(unfit)
+        raise ValueError(f"{path.name}/card.json is damaged ({wrong}); restore the bundle")
+    return card, found
+
+# %% ../nbs/03c_bundle.ipynb #5a059f4d
 def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """Read what a bundle says about itself, without its model.
 
@@ -364,47 +401,33 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     >>> card["output"], card["types"], card["metrics"]
     ('probability', ['number'], {'auc': 0.7})
     """
-    path = Path(path)
-    try: card = json.loads(_verified(path/"card.json", sha256))
-    except (ValueError, RecursionError) as e:
-        if "card.json" in str(e): raise
-        raise ValueError(f"{path.name}/card.json is damaged ({e}); restore the bundle") from e
-    stated = card.get("format") if isinstance(card, dict) else None
-    if type(stated) is not int or stated != FORMAT:
-        raise ValueError(
-            f"{path.name}/card.json is not of format {FORMAT}; this mlscale cannot read it"
-        )
-    unfit = [key for key, fits in _CARD.items() if not fits(card.get(key))]
-    if not unfit and card["output"] not in OUTPUTS[card["kind"]]: unfit = ["output"]
-    lengths = {len(card[key]) for key in ("columns", "allow_missing", "types") if card.get(key)
-               } if not unfit else set()
-    if unfit or len(lengths) > 1:
-        wrong = ", ".join(unfit) or "columns"
-        raise ValueError(f"{path.name}/card.json is damaged ({wrong}); restore the bundle")
-    return card
+    return _read_card(Path(path), sha256)[0]
 
-# %% ../nbs/03c_bundle.ipynb #693d43bc
+# %% ../nbs/03c_bundle.ipynb #41ddeef9
 def _answer_reference_rows(bundle: Bundle) -> None:
     "Try the model once on rows that it answered when it was saved; this also warms it up."
     if (reference := bundle.card.get("reference")) is None: return
     try:
         got = bundle.predict(reference["values"])
         recorded = np.array(reference["predictions"], float)
-    except (TypeError, ValueError) as e:
-        raise ValueError(
-            f"{bundle.path.name}: the model does not answer its reference rows ({str(e)[:150]});"
-            " restore the bundle"
-        ) from e
-    if (
-        got.shape != recorded.shape
-        or not within_parity(recorded, got).all()
-    ):
-        raise ValueError(
-            f"{bundle.path.name}: the model answers {got[:4]} to its reference rows and answered"
-            f" {recorded[:4]} when it was saved; restore the bundle"
-        )
+    except (OverflowError, TypeError, ValueError) as e:
+        raise ValueError(f"the model does not answer its reference rows ({str(e)[:150]})") from e
+    if got.shape != recorded.shape or not within_parity(recorded, got).all():
+        raise ValueError(f"the model answers {got[:4]} to its reference rows and answered"
+                         f" {recorded[:4]} when it was saved")
 
-# %% ../nbs/03c_bundle.ipynb #79b8691a
+def _written_with(card: dict) -> str:
+    "Packages that are installed in another version than wrote a bundle, for an error."
+    wrote, here = card.get("versions", {}), _versions()
+    other = [f"{p} {wrote[p]}" for p in wrote if wrote[p] != here.get(p, wrote[p])]
+    return f"; it was written with {', '.join(other)}" if other else ""
+
+# %% ../nbs/03c_bundle.ipynb #2251b012
+def _scorer(card: dict, data: bytes) -> Scorer:
+    if card["engine"] == "onnx": return onnx_scorer(data, card["output"])
+    types = card.get("types") or ()
+    return sklearn_scorer(read_skops(data), card["output"], card["columns"], types)
+
 def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle:
     """Verify a bundle and make it ready to predict.
 
@@ -424,9 +447,10 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     Raises
     ------
     ValueError
-        If something is missing, was changed, or is of another format, if the skops file holds types
-        that are not allowed, or if the model does not answer its reference rows as it did when it
-        was saved.
+        If something is missing, was changed, is no regular file, is larger than `MAX_BYTES`, or is
+        of another format, if the skops file holds types that are not allowed, or if the model does
+        not answer its reference rows as it did when it was saved. Whatever is wrong with a bundle
+        is a ValueError.
 
     Examples
     --------
@@ -443,20 +467,17 @@ def load_bundle(path: str | os.PathLike, *, sha256: str | None = None) -> Bundle
     ValueError: 3/card.json was changed: ...
     """
     path = Path(path)
-    card = read_card(path, sha256=sha256)
-    data = {name: _verified(path/name, wanted) for name, wanted in card["files"].items()}
-    if f"model.{card['engine']}" not in data:
-        raise ValueError(
-            f"{path.name}/card.json asks for {card['engine']!r} and lists no such model; restore"
-            " the bundle"
-        )
-    if card["engine"] == "onnx":
-        score = onnx_scorer(data["model.onnx"], card["output"])
-    else:
-        model = read_skops(data["model.skops"])
-        score = sklearn_scorer(model, card["output"], card["columns"], card.get("types") or ())
-    bundle = Bundle(path, card, sha256 or digest(path/"card.json"), score)
-    _answer_reference_rows(bundle)
+    card, found = _read_card(path, sha256)
+    used = f"model.{card['engine']}"
+    data = {name: _verified(path/name, wanted, use=name == used)[0]
+            for name, wanted in card["files"].items()}
+    try:
+        bundle = Bundle(path, card, found, _scorer(card, data[used]))
+        _answer_reference_rows(bundle)
+    except (ImportError, MemoryError): raise   # not the bundle's fault
+    except Exception as e:
+        said = str(e) if isinstance(e, ValueError) else short_reason(e)
+        raise ValueError(f"{path.name}: {said}{_written_with(card)}; restore the bundle") from e
     return bundle
 
 # %% ../nbs/03c_bundle.ipynb #09a81172
@@ -551,7 +572,7 @@ def _reference_rows(rows: np.ndarray, expected: np.ndarray) -> dict:
     values = (none_for_nan(rows[some]) if rows.dtype == float else rows[some]).tolist()
     return {"values": values, "predictions": expected[some].tolist()}
 
-# %% ../nbs/03c_bundle.ipynb #38618df8
+# %% ../nbs/03c_bundle.ipynb #071d46af
 def _card_text(card: dict) -> str:
     try: return json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
     except (AttributeError, TypeError, ValueError) as e:
@@ -561,8 +582,11 @@ def _card_text(card: dict) -> str:
 
 def _versions() -> dict[str, str]:
     "Of the packages that have a part in a bundle."
-    packages = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
-    return {p: importlib.metadata.version(p) for p in packages}
+    found = {"python": platform.python_version()}
+    for p in ("mlscale", "numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime"):
+        try: found[p] = importlib.metadata.version(p)
+        except importlib.metadata.PackageNotFoundError: pass   # a reader needs two of them
+    return found
 
 # %% ../nbs/03c_bundle.ipynb #b037da8c
 def save(
@@ -647,8 +671,11 @@ def save(
         "evaluation": None if evaluation is None else dict(evaluation),
         "created": datetime.now(UTC).isoformat(),
     })
+    files["card.json"] = text.encode()
+    for name, data in files.items():
+        if len(data) > MAX_BYTES[name]:
+            raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}")
     with replacing(to) as new:
         new.mkdir()
         for name, data in files.items(): (new/name).write_bytes(data)
-        (new/"card.json").write_text(text)
     return load_bundle(to)

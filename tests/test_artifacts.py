@@ -189,7 +189,7 @@ def test_missing_and_truncated_files_are_refused(bundle, file, damage):
 
 
 @pytest.mark.parametrize("key, value", [("columns", []), ("columns", ["a"]), ("columns", "abc"), ("allow_missing", [1, 0, 0]), ("engine", "pickle"),
-                                        ("files", []), ("output", "logit"), ("lineage", None), ("format", 2)])
+                                        ("files", []), ("output", "logit"), ("lineage", None), ("format", 3)])
 def test_a_card_that_makes_no_sense_is_refused(bundle, key, value):
     path = bundle.path/"card.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
@@ -401,3 +401,31 @@ def test_readers_see_the_old_pointer_or_the_new_one(tmp_path):
     def read(_): return {read_pointer(folder) for _ in range(1000)}
     with ThreadPoolExecutor(4) as pool: seen, _ = [pool.map(f, range(2)) for f in (read, write)]
     assert set.union(*seen) <= set(versions)
+
+
+# --- in five years
+
+OLD = Path(__file__).parent/"data"/"bundle_format_1"
+
+
+@pytest.mark.parametrize("engine", ["onnx", "skops"])
+def test_a_bundle_of_the_first_release_answers_as_it_did(engine):
+    "Written by the first release of this package: a card without types and reference rows."
+    expected = json.loads((OLD/"expected.json").read_text())
+    old = load_bundle(OLD/engine, sha256=expected["sha256"][engine])
+    assert old.card["format"] == 1 and old.engine == engine and not {"types", "reference", "evaluation"} & set(old.card)
+    assert np.abs(old.predict(expected["values"]) - expected["predictions"][engine]).max() < PARITY
+    assert old.signature == Signature(("hour", "wind"), (False, False))
+
+
+def test_what_is_written_says_with_what(bundle):
+    from importlib.metadata import version
+    assert bundle.card["format"] == 2 and set(bundle.card["versions"]) == {"python", "mlscale", "numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime"}
+    assert bundle.card["versions"]["scikit-learn"] == version("scikit-learn")
+
+
+def test_a_model_that_answers_otherwise_names_the_versions_to_go_back_to(bundle):
+    card = {**bundle.card, "versions": {**bundle.card["versions"], "onnxruntime": "1.0.0", "a package of then": "3"}}
+    card["reference"] = {**card["reference"], "predictions": [.123]*len(card["reference"]["predictions"])}
+    (bundle.path/"card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="answered.*; it was written with onnxruntime 1.0.0; restore the bundle"): load_bundle(bundle.path)
