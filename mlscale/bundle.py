@@ -169,8 +169,8 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #82ff04c2
-FORMAT = 1
+# %% ../nbs/03c_bundle.ipynb #0bd6c7b9
+FORMAT = 2   # what is written; 1 is read, too
 MAX_BYTES = {"card.json": 2**22, "model.onnx": 2**28, "model.skops": 2**28}
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
 _FILES = ("model.onnx", "model.skops")
@@ -204,8 +204,9 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "reference": _is_reference,
     "lineage": lambda x: isinstance(x, dict),
     "metrics": lambda x: isinstance(x, dict),
-    "about": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
-    "evaluation": lambda x: x is None or isinstance(x, dict),   # None also in an older bundle
+    "evaluation": lambda x: x is None or isinstance(x, dict),
+    "versions": _are_versions,
+    "about": lambda x: x is None or isinstance(x, dict),
 }
 _SINCE_2 = ("types", "reference", "evaluation", "versions")   # a card of format 1 may lack them
 
@@ -341,10 +342,10 @@ def _verified(path: Path, sha256: str | None, *, use: bool = True) -> tuple[byte
     if use: found = _compared(path, hashlib.sha256(data).hexdigest(), sha256)
     return data, found
 
-# %% ../nbs/03c_bundle.ipynb #bdef88a1
+# %% ../nbs/03c_bundle.ipynb #0dbf6ab3
 def _unfit(card: dict) -> list[str]:
     "The keys of a card with values that make no sense."
-    lacking = _SINCE_2 if card["format"] == 1 else ()
+    lacking = ("about", *(_SINCE_2 if card["format"] == 1 else ()))
     unfit = [key for key, fits in _CARD.items()
              if not (fits(card[key]) if key in card else key in lacking)]
     if unfit: return unfit
@@ -588,7 +589,7 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError: pass   # a reader needs two of them
     return found
 
-# %% ../nbs/03c_bundle.ipynb #b037da8c
+# %% ../nbs/03c_bundle.ipynb #536d8731
 def save(
     model: Any,
     to: str | os.PathLike,
