@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['database_file', 'server_address', 'is_server', 'Places', 'ServerUnreachable', 'check_model_name', 'Records', 'Record',
-           'History', 'Ledger', 'models_table', 'versions_table']
+           'History', 'Registrations', 'Ledger', 'models_table', 'versions_table']
 
 # %% ../nbs/04b_ledger.ipynb #e7e11c3f
 import ipaddress
@@ -231,7 +231,7 @@ def _make_database(path: Path) -> None:
             os.link(shutil.copyfile(kept, Path(folder)/path.name), path)   # fails if it is there
     except OSError: logging.getLogger(__name__).info("no cache to copy an empty database from")
 
-# %% ../nbs/04b_ledger.ipynb #af60f6ed
+# %% ../nbs/04b_ledger.ipynb #2ded091e
 class ServerUnreachable(ConnectionError):
     """The tracking server did not answer. What was asked may or may not have been written; asking
     again does no harm.
@@ -308,7 +308,8 @@ class Records:
 
     def _answered(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
         "A call of MLflow. That something is not there, or is there already, is an answer."
-        from mlflow.exceptions import MlflowException
+        with needs("registry"):
+            from mlflow.exceptions import MlflowException
         try: return call(*args, **kwargs)
         except Exception as e:
             code = e.error_code if isinstance(e, MlflowException) else ""
@@ -588,8 +589,45 @@ class History(Records):
                             "reason": str(reason)[:500],
                             "comparison": comparison and comparison.to_dict()})
 
-# %% ../nbs/04b_ledger.ipynb #b03f5dac
-class Ledger(History):
+# %% ../nbs/04b_ledger.ipynb #62660c63
+class Registrations(History):
+    """MLflow's own records of models and versions, written such that asking again does no harm.
+
+    Parameters
+    ----------
+    uri, heads, sign
+        See `History`.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import Registrations
+    >>> Registrations("sqlite:///versions_only.db").names()
+    []
+    """
+    def _make_model(self, name: str) -> None:
+        with needs("registry"):
+            from mlflow.exceptions import MlflowException
+        try: self._ask("get_registered_model", name)
+        except MlflowException:
+            try: self._ask("create_registered_model", name)
+            except MlflowException: pass   # others made it at the same moment
+
+    def _create(self, name: str, number: int, source: str, sha256: str, by: str) -> int:
+        "Write MLflow's record; the number it got. Of several, or of another number, none is kept."
+        tags = {"sha256": sha256, **({"by": by} if by else {})}
+        try: ours = [int(self._ask("create_model_version", name, source, tags=tags).version)]
+        except ServerUnreachable: ours = []   # the answer may have been lost, and the record not
+        if self.server:   # and MLflow's client asks again by itself: there may be two
+            ours = [n for n, v in self._numbered(name).items() if v.tags.get("sha256") == sha256]
+        if not ours:
+            raise ServerUnreachable(f"{self.server} did not register {name} version {number}; "
+                                    "register again")
+        for n in ours:
+            if n != number: self._ask("delete_model_version", name, str(n))
+        return number if number in ours else max(ours)
+
+# %% ../nbs/04b_ledger.ipynb #6199bad7
+class Ledger(Registrations):
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing.
 
@@ -629,7 +667,8 @@ class Ledger(History):
         name, number
             The model's name and the version's number.
         """
-        from mlflow.exceptions import MlflowException
+        with needs("registry"):
+            from mlflow.exceptions import MlflowException
         try: found = self._ask("get_model_version", check_model_name(name), str(number))
         except MlflowException: return None
         return _record_of(self._chain(name), number, found)
@@ -666,27 +705,6 @@ class Ledger(History):
                  "sha256": sha256}
         self._append(chain, entry, tries=10)
         return number
-
-    def _make_model(self, name: str) -> None:
-        from mlflow.exceptions import MlflowException
-        try: self._ask("get_registered_model", name)
-        except MlflowException:
-            try: self._ask("create_registered_model", name)
-            except MlflowException: pass   # others made it at the same moment
-
-    def _create(self, name: str, number: int, source: str, sha256: str, by: str) -> int:
-        "Write MLflow's record; the number it got. Of several, or of another number, none is kept."
-        tags = {"sha256": sha256, **({"by": by} if by else {})}
-        try: ours = [int(self._ask("create_model_version", name, source, tags=tags).version)]
-        except ServerUnreachable: ours = []   # the answer may have been lost, and the record not
-        if self.server:   # and MLflow's client asks again by itself: there may be two
-            ours = [n for n, v in self._numbered(name).items() if v.tags.get("sha256") == sha256]
-        if not ours:
-            raise ServerUnreachable(f"{self.server} did not register {name} version {number}; "
-                                    "register again")
-        for n in ours:
-            if n != number: self._ask("delete_model_version", name, str(n))
-        return number if number in ours else max(ours)
 
 # %% ../nbs/04b_ledger.ipynb #c5bd2962
 def _named(ledger: Ledger, name: str) -> dict[str, int]:

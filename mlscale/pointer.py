@@ -130,7 +130,22 @@ _LARGEST = 10_000   # bytes of a pointer
 Sign = Callable[[bytes], str]               # a signature of these bytes
 Verify = Callable[[bytes, str], object]     # a ValueError if it is none
 
-# %% ../nbs/03d_pointer.ipynb #ae790f7a
+# %% ../nbs/03d_pointer.ipynb #40b82a7b
+def _check_place(path: Path, alias: str, found: ModelVersion, where: object, meant: object) -> None:
+    "Whether a pointer lies where it belongs, and its bundle too."
+    wrong = ""
+    if found.name != path.parent.name:
+        wrong = (
+            f"names the model {found.name!r:.60} and lies in the folder of {path.parent.name!r:.60}"
+        )
+    elif where != str(found.version):
+        wrong = f"leads out of the folder of version {found.version}, to {where!r:.60}"
+    elif meant != alias:
+        wrong = f"was written for {meant!r:.60}"
+    if wrong: raise ValueError(f"{path.name} {wrong}; deploy again")
+    without_links(path.parent.parent, found.name, str(found.version))
+
+# %% ../nbs/03d_pointer.ipynb #643840ce
 def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION, *,
                  verify: Verify | None = None) -> ModelVersion:
     """Read which version an alias names. Its bundle is the folder `<folder>/<version>`.
@@ -187,20 +202,7 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION, *,
         verify(_signed(said), signature)
     return found
 
-def _check_place(path: Path, alias: str, found: ModelVersion, where: object, meant: object) -> None:
-    "Whether a pointer lies where it belongs, and its bundle too."
-    wrong = ""
-    if found.name != path.parent.name:
-        wrong = (
-            f"names the model {found.name!r:.60} and lies in the folder of {path.parent.name!r:.60}"
-        )
-    elif where != str(found.version):
-        wrong = f"leads out of the folder of version {found.version}, to {where!r:.60}"
-    elif meant != alias:
-        wrong = f"was written for {meant!r:.60}"
-    if wrong: raise ValueError(f"{path.name} {wrong}; deploy again")
-    without_links(path.parent.parent, found.name, str(found.version))
-
+# %% ../nbs/03d_pointer.ipynb #4d7c2dbe
 def check_newer(found: ModelVersion, seen: ModelVersion | None, what: str = "the pointer") -> None:
     """Refuse a pointer that was put back.
 
