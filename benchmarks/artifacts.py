@@ -46,7 +46,7 @@ def load():
         file = folder/name/f"model.{bundle.engine}"
         bare = {"onnx": lambda file=file: onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"]),
                 "skops": lambda file=file: skops.io.loads(file.read_bytes(), trusted=sorted(ALLOWED))}[bundle.engine]
-        took = seconds({"bare": bare, "bundle": lambda name=name: load_bundle(folder/name)}, rounds=41)
+        took = seconds({"bare": bare, "bundle": lambda name=name: load_bundle(folder/name)}, rounds=21)
         rows.append({"model": name, "engine": bundle.engine, "KB": file.stat().st_size/1024, "engine alone, ms": 1e3*took["bare"], "load_bundle, ms": 1e3*took["bundle"],
                      "ratio": took["bundle"]/took["bare"]})
     store("artifacts_load", rows, PACKAGES)

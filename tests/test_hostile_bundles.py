@@ -163,6 +163,25 @@ def test_another_number_of_columns_is_refused():
         with pytest.raises(ValueError, match=f"takes 3 columns, there are {k}"): score(np.ones((4, k)))
 
 
+def a_tree(**changed):
+    "A tree of one question in ONNX, with one of its tables changed."
+    fields = dict(n_targets=1, nodes_treeids=[0]*3, nodes_nodeids=[0, 1, 2], nodes_featureids=[0]*3, nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[.5, 0., 0.],
+                  nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1., 2.])
+    node = helper.make_node("TreeEnsembleRegressor", ["X"], ["Y"], domain="ai.onnx.ml", **{**fields, **changed})
+    shape = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1])
+    made = helper.make_graph([node], "g", [shape("X")], [shape("Y")])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("changed", [{"nodes_truenodeids": [10**9, 0, 0]}, {"nodes_truenodeids": [-7, 0, 0]}, {"nodes_truenodeids": [0, 0, 0]}, {"nodes_featureids": [10**6, 0, 0]},
+                                     {"nodes_featureids": [-5, 0, 0]}, {"target_nodeids": [1, 99]}, {"target_ids": [0, 10**8]}, {"n_targets": 10**9},
+                                     {"nodes_modes": ["BRANCH_LEQ", "BRANCH_LEQ", "LEAF"]}], ids=str)
+def test_a_tree_that_leads_out_of_its_table_is_refused_by_the_runtime(changed):
+    assert onnx_scorer(a_tree(), "value")(np.array([[0.], [1.]])).tolist() == [1., 2.]
+    with pytest.raises(ValueError): onnx_scorer(a_tree(**changed), "value")(np.array([[0.], [1.]]))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00"*100, b"ORTM"*50, b"\x00\x00\x00\x00ORTM" + b"\x00"*100, b"PK\x03\x04", os.urandom(1000), b"\x08\x08" + b"\x3a\xff\xff\xff\xff\x0f"], ids=range(7))
 @pytest.mark.parametrize("engine", ["onnx", "skops"])
 def test_a_file_that_is_no_model_is_refused(forged, engine, content):

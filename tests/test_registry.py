@@ -479,19 +479,32 @@ registry = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + 
 register = lambda: registry.register(model, name=sys.argv[2], example=X, lineage={}, metrics={})
 engine = registry._ledger._client._get_registry_client().store.engine
 left = float("inf")   # steps until it is killed
-WRITES = {"os.mkdir", "os.rename", "os.rmdir", "os.remove", "shutil.rmtree", "os.chmod", "fcntl.flock"}
+wrote = False   # since the last commit
 
-def step(*args):
+def step():
     global left
     left -= 1
     if not left: os.kill(os.getpid(), signal.SIGKILL)
 
 def hook(name, args):
-    if name in WRITES or name == "open" and args[2] & (os.O_WRONLY | os.O_RDWR): step()
+    "Whatever changes a file or folder is a step."
+    if name == "os.mkdir" and os.path.isdir(args[0]): return
+    if name in ("os.mkdir", "os.rename", "os.rmdir", "os.remove") or name == "open" and args[2] & (os.O_WRONLY | os.O_RDWR): step()
+
+def statement(connection, cursor, sql, *rest):
+    global wrote
+    if not sql.startswith(("SELECT", "PRAGMA")):
+        wrote = True
+        step()
+
+def commit(connection):
+    global wrote
+    if wrote: step()
+    wrote = False
 
 sys.addaudithook(hook)
-event.listen(Engine, "before_cursor_execute", lambda connection, cursor, sql, *rest: sql.startswith("SELECT") or step())
-event.listen(Engine, "commit", step)
+event.listen(Engine, "before_cursor_execute", statement)
+event.listen(Engine, "commit", commit)
 for k in range(int(sys.argv[3]), 1000, 2):
     child = os.fork()
     if not child:
@@ -512,11 +525,11 @@ for k in range(int(sys.argv[3]), 1000, 2):
 
 @pytest.mark.parametrize("start", [1, 2])   # together every step, in two registries
 def test_killed_at_any_step_of_a_registration_no_half_version_is_seen_and_the_next_call_cleans_up(tmp_path, start):
-    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path), "late", str(start)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path), "late", str(start)], capture_output=True, text=True, timeout=900)
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(steps) > 20 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
-    assert all(s["intact"] for s in steps) and {s["unfinished"] for s in steps} == {0, 1}   # never what two calls left
+    assert len(steps) > 15 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
+    assert all(s["intact"] for s in steps) and 0 < max(s["unfinished"] for s in steps) <= 2   # a draft, and a folder on its way: of one call, never of two
     counts = [s["versions"] for s in steps]
     assert counts[0] == 0 and set(np.diff(counts)) == {0, 1} and steps[-1]["unfinished"] == 0
     registry = reopened(tmp_path)
@@ -580,7 +593,7 @@ from mlscale.registry import Registry
 registry, X = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles"), np.random.default_rng(0).normal(size=(60, 2))
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(3): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), name="other", example=X, lineage={}, metrics={})
+for _ in range(2): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), name="other", example=X, lineage={}, metrics={})
 """
     children = [subprocess.Popen([sys.executable, "-c", program, str(at)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for child in children: assert child.stdout.readline() == "ready\n"
@@ -589,7 +602,7 @@ for _ in range(3): registry.register(LogisticRegression().fit(X, X[:, 0] > 0), n
         registry.promote("late", version)
         registry.deploy("late")
     assert [child.communicate()[1] for child in children] == ["", ""]
-    assert registry.versions("other").index.tolist() == [1, 2, 3, 4, 5, 6] and registry.versions("other").intact.all()
+    assert registry.versions("other").index.tolist() == [1, 2, 3, 4] and registry.versions("other").intact.all()
     assert agreed(registry) == 3 and registry.reconcile() == [] and len(registry.history("late")) == 3 + 18
 
 
@@ -640,10 +653,10 @@ def test_a_draft_on_which_somebody_works_is_left_alone(registry):
 
 
 def test_models_of_others_in_the_same_mlflow_are_left_alone(registry):
-    registry._ledger._client.create_registered_model("a/b c")
+    registry._ledger._client.create_registered_model("b c")
     registry.promote("late", 1)
     assert registry.reconcile() == [] and len(registry.models()) == 2
-    for refused in (lambda: registry.promote("a/b c", 1), lambda: registry.prune("a/b c"), lambda: registry.rollback("../late")):
+    for refused in (lambda: registry.promote("b c", 1), lambda: registry.prune("b c"), lambda: registry.promote("a/b", 1), lambda: registry.rollback("../late")):
         with pytest.raises(ValueError, match="no such model"): refused()
     assert sorted(f.name for f in (registry.artifacts/".locks").iterdir()) == ["late.lock"]
 
