@@ -709,7 +709,7 @@ _REASONS = {   # why a file may build a type, and which
 ALLOWED = {f"{module}.{name}": why for why, lines in _REASONS.items() for line in lines
            for module, names in [line.split(": ")] for name in names.split()}
 
-# %% ../nbs/03b_conversion.ipynb #4defa5b8
+# %% ../nbs/03b_conversion.ipynb #c3940816
 def _refuse_unknown(types: set[str]) -> None:
     unknown = sorted(types - ALLOWED.keys())
     if not unknown: return
@@ -752,14 +752,15 @@ def read_skops(data: bytes) -> Any:
     """
     with needs("artifacts"):
         import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
     unreadable = "not a readable skops file ({}): save the model anew"
-    try: _check_unpacked(data)
-    except Exception as e: raise ValueError(unreadable.format(short_reason(e))) from e
-    try: types = set(skops.io.get_untrusted_types(data=data))
-    except Exception as e: raise ValueError(unreadable.format(type(e).__name__)) from e
-    _refuse_unknown(types)
-    try: model = skops.io.loads(data, trusted=sorted(ALLOWED))
-    except Exception as e: raise ValueError(unreadable.format(short_reason(e))) from e
+    try:
+        _check_unpacked(data)
+        model = skops.io.loads(data, trusted=sorted(ALLOWED))   # looks at all types, then builds
+    except Exception as e:
+        if isinstance(e, UntrustedTypesFoundException):
+            _refuse_unknown(set(skops.io.get_untrusted_types(data=data)))
+        raise ValueError(unreadable.format(short_reason(e))) from e
     try: _make_safe(model)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as e:
         raise ValueError(unreadable.format(short_reason(e))) from e
