@@ -35,7 +35,8 @@ def flights():
 def load():
     "`load_bundle` checks the card, compares digests and tries the reference rows; the bare engine only reads the model."
     train, july = flights()
-    folder, rows = Path(tempfile.mkdtemp()), []
+    folder, rows, options = Path(tempfile.mkdtemp()), [], onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1   # as the bundle's
     example = train[FEATURES].iloc[::5]
     trees = fit_model(train[FEATURES], train.late)
     filled = example.fillna(0)
@@ -44,7 +45,7 @@ def load():
     for name, model, given in (("boosted trees", trees, example), ("boosted trees with sets", sets, example), ("discriminant analysis", lda, filled)):
         bundle = save(model, folder/name, example=given)
         file = folder/name/f"model.{bundle.engine}"
-        bare = {"onnx": lambda file=file: onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"]),
+        bare = {"onnx": lambda file=file: onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"]),
                 "skops": lambda file=file: skops.io.loads(file.read_bytes(), trusted=sorted(ALLOWED))}[bundle.engine]
         few = np.array(bundle.card["reference"]["values"], float)
 
