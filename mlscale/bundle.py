@@ -169,7 +169,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #416ea3fc
+# %% ../nbs/03c_bundle.ipynb #cda4feb2
 FORMAT = 2   # what is written; 1 is read, too
 MAX_BYTES = {"card.json": 2**22, "model.onnx": 2**28, "model.skops": 2**28}
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
@@ -193,6 +193,7 @@ def _is_reference(x: Any) -> bool:
 def _are_versions(x: Any) -> bool:
     return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
+# %% ../nbs/03c_bundle.ipynb #54763cc1
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),

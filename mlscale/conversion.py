@@ -175,7 +175,7 @@ def short_reason(e: Exception) -> str:
     lines = said.removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03b_conversion.ipynb #b8818e12
+# %% ../nbs/03b_conversion.ipynb #d8ec86a8
 def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     "Rows as a graph takes them: one matrix, or a column for each input."
     if len(inputs) == 1 and inputs[0].type == "tensor(float)":
@@ -185,6 +185,7 @@ def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     kinds = [object if x.type == "tensor(string)" else np.float32 for x in inputs]
     return {x.name: rows[:, [j]].astype(kind) for j, (x, kind) in enumerate(zip(inputs, kinds))}
 
+# %% ../nbs/03b_conversion.ipynb #0c51c1c5
 def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -> Scorer:
     """A function from checked rows to predictions, by ONNX Runtime.
 
