@@ -573,7 +573,7 @@ def _reference_rows(rows: np.ndarray, expected: np.ndarray) -> dict:
     values = (none_for_nan(rows[some]) if rows.dtype == float else rows[some]).tolist()
     return {"values": values, "predictions": expected[some].tolist()}
 
-# %% ../nbs/03c_bundle.ipynb #071d46af
+# %% ../nbs/03c_bundle.ipynb #d2294cd8
 def _card_text(card: dict) -> str:
     try: return json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
     except (AttributeError, TypeError, ValueError) as e:
@@ -589,7 +589,14 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError: pass   # a reader needs two of them
     return found
 
-# %% ../nbs/03c_bundle.ipynb #536fcfc3
+def _check_sizes(files: dict[str, bytes]) -> None:
+    "Refuse to write what a reader would refuse to read."
+    for name, data in files.items():
+        if len(data) <= MAX_BYTES[name]: continue
+        raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}; save a"
+                         " smaller model or fewer things beside it")
+
+# %% ../nbs/03c_bundle.ipynb #572a6c92
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -669,9 +676,7 @@ def save(
         "created": datetime.now(UTC).isoformat(),
     })
     files["card.json"] = text.encode()
-    for name, data in files.items():
-        if len(data) > MAX_BYTES[name]:
-            raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}")
+    _check_sizes(files)
     with replacing(to) as new:
         new.mkdir()
         for name, data in files.items(): (new/name).write_bytes(data)
