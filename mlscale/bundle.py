@@ -170,7 +170,7 @@ def is_digest(x: object) -> bool:
     """
     return isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None
 
-# %% ../nbs/03c_bundle.ipynb #6d0c7c7c
+# %% ../nbs/03c_bundle.ipynb #cda4feb2
 FORMAT = 2   # what is written; 1 is read, too
 MAX_BYTES = {"card.json": 2**22, "model.onnx": 2**28, "model.skops": 2**28}
 OUTPUTS = {"classifier": ("probability", "label"), "regressor": ("value",)}
@@ -194,11 +194,7 @@ def _is_reference(x: Any) -> bool:
 def _are_versions(x: Any) -> bool:
     return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
-def _is_contract(x: Any) -> bool:
-    if x is None: return True
-    try: return bool(Contract.from_dict(x))
-    except ValueError: return False
-
+# %% ../nbs/03c_bundle.ipynb #54763cc1
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
@@ -212,8 +208,6 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "metrics": lambda x: isinstance(x, dict),
     "evaluation": lambda x: x is None or isinstance(x, dict),
     "versions": _are_versions,
-    "about": lambda x: x is None or isinstance(x, dict),
-    "contract": _is_contract,
 }
 _SINCE_2 = ("types", "reference", "evaluation", "versions")   # a card of format 1 may lack them
 
@@ -587,7 +581,7 @@ def _reference_rows(rows: np.ndarray, expected: np.ndarray) -> dict:
     values = (none_for_nan(rows[some]) if rows.dtype == float else rows[some]).tolist()
     return {"values": values, "predictions": expected[some].tolist()}
 
-# %% ../nbs/03c_bundle.ipynb #071d46af
+# %% ../nbs/03c_bundle.ipynb #d2294cd8
 def _card_text(card: dict) -> str:
     try: return json.dumps(card, indent=1, allow_nan=False, default=lambda x: x.item())
     except (AttributeError, TypeError, ValueError) as e:
@@ -603,7 +597,14 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError: pass   # a reader needs two of them
     return found
 
-# %% ../nbs/03c_bundle.ipynb #a5591817
+def _check_sizes(files: dict[str, bytes]) -> None:
+    "Refuse to write what a reader would refuse to read."
+    for name, data in files.items():
+        if len(data) <= MAX_BYTES[name]: continue
+        raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}; save a"
+                         " smaller model or fewer things beside it")
+
+# %% ../nbs/03c_bundle.ipynb #6fce0e69
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -694,9 +695,7 @@ def save(
         "created": datetime.now(UTC).isoformat(),
     })
     files["card.json"] = text.encode()
-    for name, data in files.items():
-        if len(data) > MAX_BYTES[name]:
-            raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}")
+    _check_sizes(files)
     with replacing(to) as new:
         new.mkdir()
         for name, data in files.items(): (new/name).write_bytes(data)

@@ -175,7 +175,7 @@ def short_reason(e: Exception) -> str:
     lines = said.removeprefix("[ONNXRuntimeError] : ").strip().splitlines()
     return f"{type(e).__name__}: {lines[0][:120]}" if lines else type(e).__name__
 
-# %% ../nbs/03b_conversion.ipynb #b8818e12
+# %% ../nbs/03b_conversion.ipynb #d8ec86a8
 def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     "Rows as a graph takes them: one matrix, or a column for each input."
     if len(inputs) == 1 and inputs[0].type == "tensor(float)":
@@ -185,6 +185,7 @@ def _fed(inputs: Sequence, rows: np.ndarray) -> dict[str, np.ndarray]:
     kinds = [object if x.type == "tensor(string)" else np.float32 for x in inputs]
     return {x.name: rows[:, [j]].astype(kind) for j, (x, kind) in enumerate(zip(inputs, kinds))}
 
+# %% ../nbs/03b_conversion.ipynb #0c51c1c5
 def onnx_scorer(data: bytes, output: str = "probability", *, threads: int = 1) -> Scorer:
     """A function from checked rows to predictions, by ONNX Runtime.
 
@@ -709,7 +710,7 @@ _REASONS = {   # why a file may build a type, and which
 ALLOWED = {f"{module}.{name}": why for why, lines in _REASONS.items() for line in lines
            for module, names in [line.split(": ")] for name in names.split()}
 
-# %% ../nbs/03b_conversion.ipynb #4defa5b8
+# %% ../nbs/03b_conversion.ipynb #c3940816
 def _refuse_unknown(types: set[str]) -> None:
     unknown = sorted(types - ALLOWED.keys())
     if not unknown: return
@@ -752,14 +753,15 @@ def read_skops(data: bytes) -> Any:
     """
     with needs("artifacts"):
         import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
     unreadable = "not a readable skops file ({}): save the model anew"
-    try: _check_unpacked(data)
-    except Exception as e: raise ValueError(unreadable.format(short_reason(e))) from e
-    try: types = set(skops.io.get_untrusted_types(data=data))
-    except Exception as e: raise ValueError(unreadable.format(type(e).__name__)) from e
-    _refuse_unknown(types)
-    try: model = skops.io.loads(data, trusted=sorted(ALLOWED))
-    except Exception as e: raise ValueError(unreadable.format(short_reason(e))) from e
+    try:
+        _check_unpacked(data)
+        model = skops.io.loads(data, trusted=sorted(ALLOWED))   # looks at all types, then builds
+    except Exception as e:
+        if isinstance(e, UntrustedTypesFoundException):
+            _refuse_unknown(set(skops.io.get_untrusted_types(data=data)))
+        raise ValueError(unreadable.format(short_reason(e))) from e
     try: _make_safe(model)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as e:
         raise ValueError(unreadable.format(short_reason(e))) from e
