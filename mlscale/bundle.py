@@ -194,7 +194,12 @@ def _is_reference(x: Any) -> bool:
 def _are_versions(x: Any) -> bool:
     return isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 
-# %% ../nbs/03c_bundle.ipynb #54763cc1
+# %% ../nbs/03c_bundle.ipynb #1a5e5761
+def _is_contract(x: Any) -> bool:
+    if x is None: return True
+    try: return bool(Contract.from_dict(x))
+    except ValueError: return False
+
 _CARD = {  # the keys a reader needs, and whether a value fits
     "columns": _are_names,
     "allow_missing": lambda x: isinstance(x, list) and all(isinstance(m, bool) for m in x),
@@ -208,6 +213,8 @@ _CARD = {  # the keys a reader needs, and whether a value fits
     "metrics": lambda x: isinstance(x, dict),
     "evaluation": lambda x: x is None or isinstance(x, dict),
     "versions": _are_versions,
+    "about": lambda x: x is None or isinstance(x, dict),
+    "contract": _is_contract,
 }
 _SINCE_2 = ("types", "reference", "evaluation", "versions")   # a card of format 1 may lack them
 
