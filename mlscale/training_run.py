@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['content_hash', 'TrainingRun', 'train']
 
-# %% ../nbs/02h_training_run.ipynb #33926053
+# %% ../nbs/02h_training_run.ipynb #f71fbae2
 import hashlib
 import importlib.metadata
 import platform
@@ -21,7 +21,7 @@ import pandas as pd
 from .arguments import plain
 from .contract import Contract
 from .estimators import fit_model
-from .evaluation import Evaluation, calibration, evaluate
+from .evaluation import Evaluation, calibration, evaluate, floats
 from .storage import digest, needs
 from .tables import card
 
@@ -206,7 +206,7 @@ class TrainingRun:
         short = {k: str(self.lineage[k])[:12] for k in ("data", "features", "module", "lock")}
         return card(repr(self), {**short, "evaluation": repr(self.evaluation)})
 
-# %% ../nbs/02h_training_run.ipynb #f247f51a
+# %% ../nbs/02h_training_run.ipynb #e68f30ea
 def train(X: pd.DataFrame, y: np.ndarray, *, sample_weight: np.ndarray | None = None,
           kind: str = "boosted_trees", seed: int = 0, contract: Contract | None = None,
           features: Any = None, known_at: Any = None, at: pd.Timestamp | None = None
@@ -251,6 +251,8 @@ def train(X: pd.DataFrame, y: np.ndarray, *, sample_weight: np.ndarray | None = 
     until = _known_until(known_at, at, len(X))
     if contract is None: contract = Contract.learn(X)
     elif contract.violations(X): contract.check(X, "X")   # pandera tells, numpy is quicker
+    # how a table lies in memory decides the last bit of a sum: here it lies by rows
+    X = pd.DataFrame(np.ascontiguousarray(floats(X, "X")), columns=X.columns)
     model: Any = fit_model(X, y, sample_weight=sample_weight, kind=kind, seed=seed)
     own = {name: plain(value) for name, value in model.get_params(deep=False).items()
            if isinstance(value, (bool, int, float, str, type(None)))}
