@@ -55,8 +55,8 @@ def made(worlds=2000, flights=20):
     return rows
 
 
-def real(worlds=600, days=140, thin=4):
-    "Twenty weeks dealt from pieces of the real year; the truth is the year. Every fourth flight."
+def real(worlds=2000, days=140, thin=8):
+    "Twenty weeks dealt from pieces of the real year; the truth is the year. Every eighth flight."
     f = predictions().iloc[::thin]
     whole, difference = evaluate(f.late, f.p), float((log_losses(f.late, f.p) - log_losses(f.late, f.q)).mean())
     by_day = [part[["late", "p", "q"]].to_numpy() for _, part in f.groupby("day")]
@@ -76,7 +76,9 @@ def real(worlds=600, days=140, thin=4):
             for name, x in {"rate": y, "log_loss": losses, "brier": (p - y)**2, "difference": losses - log_losses(y, q)}.items():
                 low, high = weekly_blocks(np.bincount(day, x), size, rng)
                 theirs[name] += low <= truth[name] <= high
-        rows += [{"days are": f"real, in pieces of {piece}", "number of days": days, "measure": name, "worlds": worlds, "evaluate": n/worlds, "weekly blocks": theirs[name]/worlds if name in theirs else None} for name, n in ours.items()]
+        for name, n in ours.items():
+            blocks = theirs[name]/worlds if name in theirs else None
+            rows.append({"days are": f"real, in pieces of {piece}", "number of days": days, "measure": name, "worlds": worlds, "evaluate": n/worlds, "weekly blocks": blocks})
     return rows
 
 

@@ -240,7 +240,7 @@ def _auc(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[float, np.ndarray
     auc = late @ below
     return auc, share*(np.where(y == 1, below[tie], above[tie]) - auc)
 
-# %% ../nbs/02b_evaluation.ipynb #1ae96eb1
+# %% ../nbs/02b_evaluation.ipynb #b948ff43
 def _measures(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[list, list, np.ndarray]:
     """For weights that sum to 1: the measures in the order of `_MEASURES`; how much each row moves
     the first four; and the group of each row."""
@@ -249,7 +249,8 @@ def _measures(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[list, list, 
     auc, moves = _auc(y, p, w)
     apart = np.bincount(group, w*(p - y))
     moved = [w*(y - rate), w*(losses - loss), moves, w*(squares - brier)]
-    return [rate, loss, auc, brier, np.abs(apart).sum()], moved, group
+    values = [rate, loss, auc, brier, np.abs(apart).sum()]
+    return list(map(float, values)), moved, group
 
 # %% ../nbs/02b_evaluation.ipynb #714b7186
 def _days_of(days: Any, n: int) -> np.ndarray:
@@ -268,9 +269,9 @@ def _weights_of(weights: Any, n: int) -> np.ndarray:
         )
     return w
 
-# %% ../nbs/02b_evaluation.ipynb #243afa9e
+# %% ../nbs/02b_evaluation.ipynb #6925bdb4
 def _number_of_waves(days: int, block_days: int | None) -> int:
-    if block_days is None and days >= 4: return max(2, int(.3*days**(2/3)))
+    if block_days is None and days >= 4: return max(2, round(.25*days**(2/3)))
     if block_days is None or not 1 <= block_days <= days/2:
         raise ValueError(
             f"block_days={block_days!r}: 1 to half of the {days} days, or, for four days and more,"
@@ -305,7 +306,7 @@ def _off_together(waves: np.ndarray, level: float, n_resamples: int, seed: int) 
     drawn = np.vstack([rng.standard_normal((size, n)) @ waves for size in sizes])
     return np.quantile(np.abs(drawn).sum(1)/np.sqrt(rng.chisquare(n, n_resamples)), level)
 
-# %% ../nbs/02b_evaluation.ipynb #cef03423
+# %% ../nbs/02b_evaluation.ipynb #6ac08cc4
 def evaluate(
     y: np.ndarray,
     p: np.ndarray,
@@ -335,8 +336,8 @@ def evaluate(
         How many draws, 20 or above.
     block_days : int, optional
         How many days in a row may be alike: waves that turn faster are not counted. 1 takes days
-        as independent; at most half of the days. Default: about 3 times the cube root of their
-        number, 17 of 140; for four days or more.
+        as independent; at most half of the days. Default: about 4 times the cube root of their
+        number, 20 of 140; for four days or more.
 
     Returns
     -------
@@ -363,16 +364,17 @@ def evaluate(
     w = _weights_of(weights, len(y))
     w = w/w.sum()
     values, moved, group = _measures(y, p, w)
-    if days is None: return Evaluation(len(y), *values)
+    point = dict(zip(_MEASURES, values))
+    if days is None: return Evaluation(len(y), **point)
     day = _days_of(days, len(y))
     daily = np.column_stack([*(np.bincount(day, x) for x in moved), _apart(y, p, w, day, group)])
     waves = _waves(daily, block_days)
     off = [*_off(waves[:, :4], .95), _off_together(waves[:, 4:], .95, n_resamples, seed)]
     low = np.clip(np.subtract(values, off), 0, None).tolist()
     high = np.clip(np.add(values, off), None, [1, np.inf, 1, 1, 1]).tolist()
-    return Evaluation(len(y), *values, intervals=dict(zip(_MEASURES, zip(low, high))))
+    return Evaluation(len(y), **point, intervals=dict(zip(_MEASURES, zip(low, high))))
 
-# %% ../nbs/02b_evaluation.ipynb #22d65173
+# %% ../nbs/02b_evaluation.ipynb #835723de
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same rows: the paired difference of their log losses.
@@ -383,8 +385,8 @@ class Comparison:
         Mean log loss of the first model minus that of the second, in nats; below 0 the first is
         better.
     low, high : float
-        The ends of its interval, from the slow waves of its days. If `high` is below 0, the first model
-        is better by more than the luck of days.
+        The ends of its interval, from the slow waves of its days. If `high` is below 0, the first
+        model is better by more than the luck of days.
     level : float
         Of the interval: the share of intervals, made like this one, that should hold the truth.
         Between 0 and 1.
