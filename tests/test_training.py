@@ -15,6 +15,8 @@ from sklearn import metrics
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlscale import artifacts
+from mlscale.data import load_flights
+from mlscale.evaluation import estimate_mean
 from mlscale.training import Comparison, Evaluation, calibration, compare, evaluate, fit_model, known_by, log_losses, time_split, validate
 
 T = lambda text: pd.Timestamp(text, tz="UTC")
@@ -199,21 +201,83 @@ def test_an_evaluation_is_plain_values():
 
 # ---- intervals
 
-def worlds_covered(block_days, worlds=120, days=120, m=15, phi=.6, by_row=False):
+def worlds_covered(block_days=None, worlds=400, days=140, m=15, phi=.6, by_row=False):
     "Share of worlds with autocorrelated days whose interval for the rate holds the truth."
     rng, hits, z = np.random.default_rng(1), 0, np.random.default_rng(9).standard_normal(200_000)
     truth = (1 / (1 + np.exp(1.3 - .8 * z))).mean()
-    for w in range(worlds):
+    for _ in range(worlds):
         mu = [rng.standard_normal()]
         for _ in range(days - 1): mu.append(phi * mu[-1] + np.sqrt(1 - phi**2) * rng.standard_normal())
         y = (rng.random((days, m)) < 1 / (1 + np.exp(1.3 - .8 * np.array(mu)))[:, None]).ravel().astype(float)
-        low, high = evaluate(y, np.full(len(y), .25), days=np.arange(len(y)) if by_row else np.repeat(np.arange(days), m), block_days=block_days, seed=w).intervals["rate"]
+        low, high = evaluate(y, np.full(len(y), .25), days=np.arange(len(y)) if by_row else np.repeat(np.arange(days), m), block_days=block_days, n_resamples=20).intervals["rate"]
         hits += low <= truth <= high
     return hits / worlds
 
 
-def test_blocks_of_days_cover_the_truth_where_rows_do_not():
-    assert worlds_covered(7) > .8 > .65 > worlds_covered(1, by_row=True)
+def test_intervals_hold_the_truth_where_days_resemble_each_other_and_rows_do_not():
+    assert worlds_covered() >= .93 > .85 > worlds_covered(1) and worlds_covered(1, worlds=40, by_row=True) < .65
+
+
+def test_intervals_hold_the_truth_on_real_days():
+    "Twenty weeks dealt from fortnights of the real year, whose rate is the truth; also where no error is left to chance."
+    flights = load_flights().dropna(subset="late")
+    by_day = [part.to_numpy() for _, part in flights.late.iloc[::10].groupby(flights.sched_dep.dt.tz_convert("America/New_York").dt.date)]
+    truth, worlds, held, rng = np.concatenate(by_day).mean(), 400, 0, np.random.default_rng(0)
+    for _ in range(worlds):
+        chosen = [by_day[d] for d in ((rng.integers(len(by_day), size=(10, 1)) + np.arange(14)) % len(by_day)).ravel()]
+        low, high = estimate_mean(np.concatenate(chosen), days=np.repeat(np.arange(140), [len(c) for c in chosen])).interval()
+        held += low <= truth <= high
+    assert held >= stats.binom.ppf(.01, worlds, .93)   # weekly blocks hold it in some 330
+
+
+@pytest.mark.parametrize(("days", "block_days", "waves"), [(140, None, 7), (14, None, 2), (4, None, 2), (1000, None, 25), (30, 1, 29), (30, 5, 6), (2, 1, 1)])
+def test_the_number_of_waves_follows_from_the_days(days, block_days, waves):
+    found = estimate_mean(np.arange(2.*days), days=np.arange(2*days) // 2, block_days=block_days)
+    assert found.waves == waves
+
+
+def test_independent_days_have_the_textbook_interval():
+    x = np.random.default_rng(0).normal(size=50)
+    found, theirs = estimate_mean(x, days=np.arange(50), block_days=1), stats.ttest_1samp(x, 0)
+    assert np.allclose(found.interval(.9), theirs.confidence_interval(.9)) and np.isclose(found.p_value, theirs.pvalue)
+    c = compare(np.ones(50), np.full(50, .5), 1 / (1 + np.exp(x)), days=np.arange(50), block_days=1, level=.9)
+    d = log_losses(np.ones(50), np.full(50, .5)) - log_losses(np.ones(50), 1 / (1 + np.exp(x)))
+    assert np.allclose((c.low, c.high), stats.ttest_1samp(d, 0).confidence_interval(.9)) and (c.rows, c.days) == (50, 50)
+
+
+def test_an_estimate_is_what_evaluate_says_and_what_it_was_given():
+    rng = np.random.default_rng(0)
+    y, p, days, w = (rng.random(900) < .3).astype(float), rng.random(900), rng.integers(0, 60, 900), rng.random(900)
+    e = evaluate(y, p, days=days, weights=w)
+    for name, x in {"rate": y, "log_loss": log_losses(y, p), "brier": (p - y)**2}.items():
+        found = estimate_mean(x, days=days, weights=w)
+        assert np.isclose(found.value, getattr(e, name)) and np.allclose(found.interval(), e.intervals[name])
+    assert estimate_mean(np.ones(60), days=np.arange(60)).p_value == 0 and estimate_mean(np.zeros(60), days=np.arange(60)).p_value == 1
+    for bad in ([1., np.nan], [[1.], [2.]], ["a", "b"]):
+        with pytest.raises(ValueError, match="x: "): estimate_mean(bad, days=[1, 2], block_days=1)
+
+
+def test_the_auc_moves_as_its_interval_says():
+    "Its error from days that are drawn anew, where days are independent."
+    rng = np.random.default_rng(1)
+    days = np.repeat(np.arange(200), 10)
+    score = rng.standard_normal(200)[days] + rng.standard_normal(2000)
+    y, p = (rng.random(2000) < 1 / (1 + np.exp(1 - score - rng.standard_normal(200)[days]))).astype(float), 1 / (1 + np.exp(-score))
+    drawn = [np.concatenate([np.flatnonzero(days == d) for d in rng.integers(0, 200, 200)]) for _ in range(200)]
+    spread = np.std([metrics.roc_auc_score(y[rows], p[rows]) for rows in drawn])
+    low, high = evaluate(y, p, days=days, block_days=1).intervals["auc"]
+    assert .85 < (high - low)/2/stats.t.ppf(.975, 199)/spread < 1.15
+
+
+def test_the_interval_of_the_calibration_error_holds_what_is_true():
+    rng, held = np.random.default_rng(0), {"right": 0, "wrong": 0}
+    for _ in range(100):
+        q = rng.uniform(.05, .95, 1200)
+        y, days = (rng.random(1200) < q).astype(float), np.repeat(np.arange(60), 20)
+        for name, p, truth in (("right", q, 0), ("wrong", .25 + q/2, .1125)):
+            low, high = evaluate(y, p, days=days, block_days=1, n_resamples=200).intervals["calibration_error"]
+            held[name] += low - 1e-3 <= truth <= high
+    assert min(held.values()) >= 95
 
 
 def test_blocks_are_wider_than_single_days_where_days_resemble_the_next_and_only_there():
