@@ -24,7 +24,7 @@ def _finding(registry: Registry, name: str, alias: str, key: str | os.PathLike |
         wanted = registry.version(name, alias)
         named = read_pointer(registry.bundles/name, alias, verify=check)
         if named != ModelVersion(name, wanted.version, wanted.sha256):
-            return f"the pointer names version {named.version}, the history {wanted.version}"
+            return f"the pointer names another bundle than the history, version {wanted.version}"
         for folder in (wanted.path, registry.bundles/name/str(wanted.version)):
             if key is not None: verify_bundle(folder, key)
             load_bundle(folder, sha256=wanted.sha256)
