@@ -16,7 +16,7 @@ from .artifacts import ModelVersion, load_bundle, read_pointer
 from .retention import Registry
 from .signing import verify, verify_bundle
 
-# %% ../nbs/04f_threats.ipynb #3601e37e
+# %% ../nbs/04f_threats.ipynb #f35699bc
 def _finding(registry: Registry, name: str, alias: str, key: str | os.PathLike | None) -> str:
     "What is wrong with a served alias; empty if nothing is."
     check = None if key is None else partial(_check_pointer, key)
@@ -24,7 +24,7 @@ def _finding(registry: Registry, name: str, alias: str, key: str | os.PathLike |
         wanted = registry.version(name, alias)
         named = read_pointer(registry.bundles/name, alias, verify=check)
         if named != ModelVersion(name, wanted.version, wanted.sha256):
-            return f"the pointer names version {named.version}, the history {wanted.version}"
+            return f"the pointer names another bundle than the history, version {wanted.version}"
         for folder in (wanted.path, registry.bundles/name/str(wanted.version)):
             if key is not None: verify_bundle(folder, key)
             load_bundle(folder, sha256=wanted.sha256)
