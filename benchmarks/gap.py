@@ -21,7 +21,8 @@ from mlscale.training import compare, evaluate, fit_model, rolling_origin, time_
 ZONE = "America/New_York"
 PACKAGES = ("numpy", "pandas", "scikit-learn")
 JULY, AUGUST = (pd.Timestamp(day, tz=ZONE) for day in ("2013-07-01", "2013-08-01"))
-names = lambda days: [r.name for r in RATES if r.name.endswith(f"_{days}d")]
+MONTHLY = [r.name for r in RATES if r.window == pd.Timedelta(days=30)]
+FEW = [c for c in FEATURES if c not in MONTHLY]
 FAMILIES = {"schedule": SCHEDULE, "weather": WEATHER, "late rates": [r.name for r in RATES], "congestion": CONGESTION, "aircraft": AIRCRAFT}
 
 
@@ -54,13 +55,12 @@ def row(what, columns, p):
 
 def families():
     rows = [row("all 45", len(FEATURES), base()[2])]
-    without = {**FAMILIES, **{f"rates of {days} days": names(days) for days in (1, 7, 30)}}
+    without = {**FAMILIES, "rates of 30 days": MONTHLY}
     for name, family in without.items():
         kept = [c for c in FEATURES if c not in family]
         rows.append(row(f"without {name}", len(kept), scored(table(), kept)[2]))
-    few = [c for c in FEATURES if c not in names(30)]
     rows.append(row("with the turn", len(FEATURES + TURN), scored(table(), FEATURES + TURN)[2]))
-    rows.append(row("with the turn, without rates of 30 days", len(few + TURN), scored(table(), few + TURN)[2]))
+    rows.append(row("with the turn, without rates of 30 days", len(FEW + TURN), scored(table(), FEW + TURN)[2]))
     store("gap_families", rows, PACKAGES)
 
 
@@ -94,7 +94,7 @@ def changes():
     weeks = ((rows.event_timestamp - rows.event_timestamp.min())//pd.Timedelta(days=7)).to_numpy()
     found = [row("as in the chapter", len(FEATURES), base()[2])]
     cases = {
-        **{f"weeks {week + 1} and {week + 2} not trained on": (rows[~np.isin(weeks, (week, week + 1))], {}) for week in (0, 5, 10, 15, 20)},
+        **{f"weeks {week + 1} and {week + 2} not trained on": (rows[~np.isin(weeks, (week, week + 1))], {}) for week in (5, 15)},
         "labels of the last 36 hours taken from the future": (rows, {"until": JULY}),
         "July trained on as well": (rows, {"until": AUGUST - MATURE}),
         "airline and origin as categories": (rows, {"fit": categories}),
@@ -108,8 +108,8 @@ def changes():
 
 def origins():
     "The choice that the months before August would have made."
-    rows, few = table(), [c for c in FEATURES if c not in names(30)]
-    sets = {"all 45": FEATURES, "without rates of 30 days": few, "with the turn": FEATURES + TURN, "with the turn, without rates of 30 days": few + TURN}
+    rows = table()
+    sets = {"all 45": FEATURES, "without rates of 30 days": FEW, "with the turn, without rates of 30 days": FEW + TURN}
     months, found = pd.date_range("2013-04-01", "2013-08-01", freq="MS", tz=ZONE), []
     for what, columns in sets.items():
         losses, days = [], []
