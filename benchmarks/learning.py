@@ -1,6 +1,7 @@
 """Learning curves (chapter 02): score and seconds against rows, columns and trees, and trees that are trained by several processes.
 
-Seconds are those of the processor where one process trains, so that what else the machine does counts less; of the clock where several do.
+Seconds are those of the processor where one process trains, so that what else the machine does counts less; of the clock where several do. Set
+OMP_NUM_THREADS=1 for the first three: threads that wait for each other count their waiting.
 
     python benchmarks/learning.py                everything, some fifteen minutes
     python benchmarks/learning.py rows           one table: rows, columns, trees or distributed
@@ -67,7 +68,9 @@ def columns():
 def trees():
     "One model that grows, judged on the way."
     past, future = parts("2013-07-01", "2013-08-01")
-    model, found, spent = HistGradientBoostingClassifier(max_leaf_nodes=31, learning_rate=.06, min_samples_leaf=100, l2_regularization=1, early_stopping=False, random_state=0, warm_start=True), [], 0.
+    model = HistGradientBoostingClassifier(max_leaf_nodes=31, learning_rate=.06, min_samples_leaf=100, l2_regularization=1,
+                                           early_stopping=False, random_state=0, warm_start=True)
+    found, spent = [], 0.
     for n in (10, 30, 75, 150, 300):
         start = time.process_time()
         model.set_params(max_iter=n).fit(past[FEATURES], past.late)
@@ -89,7 +92,8 @@ from pyspark.ml.classification import GBTClassifier
 from pyspark.ml.feature import Imputer, VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from xgboost.spark import SparkXGBClassifier
-spark = SparkSession.builder.master("local-cluster[2,1,1536]").config("spark.ui.enabled", "false").config("spark.network.timeout", "800s").config("spark.executor.memory", "1536m").config("spark.driver.host", "127.0.0.1").getOrCreate()
+builder = SparkSession.builder.master("local-cluster[2,1,1536]").config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
+spark = builder.config("spark.executor.memory", "1536m").config("spark.network.timeout", "800s").getOrCreate()
 spark.sparkContext.setLogLevel("OFF")
 read = lambda part: spark.read.parquet(f"{data['folder']}/{part}").repartition(2).cache()
 train, test = read("train"), read("test")
@@ -115,7 +119,8 @@ def distributed(n_trees=20):
     peers = ["xgboost-cpu==3.2.0", f"pyspark=={SPARK}", "pandas<3", "pyarrow", "scikit-learn", "setuptools"]
     python = peer("xgboost", peers)
     start = time.perf_counter()
-    alone = HistGradientBoostingClassifier(max_iter=n_trees, max_leaf_nodes=32, max_depth=5, learning_rate=.2, min_samples_leaf=100, early_stopping=False).fit(past[FEATURES], past.late)
+    model = HistGradientBoostingClassifier(max_iter=n_trees, max_leaf_nodes=32, max_depth=5, learning_rate=.2, min_samples_leaf=100, early_stopping=False)
+    alone = model.fit(past[FEATURES], past.late)
     answers = {"one process, scikit-learn": [time.perf_counter() - start, future.late, alone.predict_proba(future[FEATURES])[:, 1]]}
     with tempfile.TemporaryDirectory() as folder:
         for name, part in (("train", past), ("test", future)):
@@ -125,7 +130,8 @@ def distributed(n_trees=20):
     found = []
     for name, (seconds, late, p) in answers.items():
         e = evaluate(np.asarray(late), np.asarray(p))
-        found.append({"trained by": name, "rows": len(past), "trees": n_trees, "log loss": e.log_loss, "AUC": e.auc, "seconds / those of one process": seconds / answers["one process, scikit-learn"][0]})
+        found.append({"trained by": name, "rows": len(past), "trees": n_trees, "log loss": e.log_loss, "AUC": e.auc,
+                      "seconds / those of one process": seconds / answers["one process, scikit-learn"][0]})
     store("learning_distributed", found, (*PACKAGES, "pyspark"))
 
 
