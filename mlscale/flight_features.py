@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULE', 'WEATHER', 'RATES', 'AIRPORT', 'ARRIVALS', 'WAITING', 'PLANNED', 'CONGESTION', 'AIRCRAFT', 'FEATURES',
-           'ROLLINGS', 'LOOKUPS', 'flight_facts', 'features_of_facts', 'flight_features', 'load_features',
-           'OnlineFlights', 'flight_stream', 'replay']
+           'ROLLINGS', 'LOOKUPS', 'TURN', 'flight_facts', 'features_of_facts', 'flight_features', 'load_features',
+           'OnlineFlights', 'flight_stream', 'replay', 'turn_features']
 
 # %% ../nbs/01i_flight_features.ipynb #6d950a04
 from collections.abc import Iterator, Mapping, Sequence
@@ -469,3 +469,48 @@ def replay(flights: pd.DataFrame, weather: pd.DataFrame,
     out = pd.DataFrame(answers, columns=names, dtype=float).set_axis(flights.index)
     out.attrs["facts"] = facts
     return out
+
+# %% ../nbs/01i_flight_features.ipynb #da774a1a
+TURN = ["turn_minutes", "turn_slack", "turn_short"]
+
+def turn_features(flights: pd.DataFrame, *, horizon: pd.Timedelta = HORIZON) -> pd.DataFrame:
+    """How much time the aircraft has between its last known departure and this one.
+
+    Parameters
+    ----------
+    flights : DataFrame
+        Rows of `load_flights`, any order; they are also the only history that is used.
+    horizon : Timedelta
+        How long before the scheduled departure the prediction is made, 0 or above.
+
+    Returns
+    -------
+    DataFrame of float
+        With the index of `flights`, in minutes, NaN where no departure of the last seven days is
+        known: `turn_minutes` from the planned arrival of the last flight to the scheduled
+        departure, `turn_slack` what is left of them after a flight back of the same length,
+        `turn_short` by how much the delay of the last departure exceeds that.
+
+    Notes
+    -----
+    Assumed: as for `flight_features`, the aircraft is known at the moment of prediction.
+
+    Examples
+    --------
+    >>> from mlscale.data import load_flights
+    >>> from mlscale.flight_features import turn_features
+    >>> pair = load_flights().query("tailnum == 'N552JB'").head(2)   # an hour's flight, and away
+    >>> turn_features(pair).iloc[1].tolist()   # 79 minutes to spare, and it left 3 minutes early
+    [153.0, 79.0, -82.0]
+    """
+    at = (flights.sched_dep - horizon).dt.as_unit("us")
+    left = flights.dropna(subset="actual_dep").sort_values("flight_id")
+    left = left.assign(event_timestamp=left.actual_dep, created_timestamp=left.actual_dep)
+    left = left.drop_duplicates(["tailnum", "event_timestamp"], keep="last")
+    view = View("last", left, "tailnum", 7*_DAY, ["sched_dep", "sched_arr", "dep_delay"])
+    last: Any = point_in_time_join(flights[["tailnum"]].assign(event_timestamp=at), [view])
+    minutes = lambda span: (span/pd.Timedelta(minutes=1)).to_numpy(float)
+    turn = minutes(flights.sched_dep - last["last__sched_arr"])
+    slack = turn - minutes(last["last__sched_arr"] - last["last__sched_dep"])
+    short = last["last__dep_delay"].to_numpy(float) - slack
+    return pd.DataFrame(dict(zip(TURN, (turn, slack, short))), index=flights.index)
