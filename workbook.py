@@ -264,7 +264,7 @@ def test(words, env):
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
-    many = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    many = ["-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
     workers = [] if chosen else many   # a few tests are soon done
     codes, quiet = [], subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):

@@ -15,26 +15,19 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the larger tables of the same checks")
 
 
-LONGEST = ("test_site", "loop", "spark", "test_registry", "test_sequential", "test_experiments", "test_exercises", "test_workbook", "test_artifacts", "test_training", "test_online", "test_serving")
+LONGEST = ("test_site", "test_lifecycle", "test_registry", "test_engines", "test_sequential", "test_experiments", "test_exercises",
+           "test_workbook", "test_examples", "test_batch", "test_lesson", "test_online")
 
 
-def group(item):
-    "The tests of a group run one after the other in one process, and share its fixtures: a file, or what needs Spark."
-    named = item.get_closest_marker("xdist_group")
-    return named.args[0] if named else "spark" if "spark" in item.fixturenames else item.path.stem
-
-
-@pytest.hookimpl(tryfirst=True)   # xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))   # so that no long file runs alone at the end
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         for mark in item.iter_markers("needs"):
             missing = [program for program in mark.args if shutil.which(program) is None]
             if missing: item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
-    items.sort(key=lambda item: place.get(group(item), len(place)))   # so that nothing long runs alone at the end
 
 
 @pytest.fixture(scope="session")

@@ -39,8 +39,6 @@ from mlscale.batch import (
 )
 from mlscale.spark import plain_errors, session
 
-pytestmark = pytest.mark.xdist_group("spark")   # one Spark for all of them
-
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
 
 

@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from mlscale.data import HORIZON, load_flights, load_weather
 from mlscale.point_in_time import View, point_in_time_join
 
-pytestmark = pytest.mark.xdist_group("spark")   # one Spark for all of them
-
 START = pd.Timestamp("2013-03-01", tz="UTC")
 HOUR = pd.Timedelta(hours=1)
 LOCAL = ["polars", "duckdb", "pandas"]

@@ -9,8 +9,6 @@ import pytest
 
 from mlscale.storage import home
 
-pytestmark = pytest.mark.xdist_group("loop")   # the loop of chapter 12 and what shares its Spark
-
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "mlscale").glob("*.py") if not p.stem.startswith("_"))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytestmark = pytest.mark.xdist_group("loop")   # the loop of chapter 12 and what shares its Spark
-
 coming = pytest.mark.xfail(strict=True, raises=(ImportError, AttributeError), reason="its chapter is still to come")
 
 

@@ -53,8 +53,6 @@ from mlscale.registry import GateRefused
 from mlscale.serving import Prediction, PredictionLog, serving_process
 from mlscale.training import Comparison
 
-pytestmark = pytest.mark.xdist_group("loop")   # the loop of chapter 12 and what shares its Spark
-
 UTC = "UTC"
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("loop")   # the loop of chapter 12 and what shares its Spark
-
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 QUICKSTARTS = dict(re.findall(r"<summary><code>(\w+)</code>.*?</summary>\n\n```python\n(.*?)```\n", README, re.S))
 PARTS = re.findall(r"(?m)^from mlscale\.(\w+) import [^(\n]*# pip install", README)

@@ -165,8 +165,8 @@ MANY = str(min((os.cpu_count() or 1) + 1, 8))
 
 
 @pytest.mark.parametrize(("words", "given"), [
-    ([], ["-n", MANY, "--dist", "loadgroup", "--no-loadscope-reorder"]),
-    (["--slow", "--java"], ["-n", MANY, "--dist", "loadgroup", "--no-loadscope-reorder", "--slow"]),
+    ([], ["-n", MANY, "--dist", "loadfile", "--no-loadscope-reorder"]),
+    (["--slow", "--java"], ["-n", MANY, "--dist", "loadfile", "--no-loadscope-reorder", "--slow"]),
     (["-k", "registry"], ["-k", "registry"]),
     (["--slow", "-kregistry"], ["--slow", "-kregistry"]),
     (["tests/test_cli.py", "-x"], ["tests/test_cli.py", "-x"]),
