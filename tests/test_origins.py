@@ -69,8 +69,8 @@ def test_the_turn_sees_only_departures_known_at_the_prediction():
     before = flights.sort_values("sched_dep", kind="stable").groupby("tailnum")[["sched_dep", "actual_dep"]].shift().loc[flights.index]
     asked = flights.sched_dep - HORIZON
     still_here = flights[(before.sched_dep <= asked) & (asked < before.actual_dep)]   # due, and not gone when the prediction is made
-    assert len(still_here) > 20
-    for row in pd.concat([still_here.head(60), flights.sample(100, random_state=1)]).itertuples():
+    assert len(still_here) > 10
+    for row in pd.concat([still_here, flights.sample(100, random_state=1)]).itertuples():
         when = row.sched_dep - HORIZON
         known = flights[(flights.tailnum == row.tailnum) & (flights.actual_dep <= when) & (flights.actual_dep >= when - pd.Timedelta(days=7))]
         if known.empty: assert turn.loc[row.Index].isna().all()
