@@ -66,7 +66,11 @@ def test_a_curve_trains_on_the_rows_that_it_names(newest, of):
 def test_the_turn_sees_only_departures_known_at_the_prediction():
     flights = load_flights().head(6000)
     turn = turn_features(flights)
-    for row in flights.sample(200, random_state=1).itertuples():
+    before = flights.sort_values("sched_dep", kind="stable").groupby("tailnum")[["sched_dep", "actual_dep"]].shift().loc[flights.index]
+    asked = flights.sched_dep - HORIZON
+    still_here = flights[(before.sched_dep <= asked) & (asked < before.actual_dep)]   # due, and not gone when the prediction is made
+    assert len(still_here) > 10
+    for row in pd.concat([still_here, flights.sample(100, random_state=1)]).itertuples():
         when = row.sched_dep - HORIZON
         known = flights[(flights.tailnum == row.tailnum) & (flights.actual_dep <= when) & (flights.actual_dep >= when - pd.Timedelta(days=7))]
         if known.empty: assert turn.loc[row.Index].isna().all()
