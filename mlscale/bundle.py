@@ -611,7 +611,14 @@ def _check_sizes(files: dict[str, bytes]) -> None:
         raise ValueError(f"{name} has {len(data):,} bytes and may have {MAX_BYTES[name]:,}; save a"
                          " smaller model or fewer things beside it")
 
-# %% ../nbs/03c_bundle.ipynb #6fce0e69
+# %% ../nbs/03c_bundle.ipynb #6f1c2a15
+def _check_contract(contract: Contract | None, signature: Signature) -> None:
+    "Refuse a contract that speaks of other columns than the model's."
+    if contract is not None and contract.names != list(signature.columns):
+        raise ValueError(f"contract: it is of {contract.names[:3]}..., the model takes"
+                         f" {list(signature.columns)[:3]}...; learn it from the same columns")
+
+# %% ../nbs/03c_bundle.ipynb #bb29dcf7
 def save(
     model: Any,
     to: str | os.PathLike,
@@ -675,15 +682,12 @@ def save(
     """
     to = Path(to)
     if to.exists():
-        raise ValueError(
-            f"to: {to.name!r} exists, and a bundle is never changed; save to a new folder"
-        )
+        raise ValueError(f"to: {to.name!r} exists, and a bundle is never changed; save to a new"
+                         " folder")
     kind = _check_model(model)
     output = output or OUTPUTS[kind][0]
     signature = Signature.of(example, [str(c) for c in getattr(model, "feature_names_in_", [])])
-    if contract is not None and contract.names != list(signature.columns):
-        raise ValueError(f"contract: it is of {contract.names[:3]}..., the model takes"
-                         f" {list(signature.columns)[:3]}...; learn it from the same columns")
+    _check_contract(contract, signature)
     rows = signature.check(example, "example")
     _check_output(model, kind, output, _values_a_row(model, signature, rows))
     expected = _own_predictions(model, output, signature, rows)

@@ -137,7 +137,7 @@ class ContractError(ValueError):
         head = f"{self.args[1]}: rules of the contract that are broken: {len(self.violations)}"
         return "\n  ".join([head, *map(str, self.violations)])
 
-# %% ../nbs/02d_contract.ipynb #6b64bde0
+# %% ../nbs/02d_contract.ipynb #295e360a
 def _missing(rows: np.ndarray) -> np.ndarray:
     "Which values are missing."
     return np.isnan(rows) if rows.dtype == float else np.asarray(rows == None)   # noqa: E711
@@ -160,9 +160,11 @@ def _range(values: np.ndarray, slack: float) -> tuple[float, float]:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return low - slack*(high - low), high + slack*(high - low)
 
+# %% ../nbs/02d_contract.ipynb #344379ea
 def _learn(table: Any, bounds: Mapping[str, tuple[float, float]], categories: Iterable[str],
            slack: float) -> tuple[tuple[ColumnRule, ...], int]:
     "A rule for each column of a table, and its number of rows."
+    slack = number(slack, "slack", low=0)
     names = column_names(table, "table") or []
     types = column_types(table, names, "table")
     rows = typed_rows(table, names, types, "table")
@@ -248,7 +250,38 @@ def _from_pandera(error: Any, frame: "pd.DataFrame",
     return Violation(rule.name, broken, len(cases), len(frame), rule.allowed(broken),
                      tuple(examples))
 
-# %% ../nbs/02d_contract.ipynb #45c35711
+# %% ../nbs/02d_contract.ipynb #608fc2b7
+def _limits_of(columns: Sequence[ColumnRule]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Low, high, and whether a column may never be missing."
+    ends = np.clip([[rule.low, rule.high] for rule in columns], -_LARGEST, _LARGEST)
+    ends[[rule.categories is not None for rule in columns]] = -np.inf, np.inf
+    return *ends.T, np.array([rule.null_share == 0 for rule in columns])
+
+def _is_read(table: Any, k: int) -> bool:
+    "Whether a table is an array of k columns, as `typed_rows` gives it."
+    if not isinstance(table, np.ndarray) or table.dtype not in (float, object): return False
+    return table.ndim == 2 and table.shape[1] == k
+
+def _rules_of(columns: Iterable[Mapping]) -> tuple[ColumnRule, ...]:
+    "The rules in a card."
+    listed = lambda c: {"categories": tuple(c["categories"])} if "categories" in c else {}
+    return tuple(ColumnRule(**{**c, **listed(c)}) for c in columns)
+
+def _asked_pandera(schema: Any, frame: "pd.DataFrame",
+                   columns: Sequence[ColumnRule]) -> list[Violation] | None:
+    "What pandera finds, None if nothing."
+    from mlscale.estimators import import_pandera
+    rules = {rule.name: rule for rule in columns}
+    try:
+        with warnings.catch_warnings():   # of pandas, about how pandera joins what it found
+            warnings.simplefilter("ignore", FutureWarning)
+            schema.validate(frame, lazy=True)
+    except import_pandera().errors.SchemaErrors as e:
+        found = [_from_pandera(error, frame, rules) for error in e.schema_errors]
+        return [v for v in found if v]
+    return None
+
+# %% ../nbs/02d_contract.ipynb #d222e3f2
 @dataclass(frozen=True)
 class Contract:
     """What a row must look like, for training, for a batch and for a server.
@@ -296,7 +329,6 @@ class Contract:
         Contract
             The reference fulfils it, where the bounds hold.
         """
-        slack = number(slack, "slack", low=0)
         return cls(*_learn(table, dict(bounds or {}), list(categories), slack))
 
     @cached_property
@@ -312,9 +344,7 @@ class Contract:
     @cached_property
     def _limits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "Low, high, and whether a column may never be missing."
-        ends = np.clip([[rule.low, rule.high] for rule in self.columns], -_LARGEST, _LARGEST)
-        ends[[rule.categories is not None for rule in self.columns]] = -np.inf, np.inf
-        return *ends.T, np.array([rule.null_share == 0 for rule in self.columns])
+        return _limits_of(self.columns)
 
     @cached_property
     def _known(self) -> dict[int, frozenset]:
@@ -340,8 +370,7 @@ class Contract:
         ValueError
             If a name is missing or unknown, or a value is not of its column's type.
         """
-        is_read = isinstance(table, np.ndarray) and table.dtype in (float, object)
-        if is_read and table.ndim == 2 and table.shape[1] == len(self.columns): return table
+        if _is_read(table, len(self.columns)): return table
         return typed_rows(table, self.names, self.types, "table")
 
     def violations(self, table: Any) -> list[Violation]:
@@ -364,8 +393,8 @@ class Contract:
         """
         rows = self.read(table)
         missing = _missing(rows)
-        found = self._of_rows(rows, missing)
-        return found + _broken_shares(self.columns, missing.sum(axis=0), len(rows))
+        return [*self._of_rows(rows, missing),
+                *_broken_shares(self.columns, missing.sum(axis=0), len(rows))]
 
     def _of_rows(self, rows: np.ndarray, missing: np.ndarray) -> list[Violation]:
         "What single rows break."
@@ -405,16 +434,8 @@ class Contract:
         ContractError
             With everything that is wrong: names and types too.
         """
-        from mlscale.estimators import import_pandera
-        frame, rules = data_frame(table, what), {rule.name: rule for rule in self.columns}
-        schema, faults = self.schema(), import_pandera().errors.SchemaErrors
-        try:
-            with warnings.catch_warnings():   # of pandas, about how pandera joins what it found
-                warnings.simplefilter("ignore", FutureWarning)
-                schema.validate(frame, lazy=True)
-        except faults as e:
-            found = [_from_pandera(error, frame, rules) for error in e.schema_errors]
-            raise ContractError([v for v in found if v], what) from None
+        found = _asked_pandera(self.schema(), data_frame(table, what), self.columns)
+        if found is not None: raise ContractError(found, what)
         return table
 
     def to_dict(self) -> dict:
@@ -448,10 +469,9 @@ class Contract:
         ValueError
             If it is of another format, or damaged.
         """
-        listed = lambda c: {"categories": tuple(c["categories"])} if "categories" in c else {}
         try:
             if d["format"] != 1: raise ValueError(f"format {d['format']}; this reads format 1")
-            found = cls(tuple(ColumnRule(**{**c, **listed(c)}) for c in d["columns"]), d["rows"])
+            found = cls(_rules_of(d["columns"]), d["rows"])
             hash(found)   # a category that cannot be looked up is none
             return found
         except (KeyError, TypeError, ValueError) as e:

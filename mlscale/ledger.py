@@ -433,29 +433,9 @@ def _storable(event: dict) -> dict:
     "An event as a database gives it back: half a surrogate pair cannot be written."
     return json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
 
-# %% ../nbs/04b_ledger.ipynb #04b82e68
-class History(Records):
-    """The chained events of each model.
-
-    Parameters
-    ----------
-    uri : str
-        See `Records`.
-    heads : path, optional
-        The folder in which `<name>/head.json` remembers how long each history was.
-    sign : callable, optional
-        Called with bytes, gives their signature as a text, the same for the same bytes. Then each
-        event is signed, and a history whose last event is not is refused.
-
-    Examples
-    --------
-    >>> from mlscale.ledger import Ledger
-    >>> ledger = Ledger("sqlite:///history.db")
-    >>> _ = ledger.add("late", 1, "artifacts/late/1", "0"*64)
-    >>> ledger.adopt("late", "restored from the backup of Monday")
-    >>> [(e["event"], e["reason"]) for e in ledger.events("late")]
-    [('adopt', 'restored from the backup of Monday')]
-    """
+# %% ../nbs/04b_ledger.ipynb #b39dcfdf
+class _Events(Records):
+    "How an event is read, and written behind all others."
     def __init__(self, uri: str, *, heads: str | os.PathLike | None = None,
                  sign: Sign | None = None) -> None:
         self._heads = None if heads is None else Path(heads)
@@ -481,6 +461,65 @@ class History(Records):
                           order_by=["version_number ASC"])
         return {int(v.version): v for v in found}
 
+    def _append(self, chain: Chain, entry: dict, *, tries: int = 1) -> None:
+        "Write an event behind all others, or a ConflictError and nothing."
+        name = chain.name
+        for last in (n == tries for n in range(1, tries + 1)):
+            event = _storable({"at": datetime.now(UTC).isoformat(), **entry,
+                               "previous": chain.head})
+            if self._sign is not None: event["signature"] = self._sign(signed_part(event))
+            text = json.dumps(event, ensure_ascii=False)
+            number, digest = len(chain.events) + 1, chain_link(chain.head, text)
+            if self._write_alone(name, number, digest, text):
+                return self._remember(name, number, digest)
+            if not last:
+                time.sleep(random.uniform(0, .1))
+                chain = self._chain(name)
+        raise ConflictError(f"{name}: somebody else recorded event {number} at the same moment; "
+                            f"look at the history, and {entry['event']} again if it is still right")
+
+    def _write_alone(self, name: str, number: int, digest: str, text: str) -> bool:
+        "Write an event; if somebody else wrote one of the same number, take ours away."
+        key = event_key(number, digest)
+        try: self._ask("set_registered_model_tag", name, key, text)
+        except ServerUnreachable:
+            if key not in self.model(name).tags: raise   # else only the answer was lost
+        if not self.server: return True   # the registry's lock keeps others away
+        if stands(name, self.model(name).tags, number, digest): return True
+        self._ask("delete_registered_model_tag", name, key)
+        tags = self.model(name).tags
+        if not is_built_upon(name, tags, number, digest): return False
+        self._ask("set_registered_model_tag", name, key, text)
+        return stands(name, self.model(name).tags, number, digest)
+
+    def _remember(self, name: str, number: int, digest: str) -> None:
+        if self._heads is None: return
+        with replacing(head_file(self._heads, name)) as new:
+            new.write_text(json.dumps({"events": number, "sha256": digest}))
+
+# %% ../nbs/04b_ledger.ipynb #18d03750
+class History(_Events):
+    """The chained events of each model.
+
+    Parameters
+    ----------
+    uri : str
+        See `Records`.
+    heads : path, optional
+        The folder in which `<name>/head.json` remembers how long each history was.
+    sign : callable, optional
+        Called with bytes, gives their signature as a text, the same for the same bytes. Then each
+        event is signed, and a history whose last event is not is refused.
+
+    Examples
+    --------
+    >>> from mlscale.ledger import Ledger
+    >>> ledger = Ledger("sqlite:///history.db")
+    >>> _ = ledger.add("late", 1, "artifacts/late/1", "0"*64)
+    >>> ledger.adopt("late", "restored from the backup of Monday")
+    >>> [(e["event"], e["reason"]) for e in ledger.events("late")]
+    [('adopt', 'restored from the backup of Monday')]
+    """
     def events(self, name: str) -> list[dict]:
         """What happened to a model, oldest first; registrations are among its `versions`.
 
@@ -528,42 +567,6 @@ class History(Records):
         logging.getLogger(__name__).warning("%s: %s; they are taken as they are", name, why)
         self.adopt(name, why)
         return self._chain(name)
-
-    def _append(self, chain: Chain, entry: dict, *, tries: int = 1) -> None:
-        "Write an event behind all others, or a ConflictError and nothing."
-        name = chain.name
-        for last in (n == tries for n in range(1, tries + 1)):
-            event = _storable({"at": datetime.now(UTC).isoformat(), **entry,
-                               "previous": chain.head})
-            if self._sign is not None: event["signature"] = self._sign(signed_part(event))
-            text = json.dumps(event, ensure_ascii=False)
-            number, digest = len(chain.events) + 1, chain_link(chain.head, text)
-            if self._write_alone(name, number, digest, text):
-                return self._remember(name, number, digest)
-            if not last:
-                time.sleep(random.uniform(0, .1))
-                chain = self._chain(name)
-        raise ConflictError(f"{name}: somebody else recorded event {number} at the same moment; "
-                            f"look at the history, and {entry['event']} again if it is still right")
-
-    def _write_alone(self, name: str, number: int, digest: str, text: str) -> bool:
-        "Write an event; if somebody else wrote one of the same number, take ours away."
-        key = event_key(number, digest)
-        try: self._ask("set_registered_model_tag", name, key, text)
-        except ServerUnreachable:
-            if key not in self.model(name).tags: raise   # else only the answer was lost
-        if not self.server: return True   # the registry's lock keeps others away
-        if stands(name, self.model(name).tags, number, digest): return True
-        self._ask("delete_registered_model_tag", name, key)
-        tags = self.model(name).tags
-        if not is_built_upon(name, tags, number, digest): return False
-        self._ask("set_registered_model_tag", name, key, text)
-        return stands(name, self.model(name).tags, number, digest)
-
-    def _remember(self, name: str, number: int, digest: str) -> None:
-        if self._heads is None: return
-        with replacing(head_file(self._heads, name)) as new:
-            new.write_text(json.dumps({"events": number, "sha256": digest}))
 
     def record(self, name: str, event: str, alias: str, version: int, reason: str,
                comparison: Comparison | None = None, by: str = "") -> None:
