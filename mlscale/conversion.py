@@ -642,7 +642,7 @@ def _check_boosted_trees(owner: Any) -> None:
         _require(not len(sets) or there and np.isin(sets["feature_idx"], categorical).all(),
                  "asks for a set of categories that is not there")
 
-# %% ../nbs/03b_conversion.ipynb #8b85da7b
+# %% ../nbs/03b_conversion.ipynb #54f72c65
 UNPACKED_BYTES = 2**28   # the arrays of a skops file
 _SCHEMA_BYTES = 2**24    # the description of its objects
 
@@ -654,7 +654,8 @@ def _check_unpacked(data: bytes) -> None:
         if room < 0 or z.getinfo("schema.json").file_size > _SCHEMA_BYTES:
             raise ValueError("it unpacks to more than a model may have")
         for part in parts:
-            if not part.filename.endswith(".npz"): continue
+            with z.open(part) as beginning:   # what its name says is the writer's choice
+                if beginning.read(2) != b"PK": continue
             with zipfile.ZipFile(io.BytesIO(z.read(part))) as inner:
                 room -= sum(array.file_size for array in inner.infolist())
     if room < 0: raise ValueError("a matrix in it unpacks to more than a model may have")
