@@ -248,7 +248,7 @@ def record(verdict: Verdict) -> Verdict:
     with suppress(OSError): verdict = replace(verdict, links=_links(verdict))   # a folder is gone
     return verdict
 
-# %% ../nbs/90e_checker.ipynb #05f3eb9e
+# %% ../nbs/90e_checker.ipynb #9df7af3b
 _TROUBLES = {"version": _VERSION,
              "damaged": "The file of your progress is damaged: here is what can be read of it. Your"
                         " next try keeps a copy before it goes on."}
@@ -268,7 +268,7 @@ class Progress:
     --------
     >>> from mlscale.checker import progress
     >>> print("So far:", progress().total)
-    So far: ... of 10 solved, ... of 50 points, about ... minutes left.
+    So far: ... of 16 solved, ... of 80 points, about ... minutes left.
     """
     exercises: pd.DataFrame
     begun: tuple

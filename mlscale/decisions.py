@@ -49,7 +49,7 @@ def savings(y: np.ndarray, p: np.ndarray, desk: OperationsDesk, *,
     acted = np.asarray(p, float) >= at
     return acted*(desk.effect*desk.cost_late*np.asarray(y, float) - desk.cost_action)
 
-# %% ../nbs/02f_decisions.ipynb #c89f25ac
+# %% ../nbs/02f_decisions.ipynb #ffac2c94
 def savings_by_threshold(y: np.ndarray, p: np.ndarray, desk: OperationsDesk, *, days: np.ndarray,
                          thresholds: Sequence[float]) -> pd.DataFrame:
     """What each threshold saves, with intervals.
@@ -78,7 +78,7 @@ def savings_by_threshold(y: np.ndarray, p: np.ndarray, desk: OperationsDesk, *, 
     >>> from mlscale.simulators import OperationsDesk
     >>> y, p, days = np.tile([0, 1], 50), np.tile([.3, .6], 50), np.repeat(range(20), 5)
     >>> found = savings_by_threshold(y, p, OperationsDesk(), days=days, thresholds=[.2, .4, .7])
-    >>> found.saved.tolist()   # acting on all, on the right ones, on nobody
+    >>> found.saved.round(6).tolist()   # acting on all, on the right ones, on nobody
     [35.0, 105.0, 0.0]
     """
     rows = []

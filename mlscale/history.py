@@ -525,7 +525,7 @@ def signer(key: str | os.PathLike | None, purpose: str) -> Sign | None:
     if key is None: return None
     return lambda data: sign(data, key, purpose=purpose)
 
-# %% ../nbs/04a_history.ipynb #d374092f
+# %% ../nbs/04a_history.ipynb #2e5db943
 def event_key(number: int, digest: str) -> str:
     """The key of an event among the tags of its model.
 
@@ -586,7 +586,7 @@ def is_built_upon(name: str, tags: Mapping[str, str], number: int, digest: str) 
     --------
     >>> from mlscale.history import is_built_upon
     >>> is_built_upon("late", {"event.000002.0": '{"previous": "abab"}'}, 1, "abab")
-    False
+    True
     """
     try: free = len(Chain.read(name, _until(tags, number)).events) == number - 1
     except LedgerError: return False

@@ -33,7 +33,7 @@ from .pointer import without_links
 from .storage import home, needs, replacing
 from .training import Comparison
 
-# %% ../nbs/04b_ledger.ipynb #9de9d828
+# %% ../nbs/04b_ledger.ipynb #d97f5e48
 def _url(path: Path) -> str:
     "The URL that SQLAlchemy reads as this path; `+pysqlite`: or MLflow makes folders of it."
     with needs("registry"):
@@ -71,7 +71,7 @@ def database_file(uri: str) -> Path:
     'mlflow.db'
     >>> database_file("postgresql://localhost/models")
     Traceback (most recent call last):
-    ValueError: uri='postgresql://localhost/models': sqlite:/// and the path of a file, or http ...
+    ValueError: uri='postgresql://localhost/models': sqlite:/// and the path of a file, or http...
     """
     said = f"uri={uri!r:.120}"
     if not (isinstance(uri, str) and re.match(r"sqlite:///.", uri, re.DOTALL)):
@@ -381,7 +381,7 @@ class Records:
             self._ask("delete_registered_model_alias", name, alias)
         return there
 
-# %% ../nbs/04b_ledger.ipynb #ad63a2ca
+# %% ../nbs/04b_ledger.ipynb #108c354d
 @dataclass(frozen=True)
 class Record:
     """What stands in the records of a version.
@@ -402,7 +402,7 @@ class Record:
     >>> from mlscale.ledger import Record
     >>> Record("version=1 of late", {"sha256": "ab"*32}, 0, registered="cd"*32).sha256
     Traceback (most recent call last):
-    mlscale.ledger.LedgerError: version=1 of late: its record says abababababab..., its history ...
+    mlscale.history.LedgerError: version=1 of late: its record says abababababab..., its history ...
     """
     what: str
     tags: Mapping

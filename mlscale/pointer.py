@@ -202,7 +202,7 @@ def read_pointer(folder: str | os.PathLike, alias: str = PRODUCTION, *,
         verify(_signed(said), signature)
     return found
 
-# %% ../nbs/03d_pointer.ipynb #4d7c2dbe
+# %% ../nbs/03d_pointer.ipynb #973aaf13
 def check_newer(found: ModelVersion, seen: ModelVersion | None, what: str = "the pointer") -> None:
     """Refuse a pointer that was put back.
 
@@ -227,8 +227,8 @@ def check_newer(found: ModelVersion, seen: ModelVersion | None, what: str = "the
     >>> june = ModelVersion("late", 2, "cd"*32, event=7)
     >>> check_newer(june, seen=march)
     >>> check_newer(march, seen=june)
-    Traceback (most recent call last): ValueError: the pointer of late is of event 3, and event 7
-    was seen: an old one was put back; ...
+    Traceback (most recent call last):
+    ValueError: the pointer of late is of event 3, and event 7 was seen: an old one was put ...
     """
     if seen is None or found.event >= seen.event: return
     raise ValueError(

@@ -25,10 +25,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO, Any
 
-# %% ../nbs/06h_server.ipynb #9ef2bba0
+# %% ../nbs/06h_server.ipynb #547c4dbe
 from .arguments import whole
 from .hot_swap import ReloadingModel
-from .limits import PATIENCE, impatient_protocol, read_keys
+from .limits import COUNTS, PATIENCE, impatient_protocol, read_keys
 from .pointer import PRODUCTION
 from .service import create_app
 from .storage import needs
@@ -249,7 +249,7 @@ def _check_certificate(certificate: object, private_key: object) -> None:
         if path is not None and not Path(str(path)).is_file():
             raise ValueError(f"{name}={str(path)!r}: no such file; a PEM file is expected")
 
-# %% ../nbs/06h_server.ipynb #911b3f3b
+# %% ../nbs/06h_server.ipynb #f40fb7f0
 def _supervise(listening: socket.socket, workers: int, what: dict,
                say: Callable[[str], object]) -> None:
     "Keep so many processes at a socket, until this one is told to stop."
@@ -258,8 +258,8 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
     before = signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory() as counts:
         def start() -> tuple[subprocess.Popen, float]:
-            return (_start(listening, None, what, PROMETHEUS_MULTIPROC_DIR=counts),
-                    time.monotonic())
+            places = {"PROMETHEUS_MULTIPROC_DIR": counts, COUNTS: counts}
+            return _start(listening, None, what, **places), time.monotonic()
         running = [start() for _ in range(workers)]
         try:
             while True:

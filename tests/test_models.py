@@ -184,7 +184,8 @@ def test_a_value_of_another_type_is_named_by_row_and_column(bundle, row, says):
 def test_an_older_card_knows_numbers_only(tmp_path):
     old = save(LogisticRegression().fit(X[NUMBERS], Y), tmp_path/"b", example=X[NUMBERS])
     card = json.loads((old.path/"card.json").read_text())
-    assert card.pop("types") == ["number", "number"]
+    assert card.pop("types") == ["number", "number"] and card.pop("format") == 2
+    card["format"] = 1
     (old.path/"card.json").write_text(json.dumps(card))
     assert np.array_equal(load_bundle(old.path).predict(X[NUMBERS]), old.predict(X[NUMBERS])) and load_bundle(old.path).signature == old.signature
     for types in (["number"], ["number", "word"], "number", [1, 2]):

@@ -749,10 +749,10 @@ def test_no_question_waits_for_a_model_to_load(bundles, monkeypatch):
     from mlscale import hot_swap
     load, begun, go = hot_swap.load_deployed, threading.Event(), threading.Event()
 
-    def loading(*args):
+    def loading(*args, **named):
         begun.set()
         go.wait(30)
-        return load(*args)
+        return load(*args, **named)
     with TestClient(create_app(bundles)) as client:
         monkeypatch.setattr(hot_swap, "load_deployed", loading)
         point(bundles, 2)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import ModelVersion, load_bundle, save, write_pointer
+from mlscale.history import signer
 from mlscale.hot_swap import ReloadingModel, load_deployed, load_model_from_registry
 from mlscale.serving import serving_process
 from mlscale.signing import make_keys, sign, sign_bundle, verify, verify_bundle
@@ -24,9 +25,9 @@ def saved(shelf, version, flip=False, name="late", c=1.):
     return save(LogisticRegression(C=c).fit(X, Y ^ flip), shelf/str(version), example=X, lineage={"name": name, "version": version})
 
 
-def point(shelf, version, at=None):
+def point(shelf, version, at=None, key=None):
     named = ModelVersion("late", version, at or digest(shelf/str(version)/"card.json"))
-    write_pointer(shelf, "production", named)
+    write_pointer(shelf, "production", named, sign=signer(key, "pointer"))
     return named
 
 
@@ -39,7 +40,7 @@ def shelf(tmp_path, keys):
     shelf = tmp_path/"bundles"/"late"
     bundle = saved(shelf, 1)
     sign_bundle(shelf/"1", keys[0], sha256=bundle.sha256)
-    point(shelf, 1)
+    point(shelf, 1, key=keys[0])
     return shelf
 
 
