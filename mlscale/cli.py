@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #9a3caed6
+# %% ../nbs/91_cli.ipynb #df29b88c
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -42,8 +42,9 @@ def _run(words: argparse.Namespace) -> int:
 def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
-          mode=words.log_mode, synchronous=words.log_synchronous, host=words.host,
-          port=words.port, workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
+          mode=words.log_mode, synchronous=words.log_synchronous,
+          on_violation=words.on_violation, host=words.host, port=words.port,
+          workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
           certificate=words.certificate, private_key=words.private_key,
           access_log=words.access_log, trusted_key=words.trusted_key,
           say=lambda line: print(line, file=sys.stderr, flush=True))
@@ -267,25 +268,9 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
                      help="of the desk's luck (default: %(default)s)")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story (default: both)")
 
-# %% ../nbs/91_cli.ipynb #ef2ac18a
-def _words_of_serve(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
-                     f"says its repr (default: {home()/'state'/'bundles'})")
-    sub.add_argument("--model", default="late", help="which of them (default: %(default)s)")
-    sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 "
-                     "lets the whole network ask, and wants --keys (default: %(default)s)")
-    sub.add_argument("--port", type=_port, default=8000,
-                     help="the port, 0 for a free one (default: %(default)s)")
-    sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
-                     "key in this file (default: unsigned ones, too)")
-    sub.add_argument("--log", help="record predictions and outcomes in this file, or the database "
-                     "of this URL (default: nowhere)")
-    sub.add_argument("--log-mode", choices=["durable", "available"], default="durable",
-                     help="whether an answer waits until it is recorded (default: %(default)s)")
-    sub.add_argument("--log-synchronous", choices=["normal", "full"], default="normal",
-                     help="full: a record survives the loss of power, too (default: %(default)s)")
-    sub.add_argument("--workers", type=int, default=1, metavar="N",
-                     help="how many processes answer (default: %(default)s)")
+# %% ../nbs/91_cli.ipynb #8da3fded
+def _words_of_trust(sub: argparse.ArgumentParser) -> None:
+    "Who may ask, how, and whose models are served."
     sub.add_argument("--keys", metavar="FILE", help="answer only who brings one of these keys; "
                      "`mlscale key` makes them (default: answer everybody)")
     sub.add_argument("--open-to-all", action="store_true",
@@ -294,8 +279,32 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
                      "(default: plain HTTP)")
     sub.add_argument("--private-key", metavar="FILE", help="that of the certificate, PEM "
                      "(default: none)")
+    sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
+                     "key in this file (default: unsigned ones, too)")
+
+# %% ../nbs/91_cli.ipynb #246ad664
+def _words_of_serve(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
+                     f"says its repr (default: {home()/'state'/'bundles'})")
+    sub.add_argument("--model", default="late", help="which of them (default: %(default)s)")
+    sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 "
+                     "lets the whole network ask, and wants --keys (default: %(default)s)")
+    sub.add_argument("--port", type=_port, default=8000,
+                     help="the port, 0 for a free one (default: %(default)s)")
+    sub.add_argument("--log", help="record predictions and outcomes in this file, or the database "
+                     "of this URL (default: nowhere)")
+    sub.add_argument("--log-mode", choices=["durable", "available"], default="durable",
+                     help="whether an answer waits until it is recorded (default: %(default)s)")
+    sub.add_argument("--log-synchronous", choices=["normal", "full"], default="normal",
+                     help="full: a record survives the loss of power, too (default: %(default)s)")
+    sub.add_argument("--on-violation", choices=["count", "refuse"], default="count",
+                     help="what happens to a row outside of the model's contract "
+                     "(default: %(default)s)")
+    sub.add_argument("--workers", type=int, default=1, metavar="N",
+                     help="how many processes answer (default: %(default)s)")
     sub.add_argument("--access-log", action="store_true",
                      help="write a line of JSON for each request (default: none)")
+    _words_of_trust(sub)
 
 # %% ../nbs/91_cli.ipynb #09bba84e
 def _words_of_key(sub: argparse.ArgumentParser) -> None:

@@ -254,7 +254,7 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #7c5a0011
+# %% ../nbs/06d_hot_swap.ipynb #1f2fac08
 class WatchedModels:
     """The models of several aliases, each loaded by whoever watches and never by a question.
 
@@ -306,11 +306,11 @@ class WatchedModels:
         ReloadingModel
             Its `current` never looks; it has None until `look` has found something.
         """
-        if alias not in self._models:
-            model = ReloadingModel(self._folder, alias, every=math.inf, failed=self._failed,
-                                   trusted_key=self._trusted_key)
-            self._models.setdefault(alias, model)
-        return self._models[alias]
+        known = self._models.get(alias)   # asked once: it may be withdrawn at any moment
+        if known: return known
+        return self._models.setdefault(alias, ReloadingModel(
+            self._folder, alias, every=math.inf, failed=self._failed,
+            trusted_key=self._trusted_key))
 
     def engines(self) -> set[str]:
         """What the models that are loaded answer with.
@@ -323,10 +323,11 @@ class WatchedModels:
         return {m.deployed.bundle.engine for m in list(self._models.values()) if m.deployed}
 
     def look(self) -> None:
-        "Look at the pointers now."
+        "Look at the pointers now. An alias that was withdrawn has no model any more."
         known = {PRODUCTION}
         if self._every_alias: known |= {p.stem for p in self._folder.glob("*.json")}
         for alias in sorted(known): self(alias).reload()
+        for alias in set(self._models) - known: del self._models[alias]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

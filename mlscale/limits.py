@@ -153,7 +153,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #33d36612
+# %% ../nbs/06e_limits.ipynb #a07667e4
 COUNTS = "MLSCALE_COUNTS"   # the variable that names a folder, where several processes count
 
 class ServiceMetrics:
@@ -203,7 +203,7 @@ class ServiceMetrics:
         from prometheus_client import CollectorRegistry, generate_latest
         if COUNTS not in os.environ: return generate_latest(self.registry)
         from prometheus_client.multiprocess import MultiProcessCollector
-        of_all = CollectorRegistry()   # the processes of a server count in files, see 06h
+        of_all = CollectorRegistry()   # the processes of a server count in files, see 06j
         MultiProcessCollector(of_all, path=os.environ[COUNTS])
         return generate_latest(of_all)
 

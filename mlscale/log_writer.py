@@ -65,7 +65,7 @@ class _Queue:
         "Whether the end comes `within` so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06c_log_writer.ipynb #4b4b45df
+# %% ../nbs/06c_log_writer.ipynb #4d5482f2
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -76,18 +76,18 @@ class _Losses:
         self._counting = threading.Lock()
 
     def add(self, n: int, why: str) -> None:
-        "Count `n` more."
+        "Count `n` more, and say `why`."
         with self._counting: self.n += n
         self._told(n)
         self.say(f"{self.n:,} predictions so far are not in the log; the last: {why}")
 
     def say(self, what: str) -> None:
-        "Under load the reason is the same each time."
+        "Say `what`, at most once a second: under load it is the same each time."
         if time.monotonic() < self._spoke + 1: return
         self._spoke = time.monotonic()
         _logger.error(what)
 
-# %% ../nbs/06c_log_writer.ipynb #e05638e6
+# %% ../nbs/06c_log_writer.ipynb #7d458bfe
 class LogWriter:
     """A thread that writes to a prediction log for all the others, in groups.
 
@@ -107,8 +107,6 @@ class LogWriter:
     ----------
     mode : str
         As given.
-    unlogged : int
-        How many predictions were answered and are not in the log as they were answered.
     error : str or None
         Why the log could not be written when it was last tried.
     failed_at : float
@@ -138,7 +136,9 @@ class LogWriter:
         self._thread.start()
 
     @property
-    def unlogged(self) -> int: return self._losses.n
+    def unlogged(self) -> int:
+        "How many predictions were answered and are not in the log as they were answered."
+        return self._losses.n
 
     def append(self, rows: Iterable[Prediction]) -> list[Prediction]:
         """Record predictions, as `PredictionLog.append` does.

@@ -91,6 +91,12 @@ def test_a_file_of_keys_that_is_none_is_refused_and_not_shown(text, bundles, tmp
     assert "secret" not in str(refused.value) and "mlscale key NAME FILE" in str(refused.value)
 
 
+def test_an_empty_name_of_a_file_of_keys_does_not_open_the_door(bundles):
+    "As a variable of the shell is that nobody has set."
+    with pytest.raises(ValueError, match="keys"): create_app(bundles, keys="")
+    with pytest.raises(ValueError, match="keys"): serve(bundles, keys="")
+
+
 @pytest.mark.parametrize("name", ["", "two words", "x" * 65, "-a", "a\n"])
 def test_a_key_has_a_name(name, tmp_path):
     with pytest.raises(ValueError, match="name="): make_key(name, tmp_path / "keys")

@@ -761,3 +761,16 @@ def test_no_question_waits_for_a_model_to_load(bundles, monkeypatch):
         go.set()
         deadline = time.monotonic() + 10
         while client.post("/predict", json={"values": ROWS[2]}).json()["version"] == 1: assert time.monotonic() < deadline
+
+
+def test_a_canary_that_is_withdrawn_answers_nobody_any_more(bundles):
+    point(bundles, 2, alias="canary")
+    with TestClient(create_app(bundles, route=lambda id: "canary")) as client:
+        versions = lambda: client.post("/predict", json={"values": ROWS[2]}).json()["versions"]
+        assert versions() == [2]
+        (bundles / "late" / "canary.json").write_text("half a poi")   # an accident: the last good one stays
+        client.post("/reload")
+        assert versions() == [2]
+        (bundles / "late" / "canary.json").unlink()
+        client.post("/reload")
+        assert versions() == [1]
