@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MAX_BYTES', 'OUTPUTS', 'Signature', 'is_digest', 'Bundle', 'read_card', 'load_bundle', 'save']
 
-# %% ../nbs/03c_bundle.ipynb #3ff8674f
+# %% ../nbs/03c_bundle.ipynb #28f5e74e
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -419,12 +420,14 @@ def read_card(path: str | os.PathLike, *, sha256: str | None = None) -> dict:
     """
     return _read_card(Path(path), sha256)[0]
 
-# %% ../nbs/03c_bundle.ipynb #41ddeef9
+# %% ../nbs/03c_bundle.ipynb #cb6bb760
 def _answer_reference_rows(bundle: Bundle) -> None:
     "Try the model once on rows that it answered when it was saved; this also warms it up."
     if (reference := bundle.card.get("reference")) is None: return
+    rows = reference["values"]
     try:
-        got = bundle.predict(reference["values"])
+        if not bundle.signature.types: rows = np.array(rows, float)   # at once; None becomes NaN
+        got = bundle.predict(rows)
         recorded = np.array(reference["predictions"], float)
     except (OverflowError, TypeError, ValueError) as e:
         raise ValueError(f"the model does not answer its reference rows ({str(e)[:150]})") from e
@@ -545,7 +548,7 @@ def _check_output(model: Any, kind: str, output: str, values_a_row: int) -> None
             " output='label', or train it inside a CalibratedClassifierCV"
         )
 
-# %% ../nbs/03c_bundle.ipynb #df991509
+# %% ../nbs/03c_bundle.ipynb #d83565b3
 def _own_predictions(model: Any, output: str, signature: Signature, rows: np.ndarray) -> np.ndarray:
     "What a model says of its reference rows; finite, or a ValueError."
     expected = sklearn_scorer(model, output, signature.columns, signature.types)(rows)
@@ -560,7 +563,7 @@ def _skops_file(model: Any, output: str, signature: Signature, rows: np.ndarray,
     "The model as skops bytes that predict the same."
     with needs("artifacts"):
         import skops.io
-    data = skops.io.dumps(model)
+    data = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED)   # it is read at each load
     read = read_skops(data)
     again = sklearn_scorer(read, output, signature.columns, signature.types)(rows)
     if not np.allclose(expected, again, rtol=1e-12, atol=1e-12):

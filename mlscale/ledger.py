@@ -6,7 +6,7 @@
 __all__ = ['database_file', 'server_address', 'is_server', 'Places', 'ServerUnreachable', 'check_model_name', 'Records', 'Record',
            'History', 'Registrations', 'Ledger', 'models_table', 'versions_table']
 
-# %% ../nbs/04b_ledger.ipynb #e7e11c3f
+# %% ../nbs/04b_ledger.ipynb #9f6b41bc
 import ipaddress
 import json
 import logging
@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -428,12 +428,16 @@ def _record_of(chain: Chain, number: int, found: Any) -> Record | None:
     what = f"version={number} of {chain.name}"
     return Record(what, dict(found.tags), found.creation_timestamp, digest)
 
-# %% ../nbs/04b_ledger.ipynb #82bfac97
+# %% ../nbs/04b_ledger.ipynb #ff6437cd
+def _named(events: Sequence[Mapping]) -> dict[str, int]:
+    "The version that each alias of a model names."
+    return {alias: stack[-1] for alias, stack in alias_history(events).items() if stack}
+
 def _storable(event: dict) -> dict:
     "An event as a database gives it back: half a surrogate pair cannot be written."
     return json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
 
-# %% ../nbs/04b_ledger.ipynb #b39dcfdf
+# %% ../nbs/04b_ledger.ipynb #d815dec0
 class _Events(Records):
     "How an event is read, and written behind all others."
     def __init__(self, uri: str, *, heads: str | os.PathLike | None = None,
@@ -442,18 +446,25 @@ class _Events(Records):
         self._sign = sign
         super().__init__(uri)
 
-    def _chain(self, name: str, *, trusted: bool = False) -> Chain:
-        "The history of a model; if it is `trusted`, it is compared with nothing outside of it."
+    def _read(self, name: str, *, trusted: bool = False) -> tuple[Chain, Any]:
+        """The history of a model, and MLflow's record of it. If it is `trusted`, it is compared
+        with nothing outside of it."""
+        # the head first: who writes in between makes the history longer, which is no fault
+        head = None if self._heads is None else read_head(self._heads, name)
         for wait in (.05, .1, .2, 0) if self.server else (0,):
-            try: chain = Chain.read(name, self.model(name).tags)
+            model = self.model(name)
+            try: chain = Chain.read(name, model.tags)
             except LedgerError:
                 if not wait: raise
                 time.sleep(wait)   # of two that write at once one is about to take its own away
             else: break
-        if trusted: return chain
-        if self._heads is not None: check_head(chain, read_head(self._heads, name))
+        if trusted: return chain, model
+        if self._heads is not None: check_head(chain, head or read_head(self._heads, name))
         if self._sign is not None: check_signature(chain, self._sign)
-        return chain
+        return chain, model
+
+    def _chain(self, name: str, *, trusted: bool = False) -> Chain:
+        return self._read(name, trusted=trusted)[0]
 
     def _numbered(self, name: str) -> dict[int, Any]:
         "MLflow's records of a model's versions, by number."
@@ -629,7 +640,7 @@ class Registrations(History):
             if n != number: self._ask("delete_model_version", name, str(n))
         return number if number in ours else max(ours)
 
-# %% ../nbs/04b_ledger.ipynb #6199bad7
+# %% ../nbs/04b_ledger.ipynb #594893e5
 class Ledger(Registrations):
     """What the registry writes into MLflow: versions with their digests, events, aliases. It prints
     nothing.
@@ -662,6 +673,13 @@ class Ledger(Registrations):
         found = ((n, _record_of(chain, n, v)) for n, v in self._numbered(name).items())
         return {n: record for n, record in found if record is not None}
 
+    def _stored(self, name: str, number: int) -> Any:
+        "MLflow's record of a version; None if there is none."
+        with needs("registry"):
+            from mlflow.exceptions import MlflowException
+        try: return self._ask("get_model_version", check_model_name(name), str(number))
+        except MlflowException: return None
+
     def version(self, name: str, number: int) -> Record | None:
         """The record of one version; None if there is none.
 
@@ -670,11 +688,25 @@ class Ledger(Registrations):
         name, number
             The model's name and the version's number.
         """
-        with needs("registry"):
-            from mlflow.exceptions import MlflowException
-        try: found = self._ask("get_model_version", check_model_name(name), str(number))
-        except MlflowException: return None
-        return _record_of(self._chain(name), number, found)
+        found = self._stored(name, number)
+        return None if found is None else _record_of(self._chain(name), number, found)
+
+    def aliased(self, name: str, alias: str) -> tuple[int, Record | None]:
+        """The version that an alias names, and its record; the history is read once for both.
+
+        Parameters
+        ----------
+        name, alias
+            The model's name and the alias; a ValueError if there is no such alias.
+        """
+        chain, model = self._read(name)
+        named = _named(chain.events)
+        if alias not in named:
+            raise ValueError(f"alias={alias!r}: {name} has {', '.join(named) or 'no aliases'}")
+        number = named[alias]
+        newest = {int(v.version): v for v in model.latest_versions}   # MLflow sends it along
+        found = newest.get(number) or self._stored(name, number)
+        return number, None if found is None else _record_of(chain, number, found)
 
     def add(self, name: str, number: int, source: str, sha256: str, by: str = "") -> int:
         """Write a version and its digest: MLflow's record in one transaction, then the event.
@@ -709,12 +741,7 @@ class Ledger(Registrations):
         self._append(chain, entry, tries=10)
         return number
 
-# %% ../nbs/04b_ledger.ipynb #c5bd2962
-def _named(ledger: Ledger, name: str) -> dict[str, int]:
-    "The version that each alias of a model names."
-    stacks = alias_history(ledger.events(name))
-    return {alias: stack[-1] for alias, stack in stacks.items() if stack}
-
+# %% ../nbs/04b_ledger.ipynb #f0d04b4e
 def models_table(ledger: Ledger) -> pd.DataFrame:
     """All models of a ledger.
 
@@ -743,7 +770,7 @@ def models_table(ledger: Ledger) -> pd.DataFrame:
     """
     rows = {}
     for name in ledger.names():
-        try: known, named = ledger.versions(name), _named(ledger, name)
+        try: known, named = ledger.versions(name), _named(ledger.events(name))
         except ValueError:   # one that was tampered with hides none of the others
             rows[name] = (0, 0, "cannot be read")
             continue
@@ -752,7 +779,7 @@ def models_table(ledger: Ledger) -> pd.DataFrame:
     columns = ["versions", "latest", "aliases"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
 
-# %% ../nbs/04b_ledger.ipynb #c918556d
+# %% ../nbs/04b_ledger.ipynb #e0e681b9
 def versions_table(ledger: Ledger, name: str, artifacts: str | os.PathLike) -> pd.DataFrame:
     """All versions of a model.
 
@@ -782,7 +809,7 @@ def versions_table(ledger: Ledger, name: str, artifacts: str | os.PathLike) -> p
     version
     1        champion   False
     """
-    named, rows = _named(ledger, name), {}
+    named, rows = _named(ledger.events(name)), {}
     for number, v in ledger.versions(name).items():
         try: metrics = read_card(without_links(artifacts, name, str(number)),
                                  sha256=v.sha256)["metrics"]

@@ -318,7 +318,7 @@ def author(by: str = "") -> str:
     place = f"{user}@{socket.gethostname()}, process {os.getpid()}"
     return f"{by} ({place})" if by else place
 
-# %% ../nbs/04c_promotion.ipynb #b71b9047
+# %% ../nbs/04c_promotion.ipynb #61f8fe91
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -386,13 +386,9 @@ class Catalogue:
         ValueError
             If there is none, it was not registered here, or its card was changed.
         """
-        number = version_or_alias
-        if isinstance(number, str):
-            named = {a: v[-1] for a, v in alias_history(self._ledger.events(name)).items() if v}
-            if number not in named:
-                raise ValueError(f"alias={number!r}: {name} has {', '.join(named) or 'no aliases'}")
-            number = named[number]
-        sha256 = self._record(name, number).sha256
+        number, record = version_or_alias, None
+        if isinstance(number, str): number, record = self._ledger.aliased(name, number)
+        sha256 = (record or self._record(name, number)).sha256
         return read_version(self.artifacts, ModelVersion(name, int(number), sha256))
 
     def load(self, name: str, version_or_alias: int | str) -> Bundle:
