@@ -462,7 +462,7 @@ class Admission:
         self._metrics.shed.labels(reason).inc()
         await refusal(503, why, Retry_After="1")(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #cd42ae31
+# %% ../nbs/06e_limits.ipynb #655d5c60
 MAX_HEAD = 65_536   # bytes of a request's first line and headers
 _Protocol: Any = object   # uvicorn's stands below it when it is used
 
@@ -503,7 +503,8 @@ class _Impatient(_Protocol):
         waiting = self.cycle is None or self.cycle.response_complete   # for the end of a head
         if not waiting: self._head = 0
         if self._head > MAX_HEAD:
-            return self._end(431, self._metrics.malformed.labels("long head"))
+            why = f"the head is larger than {MAX_HEAD:,} bytes"
+            return self._end(431, why, self._metrics.malformed.labels("long head"))
         if waiting and self._alarm is None:
             self._alarm = self.loop.call_later(self._patience, self._give_up)
         elif self._alarm is not None and not waiting:
@@ -511,19 +512,20 @@ class _Impatient(_Protocol):
             self._alarm = None
 
     def send_400_response(self, msg):
-        self._metrics.malformed.labels("not HTTP").inc()
-        self._metrics.requests.labels(400).inc()
-        super().send_400_response(msg)
+        self._end(400, "what arrived is no HTTP", self._metrics.malformed.labels("not HTTP"))
 
     def _give_up(self):
-        self._end(408, self._metrics.slow.labels("head" if self._head else "nothing"))
+        why = f"no whole head of a request arrived within {self._patience:g} s"
+        self._end(408, why, self._metrics.slow.labels("head" if self._head else "nothing"))
 
-    def _end(self, status, counter):
+    def _end(self, status, why, counter):
         if self.transport.is_closing(): return
         counter.inc()
-        if self._head: self._metrics.requests.labels(status).inc()
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        self.transport.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+        if self._head or status == 400: self._metrics.requests.labels(status).inc()
+        answer = refusal(status, why, Connection="close")
+        lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
+        head = "".join([f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n", *lines, "\r\n"])
+        self.transport.write(head.encode() + bytes(answer.body))
         self.transport.close()
 
     def _abort(self):

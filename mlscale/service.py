@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #23ec133a
+# %% ../nbs/06i_service.ipynb #e494095e
 from .arguments import one_of
 from .contract import ContractTally
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, Admission, Keys, Limits
 from .limits import ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
+from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
@@ -492,7 +493,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #94feaa17
+# %% ../nbs/06i_service.ipynb #810513ea
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -567,6 +568,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     app.include_router(_outcome_routes(book))
     app.include_router(_model_routes(models(PRODUCTION)))
     app.include_router(_operation_routes(models, writer, metrics, service))
+    describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
     app.add_middleware(Admission, metrics=metrics, most=most)
     if digests: app.add_middleware(Keys, digests=digests)
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
