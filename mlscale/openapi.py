@@ -168,7 +168,7 @@ def _document(document: dict, bundle: Bundle | None, answer: Callable[..., dict]
         "not listed here is answered with 404, another method with 405.")
     return document
 
-# %% ../nbs/06h_openapi.ipynb #8ceb8c9c
+# %% ../nbs/06h_openapi.ipynb #340d204f
 def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], *,
              keys: bool = False) -> None:
     """Give a service its OpenAPI document, and refusals of one form for unknown paths and methods.
@@ -197,7 +197,8 @@ def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], 
         deployed = None if keys else live.deployed
         if deployed not in written:
             app.openapi_schema = None   # the framework's own memory
-            made = _document(framework(), deployed and deployed.bundle, answer, keys)
+            made = _document(framework(), deployed.bundle if deployed else None, answer,
+                             keys)
             written.clear()
             written[deployed] = made
         return written[deployed]
