@@ -1,13 +1,13 @@
 "What travels over the wire: the document says every answer there is, what is malformed or slow is ended and counted, and a line of the log can be joined with others."
+import contextlib
 import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from http.client import HTTPConnection
 
 import httpx
 import numpy as np
@@ -51,23 +51,193 @@ def url(bundles, tmp_path_factory):
 
 
 WANTED = [checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]
+OFTEN = {("/predict", "positive"): 700, ("/predict", "negative"): 250, ("/outcomes", "positive"): 200, ("/outcomes", "negative"): 60}
 
 
-@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda m: m.value)
+def document(url): return httpx.get(f"{url}/openapi.json").json()
+
+
+def metric(url, name): return sum(float(line.split()[-1]) for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(name))
+
+
 @pytest.mark.parametrize("operation", ["POST /predict", "POST /outcomes", "POST /reload", "GET /model", "GET /metrics", "GET /health/ready", "GET /health/live"])
-def test_no_question_that_a_machine_thinks_of_draws_an_answer_that_the_document_does_not_know(operation, mode, url, request):
+def test_no_question_that_a_machine_thinks_of_draws_an_answer_that_the_document_does_not_know(operation, url, request):
+    "Such as the document allows and such as it forbids; and each of them cut short, and with a byte changed."
     method, path = operation.split()
-    asked = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
-    bound = (1500 if path == "/predict" else 300 if path == "/outcomes" else 20) * (10 if request.config.getoption("--slow") else 1)
-    statuses, session = [], requests.Session()
+    asked, statuses, rng = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method], [], np.random.default_rng(0)
+    named, session, connection = set(document(url)["paths"][path][method.lower()]["responses"]), requests.Session(), HTTPConnection(*url[7:].split(":"), timeout=60)
 
-    @settings(max_examples=bound, deadline=None, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(asked.as_strategy(mode))
     def try_it(case):
-        response = case.call(session=session, timeout=30)
-        statuses.append(response.status_code)
-        in_time = "Request-Timeout-Ms" not in (case.headers or {})
-        assert response.status_code < 500 or response.status_code == 503 and not in_time, (response.status_code, response.text)
+        response = case.call(session=session, timeout=60)
+        hurried = "Request-Timeout-Ms" in (case.headers or {})
+        assert response.status_code < 500 or response.status_code == 503 and hurried, (response.status_code, response.text)
         case.validate_response(response, checks=WANTED)
-    try_it()
-    print(operation, mode, {s: statuses.count(s) for s in set(statuses)})
+        statuses.append(response.status_code)
+        body = response.request.body if isinstance(response.request.body, bytes) else b""
+        for damaged in (body[:rng.integers(len(body))], bytes(b if i != place else int(rng.integers(256)) for i, b in enumerate(body))) if body and (place := rng.integers(len(body))) >= 0 else ():
+            connection.request(method, path, damaged, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status < 500 and str(answer.status) in named and json.loads(answer.read()), (answer.status, damaged)
+            statuses.append(answer.status)
+    for mode in GenerationMode:
+        if mode is GenerationMode.NEGATIVE and method == "GET": continue   # there is nothing to be wrong in it
+        n = OFTEN.get((path, mode.value), 10) * (20 if request.config.getoption("--slow") else 1)
+        if path == "/reload" and mode is GenerationMode.NEGATIVE: continue
+        settings(max_examples=n, deadline=None, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))(given(asked.as_strategy(mode))(try_it))()
+    if (path, "positive") in OFTEN: assert {200, 422} <= set(statuses) and len(statuses) > 500
+
+
+def test_the_examples_of_the_document_are_true_and_follow_the_model(url, bundles, tmp_path):
+    told = document(url)["paths"]["/predict"]["post"]
+    said = told["responses"]["200"]["content"]["application/json"]["example"]
+    by_hand = load_bundle(bundles / "late" / "1").predict([told["requestBody"]["content"]["application/json"]["examples"]["by position"]["value"]["values"]])
+    assert said["prediction"] == pytest.approx(by_hand.tolist(), abs=1e-9)
+    for example in told["requestBody"]["content"]["application/json"]["examples"].values():
+        assert httpx.post(f"{url}/predict", json={**example["value"], "ids": [os.urandom(8).hex()]}).json()["prediction"] == said["prediction"]
+    wrong = told["responses"]["422"]["content"]["application/problem+json"]["example"]
+    assert "2 values, the model takes 3" in wrong["detail"]
+    by_name = told["requestBody"]["content"]["application/json"]["schema"]["properties"]["features"]["anyOf"][0]
+    assert by_name["required"] == ["carrier", "temp", "hour"] and by_name["properties"]["carrier"] == {"type": "string"}
+    assert by_name["properties"]["temp"]["type"] == ["number", "null"] and by_name["properties"]["hour"]["type"] == "number"
+    x = np.arange(8.).reshape(4, 2)
+    box = tmp_path / "late"
+    for version, columns in ((1, ["a", "b"]), (2, ["c", "d"])): save(LogisticRegression().fit(pd.DataFrame(x, columns=columns), [0, 0, 1, 1]), box / str(version), example=pd.DataFrame(x, columns=columns))
+    app = create_app(tmp_path)
+    assert "examples" not in json.dumps(app.openapi()["paths"]["/predict"]["post"]["requestBody"])
+    for version, columns in ((1, ["a", "b"]), (2, ["c", "d"])):
+        write_pointer(box, "production", ModelVersion("late", version, load_bundle(box / str(version)).sha256))
+        app.state.live.reload()
+        shown = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+        assert list(shown["examples"]["by name"]["value"]["features"]) == columns and app.openapi() is app.openapi()
+
+
+def test_without_a_key_the_document_tells_nothing_of_the_model(bundles, tmp_path):
+    make_key("desk", tmp_path / "keys")
+    told = create_app(bundles, keys=tmp_path / "keys").openapi()
+    assert "carrier" not in json.dumps(told) and told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    kept = {path for path, operations in told["paths"].items() for o in operations.values() if "401" in o["responses"] and o["security"] == [{"key": []}]}
+    assert kept == {"/predict", "/outcomes", "/model", "/reload", "/metrics"}
+
+
+def test_every_refusal_that_there_is_is_in_the_document_and_has_its_form(url, bundles):
+    paths = document(url)["paths"]
+    ask = lambda method="POST", path="/predict", headers=(), **body: httpx.request(method, url + path, headers=dict(headers), timeout=60, **body)
+    good = {"values": ["UA", 1, 2]}
+    for status, answer in {
+            404: ask("GET", "/nowhere"), 405: ask("GET"), 413: ask(content=b"x" * 9_000_000), 422: ask(json={"values": [1]}), 503: ask(json=good, headers={"Request-Timeout-Ms": "0"}),
+            415: ask(content=json.dumps(good), headers={"Content-Type": "text/plain"}), 409: (ask(json=good | {"ids": ["twice"]}), ask(json={"values": ["DL", 1, 2], "ids": ["twice"]}))[1]}.items():
+        assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json", answer.text
+        assert set(answer.json()) == {"status", "title", "detail"} and answer.json()["status"] == status
+        if status not in (404, 405): assert str(status) in paths["/predict"]["post"]["responses"]
+    assert ask("GET").headers["allow"] == "POST" and {"400", "408", "431", "500"} <= set(paths["/predict"]["post"]["responses"])
+    with TestClient(create_app(bundles)) as client:
+        assert client.post("/outcomes", json={"outcomes": [{"request_id": "a", "label": 1}]}).status_code == 501 and "501" in paths["/outcomes"]["post"]["responses"]
+
+
+@pytest.mark.parametrize("headers, status", [({}, 200), ({"Content-Type": "application/json; charset=utf-8"}, 200), ({"Content-Type": "APPLICATION/JSON"}, 200), ({"Content-Type": "application/ld+json"}, 200),
+                                             ({"Content-Type": "text/plain"}, 415), ({"Content-Type": "text/plain; a=application/json"}, 415), ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+                                             ({"Content-Type": "multipart/form-data; boundary=x"}, 415), ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415), ({"Content-Encoding": "identity"}, 200)])
+def test_what_a_foreign_page_can_send_through_a_browser_is_not_read(headers, status, url):
+    for path, body in (("/predict", {"values": ["UA", 1, 2]}), ("/outcomes", {"outcomes": [{"request_id": "unknown", "label": 1}]})):
+        answer = httpx.post(url + path, content=json.dumps(body), headers=headers, timeout=60)
+        assert answer.status_code == (422 if path == "/outcomes" and status == 200 else status), answer.text
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+def place(url): return "127.0.0.1", int(url.rpartition(":")[2])
+
+
+def talk(url, *pieces, pause=0., read=1):
+    "Send pieces over one connection; the status lines that come back until the server ends it, or `read` of them."
+    with socket.create_connection(place(url), timeout=60) as s:
+        heard = b""
+        try:
+            for piece in pieces:
+                s.sendall(piece)
+                time.sleep(pause)
+        except OSError: pass
+        try:
+            while len(re.findall(rb"HTTP/1.1 \d+", heard)) < read or not heard.count(b"}") >= read:
+                more = s.recv(65536)
+                if not more: break
+                heard += more
+        except OSError: pass
+    return [int(x) for x in re.findall(rb"HTTP/1.1 (\d+)", heard)]
+
+
+def question(values): return HEAD % len(body := json.dumps({"values": values}).encode()) + body
+
+
+def serves(url):
+    answer = httpx.post(f"{url}/predict", json={"values": ["UA", 1, 2]}, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 100, b"hello\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "PREDICT /é HTTP/1.1\r\n\r\n".encode(),
+                                     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                                     b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX y\r\n\r\n"], ids=range(10))
+def test_what_is_no_http_is_told_so_counted_and_forgotten(garbage, url):
+    before = metric(url, 'mlscale_malformed_requests_total{what="not HTTP"}'), metric(url, 'mlscale_requests_total{status="400"}')
+    assert talk(url, garbage) == [400]
+    assert (metric(url, 'mlscale_malformed_requests_total{what="not HTTP"}'), metric(url, 'mlscale_requests_total{status="400"}')) == (before[0] + 1, before[1] + 1)
+    serves(url)
+
+
+def test_a_head_without_an_end_is_ended_and_costs_no_memory(url):
+    before = metric(url, 'mlscale_malformed_requests_total{what="long head"}')
+    assert talk(url, b"GET / HTTP/1.1\r\nX: ", *[b"a" * 1_000_000] * 50)[:1] in ([431], [])   # who still sends may not hear it
+    assert talk(url, b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD, pause=.2) == [431]
+    assert metric(url, 'mlscale_malformed_requests_total{what="long head"}') == before + 2
+    assert talk(url, b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (MAX_HEAD // 2) + b"\r\n\r\n") == [200], "half of that is fine"
+
+
+def test_questions_that_are_sent_ahead_are_answered_in_their_order(url):
+    with socket.create_connection(place(url), timeout=60) as s:
+        sent = [{"values": [["UA", None, i]], "ids": [f"ahead-{i}"]} for i in range(5, 24)]
+        s.sendall(b"".join(HEAD % len(body := json.dumps(x).encode()) + body for x in sent))
+        heard = b""
+        while heard.count(b"ahead-") < len(sent): heard += s.recv(65536)
+    assert re.findall(rb"ahead-\d+", heard) == [x["ids"][0].encode() for x in sent] and heard.count(b"HTTP/1.1 200") == len(sent)
+
+
+def test_a_question_byte_by_byte_is_answered_and_half_a_one_is_ended(url):
+    assert talk(url, *(bytes([b]) for b in question(["UA", 1, 2])), pause=.002) == [200]
+    counted = lambda what: metric(url, f'mlscale_slow_clients_total{{what="{what}"}}')
+    before = {what: counted(what) for what in ("nothing", "head", "body")}
+    half = question(["UA", 1, 2])
+    found = {}
+    ended = [threading.Thread(target=lambda what=what, pieces=pieces: found.update({what: talk(url, *pieces)})) for what, pieces in
+             (("nothing", []), ("head", [half[:30]]), ("body", [half[:-5]]), ("a byte a second", [half[:30], *[b"x"] * 5]))]
+    for t in ended: t.start()
+    for t in ended: t.join()
+    assert found == dict.fromkeys(found, [408]) and len(found) == 4
+    assert {what: counted(what) - n for what, n in before.items()} == {"nothing": 1, "head": 2, "body": 1}
+
+
+def test_a_thousand_idle_connections_hold_nobody_and_are_ended(url):
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(place(url), timeout=60)) for _ in range(1000)]
+        for s in idle[::2]: s.sendall(b"POST /predict HTTP/1.1\r\n")
+        serves(url)
+        assert all(s.recv(20).startswith(b"HTTP/1.1 408") for s in idle)
+        serves(url)
+
+
+def test_who_does_not_read_holds_no_place_among_the_questions(url):
+    "Forty clients send questions ahead whose answers are large, and read none of them."
+    rows = {"values": [["UA", 1., 2.]] * 10_000, "ids": []}
+    body = json.dumps(rows | {"ids": None}).encode()
+    before = metric(url, 'mlscale_slow_clients_total{what="answer"}')
+    with ExitStack() as stack:
+        for _ in range(12):
+            s = stack.enter_context(socket.socket())
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            s.connect(place(url))
+            s.settimeout(1)
+            with contextlib.suppress(OSError): s.sendall((HEAD % len(body) + body) * 12)
+        deadline = time.monotonic() + 60
+        while metric(url, 'mlscale_slow_clients_total{what="answer"}') < before + 12: assert time.monotonic() < deadline; time.sleep(.1)
+        while metric(url, "mlscale_requests_in_progress"): assert time.monotonic() < deadline; time.sleep(.1)
+    serves(url)
