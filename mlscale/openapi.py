@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/06h_openapi.ipynb #5fa365e5
+# %% ../nbs/06h_openapi.ipynb #77e0863e
 from .bundle import Bundle, Signature
-from .contract import Contract
 from .hot_swap import ReloadingModel
 from .limits import KEPT, MAX_ROWS, refusal
 if TYPE_CHECKING: from fastapi import FastAPI

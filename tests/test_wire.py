@@ -4,6 +4,9 @@ import json
 import os
 import re
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -15,6 +18,7 @@ import pandas as pd
 import pytest
 import requests
 import schemathesis
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import checks
@@ -31,6 +35,7 @@ from mlscale.conversion import PARITY, read_skops
 from mlscale.features import FEATURES, load_features
 from mlscale.limits import MAX_HEAD, make_key
 from mlscale.registry import Registry
+from mlscale.server import AccessLog
 from mlscale.serving import create_app, serving_process
 
 
@@ -272,3 +277,51 @@ def test_the_server_answers_what_the_exact_model_of_the_registry_answers(tmp_pat
     served = np.concatenate([a["prediction"] for a in answers])
     assert len(served) == n and np.abs(served - exact).max() < PARITY and {a["sha256"] for a in answers} == {registry.load("late", "production").sha256}
     assert len(np.unique(exact)) > n / 10, "the trees tell the rows apart"
+
+
+def test_what_is_so_at_the_moment_stands_in_the_metrics(bundles, tmp_path):
+    "Which version serves; how far the log is behind, while another program holds it; whose client no longer waits."
+    with serving_process(bundles, log=tmp_path / "log.db", mode="available") as url:
+        serves(url)
+        sha256 = load_bundle(bundles / "late" / "1").sha256
+        assert metric(url, f'mlscale_serving{{sha256="{sha256[:12]}",version="1"}}') == 1 and metric(url, "mlscale_log_lag_seconds") == 0
+        assert httpx.post(f"{url}/predict", json={"values": ["UA", 1, 2]}, headers={"Request-Timeout-Ms": "0"}).status_code == 503
+        assert metric(url, "mlscale_deadlines_missed_total") == 1
+        with contextlib.closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            serves(url)
+            deadline = time.monotonic() + 60
+            while (lag := metric(url, "mlscale_log_lag_seconds")) < 1: assert time.monotonic() < deadline, lag
+            other.execute("ROLLBACK")
+        while metric(url, "mlscale_log_lag_seconds"): assert time.monotonic() < deadline
+
+
+def test_each_line_that_a_server_writes_is_json_and_names_its_request(bundles, tmp_path):
+    (tmp_path / "late").symlink_to(bundles / "late")
+    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
+    mistake = "import mlscale.service as s; s._understood = None; from mlscale.server import serve"   # of our own
+    program = f"{mistake}; serve({str(tmp_path)!r}, port={port}, access_log=True)"
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as child:
+        deadline = time.monotonic() + 60
+        while True:
+            try: broken = httpx.post(f"http://127.0.0.1:{port}/predict", json={}, headers={"X-Request-Id": "q7", "traceparent": trace}); break
+            except httpx.TransportError: assert time.monotonic() < deadline and child.poll() is None
+        assert talk(f"http://127.0.0.1:{port}", b"garbage\r\n\r\n") == [400]
+        child.terminate()
+        lines = [json.loads(line) for line in child.stderr]
+    assert broken.status_code == 500 and "Traceback" not in broken.text and (broken.headers["x-request-id"], broken.headers["traceparent"]) == ("q7", trace)
+    error = [line for line in lines if "Traceback" in line.get("error", "")]
+    assert [line["x-request-id"] for line in error] == ["q7"] and any(line.get("status") == 500 and line["traceparent"] == trace for line in lines)
+    assert any("Invalid HTTP" in line.get("message", "") for line in lines)
+
+
+BAD = ["00-{t}-{p}-01-more"], ["ff-{t}-{p}-01"], ["00-{z}-{p}-01"], ["00-{t}-{y}-01"], ["00-{T}-{p}-01"], ["00-{t}-{p}-01"] * 2, ["cc-{t}-{p}-01-" + "x" * 5000], [" 00-{t}-{p}-01 "], []
+
+
+@pytest.mark.parametrize("given, passed", [(["00-{t}-{p}-00"], "00-{t}-{p}-00"), (["cc-{t}-{p}-01-more"], "00-{t}-{p}-01"), *((bad, None) for bad in BAD)])
+def test_a_trace_is_passed_on_in_one_form_or_not_at_all(given, passed):
+    names = {"t": "a" * 32, "p": "b" * 16, "z": "0" * 32, "y": "0" * 16, "T": "A" * 32}
+    headers = [("traceparent", value.format(**names).encode()) for value in given]
+    answer = TestClient(AccessLog(FastAPI())).get("/docs", headers=headers)
+    assert answer.headers.get("traceparent") == (passed and passed.format(**names)) and re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
