@@ -25,13 +25,14 @@ def _not_recorded(rows: list[Prediction], result: list[Prediction] | Exception) 
                                                                 rel_tol=PARITY, abs_tol=PARITY)
     return sum(not same(row, held) for row, held in zip(rows, result))
 
-# %% ../nbs/06c_log_writer.ipynb #5c7a971d
+# %% ../nbs/06c_log_writer.ipynb #da4e5d01
 class _Queue:
     "What waits to be written; with room for so many predictions."
     def __init__(self, room: float):
         self._changed = threading.Condition()
         self._room, self._ended = room, False
         self._waiting: list[tuple[list[Prediction], Future]] = []
+        self._oldest = self._taken = math.inf   # the moments since when they wait
 
     def put(self, rows: list[Prediction]) -> Future | None:
         "The word to wait for when `rows` stand in line; None if there is no room for them."
@@ -41,19 +42,26 @@ class _Queue:
             if len(rows) > self._room: return None
             self._room -= len(rows)
             self._waiting.append((rows, done))
+            self._oldest = min(self._oldest, time.monotonic())
             self._changed.notify()
         return done
 
     def take(self) -> list[tuple[list[Prediction], Future]]:
         "All that waits, as soon as something does; nothing at the end."
         with self._changed:
+            self._taken = math.inf
             self._changed.wait_for(lambda: self._waiting or self._ended)
             taken, self._waiting = self._waiting, []
+            self._taken, self._oldest = self._oldest, math.inf
         return taken
 
     def free(self, n: int) -> None:
         "Room for `n` more: they were taken, and are dealt with."
         with self._changed: self._room += n
+
+    def age(self) -> float:
+        "Seconds since the oldest was put here that is not dealt with; 0 if there is none."
+        with self._changed: return max(0., time.monotonic() - min(self._oldest, self._taken))
 
     def end(self) -> None:
         "Nobody puts anything here any more."
@@ -87,7 +95,7 @@ class _Losses:
         self._spoke = time.monotonic()
         _logger.error(what)
 
-# %% ../nbs/06c_log_writer.ipynb #7d458bfe
+# %% ../nbs/06c_log_writer.ipynb #c0ce0598
 class LogWriter:
     """A thread that writes to a prediction log for all the others, in groups.
 
@@ -128,10 +136,9 @@ class LogWriter:
         self.mode = one_of(mode, "mode", MODES)
         self.error: str | None = None
         self.failed_at = -math.inf
-        self._log, self._losses = log, _Losses(lost)
+        self._log, self._losses, self._columns = log, _Losses(lost), dict[str, list[str]]()
         capacity = whole(capacity, "capacity", low=1)
         self._queue = _Queue(math.inf if mode == "durable" else capacity)
-        self._columns: dict[str, list[str]] = {}
         self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
         self._thread.start()
 
@@ -139,6 +146,12 @@ class LogWriter:
     def unlogged(self) -> int:
         "How many predictions were answered and are not in the log as they were answered."
         return self._losses.n
+
+    @property
+    def lag(self) -> float:
+        """For how many seconds the oldest prediction has waited that is not in the log yet.
+        It is 0 if none waits."""
+        return self._queue.age()
 
     def append(self, rows: Iterable[Prediction]) -> list[Prediction]:
         """Record predictions, as `PredictionLog.append` does.

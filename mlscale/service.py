@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #8d950bb7
+# %% ../nbs/06i_service.ipynb #cb4594da
+import asyncio
 import json
 import os
 import re
@@ -21,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #23ec133a
+# %% ../nbs/06i_service.ipynb #e494095e
 from .arguments import one_of
 from .contract import ContractTally
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, Admission, Keys, Limits
 from .limits import ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
+from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
@@ -470,7 +472,28 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06i_service.ipynb #daee5783
+# %% ../nbs/06i_service.ipynb #94c71237
+@asynccontextmanager
+async def _watched(metrics: ServiceMetrics, models: WatchedModels,
+                   writer: LogWriter | None) -> AsyncIterator[None]:
+    "Note each second what is so at the moment, for the time of the block."
+    async def watch() -> None:
+        served, due = None, time.monotonic()
+        while True:
+            if (now := models(PRODUCTION).current()) != served:
+                for deployed, n in ((served, 0), (now, 1)):
+                    if deployed is None: continue
+                    metrics.version.labels(deployed.version, deployed.sha256[:12]).set(n)
+                served = now
+            metrics.loop_lag.set(max(0., time.monotonic() - due))
+            if writer: metrics.log_lag.set(writer.lag)
+            due = time.monotonic() + 1
+            await asyncio.sleep(1)
+    watching = asyncio.ensure_future(watch())
+    try: yield
+    finally: watching.cancel()
+
+# %% ../nbs/06i_service.ipynb #810513ea
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -533,7 +556,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     writer = LogWriter(book, mode, lost=metrics.unlogged.inc) if book else None
     @asynccontextmanager
     async def life(app: "FastAPI") -> AsyncIterator[None]:
-        with models.watching(): yield
+        with models.watching():
+            async with _watched(metrics, models, writer): yield
         if writer: writer.close()
         if book: book.close()
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
@@ -544,6 +568,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     app.include_router(_outcome_routes(book))
     app.include_router(_model_routes(models(PRODUCTION)))
     app.include_router(_operation_routes(models, writer, metrics, service))
+    describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
     app.add_middleware(Admission, metrics=metrics, most=most)
     if digests: app.add_middleware(Keys, digests=digests)
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
