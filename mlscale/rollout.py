@@ -58,13 +58,14 @@ def in_share(unit: str, share: float, salt: str) -> bool:
     digest = hashlib.sha256(f"{salt}\0{unit}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share*2**64
 
-# %% ../nbs/06f_rollout.ipynb #e3635537
+# %% ../nbs/06f_rollout.ipynb #7d45d5b9
 def _scores(predict: Callable, columns: Sequence[str], rows: list[list]) -> list[float | str]:
-    "A score a row, or the reason why there is none; asked one by one if together they fail."
+    "A score a row, or the reason why there is none; asked in halves if together they fail."
     try: return predict(dict(zip(columns, map(list, zip(*rows))))).tolist()
     except ValueError as e:
         if len(rows) == 1: return [str(e)]
-    return [score for row in rows for score in _scores(predict, columns, [row])]
+    half = len(rows)//2
+    return _scores(predict, columns, rows[:half]) + _scores(predict, columns, rows[half:])
 
 def _recorded(live: ReloadingModel, log: PredictionLog, columns: list[str],
               asked: list[tuple], rows: list[list]) -> list[str]:
@@ -197,7 +198,7 @@ class _Process:
             for pipe in (self._child.stdin, self._child.stdout): pipe and pipe.close()
         self._child.wait()
 
-# %% ../nbs/06f_rollout.ipynb #53f25d22
+# %% ../nbs/06f_rollout.ipynb #049bf4d1
 class Shadow:
     """A model that answers a copy of each question, in a process of its own; nobody waits for it.
 
@@ -312,14 +313,12 @@ class Shadow:
         except Exception as e:
             said = {"failed": n, "why": str(e)}
             self._end()
-        self._count("failed", said["failed"])
-        self._count("answered", n - said["failed"])
-        if said["failed"]: self._complain(said["why"])
+        if failed := said["failed"]:
+            if said["why"] != self.error: _logger.error("the shadow failed: %s", said["why"])
+            self.error = said["why"]
+            self._count("failed", failed)
+        if failed < n: self._count("answered", n - failed)
         if self._process is None: self._waiting.ended(within=1)   # it died; not at once again
-
-    def _complain(self, why: str) -> None:
-        if why != self.error: _logger.error("the shadow failed: %s", why)
-        self.error = why
 
     def _end(self) -> None:
         if self._process: self._process.end()

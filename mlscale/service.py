@@ -117,7 +117,7 @@ def _told(production: DeployedModel, asked: list[Prediction], held: list[Predict
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #362447aa
+# %% ../nbs/06i_service.ipynb #8d43c6d9
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -165,6 +165,7 @@ class Service:
         self._tallies, self._lock = dict[str, ContractTally](), threading.Lock()
         self._violated, self._shadow = violated, shadow
         self._share = number(canary, "canary", low=0, high=1)
+        if route and canary: raise ValueError(f"canary={canary}: the route decides; give one")
 
     def tally(self, deployed: DeployedModel) -> ContractTally | None:
         """What was counted of the contract of a model since this service started.
