@@ -123,32 +123,41 @@ def test_every_process_draws_the_same_units():
 
 # ---- the canary
 
-def test_a_canary_from_the_registry_answers_its_share_of_the_units_and_is_withdrawn(tmp_path):
-    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", bundles=tmp_path / "bundles")
+@pytest.fixture(params=["pointers", pytest.param("registry", marks=pytest.mark.slow)])
+def released(request, folder, tmp_path):
+    "Version 1 in production and version 2 as canary, and how the canary is withdrawn; the registry does the same, and takes longer."
+    if request.param == "pointers":
+        for v, alias in ((3, "production"), (4, "canary")): deploy(folder, v, alias)
+        return folder.parent, (3, 4), lambda: remove_pointer(folder, "canary")
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", bundles=tmp_path / "released")
     for c in (1., .01): registry.register(LogisticRegression(C=c).fit(X, Y), name="late", example=X.head(50), lineage={}, metrics={})
-    registry.promote("late", 1)
-    registry.deploy("late")
-    registry.promote("late", 2, "candidate")
-    registry.deploy("late", "candidate", as_="canary")
-    digests = {v: registry.load("late", v).sha256 for v in (1, 2)}
-    with TestClient(create_app(tmp_path / "bundles", log=tmp_path / "log.db", canary=.3)) as client:
+    for v, alias, as_ in ((1, "champion", "production"), (2, "candidate", "canary")):
+        registry.promote("late", v, alias)
+        registry.deploy("late", alias, as_=as_)
+    return tmp_path / "released", (1, 2), lambda: registry.withdraw("late", "canary")
+
+
+def test_a_canary_answers_its_share_of_the_units_and_is_withdrawn(released, tmp_path):
+    bundles, (old, new), withdraw = released
+    digests = {v: digest(bundles / "late", v) for v in (old, new)}
+    with TestClient(create_app(bundles, log=tmp_path / "log.db", canary=.3)) as client:
         units = [f"N{i}" for i in range(300)]
         ask = lambda prefix: client.post("/predict", json={"values": [ROWS[0]] * 300, "ids": [f"{prefix}{u}" for u in units], "entities": units}).json()
         first, again = ask("morning"), ask("evening")
-        chosen = [in_share(u, .3, digests[2]) for u in units]
-        assert first["versions"] == again["versions"] == [1 + c for c in chosen], "the unit decides, and not the request"
-        assert first["digests"] == [digests[v] for v in first["versions"]] and first["sha256"] == digests[1] and first["aliases"] == ["canary" if c else "production" for c in chosen]
-        truth = {v: registry.load("late", v).predict(ROWS[:1])[0] for v in (1, 2)}
+        chosen = [in_share(u, .3, digests[new]) for u in units]
+        assert first["versions"] == again["versions"] == [new if c else old for c in chosen], "the unit decides, and not the request"
+        assert first["digests"] == [digests[v] for v in first["versions"]] and first["sha256"] == digests[old] and first["aliases"] == ["canary" if c else "production" for c in chosen]
+        truth = {v: load_bundle(bundles / "late" / str(v)).predict(ROWS[:1])[0] for v in (old, new)}
         assert first["prediction"] == [truth[v] for v in first["versions"]]
-        assert {(alias, sha256) for alias, sha256 in logged(tmp_path / "log.db", "alias, sha256")} == {("production", digests[1]), ("canary", digests[2])}
+        assert {(alias, sha256) for alias, sha256 in logged(tmp_path / "log.db", "alias, sha256")} == {("production", digests[old]), ("canary", digests[new])}
         text = client.get("/metrics").text
         assert metric(text, 'mlscale_alias_predictions_total{alias="canary"}') == 2 * sum(chosen) and metric(text, "mlscale_alias_predictions_total") == 600
         alone = [client.post("/predict", json={"values": ROWS[0], "ids": [id]}).json()["versions"][0] for id in units[:20]]
-        assert alone == [1 + c for c in chosen[:20]], "where nobody is named the request id is the unit"
-        assert client.get("/health/ready").json()["canary"] == {"version": 2, "error": None}
-        registry.withdraw("late", "canary")
+        assert alone == [new if c else old for c in chosen[:20]], "where nobody is named the request id is the unit"
+        assert client.get("/health/ready").json()["canary"] == {"version": new, "error": None}
+        withdraw()
         client.post("/reload")
-        assert set(ask("night")["versions"]) == {1} and ask("morning") == {**first, "ids": first["ids"]}, "an answer that was given stays"
+        assert set(ask("night")["versions"]) == {old} and ask("morning") == first, "an answer that was given stays"
 
 
 @pytest.mark.parametrize("share", [-.1, 1.1, float("nan"), "half", True])
