@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #df29b88c
+# %% ../nbs/91_cli.ipynb #678ae8fd
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -47,6 +47,7 @@ def _serve(words: argparse.Namespace) -> int:
           workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
           certificate=words.certificate, private_key=words.private_key,
           access_log=words.access_log, trusted_key=words.trusted_key,
+          canary=words.canary, shadow=words.shadow,
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
@@ -282,7 +283,7 @@ def _words_of_trust(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
                      "key in this file (default: unsigned ones, too)")
 
-# %% ../nbs/91_cli.ipynb #246ad664
+# %% ../nbs/91_cli.ipynb #f39cc4ca
 def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")
@@ -304,6 +305,11 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
                      help="how many processes answer (default: %(default)s)")
     sub.add_argument("--access-log", action="store_true",
                      help="write a line of JSON for each request (default: none)")
+    sub.add_argument("--canary", type=float, default=0., metavar="SHARE", help="the share of the "
+                     "units that the version deployed as canary answers (default: none)")
+    sub.add_argument("--shadow", nargs="?", const=True, default=False, metavar="LOG",
+                     help="let the version deployed as shadow answer a copy of each question, and "
+                     "record that in LOG, or beside --log (default: no copies)")
     _words_of_trust(sub)
 
 # %% ../nbs/91_cli.ipynb #09bba84e

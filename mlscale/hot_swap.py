@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['DeployedModel', 'load_deployed', 'verifier', 'load_model_from_registry', 'ReloadingModel', 'WatchedModels']
 
-# %% ../nbs/06d_hot_swap.ipynb #063a1a74
+# %% ../nbs/06d_hot_swap.ipynb #3022afb1
+import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,7 +255,9 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #1f2fac08
+# %% ../nbs/06d_hot_swap.ipynb #949c18de
+_logger = logging.getLogger(__name__)
+
 class WatchedModels:
     """The models of several aliases, each loaded by whoever watches and never by a question.
 
@@ -270,6 +273,10 @@ class WatchedModels:
         Called when a look fails.
     trusted_key : path, optional
         See `load_deployed`.
+    also : sequence of str
+        Aliases that are followed besides `production`.
+    swapped : callable
+        Told the alias whenever a model took the place of another one.
 
     Examples
     --------
@@ -285,10 +292,12 @@ class WatchedModels:
     """
     def __init__(self, folder: str | os.PathLike, *, every_alias: bool = False,
                  every: float = 1.0, failed: Callable[[], None] = lambda: None,
-                 trusted_key: str | os.PathLike | None = None):
+                 trusted_key: str | os.PathLike | None = None, also: Sequence[str] = (),
+                 swapped: Callable[[str], object] = lambda alias: None):
         self._folder, self._every, self._failed = Path(folder), every, failed
         self._trusted_key = trusted_key
-        self._every_alias = every_alias
+        self._every_alias, self._also, self._swapped = every_alias, also, swapped
+        self._looking = threading.Lock()
         self._models: dict[str, ReloadingModel] = {}
         self(PRODUCTION)
         self.look()
@@ -324,10 +333,22 @@ class WatchedModels:
 
     def look(self) -> None:
         "Look at the pointers now. An alias that was withdrawn has no model any more."
-        known = {PRODUCTION}
-        if self._every_alias: known |= {p.stem for p in self._folder.glob("*.json")}
-        for alias in sorted(known): self(alias).reload()
-        for alias in set(self._models) - known: del self._models[alias]
+        there = {p.stem for p in self._folder.glob("*.json")}
+        known = {PRODUCTION} | (there if self._every_alias else there & set(self._also))
+        with self._looking:
+            for alias in sorted(known): self._look_at(self(alias))
+            for alias in set(self._models) - known: del self._models[alias]
+
+    def _look_at(self, live: ReloadingModel) -> None:
+        "Look at one pointer, and say what is new."
+        old, trouble = live.deployed, live.error
+        live.reload()
+        if live.error not in (None, trouble):   # a bad pointer is tried again and again: said once
+            _logger.error("%s of %s: %s", live.alias, self._folder.name, live.error)
+        if live.deployed in (None, old): return
+        _logger.info("%s of %s: %s, %s", live.alias, self._folder.name, live.deployed,
+                     live.deployed.sha256)
+        if old: self._swapped(live.alias)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -153,7 +153,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #3b047780
+# %% ../nbs/06e_limits.ipynb #ab8a39ab
 COUNTS = "MLSCALE_COUNTS"   # the variable that names a folder, where several processes count
 
 class ServiceMetrics:
@@ -200,6 +200,13 @@ class ServiceMetrics:
         self.failures = Counter("mlscale_reload_failures",
                                 "Looks at a pointer that found no good bundle.",
                                 registry=self.registry)
+        self.swaps = Counter("mlscale_model_swaps", "Models that another one replaced, by alias.",
+                             ["alias"], registry=self.registry)
+        self.aliases = Counter("mlscale_alias_predictions", "Rows answered, by alias.", ["alias"],
+                               registry=self.registry)
+        self.shadow = Counter("mlscale_shadow_predictions",
+                              "Rows offered to the shadow: answered, failed or dropped.",
+                              ["outcome"], registry=self.registry)
         self.violations = Counter("mlscale_contract_violations",
                                   "Values outside of the model's contract.", ["column", "rule"],
                                   registry=self.registry)

@@ -34,7 +34,7 @@ from .pointer import PRODUCTION
 from .service import create_app
 from .storage import needs
 
-# %% ../nbs/06j_server.ipynb #d474acba
+# %% ../nbs/06j_server.ipynb #4e256fa0
 def _named(columns: Sequence[str], most: int = 6) -> str:
     "How many columns there are, and the first of them."
     some = ", ".join(columns[:most])
@@ -57,6 +57,8 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
         lines += [f"  WARNING  nothing can be served: no good bundle of {name!r} in {bundles} "
                   f"({live.error})", "           every question is answered with 503 until "
                   f"registry.deploy({name!r}) puts one there{there}"]
+    if share := options.get("canary"): lines.append(f"  canary   {share:.3g} of the units")
+    if options.get("shadow"): lines.append("  shadow   a copy of each question")
     mode = options.get("mode", "durable")
     where = re.sub(r"//[^/@]*@", "//...@", str(log)) if log else ""   # a URL may hold a password
     return [*lines, f"  log      {where} ({mode})" if log else
@@ -214,7 +216,7 @@ def _end(child: subprocess.Popen) -> None:
         child.kill()
         child.wait()
 
-# %% ../nbs/06j_server.ipynb #70320707
+# %% ../nbs/06j_server.ipynb #5fee4622
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
     try:
@@ -237,7 +239,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     log: str | os.PathLike | None = None, mode: str = "durable",
                     synchronous: str = "normal", port: int = 0,
                     patience: float = PATIENCE,
-                    trusted_key: str | os.PathLike | None = None) -> Iterator[str]:
+                    trusted_key: str | os.PathLike | None = None, canary: float = 0.,
+                    shadow: bool | str | os.PathLike = False) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -248,7 +251,7 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         The port on 127.0.0.1; 0 takes a free one.
     patience : float
         See `serve`.
-    trusted_key : path, optional
+    trusted_key, canary, shadow
         See `create_app`.
 
     Yields
@@ -272,7 +275,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     """
     what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
             "mode": mode, "synchronous": synchronous, "patience": patience,
-            "trusted_key": None if trusted_key is None else str(trusted_key)}
+            "trusted_key": None if trusted_key is None else str(trusted_key),
+            "canary": canary, "shadow": shadow if isinstance(shadow, bool) else str(shadow)}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)
@@ -327,7 +331,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #7deacced
+# %% ../nbs/06j_server.ipynb #a6017926
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1",
@@ -335,7 +339,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
           keys: str | os.PathLike | None = None, open_to_all: bool = False,
           certificate: str | os.PathLike | None = None,
           private_key: str | os.PathLike | None = None, access_log: bool = False,
-          trusted_key: str | os.PathLike | None = None,
+          trusted_key: str | os.PathLike | None = None, canary: float = 0.,
+          shadow: bool | str | os.PathLike = False,
           say: Callable[[str], object] = lambda line: None) -> None:
     """Serve until it is interrupted. What is in progress then is answered.
 
@@ -357,9 +362,14 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     certificate, private_key : path, optional
         PEM files; with them the server speaks TLS.
     access_log : bool
+<<<<<<< /tmp/tmpuywftoid/o
         Whether a line of JSON is written for each request, see `AccessLog`, and all other lines
         become JSON, too.
     trusted_key : path, optional
+=======
+        Whether a line of JSON is written for each request, see `AccessLog`.
+    trusted_key, canary, shadow
+>>>>>>> /tmp/tmpuywftoid/t
         See `create_app`.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
@@ -397,7 +407,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         "on_violation": on_violation,
         "patience": patience, "keys": text(keys), "certificate": text(certificate),
         "private_key": text(private_key), "access_log": access_log,
-        "trusted_key": text(trusted_key)}
+        "trusted_key": text(trusted_key), "canary": canary,
+        "shadow": shadow if isinstance(shadow, bool) else str(shadow)}
     with listening:
         if workers == 1: return _serve_at(listening, bundles, say=say, **what)
         live = ReloadingModel(Path(bundles)/model, trusted_key=trusted_key)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #e494095e
-from .arguments import one_of
+# %% ../nbs/06i_service.ipynb #a0b54768
+from .arguments import number, one_of
 from .contract import ContractTally
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, Admission, Keys, Limits
 from .limits import ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
@@ -33,6 +33,7 @@ from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
+from .rollout import CANARY, Shadow, in_share, open_shadow
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -75,7 +76,7 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     check_ids((e for e in entities if e is not None), "entities")
     return entities
 
-# %% ../nbs/06i_service.ipynb #4c0d4e3b
+# %% ../nbs/06i_service.ipynb #59c547ff
 def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
              what: str) -> tuple[np.ndarray, list[list]]:
     """Each row scored by its model, and as that model takes it; a refusal names the row by its
@@ -96,13 +97,29 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
+def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], str] | None,
+                 share: float, ids: list[str], whom: Sequence[str | None],
+                 production: DeployedModel) -> list[tuple[str, DeployedModel]]:
+    """The alias and model for each row. Each alias is looked up once: a model that is replaced
+    meanwhile must not answer half of a request."""
+    stays = PRODUCTION, production
+    if route is not None:
+        aliases = [route(id) for id in ids]
+        models = {alias: live(alias).current() for alias in {*aliases} - {PRODUCTION}}
+        return [(a, model) if (model := models.get(a)) else stays for a in aliases]
+    tried = live(CANARY).current() if share else None
+    if tried is None: return [stays]*len(ids)
+    return [(CANARY, tried) if in_share(e or id, share, tried.sha256) else stays
+            for id, e in zip(ids, whom)]
+
 def _told(production: DeployedModel, asked: list[Prediction], held: list[Prediction]) -> dict:
     "What the client hears: who was asked, and what the log holds now."
     return {"prediction": [row.prediction for row in held], "model": production.name,
             "version": production.version, "sha256": production.sha256,
-            "ids": [row.request_id for row in asked], "versions": [row.version for row in held]}
+            "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
+            "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #3ea050a0
+# %% ../nbs/06i_service.ipynb #8d43c6d9
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -119,6 +136,11 @@ class Service:
         Whether a row that breaks the contract of `production` is counted or refused.
     violated : callable, optional
         Given a column, a rule and a number of rows, whenever a rule of the contract is broken.
+    canary : float
+        The share of the units (entities, else request ids) that the alias `canary` answers, where
+        no `route` decides; see `in_share`.
+    shadow : Shadow, optional
+        Is offered a copy of each question that was answered.
 
     Examples
     --------
@@ -138,11 +160,14 @@ class Service:
     def __init__(self, live: Callable[[str], ReloadingModel],
                  log: LogWriter | PredictionLog | None = None,
                  route: Callable[[str], str] | None = None, *, on_violation: str = "count",
-                 violated: Callable[[str, str, int], object] = lambda column, rule, n: None):
+                 violated: Callable[[str, str, int], object] = lambda column, rule, n: None,
+                 canary: float = 0., shadow: Shadow | None = None):
         self._live, self._log, self._route = live, log, route
         self._refuses = one_of(on_violation, "on_violation", ("count", "refuse")) == "refuse"
         self._tallies, self._lock = dict[str, ContractTally](), threading.Lock()
-        self._violated = violated
+        self._violated, self._shadow = violated, shadow
+        self._share = number(canary, "canary", low=0, high=1)
+        if route and canary: raise ValueError(f"canary={canary}: the route decides; give one")
 
     def tally(self, deployed: DeployedModel) -> ContractTally | None:
         """What was counted of the contract of a model since this service started.
@@ -159,6 +184,23 @@ class Service:
         """
         if deployed.bundle.contract is None: return None
         return self._tallies.setdefault(deployed.sha256, ContractTally(deployed.bundle.contract))
+
+    def tried(self) -> dict:
+        """How the models are that are tried beside `production`.
+
+        Returns
+        -------
+        dict
+            `canary`: its version and trouble; `shadow`: its rows and trouble. Each where there is
+            one.
+        """
+        live, told = self._live(CANARY), dict[str, dict]()
+        if self._share:
+            version = deployed.version if (deployed := live.current()) else None
+            told["canary"] = {"version": version, "error": live.error}
+        if self._shadow:
+            told["shadow"] = {**self._shadow.counts, "error": self._shadow.error}
+        return told
 
     def _look(self, production: DeployedModel, rows: np.ndarray, what: str) -> None:
         "Count what breaks the contract, and refuse it where that was asked for."
@@ -190,7 +232,7 @@ class Service:
         -------
         dict
             `prediction` (a list, one a row), `model`, `version`, `sha256` (of `production`), `ids`,
-            and `versions`, one a row: who gave that answer.
+            and `versions`, `digests` and `aliases`, one a row: who gave that answer.
 
         Raises
         ------
@@ -204,7 +246,7 @@ class Service:
             If the answer cannot be recorded.
         """
         asked = self._scored(values, ids, at, entities, features)
-        return _told(*asked, self._log.append(asked[1]) if self._log else asked[1])
+        return self._given(*asked, self._log.append(asked[1]) if self._log else asked[1])
 
     async def answer_async(self, values: Any = None, ids: Sequence[str] | None = None,
                            at: str | Sequence[str] | None = None,
@@ -226,12 +268,18 @@ class Service:
         asked = self._scored(values, ids, at, entities, features)
         if isinstance(self._log, LogWriter): held = await self._log.append_async(asked[1])
         else: held = self._log.append(asked[1]) if self._log else asked[1]
-        return _told(*asked, held)
+        return self._given(*asked, held)
+
+    def _given(self, production: DeployedModel, asked: list[Prediction], rows: np.ndarray,
+               held: list[Prediction]) -> dict:
+        "What the client hears; the shadow is offered a copy of what was asked."
+        if self._shadow: self._shadow.offer(asked, production.bundle.columns, rows)
+        return _told(production, asked, held)
 
     def _scored(self, values: Any, ids: Sequence[str] | None, at: str | Sequence[str] | None,
                 entities: Sequence[str | None] | None,
-                features: Any) -> tuple[DeployedModel, list[Prediction]]:
-        "The deployed model, and an answer a row that is not recorded yet."
+                features: Any) -> tuple[DeployedModel, list[Prediction], np.ndarray]:
+        "The deployed model, an answer a row that is not recorded yet, and the rows."
         production = self._live(PRODUCTION).current()
         if production is None: raise UnavailableError("no model is loaded; see /health/ready")
         if (values is None) == (features is None):
@@ -244,20 +292,14 @@ class Service:
         self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
         times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
-        by = self._who_answers(ids, production)
+        by = _who_answers(self._live, self._route, self._share, ids, whom, production)
         prediction, rows_given = _predict(rows, [d for _, d in by], production, what)
         if self._log:
             for d in {d for _, d in by}: self._log.describe(d.sha256, d.bundle.columns)
-        return production, [Prediction(id, time, d.name, d.version, d.sha256, alias, p, x, entity)
-                            for id, time, (alias, d), p, x, entity
-                            in zip(ids, times, by, prediction.tolist(), rows_given, whom)]
-
-    def _who_answers(self, ids: list[str],
-                     production: DeployedModel) -> list[tuple[str, DeployedModel]]:
-        "The alias and model for each id."
-        if self._route is None: return [(PRODUCTION, production)]*len(ids)
-        routed = [(alias, self._live(alias).current()) for alias in map(self._route, ids)]
-        return [(alias, model) if model else (PRODUCTION, production) for alias, model in routed]
+        answers = [Prediction(id, time, d.name, d.version, d.sha256, alias, p, x, entity)
+                   for id, time, (alias, d), p, x, entity
+                   in zip(ids, times, by, prediction.tolist(), rows_given, whom)]
+        return production, answers, rows
 
 # %% ../nbs/06i_service.ipynb #af5b6def
 @cache
@@ -297,7 +339,7 @@ def _understood(body: bytes) -> dict:
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06i_service.ipynb #9139f823
+# %% ../nbs/06i_service.ipynb #c875c95e
 BLOCKED = 5.    # seconds that a server is not ready after its log could not be written
 
 def _refused(e: Exception) -> "JSONResponse":
@@ -310,6 +352,7 @@ def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
     from fastapi.responses import JSONResponse
     for version, n in Counter(given["versions"]).items():
         metrics.predictions.labels(version).inc(n)
+    for alias, n in Counter(given["aliases"]).items(): metrics.aliases.labels(alias).inc(n)
     return JSONResponse(given)
 
 # %% ../nbs/06i_service.ipynb #16b966bb
@@ -343,7 +386,7 @@ def _prediction_routes(service: Service, models: WatchedModels,
             except (ValueError, UnavailableError, LogError) as e: return _refused(e)
     return router
 
-# %% ../nbs/06i_service.ipynb #23cacef4
+# %% ../nbs/06i_service.ipynb #594c7bda
 def _state(models: WatchedModels, writer: LogWriter | None, service: Service) -> "JSONResponse":
     "Whether the service can answer, and with what; why not, if not."
     from fastapi.responses import JSONResponse
@@ -357,7 +400,7 @@ def _state(models: WatchedModels, writer: LogWriter | None, service: Service) ->
            if writer else {})
     tally = service.tally(deployed) if deployed else None
     seen = {"contract": {"rows": tally.rows, "broken": tally.broken}} if tally else {}
-    told = {"ready": ready, **what, "error": live.error, **seen, **log}
+    told = {"ready": ready, **what, "error": live.error, **seen, **log, **service.tried()}
     return JSONResponse(told, 200 if ready else 503)
 
 # %% ../nbs/06i_service.ipynb #bc063f99
@@ -493,7 +536,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #810513ea
+# %% ../nbs/06i_service.ipynb #7a40369a
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -501,7 +544,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
                max_bytes: int = MAX_BYTES, patience: float = PATIENCE,
                most: int = MOST_IN_PROGRESS,
                keys: str | os.PathLike | None = None,
-               trusted_key: str | os.PathLike | None = None) -> "FastAPI":
+               trusted_key: str | os.PathLike | None = None, canary: float = 0.,
+               shadow: bool | str | os.PathLike = False) -> "FastAPI":
     """The service as a FastAPI application.
 
     Parameters
@@ -530,6 +574,11 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         A file of keys, see `make_key`; without it everybody is answered.
     trusted_key : path, optional
         The file of the public keys by which a bundle must be signed, see `load_deployed`.
+    canary : float
+        The share of the units that the alias `canary` answers, see `Service`; not beside `route`.
+    shadow : bool or path
+        Whether the alias `shadow` answers a copy of each question, see `Shadow`; a path says where
+        its answers are recorded. Default with True: beside the log, as `<log>.shadow`.
 
     Returns
     -------
@@ -551,19 +600,25 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     with needs("serve"): from fastapi_offline import FastAPIOffline
     metrics, digests = ServiceMetrics(), {} if keys is None else read_keys(keys)
     models = WatchedModels(Path(bundles)/model, every_alias=route is not None,
-                           failed=metrics.failures.inc, trusted_key=trusted_key)
+                           failed=metrics.failures.inc, trusted_key=trusted_key,
+                           also=[CANARY] if canary else (),
+                           swapped=lambda alias: metrics.swaps.labels(alias).inc())
     book = PredictionLog(log, synchronous=synchronous) if log else None
     writer = LogWriter(book, mode, lost=metrics.unlogged.inc) if book else None
+    tried = open_shadow(shadow, Path(bundles)/model, log, trusted_key=trusted_key,
+                        counted=lambda outcome, n: metrics.shadow.labels(outcome).inc(n))
     @asynccontextmanager
     async def life(app: "FastAPI") -> AsyncIterator[None]:
         with models.watching():
             async with _watched(metrics, models, writer): yield
+        if tried: tried.close()
         if writer: writer.close()
         if book: book.close()
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
     app.state.live, app.state.metrics = models(PRODUCTION), metrics
     violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)
-    service = Service(models, writer, route, on_violation=on_violation, violated=violated)
+    service = Service(models, writer, route, on_violation=on_violation, violated=violated,
+                      canary=canary, shadow=tried)
     app.include_router(_prediction_routes(service, models, metrics))
     app.include_router(_outcome_routes(book))
     app.include_router(_model_routes(models(PRODUCTION)))

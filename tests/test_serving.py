@@ -81,7 +81,8 @@ ROWS = [[.5, None, -1.], [0., 2., 1e30], [-3, 1, 2]]
 def test_the_service_answers_what_the_bundle_answers(client, bundles, tmp_path):
     truth = load_bundle(bundles / "late" / "1")
     answer = client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"], "at": "2013-07-01T12:00:00+02:00"}).json()
-    assert answer == {"prediction": truth.predict(ROWS).tolist(), "model": "late", "version": 1, "sha256": truth.sha256, "ids": ["x", "y", "z"], "versions": [1, 1, 1]}
+    assert answer == {"prediction": truth.predict(ROWS).tolist(), "model": "late", "version": 1, "sha256": truth.sha256, "ids": ["x", "y", "z"], "versions": [1, 1, 1],
+                      "digests": [truth.sha256] * 3, "aliases": ["production"] * 3}
     flat = client.post("/predict", json={"values": ROWS[0]}).json()
     assert flat["prediction"] == answer["prediction"][:1] and len(flat["ids"][0]) == 32
     first = logged(tmp_path / "log.db", "request_id, at, entity, model, version, sha256, alias, prediction, features")[-3]
