@@ -226,7 +226,9 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #c23a3cfe
+# %% ../nbs/06b_prediction_log.ipynb #8d3535d4
+_PAGES = 4000   # 16 MB that are written once before they are sorted into the file; 1000 cost more
+
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -290,6 +292,7 @@ class _SQLite:
     def tune(self) -> None:
         "Once it is known that the file is a log."
         self.execute("PRAGMA journal_mode=WAL")
+        self.execute(f"PRAGMA wal_autocheckpoint={_PAGES}")
         self.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def close(self) -> None:
