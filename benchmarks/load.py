@@ -11,9 +11,7 @@ import time
 from collections import OrderedDict
 
 import numpy as np
-
-try: from uvloop import new_event_loop
-except ImportError: from asyncio import new_event_loop
+import uvloop
 
 GIVE_UP = 1.     # seconds after which a client of `opened` no longer waits
 AT_MOST = 4000   # connections
@@ -134,7 +132,7 @@ def main():
     place, texts = tuple(what["place"]), [text.encode() for text in what["texts"]]
     if "clients" in what: work = closed(place, texts, what["clients"], what["warm"], what["lasts"])
     else: work = Opened(place, texts, what["rate"], what["lasts"], what["seed"]).run()
-    loop = new_event_loop()
+    loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     print(json.dumps(loop.run_until_complete(work)), flush=True)
     os._exit(0)   # connections that are still open need no farewell

@@ -226,8 +226,10 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #8d3535d4
-_PAGES = 4000   # 16 MB that are written once before they are sorted into the file; 1000 cost more
+# %% ../nbs/06b_prediction_log.ipynb #290742a9
+# pages (16 MB) that gather beside the file before they are sorted into it: a page that many rows
+# touched meanwhile is sorted in once
+_PAGES = 4000
 
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."

@@ -279,11 +279,12 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #4c821cdd
+# %% ../nbs/06i_service.ipynb #d9f9a0d2
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
-    if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice in an object")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError("a name is there twice in an object")
+    return found
 
 _json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
 
@@ -292,7 +293,7 @@ def _understood(body: bytes) -> dict:
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
     read = _question_type().model_validate
-    try: return dict(read(_json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))))
+    try: return vars(read(_json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
@@ -315,12 +316,11 @@ def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
         metrics.predictions.labels(version).inc(n)
     return JSONResponse(given)
 
-# %% ../nbs/06i_service.ipynb #725de6c8
+# %% ../nbs/06i_service.ipynb #c3a62084
 SMALL = 8_192   # bytes of a body that is answered on the event loop: some ten rows of 45 columns
 
 class _SmallQuestions:
-    """A layer around an application that answers a small question itself, on the event loop: the
-    routes of the application would cost as much as the answer."""
+    "A layer around an application that answers a small question itself, on the event loop."
     def __init__(self, app: Callable, service: Service, models: WatchedModels,
                  metrics: ServiceMetrics):
         self._app, self._service, self._models, self._metrics = app, service, models, metrics
