@@ -123,12 +123,17 @@ def _of_records(rows: Sequence[Mapping], names: Sequence[str], what: str) -> dic
                              f"give each row {_some(names)}")
     return {name: [row[name] for row in rows] for name in names}
 
-# %% ../nbs/001_arguments.ipynb #3295966a
+# %% ../nbs/001_arguments.ipynb #fabe78cb
 def _with_masks(table: Any) -> Any:
     "A list of masked rows as one masked array; anything else as it is."
     if not isinstance(table, (list, tuple)): return table
     if not any(isinstance(row, np.ma.MaskedArray) for row in table): return table
     return np.ma.stack([np.ma.asarray(row) for row in table])
+
+def _check_width(rows: np.ndarray, wanted: Sequence[str], what: str) -> None:
+    if rows.ndim == 2 and rows.shape[1] == len(wanted): return
+    raise ValueError(f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of "
+                     f"{len(wanted)} values, {wanted[0]!r} first")
 
 def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
     table = _with_masks(table)
@@ -138,9 +143,7 @@ def _columns_by_position(table: Any, wanted: Sequence[str], what: str) -> list:
         raise ValueError(f"{what}: rows of different lengths; "
                          f"give each {len(wanted)} values") from None
     if rows.dtype.kind in "US": rows = np.asarray(table, dtype=object)   # see column_of_floats
-    if rows.ndim != 2 or rows.shape[1] != len(wanted):
-        raise ValueError(f"{what}: shape {rows.shape}, expected (n, {len(wanted)}): rows of "
-                         f"{len(wanted)} values, {wanted[0]!r} first")
+    _check_width(rows, wanted, what)
     return [rows[:, j] for j in range(len(wanted))]
 
 # %% ../nbs/001_arguments.ipynb #10aa0c26
@@ -232,7 +235,7 @@ def column_of_floats(column: Any, name: str, what: str = "values") -> np.ndarray
     if not isinstance(column, np.ma.MaskedArray): return floats
     return np.where(np.ma.getmaskarray(column), np.nan, floats)
 
-# %% ../nbs/001_arguments.ipynb #d312dd42
+# %% ../nbs/001_arguments.ipynb #bf0ec70e
 def _check_lengths(columns: Sequence[np.ndarray], what: str) -> None:
     lengths = {len(x) for x in columns}
     if len(lengths) < 2: return
@@ -274,7 +277,7 @@ def numeric_rows(table: Any, columns: Sequence[str], what: str = "values", *,
     """
     plain_array = isinstance(table, np.ndarray) and not isinstance(table, np.ma.MaskedArray)
     if plain_array and table.ndim == 2 and table.dtype.kind in "fiub":
-        _columns_by_position(table, columns, what)
+        _check_width(table, columns, what)
         return np.array(table, dtype=float, subok=False)
     found = _columns(table, columns, what, more)
     found = [column_of_floats(column, name, what) for column, name in zip(found, columns)]

@@ -46,7 +46,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #d02f9eb1
+# %% ../nbs/03c_bundle.ipynb #3997606f
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -114,6 +114,10 @@ class Signature:
         _check_example(rows.shape)
         return cls(tuple(names), tuple(map(bool, np.atleast_1d(_missing(rows).any(axis=0)))), types)
 
+    @cached_property
+    def _never_missing(self) -> np.ndarray:
+        return ~np.array(self.allow_missing, bool)
+
     def check(self, values: Any, what: str = "values") -> np.ndarray:
         """Turn rows into an array the model can take, or say what is wrong with them.
 
@@ -140,11 +144,11 @@ class Signature:
         rows = typed_rows(values, self.columns, self.types, what)
         faults = [(_infinite(rows, self.types),
                    "infinite, or too large for float32; give None where it is unknown"),
-                  (_missing(rows) & ~np.array(self.allow_missing),
+                  (_missing(rows) & self._never_missing,
                    "missing, but it never was in the reference rows; supply it")]
         if self.types: faults.append((_broken(rows), "half a surrogate pair; give plain text"))
         for wrong, why in faults:
-            for i, j in np.argwhere(wrong)[:1]:
+            for i, j in np.argwhere(wrong)[:1] if wrong.any() else ():
                 said = ascii(rows[i, j]) if isinstance(rows[i, j], str) else rows[i, j]
                 raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {said!s:.60} is {why}")
         return rows

@@ -226,7 +226,11 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #c23a3cfe
+# %% ../nbs/06b_prediction_log.ipynb #290742a9
+# pages (16 MB) that gather beside the file before they are sorted into it: a page that many rows
+# touched meanwhile is sorted in once
+_PAGES = 4000
+
 class _SQLite:
     "An SQLite file. One transaction writes at a time, and readers do not wait for it."
     errors: Any = sqlite3.Error
@@ -290,6 +294,7 @@ class _SQLite:
     def tune(self) -> None:
         "Once it is known that the file is a log."
         self.execute("PRAGMA journal_mode=WAL")
+        self.execute(f"PRAGMA wal_autocheckpoint={_PAGES}")
         self.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def close(self) -> None:

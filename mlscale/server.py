@@ -331,7 +331,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #a6017926
+# %% ../nbs/06j_server.ipynb #c76af34e
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1",
@@ -362,14 +362,9 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     certificate, private_key : path, optional
         PEM files; with them the server speaks TLS.
     access_log : bool
-<<<<<<< /tmp/tmpuywftoid/o
         Whether a line of JSON is written for each request, see `AccessLog`, and all other lines
         become JSON, too.
-    trusted_key : path, optional
-=======
-        Whether a line of JSON is written for each request, see `AccessLog`.
     trusted_key, canary, shadow
->>>>>>> /tmp/tmpuywftoid/t
         See `create_app`.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #cb4594da
+# %% ../nbs/06i_service.ipynb #f979cc0f
 import asyncio
 import json
 import os
 import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06i_service.ipynb #18fa249a
+# %% ../nbs/06i_service.ipynb #778562ac
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
@@ -52,9 +51,13 @@ class UnavailableError(RuntimeError):
     mlscale.service.UnavailableError: no model is loaded; see /health/ready
     """
 
+def _new_id() -> str:
+    "A name that nothing else has, of 32 digits; what is named later sorts later."
+    return f"{time.time_ns() >> 16:012x}{os.urandom(10).hex()}"
+
 def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
     "One id a row, none twice; new ones if none are given."
-    if ids is None: return [uuid.uuid4().hex for _ in range(n)]
+    if ids is None: return [_new_id() for _ in range(n)]
     if len(ids) != n: raise ValueError(f"ids: {len(ids)} for {n} rows; give one a row")
     check_ids(ids)
     if len(set(ids)) < n:
@@ -320,18 +323,21 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #c5792ae1
+# %% ../nbs/06i_service.ipynb #d9f9a0d2
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
-    if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice in an object")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError("a name is there twice in an object")
+    return found
+
+_json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
 
 def _understood(body: bytes) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
     read = _question_type().model_validate
-    try: return dict(read(json.loads(body, object_pairs_hook=_each_once)))
+    try: return vars(read(_json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
@@ -355,13 +361,36 @@ def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
     for alias, n in Counter(given["aliases"]).items(): metrics.aliases.labels(alias).inc(n)
     return JSONResponse(given)
 
-# %% ../nbs/06i_service.ipynb #16b966bb
+# %% ../nbs/06i_service.ipynb #c3a62084
 SMALL = 8_192   # bytes of a body that is answered on the event loop: some ten rows of 45 columns
+
+class _SmallQuestions:
+    "A layer around an application that answers a small question itself, on the event loop."
+    def __init__(self, app: Callable, service: Service, models: WatchedModels,
+                 metrics: ServiceMetrics):
+        self._app, self._service, self._models, self._metrics = app, service, models, metrics
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        asked = scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", "/predict")
+        if not asked: return await self._app(scope, receive, send)
+        message = await receive()   # the whole body: `Limits` has read it
+        if len(message["body"]) > SMALL or not self._models.engines() <= {"onnx"}:
+            first = iter([message])
+            async def again() -> dict: return next(first, None) or await receive()
+            return await self._app(scope, again, send)
+        with self._metrics.seconds.time():
+            try:
+                given = await self._service.answer_async(**_understood(message["body"]))
+                reply = _reply(given, self._metrics)
+            except (ValueError, UnavailableError, LogError) as e: reply = _refused(e)
+        await reply(scope, receive, send)
+
+# %% ../nbs/06i_service.ipynb #8e4bb4a3
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer larger ones
 
 def _prediction_routes(service: Service, models: WatchedModels,
                        metrics: ServiceMetrics) -> "APIRouter":
-    "POST /predict: a small question on the event loop, a large one in a thread of a small pool."
+    "POST /predict, for what `_SmallQuestions` leaves: in a thread of a small pool."
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Request
     # made where the event loop runs
@@ -380,8 +409,6 @@ def _prediction_routes(service: Service, models: WatchedModels,
         body = await request.body()
         with metrics.seconds.time():
             try:
-                if len(body) <= SMALL and models.engines() <= {"onnx"}:
-                    return _reply(await service.answer_async(**_understood(body)), metrics)
                 return await to_thread.run_sync(answer, body, request.scope, limiter=threads())
             except (ValueError, UnavailableError, LogError) as e: return _refused(e)
     return router
@@ -536,7 +563,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #7a40369a
+# %% ../nbs/06i_service.ipynb #8fd276ed
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -624,6 +651,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     app.include_router(_model_routes(models(PRODUCTION)))
     app.include_router(_operation_routes(models, writer, metrics, service))
     describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
+    app.add_middleware(_SmallQuestions, service=service, models=models, metrics=metrics)
     app.add_middleware(Admission, metrics=metrics, most=most)
     if digests: app.add_middleware(Keys, digests=digests)
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
