@@ -33,7 +33,7 @@ from .pointer import PRODUCTION
 from .service import create_app
 from .storage import needs
 
-# %% ../nbs/06j_server.ipynb #d474acba
+# %% ../nbs/06j_server.ipynb #c7bdabf8
 def _named(columns: Sequence[str], most: int = 6) -> str:
     "How many columns there are, and the first of them."
     some = ", ".join(columns[:most])
@@ -58,6 +58,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
                   f"registry.deploy({name!r}) puts one there{there}"]
     mode = options.get("mode", "durable")
     where = re.sub(r"//[^/@]*@", "//...@", str(log)) if log else ""   # a URL may hold a password
+    if features := options.get("features"): lines.append(f"  features {features}")
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]
 
@@ -115,17 +116,24 @@ class AccessLog:
                     **{name.decode(): value.decode() for name, value in carried}}
             _access.info(json.dumps(line))
 
-# %% ../nbs/06j_server.ipynb #6614ba93
+# %% ../nbs/06j_server.ipynb #da06f281
 DRAIN = 5   # seconds for the questions in progress when a server is told to end
+
+def _open_features(folder: str | None) -> Any:
+    "The feature store in a folder; who has none imports none of it."
+    if folder is None: return None
+    from mlscale.online import OnlineFeatures
+    return OnlineFeatures(folder)
 
 def _serve_at(listening: socket.socket, bundles: str | os.PathLike, *, patience: float = PATIENCE,
               certificate: str | None = None, private_key: str | None = None,
-              access_log: bool = False, say: Callable[[str], object] = lambda line: None,
-              **options: Any) -> None:
+              access_log: bool = False, features: str | None = None,
+              say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
     with needs("serve"): import uvicorn
-    app = create_app(bundles, patience=patience, **options)
-    for line in _announcement(listening, Path(bundles), app.state.live, options): say(line)
+    app = create_app(bundles, patience=patience, entities=_open_features(features), **options)
+    told = {**options, "certificate": certificate, "features": features}
+    for line in _announcement(listening, Path(bundles), app.state.live, told): say(line)
     if access_log:
         logging.basicConfig(format="%(message)s")
         _access.setLevel(logging.INFO)
@@ -165,7 +173,7 @@ def _end(child: subprocess.Popen) -> None:
         child.kill()
         child.wait()
 
-# %% ../nbs/06j_server.ipynb #70320707
+# %% ../nbs/06j_server.ipynb #7a5ae262
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
     try:
@@ -188,7 +196,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     log: str | os.PathLike | None = None, mode: str = "durable",
                     synchronous: str = "normal", port: int = 0,
                     patience: float = PATIENCE,
-                    trusted_key: str | os.PathLike | None = None) -> Iterator[str]:
+                    trusted_key: str | os.PathLike | None = None,
+                    features: str | os.PathLike | None = None) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -201,6 +210,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         See `serve`.
     trusted_key : path, optional
         See `create_app`.
+    features : path, optional
+        See `serve`.
 
     Yields
     ------
@@ -223,7 +234,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     """
     what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
             "mode": mode, "synchronous": synchronous, "patience": patience,
-            "trusted_key": None if trusted_key is None else str(trusted_key)}
+            "trusted_key": None if trusted_key is None else str(trusted_key),
+            "features": None if features is None else str(features)}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)
@@ -278,7 +290,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #a414cfb6
+# %% ../nbs/06j_server.ipynb #7d28af76
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1",
@@ -287,6 +299,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
           certificate: str | os.PathLike | None = None,
           private_key: str | os.PathLike | None = None, access_log: bool = False,
           trusted_key: str | os.PathLike | None = None,
+          features: str | os.PathLike | None = None,
           say: Callable[[str], object] = lambda line: None) -> None:
     """Serve until it is interrupted. What is in progress then is answered.
 
@@ -310,6 +323,9 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         Whether a line of JSON is written for each request, see `AccessLog`.
     trusted_key : path, optional
         See `create_app`.
+    features : path, optional
+        The folder of a feature store, see `mlscale.feature_store.repository`; with it `POST
+        /predict/entity` is answered.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
 
@@ -318,7 +334,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     OSError
         If the address cannot be had: another program listens there, or the name is unknown.
     ValueError
-        If strangers could ask, or a file of keys or a certificate is none.
+        If strangers could ask, or a file of keys, a certificate or a feature store is none.
 
     Examples
     --------
@@ -336,6 +352,9 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     _check_certificate(certificate, private_key)
     workers = whole(workers, "workers", low=1)
     if keys is not None: read_keys(keys)
+    if features is not None and not (Path(features)/"feature_store.yaml").is_file():
+        raise ValueError(f"features={str(features)!r}: no feature_store.yaml is there; give the "
+                         "folder of a `repository`")
     try: listening = socket.create_server((host, port), backlog=2048)
     except OSError as e:
         why = (e.strerror or str(e)).partition(" (while")[0]
@@ -346,7 +365,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         "on_violation": on_violation,
         "patience": patience, "keys": text(keys), "certificate": text(certificate),
         "private_key": text(private_key), "access_log": access_log,
-        "trusted_key": text(trusted_key)}
+        "trusted_key": text(trusted_key), "features": text(features)}
     with listening:
         if workers == 1: return _serve_at(listening, bundles, say=say, **what)
         live = ReloadingModel(Path(bundles)/model, trusted_key=trusted_key)
