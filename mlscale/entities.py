@@ -277,7 +277,7 @@ def as_first_asked(log: PredictionLog, ids: Sequence[str], names: Sequence[str |
         out.append(row)
     return out
 
-# %% ../nbs/06h_entities.ipynb #3cdb9dda
+# %% ../nbs/06h_entities.ipynb #2af23033
 @cache
 def entity_question_type() -> Any:
     """The body of `POST /predict/entity` as pydantic checks it.
@@ -294,13 +294,13 @@ def entity_question_type() -> Any:
     {'origin': 'EWR'}
     """
     from pydantic import BaseModel, Field, StrictStr
-    keys = "The key of a row, {name: value}, or a list of them; text or whole numbers"
+    which = "The key of a row, {name: value}, or a list of them; text or whole numbers"
     rest = "The columns of the model that the feature store does not have, one object a key"
     names = "A request id a row; what is sent again with the same ids has the same answer"
     when = "The moment of use, or one a row, ISO 8601 with a time zone; default now"
     whom = "Whom each row is about; default the key"
     class EntityQuestion(BaseModel, extra="forbid"):
-        keys: dict | list[dict] = Field(description=keys)
+        keys: dict | list[dict] = Field(description=which)
         features: dict | list[dict] | None = Field(None, description=rest)
         ids: list[StrictStr] | None = Field(None, description=names)
         at: StrictStr | list[StrictStr] | None = Field(None, description=when)

@@ -51,7 +51,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
 
-# %% ../nbs/01l_feature_store.ipynb #25879ebb
+# %% ../nbs/01l_feature_store.ipynb #1fa1508d
 _CONFIGURATION = {
     "project": "mlscale",
     "provider": "local",
@@ -68,8 +68,8 @@ def _online_store(online: str | Mapping) -> dict:
     if isinstance(online, Mapping): return dict(online)
     if online == "sqlite": return {"type": "sqlite", "path": "online.db"}
     if isinstance(online, str) and online.startswith("redis://") and len(online) > 8:
-        patience = "" if "socket_timeout" in online else ",socket_timeout=5,socket_connect_timeout=5"
-        return {"type": "redis", "connection_string": online[8:] + patience, "skip_dedup": True}
+        limits = "" if "socket_timeout" in online else ",socket_timeout=5,socket_connect_timeout=5"
+        return {"type": "redis", "connection_string": online[8:] + limits, "skip_dedup": True}
     raise ValueError(
         f"online={online!r}: 'sqlite', 'redis://HOST:PORT', or Feast's own configuration as a"
         " mapping"

@@ -191,11 +191,11 @@ def read(store: "feast.FeatureStore", views: str | Sequence[str], keys: Any,
     check_names([*keys.columns, *columns], [], "the result", more=True)
     return pd.DataFrame({**keys, **columns}, index=keys.index)
 
-# %% ../nbs/01m_online.ipynb #4716d7dc
+# %% ../nbs/01m_online.ipynb #bf117bff
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 def _key_part(value: Any, kind: str, what: str) -> Any:
-    "A part of a key as JSON gives it, if it is of the type that is stored; None where it is missing."
+    "A part of a key as JSON gives it, if it is of the stored type; None where it is missing."
     fits = (isinstance(value, str) if kind == "STRING" else
             type(value) is int and -2**63 <= value < 2**63)
     if fits or value is None: return value

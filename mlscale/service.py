@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #f0626fad
+# %% ../nbs/06i_service.ipynb #3bd7430a
 from .arguments import one_of
 from .contract import ContractTally
 from .entities import EntityFeatures, as_first_asked, entity_names, entity_question_type
 from .entities import entity_rows, in_their_places
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
-from .limits import Admission, Keys, Limits, ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
+from .limits import Admission, Keys, Limits, ServiceMetrics, overdue, read_features
+from .limits import read_keys, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
 from .pointer import PRODUCTION
@@ -278,7 +279,7 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #fffbc662
+# %% ../nbs/06i_service.ipynb #00a3582f
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
     if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice in an object")
@@ -289,7 +290,7 @@ def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> di
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
     read = question().model_validate
-    try: return dict(read(json.loads(body, object_pairs_hook=_each_once)))
+    try: return dict(iter(read(json.loads(body, object_pairs_hook=_each_once))))   # `keys` is one
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
