@@ -214,11 +214,12 @@ def test_where_nobody_waits_for_the_log_a_log_that_cannot_be_read_does_not_matte
         assert ask(c, {"driver_id": 1001}, features={"hour": 1}, ids=["a"]).status_code == 200
 
 ONE = {"driver_id": 1001}
-BAD = [({}, "keys"), ({"keys": []}, "keys"), ({"keys": [1]}, "keys"), ({"keys": "1001"}, "keys"), ({"keys": [ONE, {}]}, "2 keys"), ({"keys": {"driver_id": "x"}}, "keys[0]"), ({"keys": {**ONE, "city": "EWR"}}, "unknown are 'city'"),
-       ({"keys": [ONE]*10_001}, "10001 rows"), ({"features": None}, "'hour'"), ({"features": []}, "features"), ({"features": [{"hour": 1}]*2}, "2 for 1 keys"),
-       ({"features": {"hour": "1"}}, "features[0]"), ({"features": {"hour": None}}, "features[0], column 'hour'"), ({"features": {"hour": 1, "drivers__rides": 2}}, "unknown are 'drivers__rides'"), ({"features": {"hour": True}}, "features[0]"),
-       ({"features": {"hour": 10**400}}, "too large"), ({"ids": ["a", "b"]}, "ids"), ({"ids": [1]}, "ids"), ({"at": "yesterday"}, "at"), ({"at": ["2013-07-01T12:00Z"]*2}, "at"),
-       ({"at": "2013-07-01"}, "time zone"), ({"entities": ["a", "b"]}, "entities"), ({"values": [1]}, "values"), ({"keyz": 1}, "keyz")]
+BAD = [({}, "keys"), ({"keys": []}, "keys"), ({"keys": [1]}, "keys"), ({"keys": "1001"}, "keys"), ({"keys": [ONE, {}]}, "2 keys"), ({"keys": {"driver_id": "x"}}, "keys[0]"),
+       ({"keys": {**ONE, "city": "EWR"}}, "unknown are 'city'"), ({"keys": [ONE]*10_001}, "10001 rows"), ({"features": None}, "'hour'"), ({"features": []}, "features"),
+       ({"features": [{"hour": 1}]*2}, "2 for 1 keys"), ({"features": {"hour": "1"}}, "features[0]"), ({"features": {"hour": None}}, "features[0], column 'hour'"),
+       ({"features": {"hour": 1, "drivers__rides": 2}}, "unknown are 'drivers__rides'"), ({"features": {"hour": True}}, "features[0]"), ({"features": {"hour": 10**400}}, "too large"),
+       ({"ids": ["a", "b"]}, "ids"), ({"ids": [1]}, "ids"), ({"at": "yesterday"}, "at"), ({"at": ["2013-07-01T12:00Z"]*2}, "at"), ({"at": "2013-07-01"}, "time zone"),
+       ({"entities": ["a", "b"]}, "entities"), ({"values": [1]}, "values"), ({"keyz": 1}, "keyz")]
 
 @pytest.mark.parametrize(("change", "words"), BAD, ids=range(len(BAD)))
 def test_a_malformed_question_is_a_422_that_names_the_place(client, tmp_path, change, words):
@@ -299,7 +300,7 @@ def test_a_store_that_hangs_takes_nothing_from_those_who_have_their_features(bun
     repository(tmp_path, View("drivers", fact(1001, 8), "driver_id", None, ["rides", "twin"]))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = json.loads((tmp_path / "feature_store.yaml").read_text())
-        address = f"127.0.0.1:{silent.getsockname()[1]},socket_timeout=0.4,socket_connect_timeout=0.4"
+        address = f"127.0.0.1:{silent.getsockname()[1]},socket_timeout=0.4,retry=null"
         (tmp_path / "feature_store.yaml").write_text(json.dumps({**settings, "online_store": {"type": "redis", "connection_string": address}}))
         app = create_app(bundles, model="strict", entities=OnlineFeatures(tmp_path))
         with TestClient(app) as c, ThreadPoolExecutor(40) as pool:
