@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['EntityFeatures', 'EntityRow', 'entity_rows', 'entity_names', 'as_first_asked', 'entity_question_type',
-           'in_their_places']
+           'in_their_places', 'EntityService']
 
-# %% ../nbs/06h_entities.ipynb #b7850bfe
+# %% ../nbs/06h_entities.ipynb #eeb5896d
 import json
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-# %% ../nbs/06h_entities.ipynb #60881e4d
+# %% ../nbs/06h_entities.ipynb #51e038ba
 from .arguments import check_names
 from .bundle import Signature
+from .hot_swap import DeployedModel, ReloadingModel
 from .limits import MAX_ROWS, read_features
-from .prediction_log import PredictionLog, check_ids
+from .pointer import PRODUCTION
+from .prediction_log import PredictionLog, check_ids, iso_utc
 
 # %% ../nbs/06h_entities.ipynb #5d3e4f04
 class EntityFeatures(Protocol):
@@ -334,3 +336,118 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         there = dict(zip(places, values))
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
+
+# %% ../nbs/06h_entities.ipynb #df07f88c
+def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
+    "A time for each row, as the log writes it."
+    if at is None or isinstance(at, str): return [iso_utc(at or datetime.now(UTC))]*n
+    if len(at) != n: raise ValueError(f"at: {len(at)} for {n} keys; give one time, or one a key")
+    return [iso_utc(moment) for moment in at]
+
+def _check_names_of(rows: Sequence[str | None] | None, n: int, what: str) -> None:
+    "One name a row, such as a log can hold."
+    if rows is None: return
+    if len(rows) != n: raise ValueError(f"{what}: {len(rows)} for {n} keys; give one a key")
+    check_ids((name for name in rows if name is not None), what)
+
+class EntityService:
+    """Questions by key: the features that the client does not have are read from a store.
+
+    Parameters
+    ----------
+    answer : callable
+        Answers with all features, as `mlscale.service.Service.answer` does.
+    source : EntityFeatures
+        What knows the features of entities.
+    live : callable
+        Given an alias, its `ReloadingModel`.
+    nothing : callable
+        Given the deployed model, the form of an answer about no row.
+    log : PredictionLog, optional
+        Where a question that is asked again finds the features of the first time.
+    saw : callable
+        Told the ages and the states of each row, see `ServiceMetrics.saw`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from mlscale.artifacts import ModelVersion, save, write_pointer
+    >>> X = {"hour": np.arange(4.), "temp": np.arange(4.)}
+    >>> model = LogisticRegression().fit(np.column_stack(list(X.values())), [0, 0, 1, 1])
+    >>> bundle = save(model, "by_key/late/1", example=X)
+    >>> _ = write_pointer("by_key/late", "production", ModelVersion("late", 1, bundle.sha256))
+    >>> class Constant:
+    ...     columns = ["temp"]
+    ...     def read(self, keys, columns, at):
+    ...         return [({"temp": 79.}, {"weather": 0.}, {"weather": "fresh"}) for _ in keys]
+    >>> from mlscale.hot_swap import ReloadingModel
+    >>> from mlscale.entities import EntityService
+    >>> live = lambda alias: ReloadingModel("by_key/late", alias)
+    >>> score = lambda features, **_: {"prediction": live("").current().bundle.predict(features)}
+    >>> by_key = EntityService(score, Constant(), live, lambda production: {})
+    >>> answer = by_key.answer({"origin": "EWR"}, {"hour": 3})
+    >>> answer["features"], answer["states"]
+    ([{'temp': 79.0}], [{'weather': 'fresh'}])
+    """
+    def __init__(self, answer: Callable[..., dict], source: EntityFeatures,
+                 live: Callable[[str], ReloadingModel], nothing: Callable[[DeployedModel], dict],
+                 log: PredictionLog | None = None,
+                 saw: Callable[[dict, dict], object] = lambda ages, states: None):
+        self._answer, self._source, self._live, self._nothing = answer, source, live, nothing
+        self._log, self._saw = log, saw
+
+    def answer(self, keys: Any, features: Any = None, ids: Sequence[str] | None = None,
+               at: str | Sequence[str] | None = None,
+               entities: Sequence[str | None] | None = None) -> dict:
+        """Answer one request.
+
+        Parameters
+        ----------
+        keys, features : dict or list of dict
+            See `entity_rows`.
+        ids, at, entities
+            As for `mlscale.service.Service.answer`; an entity is the key where none are given.
+
+        Returns
+        -------
+        dict
+            The answer of the service, None for a row that the model cannot score; and for each row
+            `features` (those of the store), `ages` (seconds since the event, by view) and `states`
+            (by view, see `EntityRow`).
+
+        Raises
+        ------
+        ValueError
+            If the question is malformed; and what the service raises.
+        OSError
+            If the store cannot be read.
+        """
+        production = self._live(PRODUCTION).current()
+        if production is None: return self._answer()   # which says why
+        whom = entity_names(keys)
+        times = _moments(at, len(whom))
+        for what, names in (("ids", ids), ("entities", entities)):
+            _check_names_of(names, len(whom), what)
+        if entities is not None: whom = list(entities)
+        rows = entity_rows(self._source, keys, features, production.bundle.signature,
+                           [datetime.fromisoformat(moment) for moment in times])
+        for row in rows: self._saw(row.ages, row.states)
+        if ids is not None and self._log: rows = as_first_asked(self._log, ids, whom, rows)
+        try: told = self._scored(production, rows, ids, times, whom)
+        except ValueError:
+            if self._live(PRODUCTION).current() is production: raise
+            return self.answer(keys, features, ids, at, entities)   # it was swapped meanwhile
+        return told | {"features": [row.found for row in rows], "ages": [row.ages for row in rows],
+                       "states": [row.states for row in rows]}
+
+    def _scored(self, production: DeployedModel, rows: list[EntityRow],
+                ids: Sequence[str] | None, at: list[str], whom: list) -> dict:
+        "The answer about all rows; those that cannot be scored are not asked."
+        able = [i for i, row in enumerate(rows) if row.can_be_scored(production.bundle.signature)]
+        part = lambda x: [x[i] for i in able]
+        told = self._nothing(production) if not able else self._answer(
+            features=[row.values for row in part(rows)], ids=None if ids is None else part(ids),
+            at=part(at), entities=part(whom))
+        told = in_their_places(told, able, len(rows))
+        return told if ids is None else told | {"ids": list(ids)}

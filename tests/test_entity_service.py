@@ -17,12 +17,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import ModelVersion, save, write_pointer
-from mlscale.entities import entity_names
+from mlscale.entities import EntityService, entity_names
 from mlscale.feature_store import repository
 from mlscale.hot_swap import ReloadingModel
 from mlscale.online import OnlineFeatures, materialize, read, write
 from mlscale.server import serve, serving_process
-from mlscale.service import EntityService, Service, create_app
+from mlscale.service import Service, create_app
 from mlscale.tables import View
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
@@ -263,7 +263,7 @@ def test_without_a_store_it_says_so_and_without_a_model_too(bundles, source, tmp
 def test_a_route_sends_a_question_by_key_to_the_canary(bundles, source, tmp_path):
     live = lambda alias: ReloadingModel(bundles / ("strict" if alias == "production" else "lenient"), "production")
     service = Service(live, route=lambda id: "canary" if id == "b" else "production")
-    told = EntityService(service, source, live).answer([{"driver_id": 1001}]*2, [{"hour": 9}]*2, ["a", "b"], NOON.isoformat())
+    told = EntityService(service.answer, source, live, dict).answer([{"driver_id": 1001}]*2, [{"hour": 9}]*2, ["a", "b"], NOON.isoformat())
     strict, lenient = (live(alias).current().bundle.predict({"hour": [9.], "drivers__rides": [8.]})[0] for alias in ("production", "canary"))
     assert np.allclose(told["prediction"], [strict, lenient], rtol=1e-6) and strict != lenient
 
@@ -276,7 +276,7 @@ def test_a_swap_to_other_columns_while_the_store_is_read_fails_no_question(bundl
             now[0], self.reads = "wide", self.reads + 1
             return source.read([{k: v for k, v in key.items() if k in ("driver_id", *(("city", "quarter") if "places__temp" in columns else ()))} for key in keys], columns, at)
     models = lambda alias: live[now[0]]
-    told = EntityService(Service(models), slow := Slow(), models).answer({"driver_id": 1001, "city": "EWR", "quarter": 1}, {"hour": 9}, None, NOON.isoformat())
+    told = EntityService(Service(models).answer, slow := Slow(), models, dict).answer({"driver_id": 1001, "city": "EWR", "quarter": 1}, {"hour": 9}, None, NOON.isoformat())
     assert slow.reads == 2 and told["model"] == "wide" and told["prediction"][0] is not None and set(told["features"][0]) == set(LENIENT) - {"hour"}
 
 # The store fails
