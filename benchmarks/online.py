@@ -1,6 +1,7 @@
 """What features cost at scale: the point-in-time join and the online state against rows and keys, the price of the log, the store.
 
-    python benchmarks/online.py    a few minutes
+    python benchmarks/online.py                                 a few minutes
+    python benchmarks/online.py [join] [state] [log] [feast]    parts of it
 
 Each case of the join and of the state runs in a fresh process, whose peak memory is what the operating system reports at its end. (On Linux
 that peak begins with the one of the process that started it, so this script itself stays small: tables are made in processes of their own.)
@@ -22,7 +23,7 @@ from harness import ROOT, seconds, store
 
 from mlscale.durable_state import DurableState, PartitionedState
 from mlscale.feature_store import repository
-from mlscale.online import materialize, read, write
+from mlscale.online import OnlineFeatures, materialize, read, write
 from mlscale.point_in_time import View
 from mlscale.rolling import Rolling
 
@@ -166,13 +167,15 @@ def feast(folder):
             moved = facts.assign(event_timestamp=facts.event_timestamp + step, created_timestamp=facts.created_timestamp + step)
             return moved.assign(event_us=moved.event_timestamp.astype("int64"), created_us=moved.created_timestamp.astype("int64"))
 
+        plain, one_by_one, when = OnlineFeatures(served), facts[["key"]].to_dict("records"), [(START + DAY).to_pydatetime()]*keys
         contenders = {"write, ours": lambda served=served, later=later: write(served, "v", later()),
                       "write, Feast": lambda served=served, later=later: served.write_to_online_store("v", later()),
-                      "read, ours": lambda served=served, facts=facts: read(served, "v", facts[["key"]], START + DAY),
+                      "read, table, ours": lambda served=served, facts=facts: read(served, "v", facts[["key"]], START + DAY),
+                      "read, plain values, ours": lambda plain=plain, each=one_by_one, when=when: plain.read(each, ["value"], when),
                       "read, Feast": lambda served=served, facts=facts: served.get_online_features(features=["v:value"], entity_rows={"key": facts.key.tolist()}).to_dict()}
-        took = seconds(contenders, rounds=15 if keys < 10_000 else 3)
-        rows.append({"keys at once": keys, **{f"{k}, keys/s": keys/t for k, t in took.items()},
-                     "write, ours/Feast seconds": took["write, ours"]/took["write, Feast"], "read, ours/Feast seconds": took["read, ours"]/took["read, Feast"]})
+        took = seconds(contenders, rounds=100 if keys < 10_000 else 3)
+        rows.append({"keys at once": keys, **{f"{k}, keys/s": keys/t for k, t in took.items()}, "write, ours/Feast seconds": took["write, ours"]/took["write, Feast"],
+                     **{f"read, {form}, ours/Feast seconds": took[f"read, {form}, ours"]/took["read, Feast"] for form in ("table", "plain values")}})
     store("online_store", rows, ("pandas", "feast"))
 
 
@@ -181,8 +184,6 @@ if __name__ == "__main__":
     (ROOT / ".mlscale").mkdir(exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=ROOT / ".mlscale"))   # on the disk of the project, not in memory
     try:
-        join(place)
-        state()
-        log(place)
-        feast(place)
+        parts = {"join": lambda: join(place), "state": state, "log": lambda: log(place), "feast": lambda: feast(place)}
+        for part in sys.argv[1:] or parts: parts[part]()
     finally: shutil.rmtree(place)

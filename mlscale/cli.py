@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #678ae8fd
+# %% ../nbs/91_cli.ipynb #6cdc2f37
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -47,7 +47,7 @@ def _serve(words: argparse.Namespace) -> int:
           workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
           certificate=words.certificate, private_key=words.private_key,
           access_log=words.access_log, trusted_key=words.trusted_key,
-          canary=words.canary, shadow=words.shadow,
+          canary=words.canary, shadow=words.shadow, features=words.features,
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
@@ -283,7 +283,7 @@ def _words_of_trust(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
                      "key in this file (default: unsigned ones, too)")
 
-# %% ../nbs/91_cli.ipynb #f39cc4ca
+# %% ../nbs/91_cli.ipynb #f3f7e918
 def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")
@@ -301,6 +301,8 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--on-violation", choices=["count", "refuse"], default="count",
                      help="what happens to a row outside of the model's contract "
                      "(default: %(default)s)")
+    sub.add_argument("--features", metavar="REPO", help="the folder of a feature store; with it "
+                     "POST /predict/entity is answered (default: none)")
     sub.add_argument("--workers", type=int, default=1, metavar="N",
                      help="how many processes answer (default: %(default)s)")
     sub.add_argument("--access-log", action="store_true",

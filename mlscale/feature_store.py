@@ -51,7 +51,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
 
-# %% ../nbs/01l_feature_store.ipynb #8dfdffae
+# %% ../nbs/01l_feature_store.ipynb #c68326de
 _CONFIGURATION = {
     "project": "mlscale",
     "provider": "local",
@@ -68,7 +68,10 @@ def _online_store(online: str | Mapping) -> dict:
     if isinstance(online, Mapping): return dict(online)
     if online == "sqlite": return {"type": "sqlite", "path": "online.db"}
     if isinstance(online, str) and online.startswith("redis://") and len(online) > 8:
-        return {"type": "redis", "connection_string": online[8:], "skip_dedup": True}
+        # else a server that says nothing is waited for without end, or tried again for minutes
+        limits = ",socket_timeout=5,socket_connect_timeout=5,retry=null"
+        address = online[8:] + (limits if "socket_timeout" not in online else "")
+        return {"type": "redis", "connection_string": address, "skip_dedup": True}
     raise ValueError(
         f"online={online!r}: 'sqlite', 'redis://HOST:PORT', or Feast's own configuration as a"
         " mapping"
@@ -300,7 +303,7 @@ def _write_facts(facts: pd.DataFrame, path: Path) -> None:
             before = path.stat()
             os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-# %% ../nbs/01l_feature_store.ipynb #61833755
+# %% ../nbs/01l_feature_store.ipynb #bf3885b6
 def repository(
     path: str | os.PathLike, views: View | Sequence[View], *, online: str | Mapping = "sqlite"
 ) -> "feast.FeatureStore":
@@ -316,7 +319,8 @@ def repository(
         What to serve; sources with times that have a time zone. Features are numbers, truth values
         or text; the two clocks among them are answered from what is stored anyway.
     online : str or mapping
-        Where the newest values live: "sqlite" (a file in the folder), "redis://HOST:PORT", or
+        Where the newest values live: "sqlite" (a file in the folder), "redis://HOST:PORT" (which
+        has five seconds to answer and is not tried again, if no `,socket_timeout=` follows), or
         Feast's own configuration of an online store.
 
     Returns

@@ -34,7 +34,7 @@ from .pointer import PRODUCTION
 from .service import create_app
 from .storage import needs
 
-# %% ../nbs/06j_server.ipynb #4e256fa0
+# %% ../nbs/06j_server.ipynb #eec3bdf4
 def _named(columns: Sequence[str], most: int = 6) -> str:
     "How many columns there are, and the first of them."
     some = ", ".join(columns[:most])
@@ -61,6 +61,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
     if options.get("shadow"): lines.append("  shadow   a copy of each question")
     mode = options.get("mode", "durable")
     where = re.sub(r"//[^/@]*@", "//...@", str(log)) if log else ""   # a URL may hold a password
+    if features := options.get("features"): lines.append(f"  features {features}")
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]
 
@@ -163,17 +164,24 @@ class JsonLines(logging.Formatter):
         return json.dumps({"at": at, "level": record.levelname, "logger": record.name,
                            "message": record.getMessage(), **error, **id})
 
-# %% ../nbs/06j_server.ipynb #8f8032f1
+# %% ../nbs/06j_server.ipynb #5e5d4b7d
 DRAIN = 5   # seconds for the questions in progress when a server is told to end
+
+def _open_features(folder: str | None) -> Any:
+    "The feature store in a folder; who has none imports none of it."
+    if folder is None: return None
+    from mlscale.online import OnlineFeatures
+    return OnlineFeatures(folder)
 
 def _serve_at(listening: socket.socket, bundles: str | os.PathLike, *, patience: float = PATIENCE,
               certificate: str | None = None, private_key: str | None = None,
-              access_log: bool = False, say: Callable[[str], object] = lambda line: None,
-              **options: Any) -> None:
+              access_log: bool = False, features: str | None = None,
+              say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
     with needs("serve"): import uvicorn
-    app = create_app(bundles, patience=patience, **options)
-    for line in _announcement(listening, Path(bundles), app.state.live, options): say(line)
+    app = create_app(bundles, patience=patience, entities=_open_features(features), **options)
+    told = {**options, "certificate": certificate, "features": features}
+    for line in _announcement(listening, Path(bundles), app.state.live, told): say(line)
     if access_log:
         lines = logging.StreamHandler()
         lines.setFormatter(JsonLines())
@@ -216,7 +224,7 @@ def _end(child: subprocess.Popen) -> None:
         child.kill()
         child.wait()
 
-# %% ../nbs/06j_server.ipynb #5fee4622
+# %% ../nbs/06j_server.ipynb #675ba607
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
     try:
@@ -240,7 +248,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     synchronous: str = "normal", port: int = 0,
                     patience: float = PATIENCE,
                     trusted_key: str | os.PathLike | None = None, canary: float = 0.,
-                    shadow: bool | str | os.PathLike = False) -> Iterator[str]:
+                    shadow: bool | str | os.PathLike = False,
+                    features: str | os.PathLike | None = None) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -253,6 +262,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         See `serve`.
     trusted_key, canary, shadow
         See `create_app`.
+    features : path, optional
+        See `serve`.
 
     Yields
     ------
@@ -276,7 +287,8 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
             "mode": mode, "synchronous": synchronous, "patience": patience,
             "trusted_key": None if trusted_key is None else str(trusted_key),
-            "canary": canary, "shadow": shadow if isinstance(shadow, bool) else str(shadow)}
+            "canary": canary, "shadow": shadow if isinstance(shadow, bool) else str(shadow),
+            "features": None if features is None else str(features)}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)
@@ -331,7 +343,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #c76af34e
+# %% ../nbs/06j_server.ipynb #b2706ddd
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1",
@@ -341,6 +353,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
           private_key: str | os.PathLike | None = None, access_log: bool = False,
           trusted_key: str | os.PathLike | None = None, canary: float = 0.,
           shadow: bool | str | os.PathLike = False,
+          features: str | os.PathLike | None = None,
           say: Callable[[str], object] = lambda line: None) -> None:
     """Serve until it is interrupted. What is in progress then is answered.
 
@@ -366,6 +379,9 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         become JSON, too.
     trusted_key, canary, shadow
         See `create_app`.
+    features : path, optional
+        The folder of a feature store, see `mlscale.feature_store.repository`; with it `POST
+        /predict/entity` is answered.
     say : callable
         Told, line by line, what is served and where, as soon as the port is open; `print` shows it.
 
@@ -374,7 +390,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     OSError
         If the address cannot be had: another program listens there, or the name is unknown.
     ValueError
-        If strangers could ask, or a file of keys or a certificate is none.
+        If strangers could ask, or a file of keys, a certificate or a feature store is none.
 
     Examples
     --------
@@ -392,6 +408,9 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     _check_certificate(certificate, private_key)
     workers = whole(workers, "workers", low=1)
     if keys is not None: read_keys(keys)
+    if features is not None and not (Path(features)/"feature_store.yaml").is_file():
+        raise ValueError(f"features={str(features)!r}: no feature_store.yaml is there; give the "
+                         "folder of a `repository`")
     try: listening = socket.create_server((host, port), backlog=2048)
     except OSError as e:
         why = (e.strerror or str(e)).partition(" (while")[0]
@@ -403,7 +422,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         "patience": patience, "keys": text(keys), "certificate": text(certificate),
         "private_key": text(private_key), "access_log": access_log,
         "trusted_key": text(trusted_key), "canary": canary,
-        "shadow": shadow if isinstance(shadow, bool) else str(shadow)}
+        "shadow": shadow if isinstance(shadow, bool) else str(shadow),
+        "features": text(features)}
     with listening:
         if workers == 1: return _serve_at(listening, bundles, say=say, **what)
         live = ReloadingModel(Path(bundles)/model, trusted_key=trusted_key)

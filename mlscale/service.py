@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #a0b54768
+# %% ../nbs/06i_service.ipynb #46d5e41b
 from .arguments import number, one_of
 from .contract import ContractTally
-from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, Admission, Keys, Limits
-from .limits import ServiceMetrics, overdue, read_features, read_keys, read_rows, refusal
+from .entities import EntityFeatures, EntityService, entity_question_type
+from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
+from .limits import Admission, Keys, Limits, ServiceMetrics, overdue, read_features
+from .limits import read_keys, read_rows, refusal
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
 from .openapi import describe
@@ -323,7 +325,7 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #d9f9a0d2
+# %% ../nbs/06i_service.ipynb #ebbf1382
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
     found = dict(pairs)
@@ -332,11 +334,11 @@ def _each_once(pairs: list[tuple]) -> dict:
 
 _json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
 
-def _understood(body: bytes) -> dict:
+def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
-    read = _question_type().model_validate
+    read = question().model_validate
     try: return vars(read(_json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
@@ -345,7 +347,7 @@ def _understood(body: bytes) -> dict:
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06i_service.ipynb #c875c95e
+# %% ../nbs/06i_service.ipynb #812e8c65
 BLOCKED = 5.    # seconds that a server is not ready after its log could not be written
 
 def _refused(e: Exception) -> "JSONResponse":
@@ -356,10 +358,38 @@ def _refused(e: Exception) -> "JSONResponse":
 def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
     "An answer that is counted."
     from fastapi.responses import JSONResponse
-    for version, n in Counter(given["versions"]).items():
+    answered = (version for version in given["versions"] if version is not None)
+    for version, n in Counter(answered).items():
         metrics.predictions.labels(version).inc(n)
-    for alias, n in Counter(given["aliases"]).items(): metrics.aliases.labels(alias).inc(n)
+    aliases = (alias for alias in given["aliases"] if alias is not None)
+    for alias, n in Counter(aliases).items(): metrics.aliases.labels(alias).inc(n)
     return JSONResponse(given)
+
+# %% ../nbs/06i_service.ipynb #49a2f4fa
+def _entity_routes(service: EntityService | None, metrics: ServiceMetrics) -> "APIRouter":
+    "POST /predict/entity, in a small pool of its own."
+    from anyio import CapacityLimiter, to_thread
+    from fastapi import APIRouter, Request
+    # made where the event loop runs
+    router, threads = APIRouter(), cache(lambda: CapacityLimiter(THREADS))
+    content = {"application/json": {"schema": entity_question_type().model_json_schema()}}
+    schema = {"requestBody": {"required": True, "content": content}}
+
+    def answer(body: bytes, scope: MutableMapping) -> "JSONResponse":
+        if service is None:
+            why = "this server reads no feature store; start it with --features, or ask /predict"
+            return refusal(501, why)
+        try:
+            _check_in_time(scope, metrics)
+            return _reply(service.answer(**_understood(body, entity_question_type)), metrics)
+        except (ValueError, UnavailableError, OSError) as e: return _refused(e)
+
+    @router.post("/predict/entity", openapi_extra=schema)
+    async def predict_entity(request: Request):
+        body = await request.body()
+        with metrics.seconds.time():
+            return await to_thread.run_sync(answer, body, request.scope, limiter=threads())
+    return router
 
 # %% ../nbs/06i_service.ipynb #c3a62084
 SMALL = 8_192   # bytes of a body that is answered on the event loop: some ten rows of 45 columns
@@ -385,8 +415,14 @@ class _SmallQuestions:
             except (ValueError, UnavailableError, LogError) as e: reply = _refused(e)
         await reply(scope, receive, send)
 
-# %% ../nbs/06i_service.ipynb #8e4bb4a3
+# %% ../nbs/06i_service.ipynb #f65f1aad
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer larger ones
+
+def _check_in_time(scope: MutableMapping, metrics: ServiceMetrics) -> None:
+    "Refuse a question whose client no longer waits."
+    if not overdue(scope): return
+    metrics.shed.labels("deadline").inc()
+    raise UnavailableError("the time that Request-Timeout-Ms gave is over")
 
 def _prediction_routes(service: Service, models: WatchedModels,
                        metrics: ServiceMetrics) -> "APIRouter":
@@ -399,9 +435,7 @@ def _prediction_routes(service: Service, models: WatchedModels,
     schema = {"requestBody": {"required": True, "content": content}}
 
     def answer(body: bytes, scope: MutableMapping) -> "JSONResponse":
-        if overdue(scope):
-            metrics.shed.labels("deadline").inc()
-            raise UnavailableError("the time that Request-Timeout-Ms gave is over")
+        _check_in_time(scope, metrics)
         return _reply(service.answer(**_understood(body)), metrics)
 
     @router.post("/predict", openapi_extra=schema)
@@ -563,11 +597,11 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #8fd276ed
+# %% ../nbs/06i_service.ipynb #499be0bf
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
-               on_violation: str = "count",
+               on_violation: str = "count", entities: EntityFeatures | None = None,
                max_bytes: int = MAX_BYTES, patience: float = PATIENCE,
                most: int = MOST_IN_PROGRESS,
                keys: str | os.PathLike | None = None,
@@ -593,10 +627,12 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         answers all.
     on_violation : {"count", "refuse"}
         What happens to a row outside of the model's contract, see `Service`.
+    entities : EntityFeatures, optional
+        What knows the features of a key, such as `mlscale.online.OnlineFeatures`.
     max_bytes, patience
         See `Limits`.
     most : int
-        How many questions may be in progress, see `Admission`.
+        How many questions may be in progress, and once more so many by key, see `Admission`.
     keys : path, optional
         A file of keys, see `make_key`; without it everybody is answered.
     trusted_key : path, optional
@@ -610,10 +646,11 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     Returns
     -------
     FastAPI
-        `POST /predict`, `POST /outcomes`, `GET /model`, `GET /health/live`, `GET /health/ready`,
-        `GET /metrics`, `POST /reload`; `GET /` leads to a page that lists them. It starts without a
-        deployed model as well, and is ready when there is one. When it ends, what waits for the log
-        is written. `app.state.live` is the `ReloadingModel` of `production`.
+        `POST /predict`, `POST /predict/entity`, `POST /outcomes`, `GET /model`, `GET /health/live`,
+        `GET /health/ready`, `GET /metrics`, `POST /reload`; `GET /` leads to a page that lists
+        them. It starts without a deployed model as well, and is ready when there is one. When it
+        ends, what waits for the log is written. `app.state.live` is the `ReloadingModel` of
+        `production`.
 
     Examples
     --------
@@ -647,12 +684,17 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     service = Service(models, writer, route, on_violation=on_violation, violated=violated,
                       canary=canary, shadow=tried)
     app.include_router(_prediction_routes(service, models, metrics))
+    first_time = book if mode == "durable" else None   # else an answer may not be there yet
+    by_key = None if entities is None else EntityService(
+        service.answer, entities, models, lambda production: _told(production, [], []), first_time,
+        metrics.saw)
+    app.include_router(_entity_routes(by_key, metrics))
     app.include_router(_outcome_routes(book))
     app.include_router(_model_routes(models(PRODUCTION)))
     app.include_router(_operation_routes(models, writer, metrics, service))
     describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
     app.add_middleware(_SmallQuestions, service=service, models=models, metrics=metrics)
-    app.add_middleware(Admission, metrics=metrics, most=most)
+    for path in QUESTIONS: app.add_middleware(Admission, metrics=metrics, most=most, path=path)
     if digests: app.add_middleware(Keys, digests=digests)
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app

@@ -604,7 +604,7 @@ def test_a_watermark_is_recorded_only_after_the_write(tmp_path, monkeypatch):
     materialize(store, START)
     def broken(*args, **options): raise OSError("disk")
     with monkeypatch.context() as m:
-        m.setattr(type(store), "write_to_online_store", broken)
+        m.setattr(type(store.provider), "online_write_batch", broken)
         with pytest.raises(OSError, match="disk"): materialize(store, START + HOUR)
     assert materialize(store, START + HOUR) == {"v": 1} and materialize(store, START + HOUR) == {"v": 0}
 

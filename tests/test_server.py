@@ -73,7 +73,7 @@ def test_without_a_key_nothing_that_matters_is_answered(bundles, tmp_path):
     assert key not in (tmp_path / "keys").read_text() and (tmp_path / "keys").stat().st_mode & 0o77 == 0
     with TestClient(create_app(bundles, log=tmp_path / "log.db", keys=tmp_path / "keys")) as client:
         assert {client.get(path).status_code for path in ("/health/live", "/health/ready", "/docs")} == {200}
-        calls = [("POST", "/predict"), ("POST", "/outcomes"), ("POST", "/reload"), ("GET", "/model"), ("GET", "/metrics")]
+        calls = [("POST", "/predict"), ("POST", "/predict/entity"), ("POST", "/outcomes"), ("POST", "/reload"), ("GET", "/model"), ("GET", "/metrics")]
         assert {path for _, path in calls} == KEPT
         for method, path in calls:
             for header in ({}, {"Authorization": key}, {"Authorization": f"Basic {key}"}, {"Authorization": f"Bearer {key}x"},
