@@ -1,10 +1,10 @@
 """What a server carries: waiting times in open loop at known loads, beside what its access log says of its work; and how the
 work of several processes adds up.
 
-    python benchmarks/capacity.py [queue] [scaling] [--patience SECONDS]     both where none is named; some six minutes
+    python benchmarks/capacity.py [queue] [scaling] [--patience SECONDS] [--others CORES]     both where none is named; some four minutes
 
-A window of measurement counts only if other programs used less than a twentieth of a core meanwhile: that is decided by what
-they used, never by what was measured. Until it has enough windows it waits, for `--patience` seconds at most (default 600).
+A window of measurement counts only if other programs used less than `--others` cores meanwhile (default .05): that is decided by
+what they used, never by what was measured. Until it has enough windows it waits, for `--patience` seconds at most (default 600).
 """
 import argparse
 import json
@@ -31,9 +31,8 @@ from mlscale.prediction_log import Prediction, PredictionLog
 from mlscale.training import fit_model
 
 PACKAGES = ("numpy", "fastapi", "uvicorn", "onnxruntime")
-WINDOW, WARM = 3., .5         # seconds of a window, and of those that are left out at its beginning
+WINDOW, WARM = 2.5, .5        # seconds of a window, and of those that are left out at its beginning
 LOADS = (.5, .8, .95)
-QUIET = .05                   # cores that other programs may use in a window that counts
 MIXES = {"one flight": {1: 1.}, "a flight or a page": {1: .9, 8: .1}, "also whole banks": {1: .97, 100: .03}}   # share by rows
 
 
@@ -50,34 +49,37 @@ def deployed(folder):
 # ---- what the machine does meanwhile
 
 def used(pids):
-    "Seconds of processor: of these processes, and of the whole machine."
-    ours = sum(int((task / "schedstat").read_text().split()[0]) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())/1e9
-    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    return ours, (user + nice + system + irq + soft + steal)/os.sysconf("SC_CLK_TCK")
+    "Seconds of processor that these processes have used."
+    return sum(int((task / "schedstat").read_text().split()[0]) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())/1e9
 
 
-class Patience:
-    "Repeats what was measured until other programs left it alone, or time is over."
-    def __init__(self, seconds): self.end = time.monotonic() + seconds
+class Others:
+    "What programs other than these processes use of the machine, from here on."
+    def __init__(self, *pids): self.pids, self.begin = pids, self._now(pids)
 
-    def alone(self, measure, pids, windows):
-        "The results of so many windows in which others used next to nothing."
-        kept = []
-        while len(kept) < windows:
-            if time.monotonic() > self.end: sys.exit(f"no quiet machine: {len(kept)} of {windows} windows were; nothing is stored")
-            if self._others(lambda: time.sleep(.3), ())[0] > QUIET:
-                time.sleep(.5)
-                continue
-            others, result = self._others(measure, [os.getpid(), *pids])
-            if others <= QUIET: kept.append(result)
-        return kept
+    def cores(self):
+        "How many cores, in the mean."
+        seconds, busy = (now - then for now, then in zip(self._now(self.pids), self.begin, strict=True))
+        return busy/seconds
 
     @staticmethod
-    def _others(measure, pids):
-        start, (mine, all_) = time.perf_counter(), used(pids)
-        result = measure()
-        mine_then, all_then = used(pids)
-        return ((all_then - all_) - (mine_then - mine))/(time.perf_counter() - start), result
+    def _now(pids):
+        user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        return time.perf_counter(), (user + nice + system + irq + soft + steal)/os.sysconf("SC_CLK_TCK") - used(pids)
+
+
+def alone(measure, windows, until, quiet):
+    "Results of `measure`, which gives the cores that others used, too; so many of those in which they used next to nothing."
+    kept = []
+    while len(kept) < windows:
+        if time.monotonic() > until: sys.exit(f"no quiet machine: {len(kept)} of {windows} windows were; nothing is stored")
+        others = Others()
+        time.sleep(.3)
+        if others.cores() > quiet: continue
+        cores, result = measure()
+        if cores <= quiet: kept.append((cores, *result))
+        print(f"others used {cores:.2f} cores; {len(kept)} of {windows} windows", file=sys.stderr, flush=True)
+    return kept
 
 
 # ---- an open loop
@@ -138,7 +140,7 @@ def server(bundles, said):
         finally: child.terminate()
 
 
-def queue(patience, windows=6):
+def queue(until, quiet, windows=5):
     "Waiting times at known loads, and what the access log says of the same server when nobody waits."
     with tempfile.TemporaryDirectory() as box:
         rows, said, rng = deployed(Path(box) / "bundles"), Path(box) / "access.log", np.random.default_rng(0)
@@ -146,79 +148,79 @@ def queue(patience, windows=6):
             made = {n: [request(rows[i:i + n]) for i in range(0, 200, 10)] for n in (1, 8, 100)}
 
             def window(mix, rate):
-                "Milliseconds until the answers; milliseconds in the log; milliseconds of processor a question."
+                "The cores of others; milliseconds until the answers, in the log, and of processor a question."
                 at = np.cumsum(rng.exponential(1/rate, int(rate*WINDOW)))
                 sizes = rng.choice(list(mix), len(at), p=list(mix.values()))
-                begin, (mine, _) = said.stat().st_size, used([pid])
+                begin, mine, others = said.stat().st_size, used([pid]), Others(os.getpid(), pid)
                 took = open_loop(port, [made[n][rng.integers(20)] for n in sizes], at)
-                cpu = (used([pid])[0] - mine)/len(at)*1e3
+                cpu, cores = (used([pid]) - mine)/len(at)*1e3, others.cores()
                 with open(said) as log:
                     log.seek(begin)
                     logged = [line["ms"] for line in map(json.loads, log) if line["path"] == "/predict"]
-                return took[at > WARM]*1e3, np.array(logged), cpu
+                return cores, (took[at > WARM]*1e3, np.array(logged), cpu)
 
             table, logs, share = [], {}, (np.arange(200) + .5)/200
             for mix, sizes in MIXES.items():
                 window(sizes, 50.)   # warm
-                calm = patience.alone(lambda s=sizes: window(s, 100.), [pid], windows//2)
-                logged, cpu = np.concatenate([c[1] for c in calm]), float(np.mean([c[2] for c in calm]))
-                logs[mix] = np.quantile(logged, share)
+                calm = alone(lambda s=sizes: window(s, 100.), 2, until, quiet)
+                logged, cpu = np.concatenate([c[2] for c in calm]), float(np.mean([c[3] for c in calm]))
+                logs[mix], work = np.quantile(logged, share), max(cpu, float(logged.mean()))
                 for load in LOADS:
-                    rate = load/cpu*1e3
-                    runs = patience.alone(lambda s=sizes, r=rate: window(s, r), [pid], windows)
-                    took, busy = np.concatenate([r[0] for r in runs]), float(np.mean([r[2] for r in runs]))
-                    halves = [np.quantile(np.concatenate([r[0] for r in runs[k::2]]), .99) for k in (0, 1)]
-                    table.append({"mix": mix, "load": load, "questions a second": rate, "processor ms a question, calm": cpu, "processor ms a question, then": busy, "logged mean ms, calm": float(logged.mean()), "answers": len(took),
-                                  "p50 ms": float(np.quantile(took, .5)), "p99 ms": float(np.quantile(took, .99)), "p99 ms, half the windows": halves[0], "p99 ms, the others": halves[1]})
+                    runs = alone(lambda s=sizes, r=load/work*1e3: window(s, r), windows, until, quiet)
+                    others, took, _, busy = zip(*runs, strict=True)
+                    halves = [float(np.quantile(np.concatenate(took[k::2]), .99)) for k in (0, 1)]
+                    known = {"logged mean ms": float(logged.mean()), "processor ms": cpu, "processor ms, at this load": float(np.mean(busy)), "work ms": work}
+                    answers = np.concatenate(took)
+                    waited = {"answers": len(answers), "p50 ms": float(np.quantile(answers, .5)), "p99 ms": float(np.quantile(answers, .99))}
+                    checks = {"p99 ms, half the windows": halves[0], "p99 ms, the other half": halves[1], "others, cores": max(others)}
+                    table.append({"mix": mix, "load": load, "questions a second": load/work*1e3, **known, **waited, **checks})
     store("capacity_queue", table, PACKAGES)
     store("capacity_log", [{"share": float(p), **{mix: float(v[i]) for mix, v in logs.items()}} for i, p in enumerate(share)], PACKAGES)
 
 
 # ---- several processes
 
-def score(bundle, path, rows, seconds, ready, begin, counted):
+def score(bundle, path, rows, seconds, ready, begin, end, counted):
     "Answer single rows and record each in a log that all share, until time is over."
     model, array = load_bundle(bundle), np.array(rows, float)
     with PredictionLog(path) as log:
         model.predict(array[:1])
         ready.release()
         begin.wait()
-        end, n = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        over, n = time.monotonic() + seconds, 0
+        while time.monotonic() < over:
             k = n % len(array)
             p = float(model.predict(array[k:k + 1])[0])
             log.append([Prediction(f"{os.getpid()}-{n}", "2013-07-01T00:00Z", "late", 1, None, None, p, rows[k])])
             n += 1
         counted.put(n)
+        end.wait()   # what a process has used can be read while it lives
 
 
-def scaling(patience, seconds=2., windows=3):
-    "Rows a second of 1 to 8 processes that share one machine, and one log or none of it."
+def scaling(until, quiet, seconds=1.5, windows=3):
+    "Rows a second of 1 to 8 processes that share a machine and a log."
     with tempfile.TemporaryDirectory() as box:
         rows, table = deployed(Path(box) / "bundles"), []
 
         def run(workers):
             context = multiprocessing.get_context("spawn")
-            ready, begin, counted = context.Semaphore(0), context.Event(), context.Queue()
+            ready, begin, end, counted = context.Semaphore(0), context.Event(), context.Event(), context.Queue()
             log = Path(box) / f"{time.monotonic_ns()}.db"
             with PredictionLog(log): pass
-            children = [context.Process(target=score, args=(Path(box) / "bundles" / "late" / "1", log, rows, seconds, ready, begin, counted)) for _ in range(workers)]
+            children = [context.Process(target=score, args=(Path(box) / "bundles" / "late" / "1", log, rows, seconds, ready, begin, end, counted)) for _ in range(workers)]
             for child in children: child.start()
             for _ in children: ready.acquire()
-            measured = Patience._others(lambda: (begin.set(), [counted.get() for _ in children])[1], [c.pid for c in children])
+            others = Others(*(c.pid for c in children))
+            begin.set()
+            done, cores = sum(counted.get() for _ in children), others.cores()
+            end.set()
             for child in children: child.join()
-            return measured
+            return cores, (done/seconds,)
 
         for workers in (1, 2, 3, 4, 6, 8):
-            kept = []
-            while len(kept) < windows:
-                if time.monotonic() > patience.end: sys.exit("no quiet machine; nothing is stored")
-                if Patience._others(lambda: time.sleep(.3), ())[0] > QUIET:
-                    time.sleep(.5)
-                    continue
-                others, numbers = run(workers)
-                if others <= 2*QUIET: kept.append(sum(numbers)/seconds)
-            table.append({"processes": workers, "rows a second": float(np.median(kept)), "least": min(kept), "most": max(kept)})
+            rates = alone(lambda n=workers: run(n), windows, until, quiet)
+            others, done = zip(*rates, strict=True)
+            table.append({"processes": workers, "rows a second": float(np.median(done)), "least": min(done), "most": max(done), "others, cores": max(others)})
     store("capacity_scaling", table, ("numpy", "onnxruntime"))
 
 
@@ -226,5 +228,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*")
     parser.add_argument("--patience", type=float, default=600.)
+    parser.add_argument("--others", type=float, default=.05)
     given = parser.parse_args()
-    for job in given.what or ["queue", "scaling"]: {"queue": queue, "scaling": scaling}[job](Patience(given.patience))
+    for job in given.what or ["queue", "scaling"]: {"queue": queue, "scaling": scaling}[job](time.monotonic() + given.patience, given.others)
