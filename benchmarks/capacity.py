@@ -98,7 +98,8 @@ def whole(answer):
 
 
 def open_loop(port, requests, at, connections=100):
-    """Send each request at its second, whatever became of those before; seconds from that moment until the answer was there.
+    """Send each request at its second, whatever became of those before; seconds from that moment until the answer was there,
+    infinite where the server refused to answer because it had too much to do.
 
     It waits with `select`, whose time-out has no granularity of a millisecond as that of `epoll` has.
     """
@@ -118,8 +119,9 @@ def open_loop(port, requests, at, connections=100):
             busy[s][1] += s.recv(1 << 20)
             if whole(busy[s][1]):
                 k, answer = busy.pop(s)
-                if not answer.startswith(b"HTTP/1.1 200"): raise RuntimeError(answer[:200])
-                took[k] = time.perf_counter() - start - at[k]
+                status = int(answer[9:12])
+                if status not in (200, 503): raise RuntimeError(answer[:200])
+                took[k] = time.perf_counter() - start - at[k] if status == 200 else np.inf
                 idle.append(s)
     for s in idle: s.close()
     return took
@@ -168,10 +170,11 @@ def queue(until, quiet, windows=5):
                 for load in LOADS:
                     runs = alone(lambda s=sizes, r=load/work*1e3: window(s, r), windows, until, quiet)
                     others, took, _, busy = zip(*runs, strict=True)
-                    halves = [float(np.quantile(np.concatenate(took[k::2]), .99)) for k in (0, 1)]
+                    halves = [float(np.quantile(t[np.isfinite(t)], .99)) for t in (np.concatenate(took[k::2]) for k in (0, 1))]
                     known = {"logged mean ms": float(logged.mean()), "processor ms": cpu, "processor ms, at this load": float(np.mean(busy)), "work ms": work}
                     answers = np.concatenate(took)
-                    waited = {"answers": len(answers), "p50 ms": float(np.quantile(answers, .5)), "p99 ms": float(np.quantile(answers, .99))}
+                    refused, answers = float(np.isinf(answers).mean()), answers[np.isfinite(answers)]
+                    waited = {"answers": len(answers), "refused": refused, "p50 ms": float(np.quantile(answers, .5)), "p99 ms": float(np.quantile(answers, .99))}
                     checks = {"p99 ms, half the windows": halves[0], "p99 ms, the other half": halves[1], "others, cores": max(others)}
                     table.append({"mix": mix, "load": load, "questions a second": load/work*1e3, **known, **waited, **checks})
     store("capacity_queue", table, PACKAGES)
