@@ -8,7 +8,7 @@ Where to start
 
 Each module is built in a notebook of its name in `nbs/`; `nbs/index.ipynb` is the map. `pip install
 mlscale` brings the light core (numpy, scipy, pandas): `experiments`, `sequential`, `schedules`,
-`drift` and their companions. Other modules name the extra that they need when it is missing.
+`drift`, `capacity` and their companions. Other modules name the extra that they need when it is missing.
 
 Modules
 -------
@@ -25,6 +25,7 @@ experiments   A/B tests: sizes, splits, intervals with known coverage, CUPED, cl
 sequential    tests that may be read at any time: error spending, e-values, SequentialTest
 schedules     learning-rate schedules, online learning with late labels, restarts
 lifecycle     the closed loop over the year
+capacity      waiting times from a log, machines, money, an autoscaler
 exercises     `check`: exercises that check themselves
 cli           the command `mlscale`
 storage, arguments, guesses   plumbing
