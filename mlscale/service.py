@@ -329,7 +329,7 @@ class _SmallQuestions:
         asked = scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", "/predict")
         if not asked: return await self._app(scope, receive, send)
         message = await receive()   # the whole body: `Limits` has read it
-        if not self._models.engines() <= {"onnx"}:
+        if len(message["body"]) > SMALL or not self._models.engines() <= {"onnx"}:
             first = iter([message])
             async def again() -> dict: return next(first, None) or await receive()
             return await self._app(scope, again, send)
