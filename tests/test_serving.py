@@ -193,6 +193,11 @@ def test_who_asks_again_after_a_deployment_gets_the_first_answer_with_its_versio
         assert metric(client, 'mlscale_predictions_total{version="1"}') == 6 and metric(client, 'mlscale_predictions_total{version="2"}') == 1
 
 
+def test_ids_that_the_service_gives_are_new_and_sort_by_time(client):
+    first, second = (client.post("/predict", json={"values": [[0.]*K]*100}).json()["ids"] for _ in range(2))
+    assert len({*first, *second}) == 200 and max(first) < min(second)
+
+
 def test_each_row_may_have_its_own_moment_and_entity(client, tmp_path):
     at = ["2013-07-01T00:00:00.5Z", "2013-07-01T02:00:00+01:00", "2013-06-30T00:00:00Z"]
     assert client.post("/predict", json={"values": ROWS, "ids": ["x", "y", "z"], "at": at, "entities": ["N1", None, "N2"]}).status_code == 200
