@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #6cdc2f37
+# %% ../nbs/91_cli.ipynb #4b859e56
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -43,11 +43,11 @@ def _serve(words: argparse.Namespace) -> int:
     from mlscale.serving import serve
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           mode=words.log_mode, synchronous=words.log_synchronous,
-          on_violation=words.on_violation, host=words.host, port=words.port,
+          on_violation=words.on_violation, host=words.host, port=words.port, canary=words.canary,
           workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
           certificate=words.certificate, private_key=words.private_key,
-          access_log=words.access_log, trusted_key=words.trusted_key,
-          canary=words.canary, shadow=words.shadow, features=words.features,
+          access_log=words.access_log, trusted_key=words.trusted_key, shadow=words.shadow,
+          features=words.features,
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 

@@ -81,7 +81,7 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     check_ids((e for e in entities if e is not None), "entities")
     return entities
 
-# %% ../nbs/06i_service.ipynb #59c547ff
+# %% ../nbs/06i_service.ipynb #750c5932
 def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
              what: str) -> tuple[np.ndarray, list[list]]:
     """Each row scored by its model, and as that model takes it; a refusal names the row by its
@@ -102,6 +102,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
+# %% ../nbs/06i_service.ipynb #5e2b9b93
 def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], str] | None,
                  share: float, ids: list[str], whom: Sequence[str | None],
                  production: DeployedModel) -> list[tuple[str, DeployedModel]]:

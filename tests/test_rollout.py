@@ -250,7 +250,7 @@ def test_a_shadow_that_takes_too_long_is_ended_and_another_one_answers(folder, t
 
 
 def test_a_shadow_that_refuses_rows_answers_the_others(shadow, folder, caplog):
-    rows = X.head(4).to_numpy()
+    rows = X.head(4).to_numpy().copy()
     rows[2, 0] = np.nan
     offer(shadow, [*"abcd"], rows)
     until(lambda: shadow.counts.total() == 4)
