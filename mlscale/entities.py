@@ -337,7 +337,7 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #df07f88c
+# %% ../nbs/06h_entities.ipynb #6f254a4c
 def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
     "A time for each row, as the log writes it."
     if at is None or isinstance(at, str): return [iso_utc(at or datetime.now(UTC))]*n
@@ -383,9 +383,9 @@ class EntityService:
     ...         return [({"temp": 79.}, {"weather": 0.}, {"weather": "fresh"}) for _ in keys]
     >>> from mlscale.hot_swap import ReloadingModel
     >>> from mlscale.entities import EntityService
-    >>> live = lambda alias: ReloadingModel("by_key/late", alias)
-    >>> score = lambda features, **_: {"prediction": live("").current().bundle.predict(features)}
-    >>> by_key = EntityService(score, Constant(), live, lambda production: {})
+    >>> loaded = ReloadingModel("by_key/late")
+    >>> score = lambda features, **_: {"prediction": loaded.current().bundle.predict(features)}
+    >>> by_key = EntityService(score, Constant(), lambda alias: loaded, lambda production: {})
     >>> answer = by_key.answer({"origin": "EWR"}, {"hour": 3})
     >>> answer["features"], answer["states"]
     ([{'temp': 79.0}], [{'weather': 'fresh'}])
