@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #4b859e56
+# %% ../nbs/91_cli.ipynb #3771af85
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -51,6 +51,7 @@ def _serve(words: argparse.Namespace) -> int:
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
+# %% ../nbs/91_cli.ipynb #abd3b6ba
 def _key(words: argparse.Namespace) -> int:
     from mlscale.serving import make_key
     print(make_key(words.name, words.file))

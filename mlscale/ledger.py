@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['database_file', 'server_address', 'is_server', 'Places', 'ServerUnreachable', 'check_model_name', 'Records', 'Record',
-           'History', 'Registrations', 'Ledger', 'models_table', 'versions_table']
+           'History', 'Registrations', 'Ledger', 'models_table']
 
-# %% ../nbs/04b_ledger.ipynb #9f6b41bc
+# %% ../nbs/04b_ledger.ipynb #280f42c8
 import ipaddress
 import json
 import logging
@@ -25,11 +25,10 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from .artifacts import is_digest, read_card
+from .artifacts import is_digest
 from .history import Chain, ConflictError, LedgerError, Sign, alias_history, chain_link
 from .history import check_digest, check_head, check_signature, event_key, head_file
 from .history import is_built_upon, read_head, signed_part, stands
-from .pointer import without_links
 from .storage import home, needs, replacing
 from .training import Comparison
 
@@ -778,43 +777,3 @@ def models_table(ledger: Ledger) -> pd.DataFrame:
                       ", ".join(f"{alias} {number}" for alias, number in named.items()))
     columns = ["versions", "latest", "aliases"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-# %% ../nbs/04b_ledger.ipynb #e0e681b9
-def versions_table(ledger: Ledger, name: str, artifacts: str | os.PathLike) -> pd.DataFrame:
-    """All versions of a model.
-
-    Parameters
-    ----------
-    ledger : Ledger
-        The records.
-    name : str
-        The model's name.
-    artifacts : path
-        The folder of the registry's own bundles.
-
-    Returns
-    -------
-    DataFrame
-        A row each, by number: `registered` (UTC), `aliases` that name it, `intact` (whether its
-        card is as it was registered), and one column a metric.
-
-    Examples
-    --------
-    >>> from mlscale.ledger import Ledger, versions_table
-    >>> ledger = Ledger("sqlite:///versions.db")
-    >>> _ = ledger.add("late", 1, "artifacts/late/1", "0"*64)
-    >>> ledger.record("late", "promote", "champion", 1, "")
-    >>> versions_table(ledger, "late", "artifacts")[["aliases", "intact"]]   # there is no bundle
-              aliases  intact
-    version
-    1        champion   False
-    """
-    named, rows = _named(ledger.events(name)), {}
-    for number, v in ledger.versions(name).items():
-        try: metrics = read_card(without_links(artifacts, name, str(number)),
-                                 sha256=v.sha256)["metrics"]
-        except ValueError: metrics = None
-        rows[number] = {"registered": pd.Timestamp(v.creation_timestamp, unit="ms", tz="UTC"),
-                        "aliases": ", ".join(a for a, of in named.items() if of == number),
-                        "intact": metrics is not None, **(metrics or {})}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("version")

@@ -19,13 +19,15 @@ from .arguments import one_of, whole
 from .artifacts import PARITY
 from .prediction_log import LogError, Prediction, PredictionLog
 
-# %% ../nbs/06c_log_writer.ipynb #2cc5f299
-def _not_recorded(rows: list[Prediction], result: list[Prediction] | Exception) -> int:
-    "How many of the answers that were given are not what the log holds."
-    if isinstance(result, Exception): return len(rows)
+# %% ../nbs/06c_log_writer.ipynb #e4cc6d98
+def _not_recorded(rows: list[Prediction],
+                  result: list[Prediction] | Exception) -> tuple[int, str]:
+    "How many of the answers that were given are not what the log holds, and why."
+    if isinstance(result, Exception): return len(rows), str(result)
     same = lambda a, b: a.version == b.version and math.isclose(a.prediction, b.prediction,
                                                                 rel_tol=PARITY, abs_tol=PARITY)
-    return sum(not same(row, held) for row, held in zip(rows, result))
+    lost = sum(not same(row, held) for row, held in zip(rows, result))
+    return lost, "they were answered otherwise before"
 
 # %% ../nbs/06c_log_writer.ipynb #fc7edc8e
 Word = Future | asyncio.Future   # what a request waits for, in a thread or on an event loop
@@ -95,7 +97,7 @@ def _tell_all(words: Iterable[tuple[Word, Any]]) -> None:
         else:
             with suppress(RuntimeError): loop.call_soon_threadsafe(_tell, some)   # it may be closed
 
-# %% ../nbs/06c_log_writer.ipynb #4d5482f2
+# %% ../nbs/06c_log_writer.ipynb #14efc983
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +108,8 @@ class _Losses:
         self._counting = threading.Lock()
 
     def add(self, n: int, why: str) -> None:
-        "Count `n` more, and say `why`."
+        "Count `n` more, and say `why`; 0 is nothing to say."
+        if not n: return
         with self._counting: self.n += n
         self._told(n)
         self.say(f"{self.n:,} predictions so far are not in the log; the last: {why}")
@@ -117,7 +120,7 @@ class _Losses:
         self._spoke = time.monotonic()
         _logger.error(what)
 
-# %% ../nbs/06c_log_writer.ipynb #df81b392
+# %% ../nbs/06c_log_writer.ipynb #2a0d800a
 class LogWriter:
     """A thread that writes to a prediction log for all the others, in groups.
 
@@ -245,10 +248,7 @@ class LogWriter:
             self._queue.free(sum(len(rows) for rows, _ in group))
             _tell_all((done, result) for (_, done), result in zip(group, results))
             for (rows, _), result in zip(group, results):
-                if self.mode == "available" and (n := _not_recorded(rows, result)):
-                    failed = isinstance(result, Exception)
-                    why = str(result) if failed else "they were answered otherwise before"
-                    self._losses.add(n, why)
+                if self.mode == "available": self._losses.add(*_not_recorded(rows, result))
 
     def _recorded(self, requests: list[list[Prediction]]) -> list:
         "What became of each request. To be available means to try until the end, and once more."

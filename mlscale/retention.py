@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['needed', 'pruned_versions', 'Reconciler', 'Deployer', 'Registry']
 
-# %% ../nbs/04e_retention.ipynb #ec800993
+# %% ../nbs/04e_retention.ipynb #2dfcc19e
 import html
 import os
 import shutil
@@ -18,8 +18,9 @@ import pandas as pd
 from .arguments import whole
 from .artifacts import PRODUCTION, Bundle, read_pointer
 from .history import alias_history, check_alias
-from .ledger import models_table, versions_table
+from .ledger import models_table
 from .lineage import ModelCard, Provenance, VersionComparison, compare_versions, trace
+from .lineage import versions_table
 from .pointer import without_links
 from .promotion import Promoter, author, remove_unfinished
 from .tables import in_words

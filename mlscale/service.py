@@ -102,7 +102,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #5e2b9b93
+# %% ../nbs/06i_service.ipynb #68a9de4e
 def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], str] | None,
                  share: float, ids: list[str], whom: Sequence[str | None],
                  production: DeployedModel) -> list[tuple[str, DeployedModel]]:
@@ -118,7 +118,8 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
     return [(CANARY, tried) if in_share(e or id, share, tried.sha256) else stays
             for id, e in zip(ids, whom)]
 
-def _told(production: DeployedModel, asked: list[Prediction], held: list[Prediction]) -> dict:
+def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
+          held: Sequence[Prediction] = ()) -> dict:
     "What the client hears: who was asked, and what the log holds now."
     return {"prediction": [row.prediction for row in held], "model": production.name,
             "version": production.version, "sha256": production.sha256,
@@ -598,7 +599,20 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #499be0bf
+# %% ../nbs/06i_service.ipynb #98bf42c8
+def _routers(service: Service, entities: EntityFeatures | None, book: PredictionLog | None,
+             writer: LogWriter | None, models: WatchedModels,
+             metrics: ServiceMetrics) -> list["APIRouter"]:
+    "All that can be asked."
+    # an answer is there to be given again only where it was written before it was given
+    first_time = book if writer and writer.mode == "durable" else None
+    by_key = None if entities is None else EntityService(service.answer, entities, models, _told,
+                                                         first_time, metrics.saw)
+    return [_prediction_routes(service, models, metrics), _entity_routes(by_key, metrics),
+            _outcome_routes(book), _model_routes(models(PRODUCTION)),
+            _operation_routes(models, writer, metrics, service)]
+
+# %% ../nbs/06i_service.ipynb #4dfa7d8b
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -684,15 +698,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)
     service = Service(models, writer, route, on_violation=on_violation, violated=violated,
                       canary=canary, shadow=tried)
-    app.include_router(_prediction_routes(service, models, metrics))
-    first_time = book if mode == "durable" else None   # else an answer may not be there yet
-    by_key = None if entities is None else EntityService(
-        service.answer, entities, models, lambda production: _told(production, [], []), first_time,
-        metrics.saw)
-    app.include_router(_entity_routes(by_key, metrics))
-    app.include_router(_outcome_routes(book))
-    app.include_router(_model_routes(models(PRODUCTION)))
-    app.include_router(_operation_routes(models, writer, metrics, service))
+    for r in _routers(service, entities, book, writer, models, metrics): app.include_router(r)
     describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
     app.add_middleware(_SmallQuestions, service=service, models=models, metrics=metrics)
     for path in QUESTIONS: app.add_middleware(Admission, metrics=metrics, most=most, path=path)
