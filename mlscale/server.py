@@ -164,7 +164,7 @@ class JsonLines(logging.Formatter):
         return json.dumps({"at": at, "level": record.levelname, "logger": record.name,
                            "message": record.getMessage(), **error, **id})
 
-# %% ../nbs/06j_server.ipynb #5e5d4b7d
+# %% ../nbs/06j_server.ipynb #6503fb6e
 DRAIN = 5   # seconds for the questions in progress when a server is told to end
 
 def _open_features(folder: str | None) -> Any:
@@ -179,14 +179,14 @@ def _serve_at(listening: socket.socket, bundles: str | os.PathLike, *, patience:
               say: Callable[[str], object] = lambda line: None, **options: Any) -> None:
     "Serve at a socket that is open already."
     with needs("serve"): import uvicorn
-    app = create_app(bundles, patience=patience, entities=_open_features(features), **options)
-    told = {**options, "certificate": certificate, "features": features}
-    for line in _announcement(listening, Path(bundles), app.state.live, told): say(line)
-    if access_log:
+    if access_log:   # before the first line is written
         lines = logging.StreamHandler()
         lines.setFormatter(JsonLines())
         logging.basicConfig(handlers=[lines])
         _access.setLevel(logging.INFO)
+    app = create_app(bundles, patience=patience, entities=_open_features(features), **options)
+    told = {**options, "certificate": certificate, "features": features}
+    for line in _announcement(listening, Path(bundles), app.state.live, told): say(line)
     settings = uvicorn.Config(AccessLog(app) if access_log else app, log_level="warning",
                               http=impatient_protocol(patience, app.state.metrics),
                               access_log=False, timeout_graceful_shutdown=DRAIN,

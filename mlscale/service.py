@@ -612,7 +612,7 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
             _outcome_routes(book), _model_routes(models(PRODUCTION)),
             _operation_routes(models, writer, metrics, service)]
 
-# %% ../nbs/06i_service.ipynb #4dfa7d8b
+# %% ../nbs/06i_service.ipynb #43f302fe
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
