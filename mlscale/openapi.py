@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/06g_openapi.ipynb #77e0863e
+# %% ../nbs/06g_openapi.ipynb #45c73bfe
 from .bundle import Bundle, Signature
 from .hot_swap import ReloadingModel
-from .limits import KEPT, MAX_ROWS, refusal
+from .limits import KEPT, MAX_ROWS, QUESTIONS, refusal
 if TYPE_CHECKING: from fastapi import FastAPI
 
 # %% ../nbs/06g_openapi.ipynb #2a4158a0
@@ -57,7 +57,7 @@ def _row_schemas(signature: Signature) -> dict[str, dict]:
                "required": list(signature.columns), "additionalProperties": False}
     return {"values": _rows(by_place), "features": _rows(by_name)}
 
-# %% ../nbs/06g_openapi.ipynb #81d495b6
+# %% ../nbs/06g_openapi.ipynb #7cfd50ea
 _EVERYWHERE = {
     400: "What arrived is no HTTP. Mend the client.",
     408: "The request did not arrive in time. Send it in one go.",
@@ -72,8 +72,9 @@ _ASKED = {
     422: "The body is not what this document says; the line names the place. Mend the question.",
     503: "Too much is in progress, the time of the client is over, nothing is deployed, or the "
          "answer cannot be recorded. Wait as Retry-After says, and a little more at random."}
-_NO_LOG = {501: "The server keeps no log."}
-_REFUSALS = _EVERYWHERE | _KEYS | _ELSEWHERE | _ASKED | _NO_LOG
+_LACKING = {"/outcomes": "The server keeps no log.",
+            "/predict/entity": "The server reads no feature store."}
+_REFUSALS = _EVERYWHERE | _KEYS | _ELSEWHERE | _ASKED | {501: " Or: ".join(_LACKING.values())}
 
 def _problem(status: int, why: str) -> dict:
     "The description of a refusal."
@@ -83,19 +84,27 @@ def _problem(status: int, why: str) -> dict:
     return {"description": why, **({"headers": wait} if status == 503 else {}),
             "content": {"application/problem+json": {"schema": schema, "example": told}}}
 
-# %% ../nbs/06g_openapi.ipynb #35d75b74
+# %% ../nbs/06g_openapi.ipynb #321b0e57
 def _form(required: dict[str, Any]) -> dict:
     "The schema of an object, of which these parts are always there."
     return {"type": "object", "properties": required, "required": list(required)}
 
 _TEXT, _WHOLE, _DIGEST = {"type": "string"}, {"type": "integer"}, {"pattern": "^[0-9a-f]{64}$"}
-_A_ROW = {"description": "One a row."}
+
+def _each(item: dict) -> dict: return {"type": "array", "items": item, "description": "One a row."}
+def _or_none(item: dict) -> dict: return item | {"type": [item["type"], "null"]}
+
 _WHO = {"model": _TEXT, "version": _WHOLE, "sha256": _TEXT | _DIGEST}
+_OF_A_ROW = {"prediction": {"type": "number"}, "ids": _TEXT, "versions": _WHOLE,
+             "digests": _TEXT | _DIGEST, "aliases": _TEXT}
 _FORMS = {
     "Problem": _form({"status": _WHOLE, "title": _TEXT, "detail": _TEXT}),
-    "Answer": _form({"prediction": {"type": "array", "items": {"type": "number"}} | _A_ROW, **_WHO,
-                     "ids": {"type": "array", "items": _TEXT} | _A_ROW,
-                     "versions": {"type": "array", "items": _WHOLE} | _A_ROW}),
+    "Answer": _form({**_WHO, **{name: _each(item) for name, item in _OF_A_ROW.items()}}),
+    "EntityAnswer": _form({
+        **_WHO, **{name: _each(_or_none(item)) for name, item in _OF_A_ROW.items()},
+        "features": _each({"type": "object"}),
+        "ages": _each({"type": "object", "additionalProperties": _or_none({"type": "number"})}),
+        "states": _each({"type": "object", "additionalProperties": _TEXT})}),
     "Recorded": _form({"recorded": _WHOLE, "known_before": _WHOLE}),
     "Model": _form({**_WHO, "output": _TEXT, "engine": _TEXT,
                     "columns": {"type": "array", "items": _form(
@@ -103,10 +112,11 @@ _FORMS = {
                          "may_be_missing": {"type": "boolean"}})}}),
     "Live": _form({"live": {"type": "boolean"}}),
     "State": _form({"ready": {"type": "boolean"}, "error": {"type": ["string", "null"]}})}
-_ANSWERS = {"/predict": "Answer", "/outcomes": "Recorded", "/model": "Model",
-            "/health/live": "Live", "/health/ready": "State", "/reload": "State"}
+_ANSWERS = {"/predict": "Answer", "/predict/entity": "EntityAnswer", "/outcomes": "Recorded",
+            "/model": "Model", "/health/live": "Live", "/health/ready": "State",
+            "/reload": "State"}
 
-# %% ../nbs/06g_openapi.ipynb #2d8cc0b6
+# %% ../nbs/06g_openapi.ipynb #985558aa
 _DEADLINE = {"name": "Request-Timeout-Ms", "in": "header", "required": False,
              "description": "For how many milliseconds an answer is of use; later there is none.",
              "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999}}
@@ -117,11 +127,11 @@ def _complete(path: str, operation: dict, keys: bool) -> None:
     asks, form = "requestBody" in operation, _ANSWERS.get(path)
     if asks: refusals |= _ASKED
     elif path == "/model": refusals[503] = "Nothing is deployed yet."
-    if path == "/outcomes": refusals |= _NO_LOG
+    if path in _LACKING: refusals[501] = _LACKING[path]
     if keys and path in KEPT:
         refusals |= _KEYS
         operation["security"] = [{"key": []}]
-    if path == "/predict": operation.setdefault("parameters", []).append(_DEADLINE)
+    if path in QUESTIONS: operation.setdefault("parameters", []).append(_DEADLINE)
     for status, why in refusals.items(): responses.setdefault(str(status), _problem(status, why))
     if form:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{form}"}}}
