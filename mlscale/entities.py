@@ -13,22 +13,18 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-# %% ../nbs/06h_entities.ipynb #51e038ba
+# %% ../nbs/06h_entities.ipynb #0d5cd2e4
 from .arguments import check_names
 from .bundle import Signature
 from .hot_swap import DeployedModel, ReloadingModel
 from .limits import MAX_ROWS, read_features
 from .pointer import PRODUCTION
 from .prediction_log import PredictionLog, check_ids, iso_utc
+from .storage import needs
 
-# %% ../nbs/06h_entities.ipynb #5d3e4f04
+# %% ../nbs/06h_entities.ipynb #fc8019ca
 class EntityFeatures(Protocol):
     """What knows the features of entities, such as `mlscale.online.OnlineFeatures`.
-
-    Attributes
-    ----------
-    columns : collection of str
-        The columns that it can give.
 
     Examples
     --------
@@ -279,7 +275,7 @@ def as_first_asked(log: PredictionLog, ids: Sequence[str], names: Sequence[str |
         out.append(row)
     return out
 
-# %% ../nbs/06h_entities.ipynb #2af23033
+# %% ../nbs/06h_entities.ipynb #3ab9fa31
 @cache
 def entity_question_type() -> Any:
     """The body of `POST /predict/entity` as pydantic checks it.
@@ -295,7 +291,7 @@ def entity_question_type() -> Any:
     >>> entity_question_type().model_validate({"keys": {"origin": "EWR"}}).keys
     {'origin': 'EWR'}
     """
-    from pydantic import BaseModel, Field, StrictStr
+    with needs("serve"): from pydantic import BaseModel, Field, StrictStr
     which = "The key of a row, {name: value}, or a list of them; text or whole numbers"
     rest = "The columns of the model that the feature store does not have, one object a key"
     names = "A request id a row; what is sent again with the same ids has the same answer"

@@ -29,7 +29,7 @@ from .hot_swap import ReloadingModel
 from .prediction_log import Log, Prediction, PredictionLog, open_log
 if TYPE_CHECKING: import pandas as pd
 
-# %% ../nbs/06f_rollout.ipynb #a39c80e0
+# %% ../nbs/06f_rollout.ipynb #791c2be6
 CANARY, SHADOW = "canary", "shadow"   # the aliases under which a new model is tried
 
 def in_share(unit: str, share: float, salt: str) -> bool:
@@ -53,7 +53,7 @@ def in_share(unit: str, share: float, salt: str) -> bool:
     --------
     >>> from mlscale.rollout import in_share
     >>> [unit for unit in ("N14228", "N24211", "N619AA", "N804JB") if in_share(unit, .5, "gate")]
-    ['N619AA']
+    ['N14228', 'N24211', 'N619AA']
     """
     digest = hashlib.sha256(f"{salt}\0{unit}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share*2**64

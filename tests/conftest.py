@@ -2,7 +2,7 @@
 import os
 import shutil
 
-import nbformat  # noqa: F401  before Feast: both tell sqlite3 how a moment is written, and the last word counts
+import nbformat.sign  # noqa: F401  before Feast: both tell sqlite3 how a moment is written, and the last word counts
 import prometheus_client  # noqa: F401  before Feast, whose import makes all later counters of a process share one set of files
 import pytest
 

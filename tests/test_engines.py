@@ -633,7 +633,7 @@ def test_keys_in_parquet_are_those_of_a_table_on_spark(spark, tmp_path):
         assert list(spark_join(spark, entities, tmp_path / "facts.parquet").v__value) == [1, 0], (
             name
         )
-        if name != "duration":  # which Spark does not write
+        if name in ("uint64", "decimal", "time"):  # the other types are written by the same way; a duration Spark does not write
             to = spark_join(
                 spark,
                 tmp_path / "asked.parquet",

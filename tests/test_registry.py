@@ -471,11 +471,13 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from mlscale.artifacts import save
 from mlscale.registry import Registry
 
 X = np.random.default_rng(0).normal(size=(60, 2))
 model = LogisticRegression().fit(X, X[:, 0] > 0)
 registry = Registry(f"sqlite:///{sys.argv[1]}/mlflow.db", bundles=sys.argv[1] + "/bundles")
+save(model, sys.argv[1] + "/warm", example=X)   # so that the children need not import what converts
 register = lambda: registry.register(model, name=sys.argv[2], example=X, lineage={}, metrics={})
 engine = registry._ledger._client._get_registry_client().store.engine
 left = float("inf")   # steps until it is killed
