@@ -906,7 +906,7 @@ def test_the_way_on_is_shown_after_the_last_hint_and_on_success(home, monkeypatc
     v = record(judge(DRAFTS["00.q2"].function, QUESTIONS["00.q2"]))
     assert dict(v.links)["next: the value as it was known"].startswith("01_features.ipynb#q1:-")
     assert "<a href='../solutions/00_data_solution.ipynb'>solutions</a>" in v._repr_html_() and "solutions: ../solutions/00_data_solution.ipynb" in repr(v)
-    assert [words for words, _ in record(judge(DRAFTS["11.q2"].function, QUESTIONS["11.q2"])).links] == ["solutions"]   # the last one
+    assert [words for words, _ in record(judge(DRAFTS["13.q2"].function, QUESTIONS["13.q2"])).links] == ["solutions"]   # the last one
     for name, q in QUESTIONS.items():   # the place is that of a heading
         text = "\n".join(cells(ROOT / "nbs" / "exercises" / f"{next(p.stem for p in (ROOT / 'nbs/exercises').glob(name[:2] + '*.ipynb'))}.ipynb"))
         assert f"\n## {name.split('.')[1]}: {q.title}\n" in f"\n{text}\n"
