@@ -16,8 +16,9 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the larger tables of the same checks")
 
 
-LONGEST = ("test_site", "test_lifecycle", "test_registry", "test_engines", "test_sequential", "test_experiments", "test_exercises",
-           "test_workbook", "test_examples", "test_batch", "test_lesson", "test_online")
+LONGEST = ("test_registry", "test_lifecycle", "test_engines", "test_exercises", "test_site", "test_log_archive", "test_experiments",
+           "test_workbook", "test_sequential", "test_tracking_server", "test_examples", "test_join_tables", "test_style", "test_wire",
+           "test_rollout", "test_entity_service", "test_lesson", "test_batch", "test_online", "test_capacity", "test_overload")
 
 
 def pytest_collection_modifyitems(config, items):
