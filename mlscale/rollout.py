@@ -108,7 +108,7 @@ def _answer_in_silence() -> None:
         print(json.dumps({"failed": len(troubles), "why": "".join(troubles[:1])[:300]}), file=out,
               flush=True)
 
-# %% ../nbs/06f_rollout.ipynb #6fc1cba6
+# %% ../nbs/06f_rollout.ipynb #cd2919d9
 MEMORY = 2**31   # bytes that a shadow may take
 _logger = logging.getLogger(__name__)
 Question = tuple[Sequence[Prediction], Sequence[str], np.ndarray]
@@ -128,7 +128,7 @@ class _Waiting:
         self._questions = list[Question]()
 
     def put(self, question: Question) -> bool:
-        "Whether there was room; never waits."
+        "Whether there was room for `question`; never waits."
         with self._changed:
             fits = len(question[0]) <= self._room and not self._ended
             if fits:
@@ -145,7 +145,7 @@ class _Waiting:
         return taken
 
     def free(self, rows: int) -> None:
-        "Room again for so many: they were taken, and are dealt with."
+        "Room again for `rows`: they were taken, and are dealt with."
         with self._changed: self._room += rows
 
     def end(self) -> None:
@@ -158,7 +158,7 @@ class _Waiting:
         "Whether the end comes within so many seconds."
         with self._changed: return self._changed.wait_for(lambda: self._ended, within)
 
-# %% ../nbs/06f_rollout.ipynb #08d083d5
+# %% ../nbs/06f_rollout.ipynb #7c0c2a8f
 class _Process:
     "The process that answers for a shadow, and the way to it: one question, one word."
     def __init__(self, what: dict, patience: float):
@@ -174,7 +174,7 @@ class _Process:
         self._word(self._begin, 60)
 
     def ask(self, questions: list[Question]) -> dict:
-        "What it says when it has answered."
+        "What it says when it has answered `questions`."
         return json.loads(self._word(json.dumps(list(_together(questions))), self._patience))
 
     def _word(self, line: str, within: float) -> str:
