@@ -6,8 +6,9 @@
 __all__ = ['EntityFeatures', 'EntityRow', 'entity_rows', 'entity_names', 'as_first_asked', 'entity_question_type',
            'in_their_places', 'EntityService']
 
-# %% ../nbs/06h_entities.ipynb #eeb5896d
+# %% ../nbs/06h_entities.ipynb #9f6707de
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -192,7 +193,7 @@ def entity_rows(source: EntityFeatures, keys: Any, features: Any, signature: Sig
     found = source.read(rows, theirs, at)
     return [EntityRow(row, *known) for row, known in zip(given, found)]
 
-# %% ../nbs/06h_entities.ipynb #869decab
+# %% ../nbs/06h_entities.ipynb #a0609b5b
 def entity_names(keys: Any) -> list[str | None]:
     """A name for each key, for the log.
 
@@ -219,7 +220,8 @@ def entity_names(keys: Any) -> list[str | None]:
     ['1001', '{"dest":"IAH","origin":"EWR"}']
     """
     names: list[str | None] = []
-    for key in _objects(keys, "keys"):
+    for i, key in enumerate(_objects(keys, "keys")):
+        if not key: raise ValueError(f"keys[{i}]: an empty object; give the key, {{name: value}}")
         check_ids((v for v in key.values() if isinstance(v, str)), "keys")
         if len(key) > 1: names.append(json.dumps(key, sort_keys=True, separators=(",", ":")))
         else: names.extend(None if v is None else str(v) for v in key.values())
@@ -333,10 +335,11 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #6f254a4c
+# %% ../nbs/06h_entities.ipynb #89aaaa53
 def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
     "A time for each row, as the log writes it."
-    if at is None or isinstance(at, str): return [iso_utc(at or datetime.now(UTC))]*n
+    if at is None: at = datetime.now(UTC).isoformat()
+    if isinstance(at, str): return [iso_utc(at)]*n
     if len(at) != n: raise ValueError(f"at: {len(at)} for {n} keys; give one time, or one a key")
     return [iso_utc(moment) for moment in at]
 
@@ -425,6 +428,8 @@ class EntityService:
         times = _moments(at, len(whom))
         for what, names in (("ids", ids), ("entities", entities)):
             _check_names_of(names, len(whom), what)
+        if ids is not None and len(set(ids)) < len(ids):
+            raise ValueError("ids: one stands there twice; give each row its own")
         if entities is not None: whom = list(entities)
         rows = entity_rows(self._source, keys, features, production.bundle.signature,
                            [datetime.fromisoformat(moment) for moment in times])
@@ -442,8 +447,12 @@ class EntityService:
         "The answer about all rows; those that cannot be scored are not asked."
         able = [i for i, row in enumerate(rows) if row.can_be_scored(production.bundle.signature)]
         part = lambda x: [x[i] for i in able]
-        told = self._nothing(production) if not able else self._answer(
+        try: told = self._nothing(production) if not able else self._answer(
             features=[row.values for row in part(rows)], ids=None if ids is None else part(ids),
             at=part(at), entities=part(whom))
+        except ValueError as e:
+            if not (named := re.match(r"features\[(\d+)\]", str(e))): raise
+            place = f"features[{able[int(named[1])]}]"   # among all rows
+            raise ValueError(place + str(e)[named.end():]) from e
         told = in_their_places(told, able, len(rows))
         return told if ids is None else told | {"ids": list(ids)}

@@ -255,7 +255,7 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #949c18de
+# %% ../nbs/06d_hot_swap.ipynb #129c058e
 _logger = logging.getLogger(__name__)
 
 class WatchedModels:
@@ -333,9 +333,9 @@ class WatchedModels:
 
     def look(self) -> None:
         "Look at the pointers now. An alias that was withdrawn has no model any more."
-        there = {p.stem for p in self._folder.glob("*.json")}
-        known = {PRODUCTION} | (there if self._every_alias else there & set(self._also))
         with self._looking:
+            there = {p.stem for p in self._folder.glob("*.json")}
+            known = {PRODUCTION} | (there if self._every_alias else there & set(self._also))
             for alias in sorted(known): self._look_at(self(alias))
             for alias in set(self._models) - known: del self._models[alias]
 
@@ -360,7 +360,11 @@ class WatchedModels:
         """
         ended = threading.Event()
         def watch() -> None:
-            while not ended.wait(self._every): self.look()
+            while not ended.wait(self._every):
+                try: self.look()
+                except Exception as e:   # the folder may be readable again the next time
+                    self._failed()
+                    _logger.error("the pointers cannot be looked at: %s", e)
         thread = threading.Thread(target=watch, name="pointers", daemon=True)
         thread.start()
         try: yield

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_ROWS', 'COUNTS', 'MAX_BYTES', 'PATIENCE', 'QUESTIONS', 'MOST_IN_PROGRESS', 'MAX_HEAD', 'KEPT', 'read_rows',
-           'read_features', 'ServiceMetrics', 'refusal', 'Limits', 'overdue', 'Admission', 'impatient_protocol',
-           'make_key', 'read_keys', 'Keys']
+           'read_features', 'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Admission',
+           'impatient_protocol', 'make_key', 'read_keys', 'Keys']
 
 # %% ../nbs/06e_limits.ipynb #589b19a9
 import asyncio
@@ -296,10 +296,34 @@ def _not_json(scope: dict) -> str:
         return ""
     return f"Content-Type: {kind[:40]!r}; send application/json"
 
-# %% ../nbs/06e_limits.ipynb #0bab446b
+# %% ../nbs/06e_limits.ipynb #b016ee32
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 QUESTIONS = frozenset({"/predict", "/predict/entity"})   # what is counted by status
+
+def route_path(scope: Mapping) -> str:
+    """The path of a request as the routes see it: without what an application is mounted under.
+
+    Parameters
+    ----------
+    scope : mapping
+        See ASGI.
+
+    Returns
+    -------
+    str
+        A layer that looked at the whole path would let everybody pass who asks below a prefix.
+
+    Examples
+    --------
+    >>> from mlscale.limits import route_path
+    >>> route_path({"path": "/api/predict", "root_path": "/api"})
+    '/predict'
+    >>> route_path({"path": "/predict"})
+    '/predict'
+    """
+    root, path = scope.get("root_path", ""), scope["path"]
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 _logger = logging.getLogger(__name__)
 
 class Limits:
@@ -331,7 +355,8 @@ class Limits:
     def __init__(self, app: Callable, metrics: ServiceMetrics, max_bytes: int = MAX_BYTES,
                  patience: float = PATIENCE):
         self._app, self._metrics = app, metrics
-        self._max_bytes, self._patience = max_bytes, patience
+        self._max_bytes = whole(max_bytes, "max_bytes", low=1)
+        self._patience = patience
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answer a request.
@@ -367,7 +392,7 @@ class Limits:
 
     def _noted(self, scope: dict, send: Callable) -> Callable:
         "`send`, but it is noted that an answer begins, and of which status."
-        scope["answered"], counted = False, scope["path"] in QUESTIONS
+        scope["answered"], counted = False, route_path(scope) in QUESTIONS
         async def noted(message: dict) -> None:
             if message["type"] == "http.response.start":
                 scope["answered"] = True
@@ -396,7 +421,7 @@ class Limits:
         answer = refusal(status, why, Connection="close")
         await answer(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #e442dcfb
+# %% ../nbs/06e_limits.ipynb #a5ca4fc3
 MOST_IN_PROGRESS = 32
 
 def _stated_deadline(scope: dict) -> float:
@@ -467,7 +492,7 @@ class Admission:
         scope, receive, send
             See ASGI.
         """
-        if scope["type"] != "http" or scope["path"] != self._path:
+        if scope["type"] != "http" or route_path(scope) != self._path:
             return await self._app(scope, receive, send)
         if self._in_progress >= self._most:
             why = f"{self._most} questions are in progress; ask again"
@@ -593,7 +618,7 @@ def impatient_protocol(patience: float, metrics: ServiceMetrics) -> type:
     has = {"_patience": patience, "_metrics": metrics}
     return type("Impatient", (_Impatient, AutoHTTPProtocol), has)   # the fastest that is installed
 
-# %% ../nbs/06e_limits.ipynb #6996fc8f
+# %% ../nbs/06e_limits.ipynb #3355d169
 KEPT = QUESTIONS | {"/outcomes", "/reload", "/model", "/metrics"}   # need a key
 
 def _digest(key: str) -> str:
@@ -717,7 +742,7 @@ class Keys:
         scope, receive, send
             See ASGI.
         """
-        if scope["type"] == "http" and scope["path"] in KEPT and not self._knows(scope):
+        if scope["type"] == "http" and route_path(scope) in KEPT and not self._knows(scope):
             why = "give a key: the header Authorization, with Bearer and the key"
             refused = refusal(401, why, WWW_Authenticate="Bearer")
             return await refused(scope, receive, send)

@@ -140,7 +140,7 @@ def _complete(path: str, operation: dict, keys: bool) -> None:
     if path == "/metrics":
         responses["200"]["content"] = {"text/plain": {"schema": _TEXT}}
 
-# %% ../nbs/06g_openapi.ipynb #f080aa68
+# %% ../nbs/06g_openapi.ipynb #d4740752
 def _show_model(operation: dict, bundle: Bundle, answer: Callable[..., dict]) -> None:
     "Add what the deployed model takes, and an example that it has answered."
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -150,7 +150,7 @@ def _show_model(operation: dict, bundle: Bundle, answer: Callable[..., dict]) ->
     schema["oneOf"] = [{"required": ["values"]}, {"required": ["features"]}]
     row = _example_row(bundle)
     try: given = answer(values=row, ids=["flight-1"])
-    except ValueError: return   # a model that does not take what was made up shows no example
+    except Exception: return   # a model that does not take what was made up shows no example
     by_name = {"features": dict(zip(bundle.columns, row)), "ids": ["flight-1"]}
     asked = {"by position": {"values": row, "ids": ["flight-1"]}, "by name": by_name}
     operation["requestBody"]["content"]["application/json"]["examples"] = {

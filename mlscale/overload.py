@@ -95,7 +95,7 @@ class RetryBudget:
             self._left -= 1
             return True
 
-# %% ../nbs/06k_overload.ipynb #84f2dcea
+# %% ../nbs/06k_overload.ipynb #2d4a9f87
 AGAIN = frozenset({0, 408, 429, 502, 503, 504})   # what asking again may mend; 0: no answer came
 
 class RefusedError(RuntimeError):
@@ -123,18 +123,21 @@ def _with_ids(question: Mapping) -> dict:
     "The question with a request id a row, so that its repetition is known as such."
     if question.get("ids") is not None: return dict(question)
     rows = question.get("features") or question.get("values")
-    if not (isinstance(rows, list) and rows and isinstance(rows[0], (list, dict))): rows = [rows]
-    return {**question, "ids": [uuid.uuid4().hex for _ in rows]}
+    n = 1   # one row, as it is or by name
+    if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], (list, tuple, dict)):
+        n = len(rows)
+    return {**question, "ids": [uuid.uuid4().hex for _ in range(n)]}
 
 def _understood(status: int, body: bytes, retry_after: str) -> tuple[int, Any, float]:
     "Status, the answer or why there is none, and the seconds that the server wants one to wait."
     try: said = json.loads(body)
     except ValueError: said = {"detail": f"{len(body)} bytes that are not JSON"}
-    if status == 200 and "prediction" in said: return status, said, 0.
-    why = said.get("detail", "no reason was given") if isinstance(said, dict) else str(said)[:100]
-    return status, why, float(retry_after) if retry_after.isdigit() else 0.
+    if status == 200 and isinstance(said, dict) and "prediction" in said: return status, said, 0.
+    why = said.get("detail", "no reason was given") if isinstance(said, dict) else said
+    seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.
+    return status, str(why)[:300], seconds
 
-# %% ../nbs/06k_overload.ipynb #045decab
+# %% ../nbs/06k_overload.ipynb #b400d3dd
 class Client:
     """Asks a server, and asks again where that helps. Threads may share it.
 
@@ -164,9 +167,11 @@ class Client:
     """
     def __init__(self, url: str, *, key: str | None = None, seconds: float = 5., tries: int = 3,
                  budget: RetryBudget | None = None, seed: int | None = None):
-        self._place = urlsplit(url)
-        if self._place.scheme not in ("http", "https") or not self._place.hostname:
+        try: usable = (at := urlsplit(str(url).rstrip("/"))).hostname and at.port != 0
+        except ValueError: usable = False   # its port is none
+        if not usable or at.scheme not in ("http", "https"):
             raise ValueError(f"url={url!r}: give an address, such as http://localhost:8000")
+        self._place = at
         self._headers = {"Content-Type": "application/json",
                          **({"Authorization": f"Bearer {key}"} if key else {})}
         self._seconds = number(seconds, "seconds", above=0, high=86_400)

@@ -26,11 +26,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO, Any
 
-# %% ../nbs/06j_server.ipynb #547c4dbe
-from .arguments import whole
+# %% ../nbs/06j_server.ipynb #e4d6f694
+from .arguments import one_of, whole
 from .hot_swap import ReloadingModel
 from .limits import COUNTS, PATIENCE, impatient_protocol, read_keys
+from .log_writer import MODES
 from .pointer import PRODUCTION
+from .rollout import check_rollout
 from .service import create_app
 from .storage import needs
 
@@ -224,7 +226,7 @@ def _end(child: subprocess.Popen) -> None:
         child.kill()
         child.wait()
 
-# %% ../nbs/06j_server.ipynb #675ba607
+# %% ../nbs/06j_server.ipynb #5249d2bd
 def _answers(host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=.5)
     try:
@@ -248,8 +250,9 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
                     synchronous: str = "normal", port: int = 0,
                     patience: float = PATIENCE,
                     trusted_key: str | os.PathLike | None = None, canary: float = 0.,
-                    shadow: bool | str | os.PathLike = False,
-                    features: str | os.PathLike | None = None) -> Iterator[str]:
+                    shadow: bool | str | os.PathLike | None = False,
+                    features: str | os.PathLike | None = None, on_violation: str = "count",
+                    keys: str | os.PathLike | None = None) -> Iterator[str]:
     """Serve in a process of its own for the time of the block.
 
     Parameters
@@ -260,7 +263,7 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
         The port on 127.0.0.1; 0 takes a free one.
     patience : float
         See `serve`.
-    trusted_key, canary, shadow
+    trusted_key, canary, shadow, on_violation, keys
         See `create_app`.
     features : path, optional
         See `serve`.
@@ -284,11 +287,11 @@ def serving_process(bundles: str | os.PathLike, *, model: str = "late",
     ...     print(json.load(urlopen(f"{url}/health/live")))
     {'live': True}
     """
-    what = {"bundles": str(bundles), "model": model, "log": None if log is None else str(log),
-            "mode": mode, "synchronous": synchronous, "patience": patience,
-            "trusted_key": None if trusted_key is None else str(trusted_key),
-            "canary": canary, "shadow": shadow if isinstance(shadow, bool) else str(shadow),
-            "features": None if features is None else str(features)}
+    places = {"log": log, "trusted_key": trusted_key, "features": features, "keys": keys}
+    what = {"bundles": str(bundles), "model": model, "mode": mode, "synchronous": synchronous,
+            "patience": patience, "canary": canary, "on_violation": on_violation,
+            "shadow": shadow if shadow in (None, True, False) else str(shadow),
+            **{name: None if place is None else str(place) for name, place in places.items()}}
     with tempfile.TemporaryFile("w+") as said:
         with socket.create_server(("127.0.0.1", port)) as listening:
             child = _start(listening, said, what)
@@ -315,7 +318,7 @@ def _check_certificate(certificate: object, private_key: object) -> None:
         if path is not None and not Path(str(path)).is_file():
             raise ValueError(f"{name}={str(path)!r}: no such file; a PEM file is expected")
 
-# %% ../nbs/06j_server.ipynb #f40fb7f0
+# %% ../nbs/06j_server.ipynb #dcedd001
 def _supervise(listening: socket.socket, workers: int, what: dict,
                say: Callable[[str], object]) -> None:
     "Keep so many processes at a socket, until this one is told to stop."
@@ -333,7 +336,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
                 for i, (child, since) in enumerate(running):
                     if child.poll() is None: continue
                     mark_process_dead(child.pid, counts)
-                    if time.monotonic() < since + 2:
+                    if child.returncode > 0 and time.monotonic() < since + 30:   # not killed
                         raise RuntimeError("a process ended as soon as it had started; it wrote "
                                            "why above")
                     say(f"  WARNING  process {child.pid} has ended; another one takes its place")
@@ -343,7 +346,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #b2706ddd
+# %% ../nbs/06j_server.ipynb #8cb56d6c
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1",
@@ -408,6 +411,10 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     _check_certificate(certificate, private_key)
     workers = whole(workers, "workers", low=1)
     if keys is not None: read_keys(keys)
+    check_rollout(canary, None, shadow, log)
+    one_of(mode, "mode", MODES)
+    one_of(synchronous, "synchronous", ("normal", "full"))
+    one_of(on_violation, "on_violation", ("count", "refuse"))
     if features is not None and not (Path(features)/"feature_store.yaml").is_file():
         raise ValueError(f"features={str(features)!r}: no feature_store.yaml is there; give the "
                          "folder of a `repository`")
@@ -422,7 +429,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
         "patience": patience, "keys": text(keys), "certificate": text(certificate),
         "private_key": text(private_key), "access_log": access_log,
         "trusted_key": text(trusted_key), "canary": canary,
-        "shadow": shadow if isinstance(shadow, bool) else str(shadow),
+        "shadow": shadow if shadow in (None, True, False) else str(shadow),
         "features": text(features)}
     with listening:
         if workers == 1: return _serve_at(listening, bundles, say=say, **what)

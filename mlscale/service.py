@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #f979cc0f
+# %% ../nbs/06i_service.ipynb #486c3ce4
 import asyncio
 import json
 import os
@@ -14,27 +14,27 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #46d5e41b
-from .arguments import number, one_of
+# %% ../nbs/06i_service.ipynb #be22e738
+from .arguments import number, one_of, whole
 from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
 from .limits import Admission, Keys, Limits, ServiceMetrics, overdue, read_features
-from .limits import read_keys, read_rows, refusal
+from .limits import read_keys, read_rows, refusal, route_path
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
 from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
-from .rollout import CANARY, Shadow, in_share, open_shadow
+from .rollout import CANARY, Shadow, check_rollout, in_share, open_shadow
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -102,7 +102,14 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #68a9de4e
+# %% ../nbs/06i_service.ipynb #865f62ed
+_OTHER_COLUMNS = "it takes other columns than production, so production answers for it"
+
+def _fits(tried: DeployedModel | None, production: DeployedModel | None) -> bool:
+    "Whether a model takes what clients send: the columns of `production`, in any order."
+    if tried is None or production is None: return True
+    return set(tried.bundle.columns) == set(production.bundle.columns)
+
 def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], str] | None,
                  share: float, ids: list[str], whom: Sequence[str | None],
                  production: DeployedModel) -> list[tuple[str, DeployedModel]]:
@@ -112,9 +119,10 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
     if route is not None:
         aliases = [route(id) for id in ids]
         models = {alias: live(alias).current() for alias in {*aliases} - {PRODUCTION}}
-        return [(a, model) if (model := models.get(a)) else stays for a in aliases]
+        return [(a, model) if (model := models.get(a)) and _fits(model, production) else stays
+                for a in aliases]
     tried = live(CANARY).current() if share else None
-    if tried is None: return [stays]*len(ids)
+    if tried is None or not _fits(tried, production): return [stays]*len(ids)
     return [(CANARY, tried) if in_share(e or id, share, tried.sha256) else stays
             for id, e in zip(ids, whom)]
 
@@ -126,7 +134,7 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #8d43c6d9
+# %% ../nbs/06i_service.ipynb #98807d15
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -201,10 +209,12 @@ class Service:
             `canary`: its version and trouble; `shadow`: its rows and trouble. Each where there is
             one.
         """
-        live, told = self._live(CANARY), dict[str, dict]()
+        told = dict[str, dict]()
         if self._share:
-            version = deployed.version if (deployed := live.current()) else None
-            told["canary"] = {"version": version, "error": live.error}
+            live, production = self._live(CANARY), self._live(PRODUCTION).current()
+            one = live.current()
+            trouble = live.error if _fits(one, production) else _OTHER_COLUMNS
+            told["canary"] = {"version": one and one.version, "error": trouble}
         if self._shadow:
             told["shadow"] = {**self._shadow.counts, "error": self._shadow.error}
         return told
@@ -393,7 +403,7 @@ def _entity_routes(service: EntityService | None, metrics: ServiceMetrics) -> "A
             return await to_thread.run_sync(answer, body, request.scope, limiter=threads())
     return router
 
-# %% ../nbs/06i_service.ipynb #c3a62084
+# %% ../nbs/06i_service.ipynb #016aa25a
 SMALL = 8_192   # bytes of a body that is answered on the event loop: some ten rows of 45 columns
 
 class _SmallQuestions:
@@ -403,8 +413,9 @@ class _SmallQuestions:
         self._app, self._service, self._models, self._metrics = app, service, models, metrics
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        asked = scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", "/predict")
-        if not asked: return await self._app(scope, receive, send)
+        asks = (scope["type"] == "http" and scope["method"] == "POST"
+                and route_path(scope) == "/predict")
+        if not asks: return await self._app(scope, receive, send)
         message = await receive()   # the whole body: `Limits` has read it
         if len(message["body"]) > SMALL or not self._models.engines() <= {"onnx"}:
             first = iter([message])
@@ -417,7 +428,7 @@ class _SmallQuestions:
             except (ValueError, UnavailableError, LogError) as e: reply = _refused(e)
         await reply(scope, receive, send)
 
-# %% ../nbs/06i_service.ipynb #f65f1aad
+# %% ../nbs/06i_service.ipynb #f55f7653
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer larger ones
 
 def _check_in_time(scope: MutableMapping, metrics: ServiceMetrics) -> None:
@@ -426,8 +437,7 @@ def _check_in_time(scope: MutableMapping, metrics: ServiceMetrics) -> None:
     metrics.shed.labels("deadline").inc()
     raise UnavailableError("the time that Request-Timeout-Ms gave is over")
 
-def _prediction_routes(service: Service, models: WatchedModels,
-                       metrics: ServiceMetrics) -> "APIRouter":
+def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter":
     "POST /predict, for what `_SmallQuestions` leaves: in a thread of a small pool."
     from anyio import CapacityLimiter, to_thread
     from fastapi import APIRouter, Request
@@ -599,7 +609,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #98bf42c8
+# %% ../nbs/06i_service.ipynb #300f349a
 def _routers(service: Service, entities: EntityFeatures | None, book: PredictionLog | None,
              writer: LogWriter | None, models: WatchedModels,
              metrics: ServiceMetrics) -> list["APIRouter"]:
@@ -608,11 +618,19 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
     first_time = book if writer and writer.mode == "durable" else None
     by_key = None if entities is None else EntityService(service.answer, entities, models, _told,
                                                          first_time, metrics.saw)
-    return [_prediction_routes(service, models, metrics), _entity_routes(by_key, metrics),
+    return [_prediction_routes(service, metrics), _entity_routes(by_key, metrics),
             _outcome_routes(book), _model_routes(models(PRODUCTION)),
             _operation_routes(models, writer, metrics, service)]
 
-# %% ../nbs/06i_service.ipynb #43f302fe
+# %% ../nbs/06i_service.ipynb #8c9e0f4e
+def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float) -> None:
+    "What the layers would say at the first request is said at once."
+    one_of(on_violation, "on_violation", ("count", "refuse"))
+    whole(most, "most", low=1)
+    whole(max_bytes, "max_bytes", low=1)
+    number(patience, "patience", above=0)
+
+# %% ../nbs/06i_service.ipynb #10ed177d
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -677,6 +695,8 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     'production.json is missing; deploy a model'
     """
     with needs("serve"): from fastapi_offline import FastAPIOffline
+    check_rollout(canary, route, shadow, log)
+    _check_bounds(on_violation, most, max_bytes, patience)
     metrics, digests = ServiceMetrics(), {} if keys is None else read_keys(keys)
     models = WatchedModels(Path(bundles)/model, every_alias=route is not None,
                            failed=metrics.failures.inc, trusted_key=trusted_key,
@@ -688,11 +708,9 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
                         counted=lambda outcome, n: metrics.shadow.labels(outcome).inc(n))
     @asynccontextmanager
     async def life(app: "FastAPI") -> AsyncIterator[None]:
-        with models.watching():
+        with ExitStack() as ends, models.watching():
+            for part in (book, writer, tried): part and ends.callback(part.close)   # the last first
             async with _watched(metrics, models, writer): yield
-        if tried: tried.close()
-        if writer: writer.close()
-        if book: book.close()
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
     app.state.live, app.state.metrics = models(PRODUCTION), metrics
     violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)

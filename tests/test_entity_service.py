@@ -214,7 +214,8 @@ def test_where_nobody_waits_for_the_log_a_log_that_cannot_be_read_does_not_matte
         assert ask(c, {"driver_id": 1001}, features={"hour": 1}, ids=["a"]).status_code == 200
 
 ONE = {"driver_id": 1001}
-BAD = [({}, "keys"), ({"keys": []}, "keys"), ({"keys": [1]}, "keys"), ({"keys": "1001"}, "keys"), ({"keys": [ONE, {}]}, "2 keys"), ({"keys": {"driver_id": "x"}}, "keys[0]"),
+BAD = [({}, "keys"), ({"keys": []}, "keys"), ({"keys": [1]}, "keys"), ({"keys": "1001"}, "keys"), ({"keys": [ONE, {}]}, "keys[1]"), ({"keys": [ONE, ONE]}, "2 keys"),
+       ({"keys": {"driver_id": "x"}}, "keys[0]"),
        ({"keys": {**ONE, "city": "EWR"}}, "unknown are 'city'"), ({"keys": [ONE]*10_001}, "10001 rows"), ({"features": None}, "'hour'"), ({"features": []}, "features"),
        ({"features": [{"hour": 1}]*2}, "2 for 1 keys"), ({"features": {"hour": "1"}}, "features[0]"), ({"features": {"hour": None}}, "features[0], column 'hour'"),
        ({"features": {"hour": 1, "drivers__rides": 2}}, "unknown are 'drivers__rides'"), ({"features": {"hour": True}}, "features[0]"), ({"features": {"hour": 10**400}}, "too large"),
@@ -353,3 +354,17 @@ def test_names_of_keys_are_found_again_and_can_be_stored():
     assert entity_names([{"a": 1}, {"b": "x", "a": None}, {"a": None}, {"a": "Zoë"}]) == ["1", '{"a":null,"b":"x"}', None, "Zoë"]
     for bad in ("\0", "\ud800"):
         with pytest.raises(ValueError, match="keys"): entity_names({"a": bad})
+
+
+def test_an_empty_key_two_equal_ids_and_an_empty_time_are_refused_as_elsewhere(client):
+    for question, words in (({"keys": {}}, "empty object"), ({"keys": [{"driver_id": 1001}, {}]}, r"keys[1]"),
+                            ({"keys": [{"driver_id": 1001}, {"driver_id": 99_999}], "features": [{"hour": 1}] * 2, "ids": ["d", "d"]}, "twice"),
+                            ({"keys": {"driver_id": 1001}, "features": {"hour": 1}, "at": ""}, "at")):
+        answer = client.post("/predict/entity", json=question)
+        assert answer.status_code == 422 and words in answer.json()["detail"], answer.text
+
+
+def test_a_row_is_named_by_its_place_among_all(client):
+    question = {"keys": [{"driver_id": 99_999}, {"driver_id": 1001}], "features": [{"hour": 1}, {"hour": 1e300}]}
+    answer = ask(client, **question)
+    assert answer.status_code == 422 and "features[1]" in answer.json()["detail"], answer.text

@@ -219,3 +219,18 @@ def test_an_error_counts_only_if_nobody_answers():
         assert hedged(late_error, slow, after=.01, budget=RetryBudget(), pool=pool) == "slow"
         with pytest.raises(OSError, match="gone"): hedged(late_error, broken, after=.01, budget=RetryBudget(), pool=pool)
         with pytest.raises(OSError, match="gone"): hedged(broken, slow, after=30, budget=RetryBudget(), pool=pool)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://h:abc", "http://h:99999", "http://h:0", 5, None])
+def test_an_address_that_is_none_is_refused_at_once(url):
+    with pytest.raises(ValueError, match="url="): Client(url)
+
+
+def test_a_refusal_is_never_an_answer_whatever_it_holds():
+    with server([(404, {"detail": {"a": 1}}, {"Retry-After": "²".encode().decode("latin-1")}, 0.)]) as (url, _), pytest.raises(RefusedError, match="404"): Client(url).predict({"values": [1.]})
+    for said in (b"5", b"null"):
+        with server([(200, said, {}, 0.)]) as (url, _), pytest.raises(RefusedError): Client(url, tries=1).predict({"values": [1.]})
+
+
+def test_a_slash_after_the_address_and_rows_as_tuples_are_taken(bundles):
+    with serving_process(bundles) as url: assert len(Client(f"{url}/").predict({"values": ((1., 2.), (3., 4.))})["prediction"]) == 2

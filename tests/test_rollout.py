@@ -445,3 +445,43 @@ def test_whatever_becomes_of_the_shadow_the_callers_of_a_server_never_notice(fol
     assert all(v == (4 if in_share(id, .5, digest(folder, 4)) else 3) for id, v, _ in given)
     silent = logged(f"{place}.shadow", "request_id, version, alias")
     assert {row[1:] for row in silent} == {(4, "shadow")} and {id for id, *_ in silent} < {id for id, *_ in given}
+
+
+# ---- what cannot be is refused before anything is opened, and what breaks in passing ends nothing
+
+@pytest.mark.parametrize("given, text", [({"canary": 2.}, "canary"), ({"canary": .1, "route": lambda id: "canary"}, "the route decides"), ({"shadow": True}, "the log is no file"),
+                                         ({"shadow": ""}, "shadow"), ({"most": 0}, "most"), ({"max_bytes": "x"}, "max_bytes"), ({"patience": float("nan")}, "patience"),
+                                         ({"on_violation": "x"}, "on_violation")])
+def test_a_service_that_cannot_be_leaves_no_thread(folder, tmp_path, given, text):
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match=text): create_app(folder.parent, **{"log": None if given.get("shadow") is True else tmp_path / "log.db"} | given)
+    assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("spelled", ["log.db", "./log.db", "{}/log.db"])
+def test_a_shadow_never_writes_into_the_log_however_that_is_spelled(folder, tmp_path, monkeypatch, spelled):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="that is the log"): open_shadow(spelled.format(tmp_path), folder, "log.db")
+    assert open_shadow(None, folder, "log.db") is None
+
+
+def test_a_canary_of_other_columns_answers_nobody_and_says_why(folder):
+    deploy(folder, OTHER, "canary")
+    with TestClient(create_app(folder.parent, canary=1.)) as client:
+        told = client.post("/predict", json={"values": ROWS}).json()
+        assert set(told["aliases"]) == {"production"} and set(told["versions"]) == {3}
+        assert "other columns" in client.get("/health/ready").json()["canary"]["error"]
+
+
+def test_pointers_are_followed_again_after_a_look_that_failed(folder, monkeypatch):
+    failed, fine = [], WatchedModels.look
+    def look(self):
+        if len(failed) < 2: raise OSError(24, "Too many open files")
+        fine(self)
+    models = WatchedModels(folder, every=.02, failed=lambda: failed.append(1))
+    monkeypatch.setattr(WatchedModels, "look", look)
+    with models.watching():
+        deploy(folder, 4)
+        deadline = time.monotonic() + 20
+        while models("production").current().version != 4: assert time.monotonic() < deadline
+    assert len(failed) == 2

@@ -197,3 +197,20 @@ def test_processes_share_the_work_and_the_counters_and_a_killed_one_is_replaced(
         left = children(child.pid)
         child.kill()   # and the processes do not outlive the one that started them
         while not all(map(gone, left)): assert time.monotonic() < deadline
+
+
+def test_below_a_prefix_the_same_keys_and_bounds_hold(bundles, tmp_path):
+    make_key("desk", tmp_path / "keys")
+    outer = FastAPI()
+    outer.mount("/api", create_app(bundles, keys=tmp_path / "keys"))
+    within, alone = (create_app(bundles, keys=tmp_path / "keys") for _ in range(2))
+    for client, before in ((TestClient(outer), "/api"), (TestClient(within, root_path="/api"), "/api"), (TestClient(alone), "")):
+        for path in ("/predict", "/reload"): assert client.post(before + path, json={"values": [1., 2.]}).status_code == 401
+        assert client.get(f"{before}/model").status_code == 401 and client.get(f"{before}/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("given", [{"canary": 2.}, {"shadow": True}, {"mode": "x"}, {"synchronous": "x"}, {"on_violation": "x"}])
+def test_several_processes_are_not_started_for_what_cannot_be(bundles, given):
+    said = []
+    with pytest.raises(ValueError, match=next(iter(given))): serve(bundles, port=0, workers=2, say=said.append, **given)
+    assert not said

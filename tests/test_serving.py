@@ -620,8 +620,8 @@ def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorde
     with TestClient(create_app(bundles, route=routed)) as client:
         point(bundles, 5, alias="canary")
         client.post("/reload")
-        response = client.post("/predict", json=asked)
-        assert response.status_code == 422 and "'z'" in response.json()["detail"]
+        answer = client.post("/predict", json=asked).json()   # a client knows nothing of 'z': production answers for both
+        assert answer["digests"] == [first["sha256"]]*2 and answer["aliases"] == ["production"]*2
 
 
 @pytest.mark.parametrize("body", [b'{"values": [0, 2, 3]}', b'{"values": [0, 2, 3]'])
