@@ -43,7 +43,7 @@ def _brute(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         return rows
     return find
 
-# %% ../nbs/01d_join_engines.ipynb #de140cf3
+# %% ../nbs/01d_join_engines.ipynb #41840bb3
 def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
     "The same by one as-of join: a fact is seen from `known` on, until one that is newer is seen."
     with needs("features"):
@@ -53,12 +53,9 @@ def _asof(facts: "pa.Table", keys: list[str], ttl: float) -> Callable:
         table
         .with_row_index("row")
         .drop_nulls(keys)
-        .sort("event", "created")
-        .with_row_index("rank")
         .with_columns(known=pl.max_horizontal("event", "created"))
-        .sort("known", "rank")
-        .filter(pl.col("rank") == pl.col("rank").cum_max().over(keys))
-        .unique([*keys, "known"], keep="last", maintain_order=True)
+        .sort("known", "event", "created")
+        .filter(pl.col("event") == pl.col("event").cum_max().over(keys))
         .select(*keys, "event", "known", "row")
     )
     def find(asked):

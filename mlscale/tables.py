@@ -334,7 +334,7 @@ def _from_pandas(frame: pd.DataFrame, keys: Sequence[str], what: str) -> "pa.Tab
         elif c in objects and not pa.types.is_string(out[c].type): _column(frame[c], c, what)
     return out
 
-# %% ../nbs/01b_tables.ipynb #8b412a00
+# %% ../nbs/01b_tables.ipynb #89f4f8d8
 def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
     "A file or a folder as a dataset that is not read yet; times of 96 bits are in UTC."
     with needs("data"):
@@ -342,7 +342,8 @@ def _parquet(path: str | os.PathLike, what: str) -> "ds.Dataset":
         import pyarrow.dataset as ds
     name = Path(path).name
     if not Path(path).exists(): raise FileNotFoundError(f"{what}: there is no file {name}")
-    form = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")   # nanoseconds end in 2262
+    # nanoseconds end in 2262; read ahead into a buffer, a file is in memory when its end is reached
+    form = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us", pre_buffer=False)
     utc = pa.timestamp("us", "UTC")
     try:
         source = ds.dataset(path, format=form)
