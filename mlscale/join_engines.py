@@ -193,7 +193,7 @@ def _twice_sql(key: str) -> str:
     return f"""SELECT {key} FROM (SELECT DISTINCT * FROM known)
         GROUP BY {key}, event, created HAVING count(*) > 1 LIMIT 1"""
 
-# %% ../nbs/01d_join_engines.ipynb #91660d00
+# %% ../nbs/01d_join_engines.ipynb #43e52d7d
 @contextmanager
 def duckdb_session(memory: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A database of DuckDB in memory, which spills to a temporary folder.
@@ -201,7 +201,8 @@ def duckdb_session(memory: int | None = None) -> Iterator["duckdb.DuckDBPyConnec
     Parameters
     ----------
     memory : int, optional
-        Bytes that it may hold; without it DuckDB's own limit, most of the machine.
+        Bytes that a join may add to the process: half of them are DuckDB's, half are for the
+        pieces of files under way. Without it DuckDB's own limit, most of the machine.
 
     Yields
     ------
@@ -221,13 +222,14 @@ def duckdb_session(memory: int | None = None) -> Iterator["duckdb.DuckDBPyConnec
     """
     with needs("features"):
         import duckdb
-    limit = {} if memory is None else {"memory_limit": f"{memory}B"}
+    limit = {} if memory is None else {"memory_limit": f"{memory//2}B"}
     with (tempfile.TemporaryDirectory() as folder,
           duckdb.connect(config={"temp_directory": folder, **limit}) as con):
         try: yield con
         except duckdb.OutOfMemoryException as e:
-            raise ValueError(f"memory={memory}: too little for DuckDB ({str(e)[:120]}); give more "
-                             "bytes, or more room to the folder of temporary files") from e
+            raise ValueError(f"memory={memory}: too little for DuckDB, which has half of it "
+                             f"({str(e).splitlines()[0][:120]}); give more bytes, or more room to "
+                             "the folder of temporary files") from e
 
 # %% ../nbs/01d_join_engines.ipynb #e6b058c4
 def _next_rows(reader: "pa.RecordBatchReader") -> Callable:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['available_memory', 'EngineChoice', 'choose_engine', 'point_in_time_join', 'View']
 
-# %% ../nbs/01e_point_in_time.ipynb #6a1bf251
+# %% ../nbs/01e_point_in_time.ipynb #058981d1
 import json
 import logging
 import os
@@ -24,7 +24,8 @@ from .join_engines import ENGINES, duckdb_session, spark_ready, spark_to_parquet
 from .join_engines import with_features
 from .join_keys import check_schemas, clock_columns
 from .storage import needs, replacing
-from .tables import TABLE_OR_PATH, View, as_frame, exact_frame, open_table, some_names
+from .tables import TABLE_OR_PATH, View, as_frame, exact_frame, in_pieces, open_table
+from .tables import some_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,22 +64,25 @@ def available_memory(root: str | os.PathLike = "/") -> int:
     except (OSError, TypeError): return free   # in no container, or in one without a limit
     return max(0, min(free, left))
 
-# %% ../nbs/01e_point_in_time.ipynb #094e32c1
-_SORTED, _CARRIED = 6, 2   # bytes at the peak for one byte of keys and times, and of features
+# %% ../nbs/01e_point_in_time.ipynb #3a23faaf
+# bytes at the peak for a byte of keys and times, those more where all keys differ, and for features
+_SORTED, _LISTED, _CARRIED = 6, 12, 2
 
 def _needed(view: View, source: "pa.Table | ds.Dataset") -> float:
     "Bytes that the facts of a view take at the peak of a join in memory, roughly."
+    import polars as pl
     import pyarrow as pa
     keys = list(dict.fromkeys([*view.by, *clock_columns(source.schema).values()]))
     columns = list(dict.fromkeys([*keys, *view.features]))
-    some, times = source, 1.
-    if not isinstance(source, pa.Table):
-        some = source.head(10_000, columns=columns, batch_size=10_000)
-        times = source.count_rows()/max(1, len(some))
-    width = lambda columns: some.select(columns).nbytes
-    return times*(_SORTED*width(keys) + _CARRIED*width(view.features))
+    if isinstance(source, pa.Table): some, rows = source, len(source)
+    else: some, rows = next(in_pieces(source, columns)), source.count_rows()
+    few: Any = pl.from_arrow(some.select(view.by).slice(0, 250_000))
+    different = few.n_unique()/max(1, len(few))
+    width = lambda columns: some.select(columns).nbytes/max(1, len(some))
+    at_peak = (_SORTED + _LISTED*different)*width(keys) + _CARRIED*width(view.features)
+    return rows*at_peak
 
-# %% ../nbs/01e_point_in_time.ipynb #05decc0f
+# %% ../nbs/01e_point_in_time.ipynb #4224ea63
 @dataclass(frozen=True)
 class EngineChoice:
     """Which engine joins, and why.
@@ -132,7 +136,7 @@ def choose_engine(views: Sequence[View], facts: Sequence["pa.Table | ds.Dataset"
     >>> rides = pd.DataFrame({"id": range(10**6), "event_timestamp": noon, "rides": 1})
     >>> view = View("drivers", rides, "id", None, "rides")
     >>> choose_engine([view], [view.open()], memory=10**8).reason
-    'in memory the facts need about 112 MB, and 100 MB are allowed'
+    'in memory the facts need about 304 MB, and 100 MB are allowed'
     """
     if session is not None:
         spark = type(session).__module__.startswith("pyspark")
@@ -193,7 +197,7 @@ def _delivered(
     with replacing(to) as new: out.to_parquet(new, coerce_timestamps="us")
     return Path(to)
 
-# %% ../nbs/01e_point_in_time.ipynb #daae09ec
+# %% ../nbs/01e_point_in_time.ipynb #efa6e434
 def _checked(engine: str, views: View | Sequence[View], session: Any,
              memory: int | None) -> list[View]:
     "The views; what makes no sense is refused."
@@ -233,7 +237,7 @@ def _running(choice: EngineChoice, source: "pa.Table | ds.Dataset", views: Seque
         with spark_ready(session, source, views, facts, to): yield session
     elif session is not None: yield session
     else:
-        with duckdb_session(choice.memory and choice.memory//2) as session: yield session
+        with duckdb_session(choice.memory) as session: yield session
 
 # %% ../nbs/01e_point_in_time.ipynb #ea7169ae
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "auto",
