@@ -1,6 +1,6 @@
 """Features: the point-in-time join, the rolling features and the online states, beside their peers and floors.
 
-    python benchmarks/features.py [--all] [join memory rolling online]
+    python benchmarks/features.py [--all] [join memory facts rolling online]
 """
 import json
 import os
@@ -115,6 +115,41 @@ def memory(rows=(10_000, 100_000, 1_000_000, 10_000_000), keys=(100, 10_000)):
     store("features_growth", out, PACKAGES)
 
 
+OUTGROW = """
+import json, re, sys, time
+from pathlib import Path
+import duckdb, pandas as pd, polars, pyarrow.dataset, pyarrow.parquet as pq
+from mlscale.point_in_time import View, point_in_time_join
+folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+resident = lambda what: int(re.search(rf"{what}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
+view, before, start = View("v", folder / "facts.parquet", "key", pd.Timedelta(days=30), "value"), resident("VmRSS"), time.perf_counter()
+to = point_in_time_join(folder / "asked.parquet", view, to=folder / "out.parquet", **options)
+seconds, said = time.perf_counter() - start, json.loads(pq.read_schema(to).metadata[b"PANDAS_ATTRS"])["join"]
+print(json.dumps({"seconds": seconds, "MB added at the peak": resident("VmHWM") - before, "engine": said["engine"], "reason": said["reason"]}))
+"""
+
+
+def facts(sizes=(1_000_000, 3_000_000, 10_000_000), allowed=10**9):
+    "A million questions to ever more facts of 10,000 keys, from Parquet to Parquet: in memory by order, and by a join that may take a gigabyte."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    rng, out = np.random.default_rng(0), []
+    stamp, year, m = lambda x: pa.array(x, pa.timestamp("us", tz="UTC")), 365 * 24 * 3600 * 10**6, 1_000_000
+    for n in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder, event = Path(name), rng.integers(0, year, n)
+            known = {"key": rng.integers(0, 10_000, n), "event_timestamp": stamp(event), "created_timestamp": stamp(event + rng.integers(0, 5 * 3600 * 10**6, n)), "value": rng.random(n)}
+            pq.write_table(pa.table(known), folder / "facts.parquet")
+            pq.write_table(pa.table({"key": rng.integers(0, 10_000, m), "event_timestamp": stamp(rng.integers(0, year, m)), "id": np.arange(m)}), folder / "asked.parquet")
+            answers = []
+            for join, options in (("engine='polars'", {"engine": "polars"}), (f"memory={allowed:,}", {"memory": allowed})):
+                done = json.loads(subprocess.run([sys.executable, "-c", OUTGROW, name, json.dumps(options)], capture_output=True, text=True, check=True).stdout)
+                answers.append(pq.read_table(folder / "out.parquet"))
+                out.append({"facts": n, "join": join, **done})
+            assert answers[0].equals(answers[1])
+    store("features_facts", out, PACKAGES)
+
+
 def rolling():
     "All 45 features of all flights, against one sort and one cumulative sum for each of them."
     flights, weather, planes = load_flights(), load_weather(), load_planes()
@@ -178,7 +213,7 @@ def online():
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    chosen = [w for w in sys.argv[1:] if not w.startswith("-")] or ["join", "memory", "rolling", "online"]
+    chosen = [w for w in sys.argv[1:] if not w.startswith("-")] or ["join", "memory", "facts", "rolling", "online"]
     start = time.monotonic()
-    for part in chosen: {"join": join, "memory": memory, "rolling": rolling, "online": online}[part]()
+    for part in chosen: {"join": join, "memory": memory, "facts": facts, "rolling": rolling, "online": online}[part]()
     print(f"\n{time.monotonic() - start:.0f} s on {os.cpu_count()} cores")

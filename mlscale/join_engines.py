@@ -125,7 +125,7 @@ def _in_memory(
         return features.take(pa.array(rows, mask=rows < 0))
     return bring
 
-# %% ../nbs/01d_join_engines.ipynb #be774e18
+# %% ../nbs/01d_join_engines.ipynb #5e5f7391
 def _carried_facts(table: "pa.Table", view: View, types: Sequence["pa.DataType"],
                    unit: str) -> "pa.Table":
     "Keys and times as in `normal_form`, and the features as `f0`, `f1`, ... in types of carriers."
@@ -156,6 +156,7 @@ def _to_duckdb(con: "duckdb.DuckDBPyConnection", view: View, source: "pa.Table |
     there = " AND ".join(f"k{i} IS NOT NULL" for i in range(len(view.by)))
     con.execute(f"CREATE TEMP VIEW known AS SELECT * FROM facts WHERE {there}")
 
+# %% ../nbs/01d_join_engines.ipynb #da4fa72c
 def _ask_duckdb(con: "duckdb.DuckDBPyConnection", view: View, asked: "pa.Table | ds.Dataset",
                 types: Sequence["pa.DataType"], unit: str) -> None:
     "Keys and times of all `questions` and their place; of a dataset too they may be spilled."

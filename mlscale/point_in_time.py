@@ -239,7 +239,7 @@ def _running(choice: EngineChoice, source: "pa.Table | ds.Dataset", views: Seque
     else:
         with duckdb_session(choice.memory) as session: yield session
 
-# %% ../nbs/01e_point_in_time.ipynb #ea7169ae
+# %% ../nbs/01e_point_in_time.ipynb #cdf8ca25
 def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: str = "auto",
                        to: str | os.PathLike | None = None, session: Any = None,
                        memory: int | None = None) -> pd.DataFrame | Path:
@@ -285,8 +285,8 @@ def point_in_time_join(entities: Any, views: View | Sequence[View], *, engine: s
         If the engine is unknown, columns are missing or would be there twice, times are missing or
         mix such with and without a time zone, a key is text in one table and a number in the other
         or a float of 2**53 or more (see `exact_key`), a column is of a type that not every engine
-        can carry, or a view holds rows equal in key and both times with different values. What
-        stood at `to` is then as it was.
+        can carry, a view holds rows equal in key and both times with different values, or `memory`
+        does not suffice even for sorting on the disk. What stood at `to` is then as it was.
 
     Notes
     -----
