@@ -135,7 +135,7 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #dc39cdc5
+# %% ../nbs/05g_batch_job.ipynb #0d86c1ef
 @dataclass(frozen=True)
 class _Task:
     "What is to be computed, and how."
@@ -175,7 +175,7 @@ class _Task:
 def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     "The largest number of rows of a unit: all cores have work, a large input is cut alike."
     rows = sum(footer(f.path).num_rows for f in files)
-    if task.partitions: return max(1, -(-rows//task.partitions), min(1_000, rows))
+    if task.partitions: return max(1, -(-rows//task.partitions), min(100, rows))
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
@@ -284,7 +284,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #e5252ae5
+# %% ../nbs/05g_batch_job.ipynb #eb8ee96f
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -331,7 +331,7 @@ def batch_predict(
     ignore : list of str
         Columns of the input that are neither id nor feature. They are not read.
     partitions : int, optional
-        Into how many parts the work is cut, of a thousand rows at least; default: two for each
+        Into how many parts the work is cut, of a hundred rows at least; default: two for each
         core, more for large inputs, fewer for few rows.
     on_violation : {"count", "refuse"}
         Whether rows outside of the model's contract are counted in the manifest, or the input is

@@ -109,7 +109,7 @@ def _below(file: InputFile) -> str:
     "The folders of a partitioned data set, as the input writes them."
     return "/".join(part for part in Path(file.name).parts[:-1] if "=" in part)
 
-# %% ../nbs/05e_units.ipynb #404c1db4
+# %% ../nbs/05e_units.ipynb #7c24c783
 def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: Sequence[Any], *,
                columns: Sequence[str] = (), types: Sequence[str] = (),
                most: int = MOST) -> list[Unit]:
@@ -147,7 +147,7 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
     for group in _joined(files, sizes, min(LEAST, most)):
         some = {str(files[i].path.resolve()): files[i] for i in group}
         values = folder_values(files[group[0]], columns, types)
-        parts = plan_parts([f.path for f in some.values()], -(-sum(sizes[i] for i in group)//most))
+        parts = plan_parts([f.path for f in some.values()], max(1, -(-sum(sizes[i] for i in group)//most)))
         for pieces in parts:
             names = {p[0]: some[p[0]].name for p in pieces} or {p: f.name for p, f in some.items()}
             what = [[names[file], marks[names[file]], *rows] for file, *rows in pieces]
