@@ -76,16 +76,20 @@ def lesson(spark, pickle, source, to):
 def with_mlflow(spark, model, source, to):
     "MLflow's way to score with Spark: a user-defined function of a logged model, in this environment."
     import mlflow
+    from mlflow.models import infer_signature
     from mlflow.pyfunc import PythonModel, spark_udf
+    from pyspark.sql.functions import struct
 
     class Wrapped(PythonModel):
         def __init__(self, model): self.model = model
         def predict(self, context, model_input, params=None): return self.model.predict_proba(model_input)[:, 1]
 
     place = BOX / f"mlflow {type(model).__name__} {id(model)}"
-    if not place.exists(): mlflow.pyfunc.save_model(str(place), python_model=Wrapped(model), pip_requirements=[])
+    if not place.exists():
+        signature = infer_signature(flights(100)[FEATURES], np.zeros(100))
+        mlflow.pyfunc.save_model(str(place), python_model=Wrapped(model), pip_requirements=[], signature=signature)
     predict = spark_udf(spark, str(place), result_type="double", env_manager="local")
-    spark.read.parquet(str(source)).select("id", predict(*FEATURES).alias("prediction")).write.mode("overwrite").parquet(str(to))
+    spark.read.parquet(str(source)).select("id", predict(struct(*FEATURES)).alias("prediction")).write.mode("overwrite").parquet(str(to))
 
 
 def _floor(task):

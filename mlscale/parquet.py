@@ -57,7 +57,7 @@ def parquet_files(path: Path) -> list[Path]:
         if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
-# %% ../nbs/05c_parquet.ipynb #807b811b
+# %% ../nbs/05c_parquet.ipynb #6165dc2e
 class InputFile(NamedTuple):
     """A file of an input.
 
@@ -70,6 +70,13 @@ class InputFile(NamedTuple):
     values : dict
         What the names of the folders between say, such as `{"month": "7"}` of `month=7`; None for a
         null.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.parquet import InputFile
+    >>> InputFile(Path("flights/month=7/a.parquet"), "month=7/a.parquet", {"month": "7"}).name
+    'month=7/a.parquet'
     """
     path: Path
     name: str
@@ -92,7 +99,7 @@ def _files_of(root: Path) -> list[InputFile]:
     below = [f.relative_to(root) for f in files]
     return [InputFile(f, str(b), _folder_values(b.parts[:-1])) for f, b in zip(files, below)]
 
-# %% ../nbs/05c_parquet.ipynb #dd4a4308
+# %% ../nbs/05c_parquet.ipynb #cc6cdbbc
 def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[InputFile]:
     """The files of an input.
 
@@ -117,8 +124,8 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     >>> import pandas as pd
     >>> from mlscale.parquet import input_files
     >>> flights = pd.DataFrame({"id": [1, 2], "month": [6, 7]})
-    >>> flights.to_parquet("flights", partition_cols=["month"])
-    >>> [file.values for file in input_files("flights")]
+    >>> flights.to_parquet("_flights", partition_cols=["month"])
+    >>> [file.values for file in input_files("_flights")]
     [{'month': '6'}, {'month': '7'}]
     """
     if isinstance(input_path, (str, os.PathLike)): input_path = [input_path]

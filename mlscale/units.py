@@ -24,7 +24,7 @@ from .storage import needs, replacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../nbs/05e_units.ipynb #65ed4ca9
+# %% ../nbs/05e_units.ipynb #781a61d9
 @dataclass(frozen=True)
 class Unit:
     """Rows that are scored as a whole, or not.
@@ -43,6 +43,14 @@ class Unit:
         Columns that the names of folders give, with their values.
     below : str
         The folder of a partitioned data set in which its scores belong.
+
+    Examples
+    --------
+    >>> from mlscale.units import Unit
+    >>> day = {"/data/day.parquet": "day.parquet"}
+    >>> unit = Unit("ab12", (("/data/day.parquet", 0, 0, 900),), day, {}, {}, "")
+    >>> sum(end - start for *_, start, end in unit.pieces)
+    900
     """
     key: str
     pieces: tuple[Piece, ...]
@@ -192,7 +200,7 @@ def split_bad(batch: "pa.RecordBatch", score: Callable) -> tuple[list, list[tupl
     more, others = split_bad(batch.slice(half), score)
     return good + more, bad + [(half + i, id, why) for i, id, why in others]
 
-# %% ../nbs/05e_units.ipynb #399a5ca7
+# %% ../nbs/05e_units.ipynb #76c70c51
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to know.
@@ -209,6 +217,13 @@ class Job:
         What the files of predictions say of themselves in their metadata.
     to : str
         The folder of scored units.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.units import Job
+    >>> Job("ab"*32, {}, "id", pa.int64(), ["hour"], True, {}, "staging").quarantine
+    True
     """
     sha256: str
     bundle: dict[str, bytes]
@@ -234,6 +249,12 @@ class BadRows(NamedTuple):
         The id of a single row.
     reason : str
         Why.
+
+    Examples
+    --------
+    >>> from mlscale.units import BadRows
+    >>> BadRows("day.parquet", 7, 1, "UA15", "column 'hour': inf is infinite").row
+    7
     """
     file: str
     row: int
