@@ -135,7 +135,7 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #0d86c1ef
+# %% ../nbs/05g_batch_job.ipynb #c5479402
 @dataclass(frozen=True)
 class _Task:
     "What is to be computed, and how."
@@ -163,6 +163,7 @@ class _Task:
     def answer(self) -> str:
         "A name for what is asked of what."
         asked = [FORMAT, self.bundle.sha256, self.input, self.id, self.quarantine, self.check_ids]
+        if self.quarantine: asked.append(list(self.ignore))   # decides which files are set aside
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def changed(self) -> bool:
