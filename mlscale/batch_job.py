@@ -88,7 +88,7 @@ def _remove_unread(folder: Path) -> None:
     except FileNotFoundError: pass   # what a crash left
     shutil.rmtree(folder)
 
-# %% ../nbs/05g_batch_job.ipynb #bf4762bc
+# %% ../nbs/05g_batch_job.ipynb #765f397d
 def _point(link: Path, folder: Path, keep: int = 1) -> None:
     "Let the link name the folder in one step; of the others keep the youngest."
     before = link.resolve()
@@ -98,6 +98,7 @@ def _point(link: Path, folder: Path, keep: int = 1) -> None:
         new.symlink_to(Path(folder.parent.name)/folder.name)
         os.replace(new, link)
         os.utime(before) if before.parent == folder.parent.resolve() else None
+    for left in folder.parent.glob(".*"): shutil.rmtree(left)   # what a crash left half-written
     others = [f for f in folder.parent.iterdir()
               if f.is_dir() and f.name != "staging" and f.resolve() != folder.resolve()]
     others.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)   # when it was last named
