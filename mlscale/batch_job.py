@@ -181,7 +181,7 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #8357b5fd
+# %% ../nbs/05g_batch_job.ipynb #3c8cb465
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
@@ -206,7 +206,7 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
             "mlscale.version": str(model.version or "")}
     held = [c for c in columns if c not in units[0].folders]
     job = Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
-              str(staging.resolve()))
+              str(staging.resolve()), min(65_536, max(1, 2**22//len(model.columns))))
     for left in staging.glob(".*"): shutil.rmtree(left, ignore_errors=True)   # a crash's
     asked = [task.input, task.id, task.quarantine, [file.name for file in files]]
     unique = staging/f"ids-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"

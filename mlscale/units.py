@@ -192,7 +192,7 @@ def split_bad(batch: "pa.RecordBatch", score: Callable) -> tuple[list, list[tupl
     more, others = split_bad(batch.slice(half), score)
     return good + more, bad + [(half + i, id, why) for i, id, why in others]
 
-# %% ../nbs/05e_units.ipynb #399a5ca7
+# %% ../nbs/05e_units.ipynb #f2e95f0a
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to know.
@@ -209,6 +209,8 @@ class Job:
         What the files of predictions say of themselves in their metadata.
     to : str
         The folder of scored units.
+    batch : int
+        Rows that are read at a time.
     """
     sha256: str
     bundle: dict[str, bytes]
@@ -218,6 +220,7 @@ class Job:
     quarantine: bool
     note: dict[str, str]
     to: str
+    batch: int = 65_536
 
 class BadRows(NamedTuple):
     """Rows of an input that were set aside.
@@ -241,14 +244,13 @@ class BadRows(NamedTuple):
     id: str | None
     reason: str
 
-# %% ../nbs/05e_units.ipynb #4f658e25
+# %% ../nbs/05e_units.ipynb #136565fa
 def _score_piece(piece: Piece, unit: Unit, job: Job, tally: ContractTally | None) -> Iterator:
     "The scored batches and the bad rows of a piece: a list of each, batch by batch as they come."
     model, (file, group, at, end) = shipped_bundle(job.sha256, job.bundle), piece
     said, name = footer(Path(file)), unit.names[file]
     first = sum(said.row_group(g).num_rows for g in range(group))
-    size = min(65_536, max(1, 2**22//len(model.columns)))   # at most 32 MB of features
-    batches = read_rows([piece], [job.id, *job.columns], batch=size, folders=unit.folders)
+    batches = read_rows([piece], [job.id, *job.columns], batch=job.batch, folders=unit.folders)
     score = lambda rows: next(score_batches(iter([rows]), lambda: model, job.id, tally))
     while True:
         try: batch = next(batches, None)
