@@ -91,7 +91,7 @@ def _files_of(root: Path) -> list[InputFile]:
     below = [f.relative_to(root) for f in files]
     return [InputFile(f, str(b), _folder_values(b.parts[:-1])) for f, b in zip(files, below)]
 
-# %% ../nbs/05c_parquet.ipynb #3676e6f7
+# %% ../nbs/05c_parquet.ipynb #0ab27e6b
 def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[InputFile]:
     """The files of an input.
 
@@ -128,8 +128,10 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
         if times > 1:
             raise ValueError(f"input_path: {path.name!r} is named {times} times; its rows would be "
                              "scored as often")
-    same = {name for name, times in Counter(file.name for file in found).items() if times > 1}
-    return [f._replace(name=f"{f.path.parent.name}/{f.name}") if f.name in same else f for f in found]
+    if len({file.name for file in found}) == len(found): return found
+    places = [os.path.abspath(file.path) for file in found]   # below the folder that holds them all
+    top = os.path.commonpath(places)
+    return [f._replace(name=os.path.relpath(place, top)) for f, place in zip(found, places)]
 
 # %% ../nbs/05c_parquet.ipynb #94c53f06
 def stat_mark(file: str | os.PathLike) -> str:
