@@ -133,7 +133,7 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     top = os.path.commonpath(places)
     return [f._replace(name=os.path.relpath(place, top)) for f, place in zip(found, places)]
 
-# %% ../nbs/05c_parquet.ipynb #94c53f06
+# %% ../nbs/05c_parquet.ipynb #d0a97094
 def stat_mark(file: str | os.PathLike) -> str:
     """The size of a file and the time of its last change.
 
@@ -187,7 +187,10 @@ def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str
     >>> len(file_marks(input_files("a.parquet"))["a.parquet"])
     64
     """
-    mark = {"content": digest, "stat": stat_mark}[one_of(by, "by", ("content", "stat"))]
+    of = {"content": digest, "stat": stat_mark}[one_of(by, "by", ("content", "stat"))]
+    def mark(file: Path) -> str:
+        try: return of(file)
+        except OSError as e: return f"{e.strerror}"   # which whoever reads it will say
     return {f.name: mark(f.path) for f in files}
 
 def input_digest(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
