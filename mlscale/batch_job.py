@@ -136,13 +136,14 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #c5479402
+# %% ../nbs/05g_batch_job.ipynb #0584e84f
 @dataclass(frozen=True)
 class _Task:
     "What is to be computed, and how."
     bundle: Bundle
     input_path: Any
     files: list[InputFile]
+    stats: dict[str, str]
     marks: dict[str, str]
     fingerprint: str
     id: str
@@ -171,8 +172,8 @@ class _Task:
         "Whether the input is another one by now."
         try: files = input_files(self.input_path)
         except ValueError: return True
-        try: return digest_of(file_marks(files, self.fingerprint), files) != self.input
-        except OSError: return True
+        if file_marks(files, "stat") != self.stats: return True
+        return digest_of(file_marks(files, self.fingerprint), files) != self.input
 
 def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     "The largest number of rows of a unit: all cores have work, a large input is cut alike."
@@ -181,7 +182,7 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #3c8cb465
+# %% ../nbs/05g_batch_job.ipynb #ae589683
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
@@ -199,7 +200,7 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     columns, id_type = found
     check, score, cores = _engine(task, spark)
     units = plan_units(files, task.marks, [FORMAT, model.sha256, task.id, columns, task.quarantine],
-                       columns=model.columns, types=model.signature.types,
+                       stats=task.stats, columns=model.columns, types=model.signature.types,
                        most=_unit_rows(task, files, cores))
     content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
     note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
@@ -287,7 +288,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #eb8ee96f
+# %% ../nbs/05g_batch_job.ipynb #e7cc2947
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -399,8 +400,9 @@ def batch_predict(
     keep = whole(keep, "keep", low=0)
     bundle, link = _model(model_path), Path(output_path)
     versions, files = _versions_of(link), input_files(input_path)
-    task = _Task(bundle, input_path, files, file_marks(files, fingerprint), fingerprint, id, ignore,
-                 quarantine, check_ids, engine, partitions, progress, spark, master)
+    stats = file_marks(files, "stat")   # before the content is looked at
+    task = _Task(bundle, input_path, files, stats, file_marks(files, fingerprint), fingerprint, id,
+                 ignore, quarantine, check_ids, engine, partitions, progress, spark, master)
     folder = versions/task.answer
     with locked(versions/"lock"):
         try: manifest = read_manifest(folder)

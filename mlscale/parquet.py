@@ -133,9 +133,9 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     top = os.path.commonpath(places)
     return [f._replace(name=os.path.relpath(place, top)) for f, place in zip(found, places)]
 
-# %% ../nbs/05c_parquet.ipynb #d0a97094
+# %% ../nbs/05c_parquet.ipynb #51a57edf
 def stat_mark(file: str | os.PathLike) -> str:
-    """The size of a file and the time of its last change.
+    """The size of a file and the times of its last changes.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def stat_mark(file: str | os.PathLike) -> str:
     '5'
     """
     info = os.stat(file)
-    return f"{info.st_size} {info.st_mtime_ns}"
+    return f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"   # the last sets nobody
 
 def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str]:
     """What tells the contents of files apart.

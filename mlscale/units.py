@@ -109,10 +109,10 @@ def _below(file: InputFile) -> str:
     "The folders of a partitioned data set, as the input writes them."
     return "/".join(part for part in Path(file.name).parts[:-1] if "=" in part)
 
-# %% ../nbs/05e_units.ipynb #7c24c783
+# %% ../nbs/05e_units.ipynb #880cc19b
 def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: Sequence[Any], *,
-               columns: Sequence[str] = (), types: Sequence[str] = (),
-               most: int = MOST) -> list[Unit]:
+               stats: Mapping[str, str] | None = None, columns: Sequence[str] = (),
+               types: Sequence[str] = (), most: int = MOST) -> list[Unit]:
     """Cut an input into units, by its files.
 
     Parameters
@@ -123,6 +123,8 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
         What tells their contents apart; see `file_marks`.
     question : sequence
         What else the scores depend on, such as the model's digest; plain values.
+    stats : mapping, optional
+        The marks by "stat" from before `marks` was made; default: from now.
     columns, types : sequence of str
         Of the model.
     most : int
@@ -143,7 +145,8 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
     >>> [len(unit.pieces) for unit in plan_units(files, file_marks(files), ["a model"])]
     [1, 1, 1]
     """
-    sizes, stats, units = [footer(f.path).num_rows for f in files], file_marks(files, "stat"), []
+    sizes, units = [footer(f.path).num_rows for f in files], []
+    stats = stats or file_marks(files, "stat")
     for group in _joined(files, sizes, min(LEAST, most)):
         some = {str(files[i].path.resolve()): files[i] for i in group}
         values = folder_values(files[group[0]], columns, types)
