@@ -288,7 +288,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #e7cc2947
+# %% ../nbs/05g_batch_job.ipynb #20b1ea8e
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -406,7 +406,11 @@ def batch_predict(
     folder = versions/task.answer
     with locked(versions/"lock"):
         try: manifest = read_manifest(folder)
-        except ValueError: manifest = _scored(task, folder)
+        except ValueError:
+            try: manifest = _scored(task, folder)
+            except OSError as e:
+                raise RuntimeError(f"{e.strerror or e}: the answer could not be written; what was "
+                                   "scored is kept for the next run") from e
         if manifest.violations and on_violation == "refuse":
             raise ValueError(f"input_path: outside of the model's contract, rows by column and "
                              f"rule: {json.dumps(manifest.violations)}")
