@@ -418,7 +418,7 @@ def batch_predict(
         shutil.rmtree(versions/"staging", ignore_errors=True)
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #06a94909
+# %% ../nbs/05g_batch_job.ipynb #ecde6bb0
 def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     """Copy predictions to an object store, where they appear in one step.
 
@@ -451,7 +451,9 @@ def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     store, root = url_to_fs(url)
     with open_predictions(output_path) as folder:
         manifest, to = read_manifest(folder), f"{root}/{folder.name}"
-        for name in manifest.files: store.put_file(str(folder/name), f"{to}/{name}")
+        for name in manifest.files:
+            store.makedirs(os.path.dirname(f"{to}/{name}"), exist_ok=True)   # some stores need it
+            store.put_file(str(folder/name), f"{to}/{name}")
         store.pipe_file(f"{to}/_manifest.json", (folder/"_manifest.json").read_bytes())
         store.pipe_file(f"{root}/_current.json", json.dumps({"folder": folder.name}).encode())
     return to
