@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -25,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from mlscale import batch_engines, batch_job, units
 from mlscale.artifacts import load_bundle, save
-from mlscale.batch import batch_predict, open_predictions, read_manifest, upload_predictions, uploaded_predictions
+from mlscale.batch import batch_predict, java_home, open_predictions, read_manifest, upload_predictions, uploaded_predictions
 from mlscale.parquet import input_files
 
 COLUMNS = ["a", "b", "month"]
@@ -35,7 +39,7 @@ APART = multiprocessing.get_context("forkserver")   # processes that start with 
 @pytest.fixture(scope="module", autouse=True)
 def imported():
     "One process imports what the others need, while the models are made."
-    APART.set_forkserver_preload(["test_batch_faults", "onnxruntime", "pyarrow.parquet", "pyarrow.dataset"])
+    APART.set_forkserver_preload(["test_batch_faults", "onnxruntime", "pyarrow.parquet", "pyarrow.dataset", "tqdm.auto"])
     with pytest.MonkeyPatch.context() as m:
         m.setenv("PYTHONPATH", str(Path(__file__).parent))
         forkserver.ensure_running()
@@ -368,7 +372,8 @@ def before_and_after(monkeypatch, module, name, before=lambda: None, after=lambd
     monkeypatch.setattr(module, name, around)
 
 
-@pytest.mark.parametrize(("change", "engine", "on_bad"), [*itertools.product(CHANGES, ["arrow"], ["fail", "quarantine"]), ("deleted", "spark", "quarantine"), ("replaced by one of its size", "spark", "fail")])
+@pytest.mark.parametrize(("change", "engine", "on_bad"), [
+    *itertools.product(CHANGES, ["arrow"], ["fail", "quarantine"]), ("deleted", "spark", "quarantine"), ("replaced by one of its size", "spark", "fail")])
 def test_a_file_that_changes_after_the_plan_gives_no_answer(change, engine, on_bad, models, tmp_path, monkeypatch, spark):
     swap, out = Swap(tmp_path/"in"), tmp_path/"out"
     run = lambda: batch_predict(models/"trees", tmp_path/"in", out, engine=engine, spark=spark if engine == "spark" else None, check_ids=False, on_bad=on_bad)
@@ -581,7 +586,7 @@ def test_folders_are_columns_of_the_input_and_folders_of_the_answer(models, tmp_
     for engine in ("arrow", "spark"):
         batch_predict(models/"trees", tmp_path/"in", tmp_path/engine, engine=engine, spark=spark if engine == "spark" else None)
         assert is_right(tmp_path/engine, models/"trees", x)
-        seen[engine] = pd.read_parquet(tmp_path/engine).sort_values("id", ignore_index=True)
+        seen[engine] = ds.dataset(tmp_path/engine, partitioning="hive").to_table().to_pandas().sort_values("id", ignore_index=True)
         assert sorted(f.name for f in (tmp_path/engine).iterdir() if f.is_dir()) == sorted(f.name for f in (tmp_path/"in").iterdir())
         assert pd.to_numeric(seen[engine].month).equals(x.month)
     assert seen["arrow"].equals(seen["spark"])
@@ -716,24 +721,25 @@ def test_what_is_sent_to_a_store_appears_there_at_once(store, models, tmp_path):
 
 def test_a_store_that_is_full_keeps_what_it_shows(models, tmp_path):
     source, out = files_of(tmp_path/"in", 4, 1000), tmp_path/"out"
-    with disk(tmp_path/"disk", "100k"):
+    with disk(tmp_path/"disk", "120k"):
         url = f"file://{tmp_path}/disk/scores"
-        batch_predict(models/"trees", source, out, engine="arrow")
+        batch_predict(models/"old", source, out, engine="arrow")
         upload_predictions(out, url)
         shown = uploaded_predictions(url)
-        batch_predict(models/"old", source, out, engine="arrow")
+        batch_predict(models/"trees", source, out, engine="arrow")
         with pytest.raises(OSError, match="No space left"): upload_predictions(out, url)
         assert uploaded_predictions(url) == shown and all(Path(f.removeprefix("file://")).stat().st_size for f in shown[1])
 
 
 TERMINAL = """
 import os, sys
-from mlscale.batch import batch_predict, spark_session
+from mlscale.batch import batch_predict
 from mlscale.spark import session
-with session() as spark: print(spark.sparkContext.master)
-for source in sys.argv[2:]:
-    try: print(batch_predict(sys.argv[1], source, "out", master=os.environ["MLSCALE_SPARK_MASTER"]).rows)
-    except ValueError as e: print(e)
+with session() as spark:
+    print(spark.sparkContext.master)
+    for source in sys.argv[2:]:
+        try: print(batch_predict(sys.argv[1], source, "out").rows)
+        except ValueError as e: print(e)
 """
 
 
@@ -742,11 +748,153 @@ def test_a_refused_value_is_one_line_and_spark_says_nothing_beside(models, tmp_p
     bad.loc[250, "a"] = -np.inf
     good.to_parquet(tmp_path/"good.parquet", index=False)
     bad.to_parquet(tmp_path/"bad.parquet", index=False)
-    good.assign(id=7).to_parquet(tmp_path/"twice.parquet", index=False)
-    checked(good, tmp_path/"page.parquet")
-    flip(tmp_path/"page.parquet", "a")
-    run = subprocess.run([sys.executable, "-c", TERMINAL, models/"trees", *(tmp_path/f"{name}.parquet" for name in ("bad", "twice", "page", "good"))], capture_output=True, text=True, timeout=300,
+    run = subprocess.run([sys.executable, "-c", TERMINAL, models/"trees", tmp_path/"bad.parquet", tmp_path/"good.parquet"], capture_output=True, text=True, timeout=300,
                          cwd=tmp_path, env={**os.environ, "MLSCALE_SPARK_MASTER": "local[1]", "MLSCALE_HOME": str(tmp_path/"home")})
-    master, *lines = run.stdout.splitlines()
-    assert master == "local[1]" and len(lines) == 4 and all(line.startswith("input_path: ") for line in lines[:3]) and lines[3] == "300", run.stdout + run.stderr
-    assert run.stderr == ""
+    master, refused, rows = run.stdout.splitlines()
+    assert master == "local[1]" and rows == "300" and refused.startswith("input_path: id 250: column 'a': -inf is infinite")
+    assert run.stderr in ("", "WARNING: Using incubator modules: jdk.incubator.vector\n")     # the second by Java
+
+
+# ---------------------------------------------------------------- Spark in processes of its own
+
+
+def spark_job(model, source, out, death=None, **options):
+    "A driver in this process; the master is that of MLSCALE_SPARK_MASTER."
+    if death: die_in(*DEATHS[death])
+    print(batch_predict(model, source, out, **options).rows)
+
+
+def driver(*args, master="local-cluster[2,1,1024]", **options):
+    "A driver in a process of its own, with all that it starts in its group, as a terminal does it."
+    call = f"from pathlib import Path, PosixPath; from test_batch_faults import spark_job; spark_job(*{args!r}, **{options!r})"
+    env = {**os.environ, "MLSCALE_SPARK_MASTER": master, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", call], env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def work_of_spark():
+    "The folder in which a cluster of processes keeps what its workers print is cleared again."
+    work = Path(pyspark.__file__).parent/"work"
+    before = set(work.glob("app-*"))
+    yield
+    for folder in set(work.glob("app-*")) - before: shutil.rmtree(folder)
+
+
+def below(process, *words):
+    "Processes that a process has started, by words of their command lines."
+    found = []
+    for p in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if all(word in " ".join(p.cmdline()) for word in words): found.append(p)
+        except psutil.NoSuchProcess: pass
+    return found
+
+
+def executors(job): return below(job, "CoarseGrainedExecutorBackend")
+def python_workers(job): return [p for p in below(job, "pyspark.daemon") if "pyspark.daemon" in " ".join(p.parent().cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [executors, python_workers])
+def test_a_worker_that_is_killed_costs_no_row(victims, models, long, tmp_path, work_of_spark):
+    out = tmp_path/"out"
+    job = driver(models/"slow", long, out, partitions=40)
+    wait_for(lambda: len(staged(out)) >= 3, 200)
+    victim = victims(job)[0]
+    victim.kill()
+    left = staged(out)
+    said, error = job.communicate(timeout=300)
+    assert len(left) < 40 and not victim.is_running() and said == "60000\n", error[-2000:]
+    assert is_right(out, models/"slow", rows_of(long)) and set(left.values()) <= inodes(out)
+    leaves_nothing_behind(out)
+
+
+@pytest.mark.slow
+def test_where_nobody_tries_again_a_worker_that_is_killed_ends_the_job_in_one_line_and_the_next_goes_on(models, long, tmp_path, spark):
+    out = tmp_path/"out"
+    job = driver(models/"slow", long, out, master="local[2]", partitions=40)
+    wait_for(lambda: len(staged(out)) >= 3, 200)
+    python_workers(job)[0].kill()
+    error = job.communicate(timeout=300)[1]
+    left = staged(out)
+    assert job.returncode == 1 and error.strip().splitlines()[-1].startswith("RuntimeError: spark: ") and not os.path.lexists(out)
+    goes_on(out, models, long, left, spark=spark)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("death", [None, *(death for death in DEATHS if death not in ("when ids are checked", "when 90 of 100 files are scored"))])
+def test_a_driver_that_is_killed_leaves_the_old_answer_or_the_new_one(death, models, long, tmp_path, spark, work_of_spark):
+    out = tmp_path/"out"
+    batch_predict(models/"old", long, out, engine="arrow")
+    old = read_manifest(out)
+    job = driver(models/"slow", long, out, death=death, partitions=40)
+    if death is None:          # in mid-work; what its workers still do, nobody waits for
+        wait_for(lambda: len(staged(out)) >= 3, 200)
+        job.kill()
+    assert job.wait(300) == -signal.SIGKILL
+    if death == "when the link has turned": assert is_right(out, models/"slow", rows_of(long))
+    else: assert read_manifest(out) == old
+    left = staged(out)
+    batch_predict(models/"slow", long, out, partitions=40, spark=spark)
+    job.communicate(timeout=60)
+    assert is_right(out, models/"slow", rows_of(long)) and set(left.values()) <= inodes(out)
+    assert len(left) == {"before anything is scored": 0}.get(death, 40) or death is None and 3 <= len(left) < 40
+    batch_predict(models/"slow", long, out, partitions=40, spark=spark)
+    leaves_nothing_behind(out)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_leaves_nothing_half_visible(models, long, tmp_path, spark, work_of_spark):
+    out = tmp_path/"out"
+    job = driver(models/"slow", long, out, partitions=40)
+    wait_for(lambda: len(staged(out)) >= 3, 200)
+    os.killpg(job.pid, signal.SIGINT)
+    error = job.communicate(timeout=100)[1]
+    left = staged(out)
+    assert job.returncode and error.strip().splitlines()[-1] == "KeyboardInterrupt" and not os.path.lexists(out) and 3 <= len(left) < 40
+    goes_on(out, models, long, left, spark=spark)
+
+
+@pytest.mark.slow
+def test_drivers_that_want_the_same_output_at_once(models, long, tmp_path, work_of_spark):
+    out = tmp_path/"out"
+    jobs = [driver(models/name, long, out, master="local[2]") for name in ("slow", "trees", "slow")]
+    for job in jobs: assert job.communicate(timeout=400)[0] == "60000\n" and job.returncode == 0
+    name = next(name for name in ("slow", "trees") if load_bundle(models/name).sha256 == read_manifest(out).model)
+    assert is_right(out, models/name, rows_of(long))
+    leaves_nothing_behind(out)
+
+
+@contextmanager
+def cluster(folder):
+    "A master and two workers on loopback, each a process of its own."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    spark_home = Path(pyspark.__file__).parent
+    env = {**os.environ, "JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(spark_home), "SPARK_WORKER_DIR": str(folder)}
+    env.pop("SPARK_CONF_DIR", None)
+    start = lambda *args: subprocess.Popen([spark_home/"bin"/"spark-class", *args], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deploy, master = "org.apache.spark.deploy", f"spark://127.0.0.1:{port}"
+    processes = [start(f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0")]
+    processes += [start(f"{deploy}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--webui-port", "0", master) for _ in range(2)]
+    try: yield master, processes[1:]
+    finally:
+        for p in processes:
+            for child in psutil.Process(p.pid).children(recursive=True) if p.poll() is None else []: child.kill()
+            p.kill()
+            p.wait()
+
+
+@pytest.mark.slow
+def test_a_machine_of_a_cluster_that_is_lost_costs_no_row(models, long, tmp_path):
+    out = tmp_path/"out"
+    with cluster(tmp_path/"work") as (master, machines):
+        job = driver(models/"slow", long, out, master=master, partitions=40)
+        wait_for(lambda: len(staged(out)) >= 3 and all(executors(m) for m in machines), 200)
+        for process in [*executors(machines[0]), psutil.Process(machines[0].pid)]: process.kill()
+        left = staged(out)
+        said, error = job.communicate(timeout=300)
+    assert len(left) < 40 and said == "60000\n", error[-2000:]
+    assert is_right(out, models/"slow", rows_of(long)) and set(left.values()) <= inodes(out)
+    leaves_nothing_behind(out)
