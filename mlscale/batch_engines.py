@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-# %% ../nbs/05f_batch_engines.ipynb #c2ef378a
+# %% ../nbs/05f_batch_engines.ipynb #c1c7944c
 def _keys(unit: Unit, job: Job) -> "Iterator[pa.RecordBatch]":
     "The ids of a unit, in a form that is compared bit by bit."
     import pyarrow as pa
-    try:
-        for batch in read_rows(unit.pieces, [job.id]):
-            ids = written_ids(batch.column(0))
-            if pa.types.is_string(ids.type): ids = ids.cast(pa.binary())
-            elif pa.types.is_uint64(ids.type): ids = ids.view(pa.int64())
-            else: ids = ids.cast(pa.int64())
-            yield pa.RecordBatch.from_arrays([ids], ["key"])
-    except ValueError:
-        if not job.quarantine: raise   # otherwise these rows will be set aside
+    for piece in unit.pieces:
+        try:
+            for batch in read_rows([piece], [job.id], batch=job.batch):
+                ids = written_ids(batch.column(0))
+                if pa.types.is_string(ids.type): ids = ids.cast(pa.binary())
+                elif pa.types.is_uint64(ids.type): ids = ids.view(pa.int64())
+                else: ids = ids.cast(pa.int64())
+                yield pa.RecordBatch.from_arrays([ids], ["key"])
+        except ValueError:
+            if not job.quarantine: raise   # otherwise these rows will be set aside
 
 def _check_counts(rows: int, known: int, distinct: int, twice: Callable[[], tuple[Any, int]],
                   job: Job) -> None:

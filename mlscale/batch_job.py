@@ -88,7 +88,7 @@ def _remove_unread(folder: Path) -> None:
     except FileNotFoundError: pass   # what a crash left
     shutil.rmtree(folder)
 
-# %% ../nbs/05g_batch_job.ipynb #bf4762bc
+# %% ../nbs/05g_batch_job.ipynb #765f397d
 def _point(link: Path, folder: Path, keep: int = 1) -> None:
     "Let the link name the folder in one step; of the others keep the youngest."
     before = link.resolve()
@@ -98,6 +98,7 @@ def _point(link: Path, folder: Path, keep: int = 1) -> None:
         new.symlink_to(Path(folder.parent.name)/folder.name)
         os.replace(new, link)
         os.utime(before) if before.parent == folder.parent.resolve() else None
+    for left in folder.parent.glob(".*"): shutil.rmtree(left)   # what a crash left half-written
     others = [f for f in folder.parent.iterdir()
               if f.is_dir() and f.name != "staging" and f.resolve() != folder.resolve()]
     others.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)   # when it was last named
@@ -135,13 +136,14 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #0d86c1ef
+# %% ../nbs/05g_batch_job.ipynb #0584e84f
 @dataclass(frozen=True)
 class _Task:
     "What is to be computed, and how."
     bundle: Bundle
     input_path: Any
     files: list[InputFile]
+    stats: dict[str, str]
     marks: dict[str, str]
     fingerprint: str
     id: str
@@ -163,14 +165,15 @@ class _Task:
     def answer(self) -> str:
         "A name for what is asked of what."
         asked = [FORMAT, self.bundle.sha256, self.input, self.id, self.quarantine, self.check_ids]
+        if self.quarantine: asked.append(list(self.ignore))   # decides which files are set aside
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def changed(self) -> bool:
         "Whether the input is another one by now."
         try: files = input_files(self.input_path)
         except ValueError: return True
-        try: return digest_of(file_marks(files, self.fingerprint), files) != self.input
-        except OSError: return True
+        if file_marks(files, "stat") != self.stats: return True
+        return digest_of(file_marks(files, self.fingerprint), files) != self.input
 
 def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     "The largest number of rows of a unit: all cores have work, a large input is cut alike."
@@ -179,7 +182,7 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #7a4455f3
+# %% ../nbs/05g_batch_job.ipynb #09fa8712
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
@@ -197,15 +200,16 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     columns, id_type = found
     check, score, cores = _engine(task, spark)
     units = plan_units(files, task.marks, [FORMAT, model.sha256, task.id, columns, task.quarantine],
-                       columns=model.columns, types=model.signature.types,
+                       stats=task.stats, columns=model.columns, types=model.signature.types,
                        most=_unit_rows(task, files, cores))
     content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
     note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
             "mlscale.version": str(model.version or "")}
     job = Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
-              str(staging.resolve()))
-    for left in staging.glob(".*"): shutil.rmtree(left)   # what a crash left half-written
-    unique = staging/f"ids-{task.input}"
+              str(staging.resolve()), min(65_536, max(1, 2**22//len(model.columns))))
+    for left in staging.glob(".*"): shutil.rmtree(left, ignore_errors=True)   # a crash's
+    asked = [task.input, task.id, task.quarantine, [file.name for file in files]]
+    unique = staging/f"ids-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
     if task.check_ids and not unique.exists():
         check(units, job)
         unique.touch()
@@ -282,7 +286,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #eb8ee96f
+# %% ../nbs/05g_batch_job.ipynb #20b1ea8e
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -394,12 +398,17 @@ def batch_predict(
     keep = whole(keep, "keep", low=0)
     bundle, link = _model(model_path), Path(output_path)
     versions, files = _versions_of(link), input_files(input_path)
-    task = _Task(bundle, input_path, files, file_marks(files, fingerprint), fingerprint, id, ignore,
-                 quarantine, check_ids, engine, partitions, progress, spark, master)
+    stats = file_marks(files, "stat")   # before the content is looked at
+    task = _Task(bundle, input_path, files, stats, file_marks(files, fingerprint), fingerprint, id,
+                 ignore, quarantine, check_ids, engine, partitions, progress, spark, master)
     folder = versions/task.answer
     with locked(versions/"lock"):
         try: manifest = read_manifest(folder)
-        except ValueError: manifest = _scored(task, folder)
+        except ValueError:
+            try: manifest = _scored(task, folder)
+            except OSError as e:
+                raise RuntimeError(f"{e.strerror or e}: the answer could not be written; what was "
+                                   "scored is kept for the next run") from e
         if manifest.violations and on_violation == "refuse":
             raise ValueError(f"input_path: outside of the model's contract, rows by column and "
                              f"rule: {json.dumps(manifest.violations)}")
@@ -407,7 +416,7 @@ def batch_predict(
         shutil.rmtree(versions/"staging", ignore_errors=True)
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #06a94909
+# %% ../nbs/05g_batch_job.ipynb #ecde6bb0
 def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     """Copy predictions to an object store, where they appear in one step.
 
@@ -440,7 +449,9 @@ def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     store, root = url_to_fs(url)
     with open_predictions(output_path) as folder:
         manifest, to = read_manifest(folder), f"{root}/{folder.name}"
-        for name in manifest.files: store.put_file(str(folder/name), f"{to}/{name}")
+        for name in manifest.files:
+            store.makedirs(os.path.dirname(f"{to}/{name}"), exist_ok=True)   # some stores need it
+            store.put_file(str(folder/name), f"{to}/{name}")
         store.pipe_file(f"{to}/_manifest.json", (folder/"_manifest.json").read_bytes())
         store.pipe_file(f"{root}/_current.json", json.dumps({"folder": folder.name}).encode())
     return to

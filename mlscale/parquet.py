@@ -99,7 +99,7 @@ def _files_of(root: Path) -> list[InputFile]:
     below = [f.relative_to(root) for f in files]
     return [InputFile(f, str(b), _folder_values(b.parts[:-1])) for f, b in zip(files, below)]
 
-# %% ../nbs/05c_parquet.ipynb #cc6cdbbc
+# %% ../nbs/05c_parquet.ipynb #00eaa6d4
 def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[InputFile]:
     """The files of an input.
 
@@ -136,13 +136,14 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
         if times > 1:
             raise ValueError(f"input_path: {path.name!r} is named {times} times; its rows would be "
                              "scored as often")
-    same = {name for name, times in Counter(file.name for file in found).items() if times > 1}
-    longer = lambda file: f"{file.path.parent.name}/{file.name}"
-    return [file._replace(name=longer(file)) if file.name in same else file for file in found]
+    if len({file.name for file in found}) == len(found): return found
+    places = [os.path.abspath(file.path) for file in found]   # below the folder that holds them all
+    top = os.path.commonpath(places)
+    return [f._replace(name=os.path.relpath(place, top)) for f, place in zip(found, places)]
 
-# %% ../nbs/05c_parquet.ipynb #e8ba48a9
+# %% ../nbs/05c_parquet.ipynb #c178c279
 def stat_mark(file: str | os.PathLike) -> str:
-    """The size of a file and the time of its last change.
+    """The size of a file and the times of its last changes.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def stat_mark(file: str | os.PathLike) -> str:
     '5'
     """
     info = os.stat(file)
-    return f"{info.st_size} {info.st_mtime_ns}"
+    return f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"   # the last sets nobody
 
 def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str]:
     """What tells the contents of files apart.
@@ -195,7 +196,11 @@ def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str
     64
     """
     one_of(by, "by", ("content", "stat"))
-    return {f.name: digest(f.path) if by == "content" else stat_mark(f.path) for f in files}
+    of = digest if by == "content" else stat_mark
+    def mark(file: Path) -> str:
+        try: return of(file)
+        except OSError as e: return f"{e.strerror}"   # which whoever reads it will say
+    return {f.name: mark(f.path) for f in files}
 
 def input_digest(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.

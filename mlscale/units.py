@@ -117,10 +117,10 @@ def _below(file: InputFile) -> str:
     "The folders of a partitioned data set, as the input writes them."
     return "/".join(part for part in Path(file.name).parts[:-1] if "=" in part)
 
-# %% ../nbs/05e_units.ipynb #a2de3856
+# %% ../nbs/05e_units.ipynb #5f4a7b2e
 def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: Sequence[Any], *,
-               columns: Sequence[str] = (), types: Sequence[str] = (),
-               most: int = MOST) -> list[Unit]:
+               stats: Mapping[str, str] | None = None, columns: Sequence[str] = (),
+               types: Sequence[str] = (), most: int = MOST) -> list[Unit]:
     """Cut an input into units, by its files.
 
     Parameters
@@ -131,6 +131,8 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
         What tells their contents apart; see `file_marks`.
     question : sequence
         What else the scores depend on, such as the model's digest; plain values.
+    stats : mapping, optional
+        The marks by "stat" from before `marks` was made; default: from now.
     columns, types : sequence of str
         Of the model.
     most : int
@@ -151,7 +153,8 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
     >>> [len(unit.pieces) for unit in plan_units(files, file_marks(files), ["a model"])]
     [1, 1, 1]
     """
-    sizes, stats, units = [footer(f.path).num_rows for f in files], file_marks(files, "stat"), []
+    sizes, units = [footer(f.path).num_rows for f in files], []
+    stats = stats or file_marks(files, "stat")
     for group in _joined(files, sizes, min(LEAST, most)):
         some = {str(files[i].path.resolve()): files[i] for i in group}
         values = folder_values(files[group[0]], columns, types)
@@ -200,7 +203,7 @@ def split_bad(batch: "pa.RecordBatch", score: Callable) -> tuple[list, list[tupl
     more, others = split_bad(batch.slice(half), score)
     return good + more, bad + [(half + i, id, why) for i, id, why in others]
 
-# %% ../nbs/05e_units.ipynb #76c70c51
+# %% ../nbs/05e_units.ipynb #299b737b
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to know.
@@ -217,6 +220,8 @@ class Job:
         What the files of predictions say of themselves in their metadata.
     to : str
         The folder of scored units.
+    batch : int
+        Rows that are read at a time.
 
     Examples
     --------
@@ -233,6 +238,7 @@ class Job:
     quarantine: bool
     note: dict[str, str]
     to: str
+    batch: int = 65_536
 
 class BadRows(NamedTuple):
     """Rows of an input that were set aside.
@@ -262,14 +268,13 @@ class BadRows(NamedTuple):
     id: str | None
     reason: str
 
-# %% ../nbs/05e_units.ipynb #4f658e25
+# %% ../nbs/05e_units.ipynb #136565fa
 def _score_piece(piece: Piece, unit: Unit, job: Job, tally: ContractTally | None) -> Iterator:
     "The scored batches and the bad rows of a piece: a list of each, batch by batch as they come."
     model, (file, group, at, end) = shipped_bundle(job.sha256, job.bundle), piece
     said, name = footer(Path(file)), unit.names[file]
     first = sum(said.row_group(g).num_rows for g in range(group))
-    size = min(65_536, max(1, 2**22//len(model.columns)))   # at most 32 MB of features
-    batches = read_rows([piece], [job.id, *job.columns], batch=size, folders=unit.folders)
+    batches = read_rows([piece], [job.id, *job.columns], batch=job.batch, folders=unit.folders)
     score = lambda rows: next(score_batches(iter([rows]), lambda: model, job.id, tally))
     while True:
         try: batch = next(batches, None)
