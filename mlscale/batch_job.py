@@ -286,7 +286,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #20b1ea8e
+# %% ../nbs/05g_batch_job.ipynb #a74d4c96
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -346,7 +346,7 @@ def batch_predict(
         Whether to look for ids that are there twice. Without it nothing is said about them.
     fingerprint : {"content", "stat"}
         What tells one input from another: all its bytes, which are read twice for it; or sizes and
-        times of the files, which whoever replaces a file can set as they were.
+        times of the files, as the file system tells them.
     keep : int
         How many answers to keep beside the one that the link names. One that somebody has open with
         `open_predictions` is kept, too.

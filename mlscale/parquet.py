@@ -141,7 +141,7 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     top = os.path.commonpath(places)
     return [f._replace(name=os.path.relpath(place, top)) for f, place in zip(found, places)]
 
-# %% ../nbs/05c_parquet.ipynb #c178c279
+# %% ../nbs/05c_parquet.ipynb #106a30f3
 def stat_mark(file: str | os.PathLike) -> str:
     """The size of a file and the times of its last changes.
 
@@ -179,8 +179,8 @@ def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str
     files : sequence of InputFile
         See `input_files`.
     by : {"content", "stat"}
-        By their bytes, each of which is read; or by size and time of the last change, which whoever
-        writes a file can set.
+        By their bytes, each of which is read; or by what the file system says of size and times.
+        A file that cannot be read has the reason in place of a mark.
 
     Returns
     -------

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -565,6 +565,7 @@ def test_batches_go_by_name(models):
             next(score_batches(iter([batch.rename_columns(names)]), lambda: bundle, "key"))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])   # it writes files
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15)), min_size=1, max_size=4),
     st.integers(1, 12),
