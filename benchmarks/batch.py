@@ -3,19 +3,22 @@
     python benchmarks/batch.py                everything, some ten minutes
     python benchmarks/batch.py speed          one table: speed, price, growth or files
 """
-import resource
+import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from harness import seconds, store
@@ -31,21 +34,24 @@ BOX = Path(tempfile.mkdtemp())
 KINDS = {"boosted trees": "boosted_trees", "logistic regression": "logistic"}
 
 
-def flights(rows):
-    "Flights with their features, each of the year as often as it takes, in the order of the year."
+@cache
+def complete():
+    "The flights of the year of which every feature is known."
     table = load_features()
-    table = table[table[FEATURES].notna().all(axis=1)].reset_index(drop=True)[FEATURES]
-    many = table.iloc[np.arange(rows) % len(table)].reset_index(drop=True)
-    return many.assign(id=np.arange(rows))
+    return table[table[FEATURES].notna().all(axis=1)].reset_index(drop=True)[FEATURES]
+
+
+def flights(ids):
+    "A flight with its features for each id, each of the year as often as it takes, in the order of the year."
+    return complete().iloc[ids % len(complete())].reset_index(drop=True).assign(id=ids)
 
 
 def written(rows, name="input", files=1, row_group_size=100_000):
     "A folder of Parquet files with so many rows."
     folder = BOX / name
     folder.mkdir()
-    table = flights(rows)
     for i, part in enumerate(np.array_split(np.arange(rows), files)):
-        table.iloc[part].to_parquet(folder / f"{i:05}.parquet", index=False, row_group_size=row_group_size)
+        flights(part).to_parquet(folder / f"{i:05}.parquet", index=False, row_group_size=row_group_size)
     return folder
 
 
@@ -87,7 +93,7 @@ def with_mlflow(spark, model, source, to):
 
     place = BOX / f"mlflow {type(model).__name__} {id(model)}"
     if not place.exists():
-        signature = infer_signature(flights(100)[FEATURES], np.zeros(100))
+        signature = infer_signature(flights(np.arange(100))[FEATURES], np.zeros(100))
         mlflow.pyfunc.save_model(str(place), python_model=Wrapped(model), pip_requirements=[], signature=signature)
     predict = spark_udf(spark, str(place), result_type="double", env_manager="local")
     spark.read.parquet(str(source)).select("id", predict(struct(*FEATURES)).alias("prediction")).write.mode("overwrite").parquet(str(to))
@@ -157,22 +163,45 @@ def price():
     store("batch_price", found, PACKAGES)
 
 
+class Peak:
+    "The largest memory of the Python processes that work for this one (or of this one), in MB, while the block runs."
+    def __init__(self, children): self.children, self.most, self.over = children, 0., threading.Event()
+
+    def _look(self):
+        me = psutil.Process()
+        while not self.over.wait(.05):
+            for process in me.children(recursive=True) if self.children else [me]:
+                with suppress(psutil.Error):
+                    if "python" in process.name(): self.most = max(self.most, process.memory_info().rss / 2**20)
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()
+        self.thread.join()
+
+
 def growth():
-    "Rows and cores; the start of Spark is counted apart, and this process's peak of memory beside."
+    "Rows on two cores, then cores with a million rows; the start of Spark is counted apart. In a file there are a million rows."
     bundle, found = models()["boosted trees"][0], []
-    start = time.perf_counter()
-    spark = spark_session()
-    spark.range(1).count()
-    begin = time.perf_counter() - start
-    for rows in (10_000, 100_000, 1_000_000, 5_000_000):
-        source = written(rows, f"rows {rows}", files=max(1, rows // 1_000_000))
-        for by, run in engines(bundle, source, spark).items():
-            if rows < 1_000_000: run()
-            took = seconds({by: run}, rounds=3 if rows <= 1_000_000 else 1)[by]
-            found.append({"rows": rows, "by": by, "seconds": took, "start of Spark": begin if by == "Spark" else 0.,
-                          "peak of this process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
-            print(found[-1], flush=True)
-        shutil.rmtree(source)
+    for cores, sizes in ((2, (10_000, 100_000, 1_000_000, 10_000_000)), (1, (1_000_000,))):
+        os.sched_setaffinity(0, range(cores))
+        start = time.perf_counter()
+        spark = spark_session(f"local[{cores}]")
+        spark.range(1).count()
+        begin = time.perf_counter() - start
+        ours(bundle, written(10_000, f"warm {cores}"), spark=spark)
+        for rows in sizes:
+            source = written(rows, f"{rows} rows, {cores}", files=max(1, rows // 1_000_000))
+            for by, run in engines(bundle, source, spark).items():
+                with Peak(by == "Spark") as peak: took = seconds({by: run}, rounds=3 if rows <= 1_000_000 else 1)[by]
+                found.append({"rows": rows, "cores": cores, "by": by, "seconds": took, "start of Spark": begin if by == "Spark" else 0., "memory of a worker, MB": peak.most})
+                print(found[-1], flush=True)
+            shutil.rmtree(source)
+        spark.stop()
     store("batch_growth", found, PACKAGES)
 
 
@@ -183,7 +212,7 @@ def files():
     sources = {"1 file, 10 row groups": written(rows, "one"), "1 file, 1 row group": written(rows, "group", row_group_size=rows), "100 files": written(rows, "hundred", 100)}
     tiny = BOX / "tiny"
     tiny.mkdir()
-    part = flights(rows)
+    part = flights(np.arange(rows))
     for i in range(5_000): part.iloc[i * 200:(i + 1) * 200].to_parquet(tiny / f"{i:05}.parquet", index=False)
     unequal = BOX / "unequal"
     unequal.mkdir()

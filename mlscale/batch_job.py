@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['open_predictions', 'batch_predict', 'upload_predictions', 'uploaded_predictions']
 
-# %% ../nbs/05g_batch_job.ipynb #6b014a21
+# %% ../nbs/05g_batch_job.ipynb #2338986f
 import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -182,14 +183,15 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #09fa8712
+# %% ../nbs/05g_batch_job.ipynb #ff671379
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
         return (check_ids_here, lambda units, job: score_here(units, job, task.progress),
                 len(os.sched_getaffinity(0)))
+    tasks = lambda units: task.partitions and min(task.partitions, len(units))
     return (lambda units, job: check_ids_on_spark(units, job, spark),
-            lambda units, job: score_on_spark(units, job, spark, task.partitions, task.progress),
+            lambda units, job: score_on_spark(units, job, spark, tasks(units), task.progress),
             spark.sparkContext.defaultParallelism)
 
 def _score(task: _Task, staging: Path, spark: "SparkSession | None"
@@ -202,6 +204,9 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     units = plan_units(files, task.marks, [FORMAT, model.sha256, task.id, columns, task.quarantine],
                        stats=task.stats, columns=model.columns, types=model.signature.types,
                        most=_unit_rows(task, files, cores))
+    if (task.partitions or 0) > len(units):
+        warnings.warn(f"partitions={task.partitions}: the input has rows for {len(units)}, which "
+                      "are made", stacklevel=4)
     content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
     note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
             "mlscale.version": str(model.version or "")}

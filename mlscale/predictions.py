@@ -191,7 +191,7 @@ def score_batches(batches: "Iterator[pa.RecordBatch]", bundle: Callable[[], Bund
         predictions = pa.array(_finite_predictions(model, batch, tally), pa.float64())
         yield pa.RecordBatch.from_arrays([written_ids(ids), predictions], [id, "prediction"])
 
-# %% ../nbs/05d_predictions.ipynb #0d9a07cb
+# %% ../nbs/05d_predictions.ipynb #591a000c
 FORMAT = 3
 
 @dataclass(frozen=True)
@@ -250,11 +250,11 @@ class Manifest:
     def _repr_html_(self) -> str:
         from mlscale.tables import card
         model = f"{self.name} version {self.version}" if self.name else self.model[:12]
-        shown = {"rows scored": f"{self.rows:,}", "rows quarantined": f"{self.quarantined:,}",
-                 "by the model": model, "from": f"{len(self.inputs):,} files", "at": self.created,
-                 "into": f"{len(self.files):,} files"}
+        shown = {"by the model": model, "rows scored": f"{self.rows:,}",
+                 "rows quarantined": f"{self.quarantined:,}",
+                 "files of the input": f"{len(self.inputs):,}",
+                 "files of the answer": f"{len(self.files):,}"}
         return card("Predictions", shown)
-
 
 # %% ../nbs/05d_predictions.ipynb #ac4de541
 def _reconciles(counts: object) -> bool:
