@@ -179,7 +179,7 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], cores: int) -> int:
     share = max(10_000, rows//(2*cores))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #4303a120
+# %% ../nbs/05g_batch_job.ipynb #7a4455f3
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
@@ -202,7 +202,6 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
     note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
             "mlscale.version": str(model.version or "")}
-    held = [c for c in columns if c not in units[0].folders]
     job = Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
               str(staging.resolve()))
     for left in staging.glob(".*"): shutil.rmtree(left)   # what a crash left half-written
@@ -213,7 +212,7 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     score([unit for unit in units if unit_result(unit, staging) is None], job)
     return units, job, bad
 
-# %% ../nbs/05g_batch_job.ipynb #5f909a9d
+# %% ../nbs/05g_batch_job.ipynb #1598fbbf
 def _link(file: Path, to: Path) -> None:
     "A second name for a file; a copy where there are no such names."
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -231,12 +230,12 @@ def _seal(task: _Task, units: Sequence[Unit], staging: Path, bad: Sequence[BadRo
     tally = None if contract is None else ContractTally(contract)
     for n, unit in enumerate(units):
         _link(scored_file(unit, staging), new/unit.below/f"part-{n:05d}-{run}.parquet")
-        said = unit_result(unit, staging)
+        said = unit_result(unit, staging) or {}
         for name, counts in said["inputs"].items():
             sums = inputs.setdefault(name, dict.fromkeys(counts, 0))
             for key, count in counts.items(): sums[key] += count
             rows += counts["scored"]
-        if tally: tally.merge(ContractTally.from_dict(said["tally"], contract))
+        if contract and tally: tally.merge(ContractTally.from_dict(said["tally"], contract))
     aside = [pq.read_table(f) for unit in units if (f := bad_file(unit, staging)).exists()]
     if bad or aside: pq.write_table(pa.concat_tables([bad_table(bad), *aside]), new/QUARANTINE)
     _check_rows(task, inputs)
@@ -247,7 +246,7 @@ def _seal(task: _Task, units: Sequence[Unit], staging: Path, bad: Sequence[BadRo
     (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #82ccbf78
+# %% ../nbs/05g_batch_job.ipynb #4144877c
 def _check_rows(task: _Task, inputs: dict) -> None:
     "A RuntimeError unless each row of each file is accounted for; nothing is sealed then."
     for file in task.files:
@@ -263,14 +262,13 @@ def _scored(task: _Task, folder: Path) -> Manifest:
         with session(task.spark, master=task.master) as spark:
             units, job, bad = _score(task, staging, spark)
     else: units, job, bad = _score(task, staging, None)
+    if task.changed():
+        shutil.rmtree(staging)   # what of it is of which content, nobody knows
+        name = task.files[0].path.parent.name if len(task.files) > 1 else task.files[0].name
+        raise ValueError(f"input_path: {name!r} changed while it was scored; score again")
     with replacing(folder) as new:
         new.mkdir()
-        manifest = _seal(task, units, staging, bad, new)
-        if task.changed():
-            shutil.rmtree(staging)   # which of it is of which content, nobody knows
-            name = Path(task.files[0].path).parent.name
-            raise ValueError(f"input_path: {name!r} changed while it was scored; score again")
-    return manifest
+        return _seal(task, units, staging, bad, new)
 
 # %% ../nbs/05g_batch_job.ipynb #57ff93f0
 def _versions_of(link: Path) -> Path:

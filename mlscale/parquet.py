@@ -57,7 +57,7 @@ def parquet_files(path: Path) -> list[Path]:
         if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
-# %% ../nbs/05c_parquet.ipynb #82ce8bc0
+# %% ../nbs/05c_parquet.ipynb #6165dc2e
 class InputFile(NamedTuple):
     """A file of an input.
 
@@ -70,6 +70,13 @@ class InputFile(NamedTuple):
     values : dict
         What the names of the folders between say, such as `{"month": "7"}` of `month=7`; None for a
         null.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mlscale.parquet import InputFile
+    >>> InputFile(Path("flights/month=7/a.parquet"), "month=7/a.parquet", {"month": "7"}).name
+    'month=7/a.parquet'
     """
     path: Path
     name: str
@@ -78,7 +85,8 @@ class InputFile(NamedTuple):
 def _folder_values(folders: Sequence[str]) -> dict[str, str | None]:
     "What folders of a partitioned data set say."
     pairs = (unquote(folder).partition("=") for folder in folders if "=" in folder)
-    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else value for key, _, value in pairs}
+    null = "__HIVE_DEFAULT_PARTITION__"   # as Hive, Spark and pandas write it
+    return {key: None if value == null else value for key, _, value in pairs}
 
 def _files_of(root: Path) -> list[InputFile]:
     files = parquet_files(root)
@@ -91,7 +99,7 @@ def _files_of(root: Path) -> list[InputFile]:
     below = [f.relative_to(root) for f in files]
     return [InputFile(f, str(b), _folder_values(b.parts[:-1])) for f, b in zip(files, below)]
 
-# %% ../nbs/05c_parquet.ipynb #3676e6f7
+# %% ../nbs/05c_parquet.ipynb #cc6cdbbc
 def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[InputFile]:
     """The files of an input.
 
@@ -116,12 +124,12 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     >>> import pandas as pd
     >>> from mlscale.parquet import input_files
     >>> flights = pd.DataFrame({"id": [1, 2], "month": [6, 7]})
-    >>> flights.to_parquet("flights", partition_cols=["month"])
-    >>> [file.values for file in input_files("flights")]
+    >>> flights.to_parquet("_flights", partition_cols=["month"])
+    >>> [file.values for file in input_files("_flights")]
     [{'month': '6'}, {'month': '7'}]
     """
-    one = isinstance(input_path, (str, os.PathLike))
-    roots = [Path(p) for p in ([input_path] if one else input_path)]
+    if isinstance(input_path, (str, os.PathLike)): input_path = [input_path]
+    roots = [Path(path) for path in input_path]
     if not roots: raise ValueError("input_path: no path; give a file or a folder of Parquet files")
     found = [file for root in roots for file in _files_of(root)]
     for path, times in Counter(file.path.resolve() for file in found).items():
@@ -129,9 +137,10 @@ def input_files(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> 
             raise ValueError(f"input_path: {path.name!r} is named {times} times; its rows would be "
                              "scored as often")
     same = {name for name, times in Counter(file.name for file in found).items() if times > 1}
-    return [f._replace(name=f"{f.path.parent.name}/{f.name}") if f.name in same else f for f in found]
+    longer = lambda file: f"{file.path.parent.name}/{file.name}"
+    return [file._replace(name=longer(file)) if file.name in same else file for file in found]
 
-# %% ../nbs/05c_parquet.ipynb #94c53f06
+# %% ../nbs/05c_parquet.ipynb #e8ba48a9
 def stat_mark(file: str | os.PathLike) -> str:
     """The size of a file and the time of its last change.
 
@@ -185,8 +194,8 @@ def file_marks(files: Sequence[InputFile], by: str = "content") -> dict[str, str
     >>> len(file_marks(input_files("a.parquet"))["a.parquet"])
     64
     """
-    mark = {"content": digest, "stat": stat_mark}[one_of(by, "by", ("content", "stat"))]
-    return {f.name: mark(f.path) for f in files}
+    one_of(by, "by", ("content", "stat"))
+    return {f.name: digest(f.path) if by == "content" else stat_mark(f.path) for f in files}
 
 def input_digest(input_path: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
     """The digest of a Parquet file, or of all Parquet files of a folder with their names.
@@ -245,7 +254,7 @@ def digest_of(marks: Mapping[str, str], files: Sequence[InputFile]) -> str:
     named = [[f.name if len(files) > 1 or f.values else "", marks[f.name]] for f in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-# %% ../nbs/05c_parquet.ipynb #135aaf13
+# %% ../nbs/05c_parquet.ipynb #b4c1d961
 def footer(file: Path) -> "pq.FileMetaData":
     """What a Parquet file says of itself at its end.
 
@@ -272,7 +281,7 @@ def footer(file: Path) -> "pq.FileMetaData":
     >>> footer(Path("a.parquet")).num_rows
     2
     """
-    with needs("spark"):
+    with needs("data"):
         import pyarrow as pa
         import pyarrow.parquet as pq
     try:
@@ -355,7 +364,7 @@ def features_among(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """
     return ["features"] if "features" in names and "features" not in columns else list(columns)
 
-# %% ../nbs/05c_parquet.ipynb #1606bcaf
+# %% ../nbs/05c_parquet.ipynb #ce8bc6a1
 def _expected(names: Sequence[str], columns: Sequence[str],
               types: Sequence[str]) -> list[tuple[str, str, Callable]]:
     "The columns to score, what each must hold, and whether a type does."
@@ -370,6 +379,7 @@ def _expected(names: Sequence[str], columns: Sequence[str],
     lists = lambda t: _is_list(t) and _is_number(t.value_type)
     return [("features", "a list of numbers", lists)]
 
+# %% ../nbs/05c_parquet.ipynb #f0563d79
 def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str], types: Sequence[str],
                   what: str, folders: Sequence[str]) -> tuple[list[str], "pa.DataType"]:
     "The columns to score and the type of the ids, if they are what they should be."

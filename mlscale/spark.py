@@ -108,7 +108,7 @@ def _running() -> "SparkSession | None":
     try: return SparkSession.active()
     except PySparkRuntimeError: return None
 
-# %% ../nbs/05b_spark.ipynb #d4c72967
+# %% ../nbs/05b_spark.ipynb #81e3e5b0
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -127,6 +127,7 @@ def _of_master(running: "SparkSession", master: str | None) -> "SparkSession":
                       " stop it first for another", stacklevel=3)
     return running
 
+# %% ../nbs/05b_spark.ipynb #04f00c74
 def spark_session(
     master: str | None = None, *, app: str = "mlscale", conf: dict[str, str] | None = None
 ) -> "SparkSession":

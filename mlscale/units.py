@@ -6,7 +6,7 @@
 __all__ = ['LEAST', 'MOST', 'Unit', 'folder_values', 'plan_units', 'split_bad', 'Job', 'BadRows', 'score_unit', 'bad_table',
            'scored_file', 'bad_file', 'unit_result']
 
-# %% ../nbs/05e_units.ipynb #9c883cca
+# %% ../nbs/05e_units.ipynb #a51063c3
 import hashlib
 import json
 import os
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .contract import ContractTally
 from .parquet import InputFile, Piece, file_marks, footer, plan_parts, read_rows, stat_mark
 from .predictions import score_batches, shipped_bundle
-from .storage import replacing
+from .storage import needs, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../nbs/05e_units.ipynb #65ed4ca9
+# %% ../nbs/05e_units.ipynb #781a61d9
 @dataclass(frozen=True)
 class Unit:
     """Rows that are scored as a whole, or not.
@@ -43,6 +43,14 @@ class Unit:
         Columns that the names of folders give, with their values.
     below : str
         The folder of a partitioned data set in which its scores belong.
+
+    Examples
+    --------
+    >>> from mlscale.units import Unit
+    >>> day = {"/data/day.parquet": "day.parquet"}
+    >>> unit = Unit("ab12", (("/data/day.parquet", 0, 0, 900),), day, {}, {}, "")
+    >>> sum(end - start for *_, start, end in unit.pieces)
+    900
     """
     key: str
     pieces: tuple[Piece, ...]
@@ -109,7 +117,7 @@ def _below(file: InputFile) -> str:
     "The folders of a partitioned data set, as the input writes them."
     return "/".join(part for part in Path(file.name).parts[:-1] if "=" in part)
 
-# %% ../nbs/05e_units.ipynb #7c24c783
+# %% ../nbs/05e_units.ipynb #a2de3856
 def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: Sequence[Any], *,
                columns: Sequence[str] = (), types: Sequence[str] = (),
                most: int = MOST) -> list[Unit]:
@@ -147,8 +155,8 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
     for group in _joined(files, sizes, min(LEAST, most)):
         some = {str(files[i].path.resolve()): files[i] for i in group}
         values = folder_values(files[group[0]], columns, types)
-        parts = plan_parts([f.path for f in some.values()], max(1, -(-sum(sizes[i] for i in group)//most)))
-        for pieces in parts:
+        rows = sum(sizes[i] for i in group)
+        for pieces in plan_parts([f.path for f in some.values()], max(1, -(-rows//most))):
             names = {p[0]: some[p[0]].name for p in pieces} or {p: f.name for p, f in some.items()}
             what = [[names[file], marks[names[file]], *rows] for file, *rows in pieces]
             key = json.dumps([*question, what or sorted(names.values()), values])
@@ -192,7 +200,7 @@ def split_bad(batch: "pa.RecordBatch", score: Callable) -> tuple[list, list[tupl
     more, others = split_bad(batch.slice(half), score)
     return good + more, bad + [(half + i, id, why) for i, id, why in others]
 
-# %% ../nbs/05e_units.ipynb #399a5ca7
+# %% ../nbs/05e_units.ipynb #76c70c51
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to know.
@@ -209,6 +217,13 @@ class Job:
         What the files of predictions say of themselves in their metadata.
     to : str
         The folder of scored units.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mlscale.units import Job
+    >>> Job("ab"*32, {}, "id", pa.int64(), ["hour"], True, {}, "staging").quarantine
+    True
     """
     sha256: str
     bundle: dict[str, bytes]
@@ -234,6 +249,12 @@ class BadRows(NamedTuple):
         The id of a single row.
     reason : str
         Why.
+
+    Examples
+    --------
+    >>> from mlscale.units import BadRows
+    >>> BadRows("day.parquet", 7, 1, "UA15", "column 'hour': inf is infinite").row
+    7
     """
     file: str
     row: int
@@ -291,7 +312,7 @@ def _check_unchanged(unit: Unit) -> None:
             raise ValueError(f"input_path: {unit.names[file]!r:.60} changed while it was scored; "
                              "score again")
 
-# %% ../nbs/05e_units.ipynb #f5e322de
+# %% ../nbs/05e_units.ipynb #5137bbc4
 def score_unit(unit: Unit, job: Job) -> None:
     """Score a unit into a file of its own, which appears complete or not at all.
 
@@ -334,7 +355,8 @@ def score_unit(unit: Unit, job: Job) -> None:
     with replacing(to) as new:
         with pq.ParquetWriter(new, schema, write_page_checksum=True) as out:
             try: bad = _write_unit(unit, job, out)
-            except ValueError as e: raise ValueError(re.sub("^id ", "input_path: id ", str(e))) from e
+            except ValueError as e:
+                raise ValueError(re.sub("^id ", "input_path: id ", str(e))) from e
         _check_unchanged(unit)
         if bad:
             with replacing(bad_file(unit, job.to)) as aside: pq.write_table(bad_table(bad), aside)
@@ -358,12 +380,13 @@ def bad_table(bad: Sequence[BadRows]) -> "pa.Table":
     >>> bad_table([BadRows("day.parquet", 7, 1, "UA15", "no hour")]).num_rows
     1
     """
-    import pyarrow as pa
+    with needs("data"):
+        import pyarrow as pa
     schema = pa.schema([("file", pa.string()), ("row", pa.int64()), ("rows", pa.int64()),
                         ("id", pa.string()), ("reason", pa.string())])
     return pa.Table.from_pylist([rows._asdict() for rows in bad], schema)
 
-# %% ../nbs/05e_units.ipynb #023ee6e1
+# %% ../nbs/05e_units.ipynb #5c8b944b
 def scored_file(unit: Unit, folder: str | os.PathLike) -> Path:
     """Where a unit's scores are.
 
@@ -427,8 +450,9 @@ def unit_result(unit: Unit, folder: str | os.PathLike) -> dict | None:
     >>> print(unit_result(Unit("ab12", (), {}, {}, {}, ""), "."))
     None
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs("data"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     try: said = pq.read_metadata(scored_file(unit, folder)).metadata
     except (OSError, pa.ArrowException): return None
     return json.loads(said[_RESULT.encode()]) if said and _RESULT.encode() in said else None
