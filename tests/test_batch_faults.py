@@ -280,7 +280,7 @@ def fill(folder):
             except OSError: pass
 
 
-@pytest.mark.parametrize("engine", ["arrow", "spark"])
+@pytest.mark.parametrize("engine", ["arrow", pytest.param("spark", marks=pytest.mark.slow)])
 def test_a_full_disk_is_said_in_one_line_and_the_next_run_goes_on(engine, models, hundred, tmp_path, spark):
     options = {"engine": engine, "spark": spark if engine == "spark" else None, "partitions": 100}
     with disk(tmp_path/"disk", "300k") as resize:
