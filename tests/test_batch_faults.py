@@ -734,11 +734,12 @@ def test_what_is_sent_to_a_store_appears_there_at_once(store, models, tmp_path):
 
 def test_a_store_that_is_full_keeps_what_it_shows(models, tmp_path):
     source, out = files_of(tmp_path/"in", 4, 1000), tmp_path/"out"
-    with disk(tmp_path/"disk", "120k"):
+    with disk(tmp_path/"disk", "1m") as resize:
         url = f"file://{tmp_path}/disk/scores"
         batch_predict(models/"old", source, out, engine="arrow")
         upload_predictions(out, url)
         shown = uploaded_predictions(url)
+        resize(shutil.disk_usage(tmp_path/"disk").used + 8192)
         batch_predict(models/"trees", source, out, engine="arrow")
         with pytest.raises(OSError, match="No space left"): upload_predictions(out, url)
         assert uploaded_predictions(url) == shown and all(Path(f.removeprefix("file://")).stat().st_size for f in shown[1])
