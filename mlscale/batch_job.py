@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/05g_batch_job.ipynb #2d4dcafb
+# %% ../nbs/05g_batch_job.ipynb #abafa44f
 from .arguments import one_of, whole
 from .artifacts import Bundle, load_bundle
 from .batch_engines import check_ids_here, check_ids_on_spark, score_here, score_on_spark
@@ -29,8 +29,8 @@ from .parquet import InputFile, check_schemas, digest_of, file_marks, footer, in
 from .predictions import FORMAT, QUARANTINE, Manifest, prediction_files, read_manifest
 from .spark import session
 from .storage import digest, locked, needs, replacing
-from .units import MOST, BadRows, Job, Unit, bad_file, bad_table, plan_units, scored_file
-from .units import unit_result
+from .units import MOST, BadRows, Job, Unit, bad_file, bad_table, folder_values, plan_units
+from .units import scored_file, unit_result
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -105,7 +105,7 @@ def _point(link: Path, folder: Path, keep: int = 1) -> None:
     others.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)   # when it was last named
     for old in others[keep:]: _remove_unread(old)
 
-# %% ../nbs/05g_batch_job.ipynb #4dc3efa1
+# %% ../nbs/05g_batch_job.ipynb #f3b89ee1
 def _readable(files: Sequence[InputFile], bundle: Bundle, id: str, ignore: Sequence[str],
               quarantine: bool) -> tuple[list[InputFile], list[BadRows], tuple]:
     "The files that can be scored, what is to be said of the others, and the columns to read."
@@ -117,6 +117,7 @@ def _readable(files: Sequence[InputFile], bundle: Bundle, id: str, ignore: Seque
             paths = [f.path for f in good[:1]] + [file.path]
             found = check_schemas(paths, id, bundle.columns, ignore, bundle.signature.types,
                                   list(file.values))
+            folder_values(file, bundle.columns, bundle.signature.types)
             good.append(file)
         except ValueError as e:
             if not quarantine: raise

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# %% ../nbs/05c_parquet.ipynb #42c1b91e
+# %% ../nbs/05c_parquet.ipynb #78938293
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files that are `path` or lie below it.
 
@@ -54,7 +54,8 @@ def parquet_files(path: Path) -> list[Path]:
     return sorted(
         f
         for f in path.rglob("*.parquet")
-        if f.is_file() and not any(part[0] in "._" for part in f.relative_to(path).parts)
+        if (f.is_file() or not f.exists())   # a link that leads nowhere is no reason to lose rows
+        and not any(part[0] in "._" for part in f.relative_to(path).parts)
     )
 
 # %% ../nbs/05c_parquet.ipynb #6165dc2e

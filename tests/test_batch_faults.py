@@ -138,7 +138,7 @@ def die_in(module, name, how):
 
 DEATHS = {
     "before anything is scored": (batch_job, "plan_units", "at"),
-    "when ids are checked": (batch_job, "check_ids_here", "after"),
+    "when ids are checked": (batch_job, "score_here", "at"),
     "when 90 of 100 files are scored": (batch_engines, "score_unit", 90),
     "when all are scored": (batch_job, "_score", "after"),
     "before the manifest is written": (batch_job, "_check_rows", "at"),
@@ -280,7 +280,7 @@ def fill(folder):
             except OSError: pass
 
 
-@pytest.mark.parametrize("engine", ["arrow", "spark"])
+@pytest.mark.parametrize("engine", ["arrow", pytest.param("spark", marks=pytest.mark.slow)])
 def test_a_full_disk_is_said_in_one_line_and_the_next_run_goes_on(engine, models, hundred, tmp_path, spark):
     options = {"engine": engine, "spark": spark if engine == "spark" else None, "partitions": 100}
     with disk(tmp_path/"disk", "300k") as resize:
@@ -574,6 +574,17 @@ def test_a_file_that_may_not_be_read_is_named_or_set_aside(models):
         assert "\n" not in error and inputs == {"f000.parquet": {"rows": None, "scored": 0, "quarantined": None}, "f001.parquet": {"rows": 50, "scored": 50, "quarantined": 0}}
 
 
+def test_a_link_that_leads_nowhere_is_named_or_set_aside(models, tmp_path):
+    source = files_of(tmp_path/"in", 2, 50)
+    (source/"f000.parquet").rename(tmp_path/"elsewhere")
+    (source/"f000.parquet").symlink_to(tmp_path/"elsewhere")
+    run = lambda **options: batch_predict(models/"trees", source, tmp_path/"out", engine="arrow", **options)
+    assert run().inputs["f000.parquet"]["scored"] == 50
+    (tmp_path/"elsewhere").unlink()
+    with pytest.raises(ValueError, match="^input_path: 'f000.parquet' is not a readable Parquet file .*No such file"): run()
+    assert run(on_bad="quarantine").inputs["f000.parquet"] == {"rows": None, "scored": 0, "quarantined": None}
+
+
 # ---------------------------------------------------------------- inputs of many forms
 
 
@@ -590,8 +601,10 @@ def test_folders_are_columns_of_the_input_and_folders_of_the_answer(models, tmp_
         assert sorted(f.name for f in (tmp_path/engine).iterdir() if f.is_dir()) == sorted(f.name for f in (tmp_path/"in").iterdir())
         assert pd.to_numeric(seen[engine].month).equals(x.month)
     assert seen["arrow"].equals(seen["spark"])
+    next((tmp_path/"in").glob("month=12*")).rename(tmp_path/"in"/"month=soon")
+    with pytest.raises(ValueError, match="^input_path: the folder month=soon gives no number"): batch_predict(models/"trees", tmp_path/"in", tmp_path/"out", engine="arrow")
     done = batch_predict(models/"logistic", tmp_path/"in", tmp_path/"out", engine="arrow", on_bad="quarantine")     # which wants every number
-    gone = x.month.isna() | x.b.isna()
+    gone = x.month.isna() | x.b.isna() | (x.month == 12)
     assert done.quarantined == gone.sum() and is_right(tmp_path/"out", models/"logistic", x[~gone])
 
 
@@ -721,11 +734,12 @@ def test_what_is_sent_to_a_store_appears_there_at_once(store, models, tmp_path):
 
 def test_a_store_that_is_full_keeps_what_it_shows(models, tmp_path):
     source, out = files_of(tmp_path/"in", 4, 1000), tmp_path/"out"
-    with disk(tmp_path/"disk", "120k"):
+    with disk(tmp_path/"disk", "1m") as resize:
         url = f"file://{tmp_path}/disk/scores"
         batch_predict(models/"old", source, out, engine="arrow")
         upload_predictions(out, url)
         shown = uploaded_predictions(url)
+        resize(shutil.disk_usage(tmp_path/"disk").used + 8192)
         batch_predict(models/"trees", source, out, engine="arrow")
         with pytest.raises(OSError, match="No space left"): upload_predictions(out, url)
         assert uploaded_predictions(url) == shown and all(Path(f.removeprefix("file://")).stat().st_size for f in shown[1])
