@@ -413,10 +413,10 @@ def _check_schema(schema: "pa.Schema", id: str, columns: Sequence[str], types: S
             raise ValueError(f"{what}: column {of(c, 'is')}; expected {what_it_holds}")
     return wanted, written
 
-# %% ../nbs/05c_parquet.ipynb #a789962d
+# %% ../nbs/05c_parquet.ipynb #67ac19ed
 def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
                    ignore: Sequence[str], types: Sequence[str] = (),
-                   folders: Sequence[str] = ()) -> tuple[list[str], "pa.DataType"]:
+                   folders: Sequence[Sequence[str]] = ()) -> tuple[list[str], "pa.DataType"]:
     """Check the columns and types of files that must agree, by their footers alone.
 
     Parameters
@@ -429,8 +429,8 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         The columns of the model, and those that may be there and are not used.
     types : sequence of str
         "number" or "text" for each column of the model; none where all are numbers.
-    folders : sequence of str
-        Columns that stand in the names of folders, and in no file.
+    folders : sequence of sequence of str
+        For each file the columns that stand in the names of its folders, and not in the file.
 
     Returns
     -------
@@ -460,11 +460,11 @@ def check_schemas(files: Sequence[Path], id: str, columns: Sequence[str],
         raise ValueError(f"ignore: {c[:60]!r} holds the ids or is one of the model's columns; "
                          "name only what is not needed")
     found = []
-    for f in files:
+    for f, given in zip(files, folders or [()]*len(files)):
         everything = footer(f).schema.to_arrow_schema()
         schema = pa.schema([field for field in everything if field.name not in ignore])
         what = "input_path" if len(files) == 1 else f"input_path, file {f.name[:60]!r}"
-        found.append(_check_schema(schema, id, columns, types, what, folders))
+        found.append(_check_schema(schema, id, columns, types, what, given))
         if found[-1] != found[0]:
             raise ValueError(f"input_path: {f.name[:60]} and {files[0].name[:60]} differ in the "
                              "type of the ids or the form of the features; write them alike")

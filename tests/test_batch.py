@@ -485,7 +485,9 @@ def test_ids_come_back_as_they_were(kind, spark, models, tmp_path):
         (pa.array(["x" * 1000] * 3), "2 times|3 times"),
     ],
 )
-def test_an_id_that_stands_there_twice_is_named_as_it_is(ids, said, spark, models, tmp_path):
+@pytest.mark.parametrize("by", ["this process", "Spark"])
+def test_an_id_that_stands_there_twice_is_named_as_it_is(by, ids, said, spark, models, tmp_path, monkeypatch):
+    if by == "Spark": monkeypatch.setattr(batch_job, "IDS_HERE", 0)
     pq.write_table(
         pa.table({"id": ids, **{c: table(3)[c] for c in COLUMNS}}), tmp_path / "in.parquet"
     )
