@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'Manifest', 'Piece', 'batch_predict', 'feature_matrix', 'input_columns', 'input_digest', 'java_home',
-           'plan_parts', 'read_manifest', 'read_rows', 'score_batches', 'shipped_bundle', 'spark_session']
+           'open_predictions', 'plan_parts', 'read_manifest', 'read_rows', 'score_batches', 'shipped_bundle',
+           'spark_session', 'upload_predictions', 'uploaded_predictions']
 
-# %% ../nbs/05_batch.ipynb #436befe8
+# %% ../nbs/05_batch.ipynb #32e63414
+from .batch_job import batch_predict, open_predictions, upload_predictions
+from .batch_job import uploaded_predictions
 from .parquet import Piece, feature_matrix, input_columns, input_digest, plan_parts
 from .parquet import read_rows
-from .predictions import FORMAT, Manifest, batch_predict, read_manifest, score_batches
-from .predictions import shipped_bundle
+from .predictions import FORMAT, Manifest, read_manifest, score_batches, shipped_bundle
 from .spark import java_home, spark_session  # noqa: F401
 
-# %% ../nbs/05_batch.ipynb #ba0d86cf
+# %% ../nbs/05_batch.ipynb #1d5b1e1f
 _all_ = ["FORMAT", "Manifest", "Piece", "batch_predict", "feature_matrix", "input_columns",
-         "input_digest", "java_home", "plan_parts", "read_manifest", "read_rows", "score_batches",
-         "shipped_bundle", "spark_session"]
+         "input_digest", "java_home", "open_predictions", "plan_parts", "read_manifest",
+         "read_rows", "score_batches", "shipped_bundle", "spark_session", "upload_predictions",
+         "uploaded_predictions"]

@@ -57,17 +57,19 @@ def _key(words: argparse.Namespace) -> int:
     print(make_key(words.name, words.file))
     return 0
 
-# %% ../nbs/91_cli.ipynb #cb88bd85
-def _bundle(given: str) -> Path:
-    "A bundle's folder; of a deployed model that of the version that is served."
+# %% ../nbs/91_cli.ipynb #575cbd05
+def _bundle(given: str) -> Path | str:
+    "A bundle's folder; of a deployed model that of the version that is served; or name@alias."
     from mlscale.hot_swap import load_deployed
     from mlscale.pointer import PRODUCTION, read_pointer
     if (Path(given)/"card.json").exists(): return Path(given)
+    if re.fullmatch("[^/@:]+[@:][^/@:]+", given): return given   # a model of the registry
     for folder in (Path(given), home()/"state"/"bundles"/given):
         if (folder/f"{PRODUCTION}.json").exists():
             return load_deployed(folder, read_pointer(folder)).bundle.path
     raise ValueError(f"bundle: {given} is neither the folder of a bundle (it holds card.json), nor "
-                     "that of a deployed model, nor the name of one")
+                     "that of a deployed model, nor the name of one; a model of the registry is "
+                     "name@alias or name:version")
 
 def _check_free(path: Path) -> None:
     "A file may be replaced if we wrote it."
@@ -88,11 +90,13 @@ def _join_parts(folder: Path, to: Path) -> None:
             for batch in pq.ParquetFile(part).iter_batches():
                 out.write_batch(batch.replace_schema_metadata(note))
 
-# %% ../nbs/91_cli.ipynb #3b8a0907
+# %% ../nbs/91_cli.ipynb #28bbf31b
 def _score(words: argparse.Namespace) -> int:
     from mlscale.batch import batch_predict
     output, bundle = Path(words.output), _bundle(words.bundle)
-    score = lambda to: batch_predict(bundle, words.input, to, id=words.id, ignore=words.ignore)
+    chosen = {"engine": words.engine, "master": words.master, "on_bad": words.on_bad}
+    score = lambda to: batch_predict(bundle, words.input, to, id=words.id, ignore=words.ignore,
+                                     progress=sys.stderr.isatty(), **chosen)
     if output.suffix != ".parquet": manifest = score(output)
     else:
         _check_free(output)
@@ -101,7 +105,8 @@ def _score(words: argparse.Namespace) -> int:
             _join_parts(new.with_name("parts"), new)
     model = f"{manifest.name} version {manifest.version}" if manifest.name else bundle
     where = output if output.is_file() else f"{output}{os.sep}*.parquet"
-    print(f"{manifest.rows:,} predictions of {model} in {where}")
+    aside = f", {manifest.quarantined:,} rows set aside" if manifest.quarantined else ""
+    print(f"{manifest.rows:,} predictions of {model} in {where}{aside}")
     return 0
 
 # %% ../nbs/91_cli.ipynb #30df87cb
@@ -321,11 +326,11 @@ def _words_of_key(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("name", metavar="NAME", help="whose key it is")
     sub.add_argument("file", metavar="FILE", help="the server's file of keys, for serve --keys")
 
-# %% ../nbs/91_cli.ipynb #b3a14ec6
+# %% ../nbs/91_cli.ipynb #67a04227
 def _words_of_score(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(places=("bundle", "input", "output"))
-    sub.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a deployed model, by "
-                     "its name or folder")
+    sub.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder; or a deployed model, by "
+                     "its name or folder; or one of the registry, name@alias or name:version")
     sub.add_argument("input", metavar="INPUT", help="a Parquet file, or a folder of them")
     sub.add_argument("output", metavar="OUTPUT", help="a file, if it ends in .parquet; else a "
                      "folder of files")
@@ -334,6 +339,14 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--ignore", action="append", default=[], metavar="COLUMN",
                      help="a column that is neither id nor feature; may be given several times "
                           "(default: none)")
+    sub.add_argument("--engine", choices=("spark", "arrow"), default="spark",
+                     help="who scores: Spark, or the threads of this process, without Java "
+                          "(default: %(default)s)")
+    sub.add_argument("--master", metavar="MASTER", help="where Spark works, such as local[4] or "
+                     "the address of a cluster (default: $MLSCALE_SPARK_MASTER, else local[2])")
+    sub.add_argument("--on-bad", choices=("fail", "quarantine"), default="fail",
+                     help="whether a row or file that cannot be scored stops the job, or is set "
+                          "aside in _quarantine.parquet (default: %(default)s)")
 
 # %% ../nbs/91_cli.ipynb #ceaf3826
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
@@ -372,7 +385,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
                      help="what is to be forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #baf07176
+# %% ../nbs/91_cli.ipynb #0c555184
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -401,7 +414,7 @@ def parser() -> argparse.ArgumentParser:
     _words_of_serve(verb("serve", _serve,
                          "a server that answers POST /predict with the deployed model"))
     _words_of_key(verb("key", _key, "make a key for a client of the server, and print it once"))
-    _words_of_score(verb("score", _score, "score Parquet files with Spark"))
+    _words_of_score(verb("score", _score, "score Parquet files, with Spark or without"))
     _words_of_outcomes(verb("outcomes", _outcomes, "record what happened in the prediction log"))
     _words_of_monitor(verb("monitor", _monitor,
                            "how good the logged predictions were, version by version"))

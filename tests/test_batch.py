@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from mlscale import predictions
+from mlscale import batch_job
 from mlscale.artifacts import Signature, load_bundle, save
 from mlscale.batch import (
     batch_predict,
@@ -37,6 +37,7 @@ from mlscale.batch import (
     shipped_bundle,
     spark_session,
 )
+from mlscale.predictions import FORMAT
 from mlscale.spark import plain_errors, session
 
 COLUMNS = ["a", "b", "c.d"]   # a dot in a name is no struct
@@ -103,8 +104,11 @@ def test_a_java_that_is_too_old_is_passed_over_and_one_of_17_is_taken(tmp_path, 
     assert java_home() == tmp_path / "new"
 
 
-def test_another_master_is_refused_while_a_session_runs(spark):
-    with pytest.raises(ValueError, match="stop it first"): spark_session("local[1]")
+def test_where_a_session_of_another_master_runs_it_is_used_and_that_is_said(spark, monkeypatch):
+    with pytest.warns(UserWarning, match="'local\\[2\\]' runs in this process and is used; stop it first"): assert spark_session("local[1]") is spark
+    monkeypatch.setenv("MLSCALE_SPARK_MASTER", "local[3]")
+    with pytest.warns(UserWarning, match="local\\[3\\]"): assert spark_session() is spark
+    with pytest.warns(UserWarning, match="local\\[4\\]"), session(master="local[4]") as running: assert running is spark
 
 
 @pytest.mark.parametrize("name", ["named", "nested"])
@@ -188,7 +192,7 @@ def test_a_bad_row_stops_the_job_names_its_id_and_leaves_the_old_answer(spark, m
     x.to_parquet(tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match="^input_path: id 250: column 'a': -inf is infinite") as e: batch_predict(models / "one", tmp_path / "bad.parquet", out, spark=spark, partitions=4)
     assert "\n" not in str(e.value)
-    assert read_manifest(out) == good and len([p for p in (tmp_path / ".out.versions").iterdir() if p.is_dir()]) == 1
+    assert read_manifest(out) == good and len([p for p in (tmp_path / ".out.versions").iterdir() if p.is_dir() and p.name != "staging"]) == 1
 
 
 def changed(**columns): return lambda t: t.assign(**columns)
@@ -481,7 +485,9 @@ def test_ids_come_back_as_they_were(kind, spark, models, tmp_path):
         (pa.array(["x" * 1000] * 3), "2 times|3 times"),
     ],
 )
-def test_an_id_that_stands_there_twice_is_named_as_it_is(ids, said, spark, models, tmp_path):
+@pytest.mark.parametrize("by", ["this process", "Spark"])
+def test_an_id_that_stands_there_twice_is_named_as_it_is(by, ids, said, spark, models, tmp_path, monkeypatch):
+    if by == "Spark": monkeypatch.setattr(batch_job, "IDS_HERE", 0)
     pq.write_table(
         pa.table({"id": ids, **{c: table(3)[c] for c in COLUMNS}}), tmp_path / "in.parquet"
     )
@@ -561,6 +567,7 @@ def test_batches_go_by_name(models):
             next(score_batches(iter([batch.rename_columns(names)]), lambda: bundle, "key"))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])   # it writes files
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15)), min_size=1, max_size=4),
     st.integers(1, 12),
@@ -635,7 +642,7 @@ def change_a_file(part, manifest): part.write_bytes(part.read_bytes()[:-1] + b"?
 def remove_a_file(part, manifest): part.unlink()
 def add_a_file(part, manifest): part.with_name("more.parquet").write_bytes(part.read_bytes())
 def remove_the_manifest(part, manifest): manifest.unlink()
-def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+def change_the_format(part, manifest): manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
 def cut_the_manifest(part, manifest): manifest.write_text(manifest.read_text()[:50])
 def name_another_field(part, manifest): manifest.write_text(manifest.read_text().replace('"rows"', '"row"'))
 def set_field(**fields):
@@ -658,6 +665,9 @@ NO_FIELD = [
     ("id", None),
     ("created", 0),
     ("files", []),
+    ("inputs", {"named.parquet": {"rows": 300, "scored": 299, "quarantined": 0}}),
+    ("inputs", {"named.parquet": {"rows": None, "scored": 1, "quarantined": None}}),
+    ("inputs", {"named.parquet": 300}),
     ("files", {"x.parquet": None}),
     ("files", {"../x.parquet": "0" * 64}),
 ]
@@ -688,14 +698,14 @@ def test_damaged_predictions_are_noticed_and_computed_anew(spark, models, rows, 
 
 
 def test_an_input_that_changes_meanwhile_is_noticed(spark, models, rows, tmp_path, monkeypatch):
-    score = predictions._write_scores
+    score = batch_job._score
 
     def score_and_change(*args):
         n = score(*args)
         table(3).assign(id=range(3)).to_parquet(tmp_path / "named.parquet", index=False)
         return n
 
-    monkeypatch.setattr(predictions, "_write_scores", score_and_change)
+    monkeypatch.setattr(batch_job, "_score", score_and_change)
     with pytest.raises(ValueError, match="changed while it was scored"): batch_predict(models / "one", tmp_path / "named.parquet", tmp_path / "out", spark=spark)
     assert not (tmp_path / "out").exists()
 

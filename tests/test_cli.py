@@ -100,6 +100,18 @@ def test_score_writes_what_the_bundle_says(spark, tmp_path, model, X, capsys):
     assert main([*words, "--ignore", "t", "--ignore", "u"]) == 0
 
 
+def test_score_without_spark_sets_bad_rows_aside_and_takes_a_model_of_the_registry(tmp_path, model, X, capsys, monkeypatch):
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    Registry().register(model, name="late", example=X, lineage={}, metrics={})
+    bad = X.assign(id=range(300))
+    bad.iloc[7, 0] = np.inf
+    bad.to_parquet(tmp_path / "in.parquet")
+    words = ["score", "late:1", str(tmp_path / "in.parquet"), str(tmp_path / "out"), "--engine", "arrow"]
+    assert main(words) == 1 and "id 7: " in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*words, "--on-bad", "quarantine"]) == 0 and "299 predictions of late version 1 in" in (said := capsys.readouterr().out) and "1 rows set aside" in said
+    assert pd.read_parquet(tmp_path / "out" / "_quarantine.parquet").row.tolist() == [7] and 7 not in set(pd.read_parquet(tmp_path / "out").id)
+
+
 def deployed(tmp_path, model, X, name="late"):
     registry = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db")
     registry.register(model, name=name, example=X, lineage={}, metrics={})

@@ -7,6 +7,7 @@ import inspect
 import json
 import linecache
 import math
+import os
 import re
 import shutil
 import signal
@@ -96,7 +97,7 @@ EARLY = "def early_look(late, label_time, at):\n    seen = label_time <= at\n   
 # ---- every question: the reference, the stub, the mistakes, another style, noise
 
 def test_there_are_two_questions_for_every_chapter_that_stands_at_the_full_standard():
-    assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in ("00", "01", "09", "10", "11", "13")} == dict.fromkeys(("00", "01", "09", "10", "11", "13"), 2)
+    assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in ("00", "01", "05", "09", "10", "11", "13")} == dict.fromkeys(("00", "01", "05", "09", "10", "11", "13"), 2)
     assert DRAFTS.keys() == QUESTIONS.keys() and min(q.minutes for q in QUESTIONS.values()) == 10
 
 
@@ -234,6 +235,30 @@ for i in range(len(x)):
 return P"""
 DUE = "sorted((j for j in wait if label_time[j] <= at[i]), key=lambda j: {key})"
 DAYS = "d = pd.DataFrame(dict(day=day, treated=treated, late=late)).groupby('day').agg(dict(treated='first', late='mean')); a, b = d.late[d.treated], d.late[~d.treated]"
+LEFT = """
+out = []
+for name, digest, rows in zip(files.name, files.digest, files.rows):
+    u = units[units.sealed & (units.model == model) & (units.digest == digest)].sort_values({by})
+    at = 0
+    for b, e in zip(u.begin, u.end):
+        if {gap}: out.append([name, at, b])
+        at = max(at, e)
+    if at < rows: out.append([name, at, {end}])
+return out"""
+KILLED = """
+import subprocess, tempfile
+from pathlib import Path
+def run(d, at=0): return subprocess.run(["sh", "-c", job, str(at)], cwd=d, stderr=subprocess.DEVNULL).returncode == -9
+def look(d): return sorted(Path(d, "out").read_text().splitlines()) if Path(d, "out").exists() else None
+new, old = sorted(f + " scored" for f in flights), sorted(before)
+for at in range({first}, 99):
+    with tempfile.TemporaryDirectory() as d:
+        for name, lines in (("in", flights), ("out", before)): Path(d, name).write_text("".join(line + "\\n" for line in lines))
+        if not run(d, at): return None
+        seen = look(d)
+        run(d)
+        if {harm}: return {answer}"""
+HARM = "seen not in (new, old) or look(d) != new"
 PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is taken for, if any
     ("00.q1", "seen = label_time <= at\nreturn (seen.mean(), late[seen].mean()) if seen.any() else (np.nan, np.nan)", None),
     ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
@@ -257,6 +282,17 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
      "v = [[y for t, y in d.items() if pd.notna(t) and n - window < t <= n] for n in at]\nreturn [(sum(k) + prior*weight)/(len(k) + weight) for k in v]", None),
     ("01.q2", "return [late[(label_time > n - window) & (label_time <= n)].mean() for n in at]", None),
     ("01.q2", "v = [late[(label_time > n - pd.Timedelta(hours=2)) & (label_time <= n)] for n in at]\nreturn [(k.sum() + prior*weight)/(k.count() + weight) for k in v]", None),
+    ("05.q1", LEFT.format(by="'end'", gap="b > at", end="rows"), None),
+    ("05.q1", LEFT.format(by="'begin'", gap="b >= at", end="rows"), None),
+    ("05.q1", LEFT.format(by="'begin'", gap="b > at", end="rows - 1"), None),
+    ("05.q1", LEFT.format(by="'begin'", gap="False", end="rows"), "only behind the last one"),
+    ("05.q2", KILLED.format(first=1, harm=HARM, answer="True"), None),
+    ("05.q2", KILLED.format(first=1, harm=HARM, answer="at - 1"), None),
+    ("05.q2", KILLED.format(first=1, harm="look(d) != [f for f in flights]", answer="at"), "every job does harm at once"),
+    ("05.q2", KILLED.format(first=0, harm=HARM, answer="at"), None),
+    ("05.q2", KILLED.format(first=1, harm="seen is None or look(d) != new", answer="at"), None),
+    ("05.q2", KILLED.format(first=1, harm=HARM.replace(" or ", " and "), answer="at"), None),
+    ("05.q2", KILLED.format(first=1, harm=HARM.replace("seen not", "(seen or []) not"), answer="at"), "a table that is not there is an empty one"),
     ("09.q1", "return 16*(sd/delta)**2", None),
     ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", "rounds down"),
     ("09.q1", "from scipy import stats\nreturn (stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))**2*2*sd**2/delta**2", "not rounded"),
@@ -300,6 +336,27 @@ def test_the_judge_of_plausible_answers_also_says_right():
         assert judge(space["f"], QUESTIONS["01.q1"]).status == "right"
     exec(f"def f(x, late, at, label_time, eta):\n{textwrap.indent(LEARN.format(due=DUE.format(key='label_time[j]'), w='w', b='b'), '    ')}", space)
     assert judge(space["f"], QUESTIONS["11.q2"]).status == "right"
+    exec(f"def f(files, units, model):\n{textwrap.indent(LEFT.format(by=repr('begin'), gap='b > at', end='rows'), '    ')}", space)
+    assert judge(space["f"], QUESTIONS["05.q1"]).status == "right"
+    exec(f"def f(job, flights, before):\n{textwrap.indent(KILLED.format(first=1, harm=HARM, answer='at'), '    ')}", space)
+    assert judge(space["f"], QUESTIONS["05.q2"]).status == "right"
+
+
+def test_a_job_that_nobody_kills_does_what_it_should(tmp_path):
+    for i, case in enumerate(QUESTIONS["05.q2"].cases):
+        (folder := tmp_path / str(i)).mkdir()
+        given = case.arguments()
+        (folder / "in").write_text("".join(f"{flight}\n" for flight in given["flights"]))
+        (folder / "out").write_text("yesterday\n")
+        assert subprocess.run(["sh", "-c", given["job"], "0"], cwd=folder).returncode == 0, case.name
+        assert sorted((folder / "out").read_text().splitlines()) == sorted(f"{flight} scored" for flight in given["flights"]), case.name
+
+
+def test_a_test_that_waits_for_ever_ends_and_so_does_the_job_that_it_started(tmp_path):
+    def first_harm(job, flights, before): subprocess.run(["sh", "-c", "echo $$ > pid; exec sleep 600"], cwd=tmp_path)
+    v = judge(first_harm, QUESTIONS["05.q2"], seconds=.5)
+    assert v.status == "wrong" and v.outcomes[-1].error == "OutOfTime" and len(v.outcomes) == 1 and v.crashed
+    with pytest.raises(ProcessLookupError): os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_what_is_said_beside_a_failing_input_is_not_called_a_rule_that_it_breaks():
@@ -390,7 +447,7 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
-    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 20 solved" in shown[-1]["text/html"]
+    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 22 solved" in shown[-1]["text/html"]
     assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
 
 
@@ -1031,7 +1088,7 @@ def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
 
 
 @pytest.mark.parametrize("name, text", [("00.q9", "there is 00.q1, 00.q2"),
-                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 06, 09, 10, 11, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
+                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 05, 06, 09, 10, 11, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
     "no such chapter"), ("00", "there is 00.q1")])
 def test_an_unknown_exercise_is_an_error_before_the_block_runs(name, text):
     with pytest.raises(ValueError, match=re.escape(text)), check(name): raise AssertionError("the block ran")

@@ -89,7 +89,7 @@ def bundle(tmp_path_factory):
 
 
 @pytest.mark.parametrize("shape", ["an array", "named columns"])
-def test_batch_predict_reads_ids_and_features_and_writes_ids_and_predictions(bundle, tmp_path, shape):
+def test_batch_predict_reads_ids_and_features_and_writes_ids_and_predictions(bundle, tmp_path, shape, spark):
     path, _, X = bundle
     source = pd.DataFrame({"id": np.arange(len(X)), "features": X.to_numpy().tolist()}) if shape == "an array" else X.assign(id=np.arange(len(X)))
     source.to_parquet(tmp_path / "in.parquet")
