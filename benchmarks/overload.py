@@ -15,21 +15,27 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import uvloop
 from harness import store
 
 from mlscale.artifacts import ModelVersion, save, write_pointer
 from mlscale.features import FEATURES, load_features
+from mlscale.limits import MOST_IN_PROGRESS
 from mlscale.training import fit_model
 
 PACKAGES = ("numpy", "onnxruntime", "fastapi", "uvicorn")
 CONNECTIONS, SOON = 400, .1   # how many the clients have; seconds after which an answer is of no use
-DOORS = {"as it comes": 32, "all may enter": 10**6}
+DOORS = {"as it comes": (MOST_IN_PROGRESS, "quick"), "refused as late as it can be": (MOST_IN_PROGRESS, "slow"), "all may enter": (10**6, "slow")}
 PHASES = {"before": (.5, 4), "the rush": (3, 8), "after": (.5, 4)}   # times the peak, seconds
 SERVER = """
-import sys, uvicorn
+import os, sys, uvicorn
+os.sched_setaffinity(0, {0})
+from mlscale.limits import PATIENCE, impatient_protocol
 from mlscale.serving import create_app
-bundles, log, most, port = sys.argv[1:]
-uvicorn.run(create_app(bundles, log=log, most=int(most)), port=int(port), log_level="critical", access_log=False)
+bundles, log, most, quick, port = sys.argv[1:]
+app = create_app(bundles, log=log, most=int(most))
+protocol = impatient_protocol(PATIENCE, app.state.metrics, app.state.doors if quick == "quick" else None)
+uvicorn.run(app, port=int(port), http=protocol, log_level="critical", access_log=False)
 """
 
 
@@ -88,19 +94,19 @@ async def open_loop(port, request, plan):
     return np.array(sorted(found))
 
 
-def measured(name, most, bundles, request):
+def measured(name, most, quick, bundles, request):
     "The phases of one server, a row each."
     with socket.create_server(("127.0.0.1", 0)) as listening: port = listening.getsockname()[1]
     log = Path(tempfile.mkdtemp()) / "log.db"
-    server = subprocess.Popen([sys.executable, "-c", SERVER, bundles, log, str(most), str(port)])
+    server = subprocess.Popen([sys.executable, "-c", SERVER, bundles, log, str(most), quick, str(port)])
     try:
         while True:
             try: socket.create_connection(("127.0.0.1", port), .5).close(); break
             except OSError: time.sleep(.1)
-        asyncio.run(peak(port, request, 1))
-        highest = asyncio.run(peak(port, request))
+        uvloop.run(peak(port, request, 1))
+        highest = uvloop.run(peak(port, request))
         print(f"{name}: peak {highest:.0f}/s", flush=True)
-        seen = asyncio.run(open_loop(port, request, [(share * highest, s) for share, s in PHASES.values()]))
+        seen = uvloop.run(open_loop(port, request, [(share * highest, s) for share, s in PHASES.values()]))
     finally:
         server.kill()
         server.wait()
@@ -127,4 +133,4 @@ if __name__ == "__main__":
     write_pointer(box / "late", "production", ModelVersion("late", 1, bundle.sha256))
     body = json.dumps({"values": [None if np.isnan(v) else v for v in june[FEATURES].iloc[0].tolist()]}).encode()
     request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    store("overload", [row for name, most in DOORS.items() for row in measured(name, most, box, request)], PACKAGES)
+    store("overload", [row for name, door in DOORS.items() for row in measured(name, *door, box, request)], PACKAGES)
