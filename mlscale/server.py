@@ -170,7 +170,7 @@ class JsonLines(logging.Formatter):
         return json.dumps({"at": at, "level": record.levelname, "logger": record.name,
                            "message": record.getMessage(), **error, **id})
 
-# %% ../nbs/06j_server.ipynb #74ffde25
+# %% ../nbs/06j_server.ipynb #d69e43f7
 MAX_HEAD = 65_536   # bytes of a request's first line and headers
 _Protocol: Any = object   # uvicorn's stands below it when it is used
 
@@ -180,6 +180,7 @@ def _on_the_wire(answer: "JSONResponse") -> bytes:
     status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n"
     return "".join([status, *lines, "\r\n"]).encode() + bytes(answer.body)
 
+# %% ../nbs/06j_server.ipynb #68d8901c
 class _Impatient(_Protocol):
     "Ends a connection on which something does not come, or is not taken, in time."
     _patience: float

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #7f4f1a37
+# %% ../nbs/06i_service.ipynb #7edb819f
 from .arguments import number, one_of, whole
 from .contract import ContractTally
-from .entities import EntityFeatures, EntityService, entity_question_type
+from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
 from .limits import Admission, Door, Keys, Limits, ServiceMetrics, overdue, read_features
 from .limits import read_keys, read_rows, refusal, route_path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06i_service.ipynb #778562ac
+# %% ../nbs/06i_service.ipynb #e04f1482
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
@@ -67,13 +67,6 @@ def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
         raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; "
                          "give each row its own")
     return list(ids)
-
-def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
-    "One time a row."
-    if at is None: at = datetime.now(UTC).isoformat()
-    if isinstance(at, str): return [iso_utc(at)]*n
-    if len(at) != n: raise ValueError(f"at: {len(at)} for {n} rows; give one time, or one a row")
-    return [iso_utc(moment) for moment in at]
 
 def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | None]:
     "One name or None a row."
@@ -135,7 +128,7 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #98807d15
+# %% ../nbs/06i_service.ipynb #f32b2856
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -309,7 +302,7 @@ class Service:
         rows = read(given, signature.columns, signature.types)
         self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
-        times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
+        times, whom = moments_of(at, len(rows)), _entities(entities, len(rows))
         by = _who_answers(self._live, self._route, self._share, ids, whom, production)
         prediction, rows_given = _predict(rows, [d for _, d in by], production, what)
         if self._log:
@@ -510,24 +503,25 @@ def _operation_routes(models: WatchedModels, writer: LogWriter | None,
 
     return router
 
-# %% ../nbs/06i_service.ipynb #d02d9e52
-def _description(deployed: DeployedModel) -> dict:
+# %% ../nbs/06i_service.ipynb #7dfd6c41
+def _description(deployed: DeployedModel, entities: EntityFeatures | None) -> dict:
     "A deployed model, as somebody who wants to ask it must know it."
     bundle, signature = deployed.bundle, deployed.bundle.signature
     types = signature.types or ["number"]*len(signature.columns)
-    columns = [{"name": name, "type": kind, "may_be_missing": missing} for name, kind, missing
-               in zip(signature.columns, types, signature.allow_missing)]
+    known = lambda name: {} if entities is None else {"from_store": name in entities.columns}
+    columns = [{"name": name, "type": kind, "may_be_missing": missing, **known(name)} for name,
+               kind, missing in zip(signature.columns, types, signature.allow_missing)]
     return {"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256,
             "output": bundle.card["output"], "engine": bundle.engine, "columns": columns}
 
-def _model_routes(live: ReloadingModel) -> "APIRouter":
+def _model_routes(live: ReloadingModel, entities: EntityFeatures | None) -> "APIRouter":
     "GET /model; it looks at what is loaded, and waits for nobody."
     from fastapi import APIRouter
     router = APIRouter()
 
     @router.get("/model")
     async def model():
-        if live.deployed: return _description(live.deployed)
+        if live.deployed: return _description(live.deployed, entities)
         return refusal(503, "no model is loaded; see /health/ready")
     return router
 
@@ -616,7 +610,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #300f349a
+# %% ../nbs/06i_service.ipynb #2d001fcb
 def _routers(service: Service, entities: EntityFeatures | None, book: PredictionLog | None,
              writer: LogWriter | None, models: WatchedModels,
              metrics: ServiceMetrics) -> list["APIRouter"]:
@@ -626,7 +620,7 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
     by_key = None if entities is None else EntityService(service.answer, entities, models, _told,
                                                          first_time, metrics.saw)
     return [_prediction_routes(service, metrics), _entity_routes(by_key, metrics),
-            _outcome_routes(book), _model_routes(models(PRODUCTION)),
+            _outcome_routes(book), _model_routes(models(PRODUCTION), entities),
             _operation_routes(models, writer, metrics, service)]
 
 # %% ../nbs/06i_service.ipynb #8c9e0f4e

@@ -20,6 +20,7 @@ from mlscale.artifacts import ModelVersion, save, write_pointer
 from mlscale.entities import EntityService, entity_names
 from mlscale.feature_store import repository
 from mlscale.hot_swap import ReloadingModel
+from mlscale.limits import MOST_IN_PROGRESS
 from mlscale.online import OnlineFeatures, materialize, read, write
 from mlscale.server import serve, serving_process
 from mlscale.service import Service, create_app
@@ -304,13 +305,13 @@ def test_a_store_that_hangs_takes_nothing_from_those_who_have_their_features(bun
         address = f"127.0.0.1:{silent.getsockname()[1]},socket_timeout=0.4,retry=null"
         (tmp_path / "feature_store.yaml").write_text(json.dumps({**settings, "online_store": {"type": "redis", "connection_string": address}}))
         app = create_app(bundles, model="strict", entities=OnlineFeatures(tmp_path))
-        with TestClient(app) as c, ThreadPoolExecutor(40) as pool:
-            asked = [pool.submit(ask, c, ONE, features={"hour": 1}) for _ in range(40)]   # more than may be in progress
+        with TestClient(app) as c, ThreadPoolExecutor(n := MOST_IN_PROGRESS + 8) as pool:
+            asked = [pool.submit(ask, c, ONE, features={"hour": 1}) for _ in range(n)]   # more than may be in progress
             while sum(a.done() for a in asked) < 8: time.sleep(.01)   # those for whom there was no place
             assert [c.post("/predict", json={"values": [1, 8]}).status_code for _ in range(20)] == [200]*20
             hanging, answers = sum(not a.done() for a in asked), [a.result() for a in asked]
         assert {a.status_code for a in answers} == {503} and hanging > 10
-        assert sum("cannot be read" in a.text for a in answers) == 32 and sum("are in progress" in a.text for a in answers) == 8
+        assert sum("cannot be read" in a.text for a in answers) == MOST_IN_PROGRESS and sum("are in progress" in a.text for a in answers) == 8
 
 # In a process, under load
 

@@ -33,9 +33,9 @@ from mlscale.artifacts import ModelVersion, load_bundle, save, write_pointer
 from mlscale.contract import Contract
 from mlscale.conversion import PARITY, read_skops
 from mlscale.features import FEATURES, load_features
-from mlscale.limits import MAX_HEAD, make_key
+from mlscale.limits import make_key
 from mlscale.registry import Registry
-from mlscale.server import AccessLog
+from mlscale.server import MAX_HEAD, AccessLog
 from mlscale.serving import create_app, serving_process
 
 
