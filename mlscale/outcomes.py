@@ -6,12 +6,11 @@
 __all__ = ['record_outcomes', 'record_outcome', 'record_actions', 'labelled', 'without_prediction', 'record_training',
            'logged_predictions']
 
-# %% ../nbs/08d_outcomes.ipynb #feb0e839
+# %% ../nbs/08d_outcomes.ipynb #85e95516
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
