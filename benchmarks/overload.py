@@ -106,7 +106,7 @@ def server(bundles, most, quick, closed=False):
     "A server for the time of the block: its port, and its process."
     with socket.create_server(("127.0.0.1", 0)) as listening: port = listening.getsockname()[1]
     log = Path(tempfile.mkdtemp()) / "log.db"
-    child = subprocess.Popen([str(x) for x in (sys.executable, "-c", SERVER, bundles, log, most, quick, closed, port)])
+    child = subprocess.Popen([str(x) for x in (sys.executable, "-c", SERVER, bundles, log, most, quick, closed, port)], stderr=subprocess.DEVNULL)   # it says once a second how many it refused
     try:
         while True:
             try: socket.create_connection(("127.0.0.1", port), .5).close(); break

@@ -176,7 +176,7 @@ SERVERS = {
     "BentoML": (("bentoml", "onnxruntime", "numpy"), BENTOML, "/predict", lambda row: {"values": [[float("nan") if x is None else x for x in row]]}),
     "MLServer": (("mlserver", "onnxruntime", "numpy"), MLSERVER, "/v2/models/late/infer", V2),
     "Ray Serve": (("ray[serve]", "onnxruntime", "numpy"), RAY, "/predict", lambda row: {"values": row}),
-    "mlflow models serve": (("mlflow", "onnx", "onnxruntime", "numpy"), MLFLOW, "/invocations", lambda row: {"inputs": [row]}),
+    "mlflow models serve": (("mlflow", "onnx", "onnxruntime", "numpy"), MLFLOW, "/invocations", lambda row: {"inputs": [[float("nan") if x is None else x for x in row]]}),
 }
 USUAL = tuple(SERVERS)[:5]
 
@@ -285,7 +285,7 @@ def predicted(answer):
     "The prediction in an answer, whatever the server puts around it."
     while not isinstance(answer, float):
         if isinstance(answer, list): answer = answer[-1]
-        else: answer = next(answer[key] for key in ("prediction", "predictions", "outputs", "data") if key in answer)
+        else: answer = next(answer[key] for key in ("prediction", "predictions", "probabilities", "outputs", "data") if key in answer)
     return answer
 
 
