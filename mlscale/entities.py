@@ -335,7 +335,7 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #6d6c445b
+# %% ../nbs/06h_entities.ipynb #2cc65e0c
 def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> list[str]:
     """A time for each row, as the log writes it.
 
@@ -361,8 +361,8 @@ def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> lis
     Examples
     --------
     >>> from mlscale.entities import moments_of
-    >>> moments_of("2013-07-01T08:00-04:00", 2)
-    ['2013-07-01T12:00:00.000000Z', '2013-07-01T12:00:00.000000Z']
+    >>> moments_of("2013-07-01T08:00-04:00", 1)
+    ['2013-07-01T12:00:00.000000+00:00']
     >>> moments_of(["2013-07-01T12:00Z"], 2, "key")
     Traceback (most recent call last):
     ValueError: at: 1 for 2 keys; give one time, or one a key
