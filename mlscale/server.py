@@ -276,7 +276,7 @@ class _Doorkeeper(_Impatient):
         kept = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
         return at_rest and plain and kept and not self.flow.write_paused
 
-# %% ../nbs/06j_server.ipynb #2c3b0751
+# %% ../nbs/06j_server.ipynb #9d02da17
 def impatient_protocol(patience: float, metrics: ServiceMetrics,
                        doors: Mapping[str, Door] | None = None) -> type:
     """uvicorn's protocol, but a connection is closed on which the head of a request does not arrive
@@ -300,7 +300,8 @@ def impatient_protocol(patience: float, metrics: ServiceMetrics,
     Examples
     --------
     >>> import uvicorn
-    >>> from mlscale.limits import ServiceMetrics, impatient_protocol
+    >>> from mlscale.limits import ServiceMetrics
+    >>> from mlscale.server import impatient_protocol
     >>> protocol = impatient_protocol(5., ServiceMetrics())
     >>> uvicorn.Config("app:app", http=protocol).http.__name__
     'Impatient'
