@@ -29,7 +29,7 @@ def peer(name: str, requirements: Sequence[str]) -> Path:
         index = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True).stdout.strip()
         env = {**os.environ, **({"UV_DEFAULT_INDEX": index} if index else {})}
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, env=env)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *requirements], check=True, env=env)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *requirements], check=True, env=env, timeout=900)
         done.touch()
     return python
 

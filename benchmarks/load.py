@@ -33,8 +33,8 @@ class Connection(asyncio.Protocol):
         self.got += data
         if (end := self.got.find(b"\r\n\r\n")) < 0: return
         head = self.got[:end].lower()
-        size = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(self.got) >= end + 4 + size: self._tell(int(head[9:12]))
+        size = re.search(rb"content-length: *(\d+)", head)   # without one it comes in chunks, the last of which is empty
+        if len(self.got) >= end + 4 + int(size[1]) if size else self.got.endswith(b"\r\n0\r\n\r\n"): self._tell(int(head[9:12]))
 
     def connection_lost(self, exc):
         self._tell(0)

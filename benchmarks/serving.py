@@ -1,7 +1,8 @@
 """What our service costs beside other servers of the same model: boosted trees on 45 columns as ONNX, a row a question, over HTTP on loopback.
 
     python benchmarks/serving.py          LitServe and KServe's SDK: some eight minutes, on a machine that does nothing else
-    python benchmarks/serving.py --all    also BentoML, MLServer, Ray Serve and `mlflow models serve`: their environments take gigabytes
+    python benchmarks/serving.py --all    also BentoML, MLServer, Ray Serve and `mlflow models serve`: their environments take gigabytes; some fifteen
+                                          minutes (`--rounds 1 --parts closed`: three), and tables of their own, `serving_all` and so on
     python benchmarks/serving.py --only NAME NAME ...    a few of them, and nothing is kept
 
 Ours is `mlscale serve` as a site would run it: validation, contract, metrics, admission, hot swap, and a log in which an answer is recorded before it
@@ -135,22 +136,28 @@ if __name__ == "__main__":
     settings = Settings(host="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_port=port + 2, parallel_workers=0)
     asyncio.run(MLServer(settings).start([ModelSettings(name="late", implementation=Late)]))
 """
-RAY = MODEL + """
-import time
+RAY = """
+import sys, time
 from ray import serve
 @serve.deployment
 class Late:
-    def __init__(self): self.score = loaded()
+    def __init__(self, file):
+        import numpy, onnxruntime   # in the process that answers: a session does not travel
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        self.score = lambda rows: session.run(None, {name: numpy.array(rows, numpy.float32)})[0][:, 1].tolist()
     async def __call__(self, request): return {"prediction": self.score([(await request.json())["values"]])}
 if __name__ == "__main__":
-    file, port = sys.argv[1:3]
-    serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-    serve.run(Late.options(ray_actor_options={"runtime_env": {"env_vars": {}}}).bind(), route_prefix="/predict")
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+    serve.run(Late.bind(sys.argv[1]), route_prefix="/predict")
     while True: time.sleep(1)
 """
 MLFLOW = """
 import os, sys
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]   # it starts uvicorn by name
 import mlflow, onnx
 place = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlflow_model")
 if not os.path.exists(place): mlflow.onnx.save_model(onnx.load(sys.argv[1]), place)
@@ -158,7 +165,7 @@ os.execv(sys.executable, [sys.executable, "-m", "mlflow", "models", "serve", "-m
 """
 OURS = "mlscale, all of it"
 BESIDE = ("FastAPI + ONNX", "bare ASGI + ONNX")   # in our own environment
-V2 = lambda row: {"inputs": [{"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": [float("nan") if x is None else x for x in row]}]}
+V2 = lambda row: {"inputs": [{"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": row}]}
 # name: packages of the environment, program, path, question
 SERVERS = {
     OURS: (None, None, "/predict", lambda row: {"values": row}),
@@ -169,7 +176,7 @@ SERVERS = {
     "BentoML": (("bentoml", "onnxruntime", "numpy"), BENTOML, "/predict", lambda row: {"values": [[float("nan") if x is None else x for x in row]]}),
     "MLServer": (("mlserver", "onnxruntime", "numpy"), MLSERVER, "/v2/models/late/infer", V2),
     "Ray Serve": (("ray[serve]", "onnxruntime", "numpy"), RAY, "/predict", lambda row: {"values": row}),
-    "mlflow models serve": (("mlflow", "onnx", "onnxruntime", "numpy"), MLFLOW, "/invocations", lambda row: {"inputs": [row]}),
+    "mlflow models serve": (("mlflow", "onnx", "onnxruntime", "numpy"), MLFLOW, "/invocations", lambda row: {"inputs": [[float("nan") if x is None else x for x in row]]}),
 }
 USUAL = tuple(SERVERS)[:5]
 
@@ -242,9 +249,12 @@ class Server:
         begin = time.perf_counter()
         with open(os.path.devnull if not os.environ.get("SHOW") else f"/tmp/{self.port}.log", "w") as said:
             self.child = subprocess.Popen([str(c) for c in command], cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
-        answer = first_answer(self.port, self.path, question(known["rows"][0]), self.child)
-        self.start = time.perf_counter() - begin
         self.process = psutil.Process(self.child.pid)
+        try: first_answer(self.port, self.path, question(known["rows"][0]), self.child)
+        except RuntimeError:
+            self.close()
+            raise
+        self.start = time.perf_counter() - begin
         for row, expected in list(zip(known["rows"], known["predictions"]))[:50]:
             answer = first_answer(self.port, self.path, question(row), self.child)
             if abs(predicted(answer) - expected) > 1e-5: raise RuntimeError(f"{name}: {answer} and not {expected}")
@@ -275,7 +285,7 @@ def predicted(answer):
     "The prediction in an answer, whatever the server puts around it."
     while not isinstance(answer, float):
         if isinstance(answer, list): answer = answer[-1]
-        else: answer = next(answer[key] for key in ("prediction", "predictions", "outputs", "data") if key in answer)
+        else: answer = next(answer[key] for key in ("prediction", "predictions", "probabilities", "outputs", "data") if key in answer)
     return answer
 
 
@@ -292,6 +302,16 @@ def running(name, place):
     server = Server(name, place)
     try: yield server
     finally: server.close()
+
+
+def able(names, place):
+    "Those that can be installed and answer; the others are said, with the reason, and left out."
+    there = []
+    for name in names:
+        try:
+            with running(name, place): there.append(name)
+        except (RuntimeError, subprocess.SubprocessError) as e: print(f"{name} is left out: {str(e)[:300]}", flush=True)
+    return there
 
 
 def closed(names, place, rounds):
@@ -354,11 +374,14 @@ def main():
     told.add_argument("--rounds", type=int, default=3)
     told = told.parse_args()
     names = told.only or (tuple(SERVERS) if told.all else USUAL)
-    keep = store if not told.only else lambda name, rows, packages: print(name, *(json.dumps(row) for row in rows), sep="\n", flush=True)
+    def keep(name, rows, packages):
+        if told.only: print(name, *(json.dumps(row) for row in rows), sep="\n", flush=True)
+        else: store(f"{name}_all" if told.all else name, rows, packages)
     (ROOT / ".mlscale").mkdir(exist_ok=True)
     place = Path(os.environ.get("BENCH_PLACE") or tempfile.mkdtemp(dir=ROOT / ".mlscale"))   # on the disk of the project, not in memory
     try:
         if not (place / "rows.json").exists(): subprocess.run([sys.executable, __file__, "prepare", place], check=True)
+        if told.all: names = able(names, place)
         if "closed" in told.parts:
             loads, starts = closed(names, place, told.rounds)
             keep("serving", loads, PACKAGES)

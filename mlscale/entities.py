@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EntityFeatures', 'EntityRow', 'entity_rows', 'entity_names', 'as_first_asked', 'entity_question_type',
-           'in_their_places', 'EntityService']
+           'in_their_places', 'moments_of', 'EntityService']
 
 # %% ../nbs/06h_entities.ipynb #9f6707de
 import json
@@ -335,12 +335,42 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #89aaaa53
-def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
-    "A time for each row, as the log writes it."
+# %% ../nbs/06h_entities.ipynb #2cc65e0c
+def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> list[str]:
+    """A time for each row, as the log writes it.
+
+    Parameters
+    ----------
+    at : str or list of str, optional
+        One time for all, or one each, see `iso_utc`; default: now.
+    n : int
+        How many rows there are.
+    what : str
+        What a row is, for the error.
+
+    Returns
+    -------
+    list of str
+        n times in UTC.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or one is no time with a zone.
+
+    Examples
+    --------
+    >>> from mlscale.entities import moments_of
+    >>> moments_of("2013-07-01T08:00-04:00", 1)
+    ['2013-07-01T12:00:00.000000+00:00']
+    >>> moments_of(["2013-07-01T12:00Z"], 2, "key")
+    Traceback (most recent call last):
+    ValueError: at: 1 for 2 keys; give one time, or one a key
+    """
     if at is None: at = datetime.now(UTC).isoformat()
     if isinstance(at, str): return [iso_utc(at)]*n
-    if len(at) != n: raise ValueError(f"at: {len(at)} for {n} keys; give one time, or one a key")
+    if len(at) != n:
+        raise ValueError(f"at: {len(at)} for {n} {what}s; give one time, or one a {what}")
     return [iso_utc(moment) for moment in at]
 
 def _check_names_of(rows: Sequence[str | None] | None, n: int, what: str) -> None:
@@ -425,7 +455,7 @@ class EntityService:
         production = self._live(PRODUCTION).current()
         if production is None: return self._answer()   # which says why
         whom = entity_names(keys)
-        times = _moments(at, len(whom))
+        times = moments_of(at, len(whom), "key")
         for what, names in (("ids", ids), ("entities", entities)):
             _check_names_of(names, len(whom), what)
         if ids is not None and len(set(ids)) < len(ids):

@@ -97,7 +97,7 @@ def _tell_all(words: Iterable[tuple[_Word, Any]]) -> None:
         else:
             with suppress(RuntimeError): loop.call_soon_threadsafe(_tell, some)   # it may be closed
 
-# %% ../nbs/06c_log_writer.ipynb #14efc983
+# %% ../nbs/06c_log_writer.ipynb #30707cab
 MODES = ("durable", "available")
 _logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ class _Losses:
         "Count `n` more, and say `why`; 0 is nothing to say."
         if not n: return
         with self._counting: self.n += n
-        self._told(n)
+        try: self._told(n)
+        except Exception: _logger.exception("`lost` failed")   # what writes must go on
         self.say(f"{self.n:,} predictions so far are not in the log; the last: {why}")
 
     def say(self, what: str) -> None:

@@ -84,12 +84,15 @@ def _problem(status: int, why: str) -> dict:
     return {"description": why, **({"headers": wait} if status == 503 else {}),
             "content": {"application/problem+json": {"schema": schema, "example": told}}}
 
-# %% ../nbs/06g_openapi.ipynb #321b0e57
-def _form(required: dict[str, Any]) -> dict:
-    "The schema of an object, of which these parts are always there."
-    return {"type": "object", "properties": required, "required": list(required)}
+# %% ../nbs/06g_openapi.ipynb #3cace1ad
+def _form(required: dict[str, Any], **some: dict) -> dict:
+    "The schema of an object, of which these parts are always there, and some at times."
+    return {"type": "object", "properties": required | some, "required": list(required)}
 
 _TEXT, _WHOLE, _DIGEST = {"type": "string"}, {"type": "integer"}, {"pattern": "^[0-9a-f]{64}$"}
+_TRUTH = {"type": "boolean"}
+_FROM_STORE = _TRUTH | {"description": "Whether /predict/entity reads it from the feature store; "
+                                       "false: the client gives it. Only where there is a store."}
 
 def _each(item: dict) -> dict: return {"type": "array", "items": item, "description": "One a row."}
 def _or_none(item: dict) -> dict: return item | {"type": [item["type"], "null"]}
@@ -109,16 +112,17 @@ _FORMS = {
     "Model": _form({**_WHO, "output": _TEXT, "engine": _TEXT,
                     "columns": {"type": "array", "items": _form(
                         {"name": _TEXT, "type": {"enum": ["number", "text"]},
-                         "may_be_missing": {"type": "boolean"}})}}),
-    "Live": _form({"live": {"type": "boolean"}}),
-    "State": _form({"ready": {"type": "boolean"}, "error": {"type": ["string", "null"]}})}
+                         "may_be_missing": _TRUTH}, from_store=_FROM_STORE)}}),
+    "Live": _form({"live": _TRUTH}),
+    "State": _form({"ready": _TRUTH, "error": {"type": ["string", "null"]}})}
 _ANSWERS = {"/predict": "Answer", "/predict/entity": "EntityAnswer", "/outcomes": "Recorded",
             "/model": "Model", "/health/live": "Live", "/health/ready": "State",
             "/reload": "State"}
 
-# %% ../nbs/06g_openapi.ipynb #985558aa
+# %% ../nbs/06g_openapi.ipynb #38dc1d50
 _DEADLINE = {"name": "Request-Timeout-Ms", "in": "header", "required": False,
-             "description": "For how many milliseconds an answer is of use; later there is none.",
+             "description": "For how many milliseconds an answer is of use. If they are over "
+                            "before the work begins, 503; what becomes late in it is answered.",
              "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999}}
 
 def _complete(path: str, operation: dict, keys: bool) -> None:

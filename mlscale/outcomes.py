@@ -6,13 +6,11 @@
 __all__ = ['record_outcomes', 'record_outcome', 'record_actions', 'labelled', 'without_prediction', 'record_training',
            'logged_predictions']
 
-# %% ../nbs/08d_outcomes.ipynb #8e1bfd36
+# %% ../nbs/08d_outcomes.ipynb #85e95516
 import json
-import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ import pandas as pd
 
 from .arguments import check_names, column_of_floats, data_frame, whole
 from .log_archive import as_of, find_archived, read_log
-from .prediction_log import Log, check_ids, iso_utc, open_log
+from .prediction_log import Log, check_ids, existing_log, iso_utc, open_log
 
 # %% ../nbs/08d_outcomes.ipynb #55f4c5f2
 def _request_id(x: Any) -> str:
@@ -178,15 +176,9 @@ def record_actions(frame: Any, *, log: Log = None) -> int:
         rows.append((_request_id(id), _iso(at, "at"), action, p))
     return _record(log, "actions", ["action", "propensity"], rows)
 
-# %% ../nbs/08d_outcomes.ipynb #3838cd81
+# %% ../nbs/08d_outcomes.ipynb #e1f6f19e
 _LABELLED = ["request_id", "at", "entity", "model", "version", "alias", "prediction", "label",
              "known_at", "action", "weight", "mature"]
-
-def _existing(log: Log) -> Log:
-    "A log to read from; a file that is not there is not made."
-    if isinstance(log, (str, os.PathLike)) and "://" not in str(log) and not Path(log).exists():
-        raise FileNotFoundError(f"log: there is no file {Path(log).name}")
-    return log
 
 def labelled(log: Log, at: datetime | str, *, since: datetime | str | None = None,
              until: datetime | str | None = None) -> pd.DataFrame:
@@ -223,10 +215,10 @@ def labelled(log: Log, at: datetime | str, *, since: datetime | str | None = Non
     >>> seen[["request_id", "prediction", "label", "weight", "mature"]].values.tolist()
     [['AA1', 0.3, 1.0, 1.0, False]]
     """
-    rows = read_log(_existing(log), since=_bound(since, "since"), until=_bound(until, "until"))
+    rows = read_log(existing_log(log), since=_bound(since, "since"), until=_bound(until, "until"))
     return as_of(rows, _iso(at, "at"))[_LABELLED]
 
-# %% ../nbs/08d_outcomes.ipynb #e4a714e3
+# %% ../nbs/08d_outcomes.ipynb #3a7901e8
 def without_prediction(log: Log, ids: Iterable[Any]) -> list[str]:
     """Which requests a log knows nothing of: their outcomes would be recorded, and never seen.
 
@@ -254,7 +246,7 @@ def without_prediction(log: Log, ids: Iterable[Any]) -> list[str]:
     ['aa1']
     """
     wanted = list(dict.fromkeys(map(_request_id, ids)))
-    with open_log(_existing(log)) as book, book.transaction(write=False) as db:
+    with open_log(existing_log(log)) as book, book.transaction(write=False) as db:
         among, values = db.among(wanted)
         rows = db.execute(f"SELECT request_id FROM predictions WHERE request_id IN {among}",
                           [values])
@@ -312,7 +304,7 @@ def record_training(model: str, version: int, *, at: datetime | str,
         if not known: db.execute("INSERT INTO trainings VALUES (?, ?, ?, ?, ?)", row)
     return not known
 
-# %% ../nbs/08d_outcomes.ipynb #45c4a8fd
+# %% ../nbs/08d_outcomes.ipynb #c6c5d51f
 def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
                        until: datetime | str | None = None) -> pd.DataFrame:
     """The predictions with their features by name.
@@ -345,7 +337,7 @@ def logged_predictions(log: Log = None, *, since: datetime | str | None = None,
       request_id  version  prediction  distance
     0        AA1        1         0.3       7.0
     """
-    rows = read_log(_existing(log), since=_bound(since, "since"), until=_bound(until, "until"),
+    rows = read_log(existing_log(log), since=_bound(since, "since"), until=_bound(until, "until"),
                     features=True)
     with open_log(log) as book, book.transaction(write=False) as db:
         names = {k: json.loads(v) for k, v in db.execute("SELECT sha256, columns FROM signatures")}

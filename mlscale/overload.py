@@ -137,7 +137,7 @@ def _understood(status: int, body: bytes, retry_after: str) -> tuple[int, Any, f
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.
     return status, str(why)[:300], seconds
 
-# %% ../nbs/06k_overload.ipynb #b400d3dd
+# %% ../nbs/06k_overload.ipynb #003672e1
 class Client:
     """Asks a server, and asks again where that helps. Threads may share it.
 
@@ -148,7 +148,8 @@ class Client:
     key : str, optional
         The bearer key.
     seconds : float
-        How long a question may take, repetitions included.
+        How long a question may take, repetitions included. Within it each wait for a piece of the
+        answer may take what is left: a server that sends byte after byte can hold it longer.
     tries : int
         How often a question is asked at most.
     budget : RetryBudget, optional

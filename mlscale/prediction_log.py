@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'Log', 'iso_utc', 'check_ids', 'Prediction', 'ConflictError', 'LogError', 'Database', 'PredictionLog',
-           'open_log']
+           'existing_log', 'open_log']
 
 # %% ../nbs/06b_prediction_log.ipynb #ac8cc298
 import json
@@ -716,8 +716,31 @@ class PredictionLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #21619e5b
+# %% ../nbs/06b_prediction_log.ipynb #f2e8e27b
 Log = str | os.PathLike | PredictionLog | None
+def existing_log(log: Log) -> Log:
+    """A log to read from: a file that is not there is not made.
+
+    Parameters
+    ----------
+    log : path, URL, PredictionLog or None
+        As for `open_log`; the path of no file raises FileNotFoundError.
+
+    Returns
+    -------
+    path, URL, PredictionLog or None
+        As given.
+
+    Examples
+    --------
+    >>> from mlscale.prediction_log import existing_log
+    >>> existing_log("lgo.db")
+    Traceback (most recent call last):
+    FileNotFoundError: log: there is no file lgo.db; give the file of a log
+    """
+    if isinstance(log, (str, os.PathLike)) and "://" not in str(log) and not Path(log).exists():
+        raise FileNotFoundError(f"log: there is no file {Path(log).name}; give the file of a log")
+    return log
 
 @contextmanager
 def open_log(log: Log = None, *, synchronous: str = "normal") -> Iterator[PredictionLog]:

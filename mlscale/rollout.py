@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06f_rollout.ipynb #8dff9d4f
+# %% ../nbs/06f_rollout.ipynb #573a6337
 from .arguments import number, whole
 from .hot_swap import ReloadingModel
-from .prediction_log import Log, Prediction, PredictionLog, open_log
+from .prediction_log import Log, Prediction, PredictionLog, existing_log, open_log
 if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/06f_rollout.ipynb #220097bc
@@ -199,7 +199,7 @@ class _Process:
             for pipe in (self._child.stdin, self._child.stdout): pipe and pipe.close()
         self._child.wait()
 
-# %% ../nbs/06f_rollout.ipynb #64e5047e
+# %% ../nbs/06f_rollout.ipynb #17a7bb70
 class Shadow:
     """A model that answers a copy of each question, in a process of its own; nobody waits for it.
 
@@ -294,16 +294,18 @@ class Shadow:
 
     def _count(self, outcome: str, n: int) -> None:
         with self._counting: self.counts[outcome] += n
-        self._counted(outcome, n)
+        try: self._counted(outcome, n)
+        except Exception: _logger.exception("`counted` failed")   # the question is not to blame
 
     def _work(self) -> None:
         "Pass on what waits, again and again."
-        while questions := self._waiting.take():
-            n = sum(len(answers) for answers, _, _ in questions)
-            if self._pointer.exists(): self._pass_on(questions, n)
-            else: self._end()   # nothing is deployed: nobody is asked, and nothing counted
-            self._waiting.free(n)
-        self._end()
+        try:
+            while questions := self._waiting.take():
+                n = sum(len(answers) for answers, _, _ in questions)
+                if self._pointer.exists(): self._pass_on(questions, n)
+                else: self._end()   # nothing is deployed: nobody is asked, and nothing counted
+                self._waiting.free(n)
+        finally: self._end()
 
     def _pass_on(self, questions: list[_Question], n: int) -> None:
         try:
@@ -433,7 +435,7 @@ def open_shadow(shadow: bool | str | os.PathLike | None, folder: str | os.PathLi
     place = shadow_place(shadow, log)
     return None if place is None else Shadow(folder, place, **options)
 
-# %% ../nbs/06f_rollout.ipynb #afa93dc7
+# %% ../nbs/06f_rollout.ipynb #1e6dbf2e
 def paired_answers(log: Log, shadow: Log) -> "pd.DataFrame":
     """What callers were answered, beside what the shadow answered to the same questions.
 
@@ -450,6 +452,11 @@ def paired_answers(log: Log, shadow: Log) -> "pd.DataFrame":
         Sorted by time: `request_id`, `at`, `entity`, `version` and `prediction` as given,
         `shadow_version` and `shadow_prediction`, and `label`, missing where it is unknown.
 
+    Raises
+    ------
+    FileNotFoundError
+        If one of them is the path of no file.
+
     Examples
     --------
     >>> from mlscale.prediction_log import Prediction, PredictionLog
@@ -463,9 +470,9 @@ def paired_answers(log: Log, shadow: Log) -> "pd.DataFrame":
     [[0.3, 0.4]]
     """
     import pandas as pd
-    with open_log(shadow) as book, book.transaction(write=False) as db:
+    with open_log(existing_log(shadow)) as book, book.transaction(write=False) as db:
         tried = db.execute("SELECT request_id, version, prediction FROM predictions")
-    with open_log(log) as book, book.transaction(write=False) as db:
+    with open_log(existing_log(log)) as book, book.transaction(write=False) as db:
         among, ids = db.among([id for id, *_ in tried])
         given = db.execute("SELECT p.request_id, at, entity, version, prediction, label "
                            "FROM predictions p LEFT JOIN outcomes o ON o.request_id = p.request_id "

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #486c3ce4
+# %% ../nbs/06i_service.ipynb #8432fb76
 import asyncio
 import json
+import logging
 import os
 import re
 import threading
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #be22e738
+# %% ../nbs/06i_service.ipynb #7edb819f
 from .arguments import number, one_of, whole
 from .contract import ContractTally
-from .entities import EntityFeatures, EntityService, entity_question_type
+from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
-from .limits import Admission, Keys, Limits, ServiceMetrics, overdue, read_features
+from .limits import Admission, Door, Keys, Limits, ServiceMetrics, overdue, read_features
 from .limits import read_keys, read_rows, refusal, route_path
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06i_service.ipynb #778562ac
+# %% ../nbs/06i_service.ipynb #e04f1482
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
@@ -66,13 +67,6 @@ def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
         raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; "
                          "give each row its own")
     return list(ids)
-
-def _moments(at: str | Sequence[str] | None, n: int) -> list[str]:
-    "One time a row."
-    if at is None: at = datetime.now(UTC).isoformat()
-    if isinstance(at, str): return [iso_utc(at)]*n
-    if len(at) != n: raise ValueError(f"at: {len(at)} for {n} rows; give one time, or one a row")
-    return [iso_utc(moment) for moment in at]
 
 def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | None]:
     "One name or None a row."
@@ -134,7 +128,7 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #98807d15
+# %% ../nbs/06i_service.ipynb #f32b2856
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -308,7 +302,7 @@ class Service:
         rows = read(given, signature.columns, signature.types)
         self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
-        times, whom = _moments(at, len(rows)), _entities(entities, len(rows))
+        times, whom = moments_of(at, len(rows)), _entities(entities, len(rows))
         by = _who_answers(self._live, self._route, self._share, ids, whom, production)
         prediction, rows_given = _predict(rows, [d for _, d in by], production, what)
         if self._log:
@@ -509,24 +503,25 @@ def _operation_routes(models: WatchedModels, writer: LogWriter | None,
 
     return router
 
-# %% ../nbs/06i_service.ipynb #d02d9e52
-def _description(deployed: DeployedModel) -> dict:
+# %% ../nbs/06i_service.ipynb #7dfd6c41
+def _description(deployed: DeployedModel, entities: EntityFeatures | None) -> dict:
     "A deployed model, as somebody who wants to ask it must know it."
     bundle, signature = deployed.bundle, deployed.bundle.signature
     types = signature.types or ["number"]*len(signature.columns)
-    columns = [{"name": name, "type": kind, "may_be_missing": missing} for name, kind, missing
-               in zip(signature.columns, types, signature.allow_missing)]
+    known = lambda name: {} if entities is None else {"from_store": name in entities.columns}
+    columns = [{"name": name, "type": kind, "may_be_missing": missing, **known(name)} for name,
+               kind, missing in zip(signature.columns, types, signature.allow_missing)]
     return {"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256,
             "output": bundle.card["output"], "engine": bundle.engine, "columns": columns}
 
-def _model_routes(live: ReloadingModel) -> "APIRouter":
+def _model_routes(live: ReloadingModel, entities: EntityFeatures | None) -> "APIRouter":
     "GET /model; it looks at what is loaded, and waits for nobody."
     from fastapi import APIRouter
     router = APIRouter()
 
     @router.get("/model")
     async def model():
-        if live.deployed: return _description(live.deployed)
+        if live.deployed: return _description(live.deployed, entities)
         return refusal(503, "no model is loaded; see /health/ready")
     return router
 
@@ -588,13 +583,15 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06i_service.ipynb #94c71237
+# %% ../nbs/06i_service.ipynb #ab2de1c8
+_logger = logging.getLogger(__name__)
+
 @asynccontextmanager
 async def _watched(metrics: ServiceMetrics, models: WatchedModels,
-                   writer: LogWriter | None) -> AsyncIterator[None]:
+                   writer: LogWriter | None, doors: dict[str, Door]) -> AsyncIterator[None]:
     "Note each second what is so at the moment, for the time of the block."
     async def watch() -> None:
-        served, due = None, time.monotonic()
+        served, due, told = None, time.monotonic(), dict.fromkeys(doors, 0)
         while True:
             if (now := models(PRODUCTION).current()) != served:
                 for deployed, n in ((served, 0), (now, 1)):
@@ -603,13 +600,17 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
                 served = now
             metrics.loop_lag.set(max(0., time.monotonic() - due))
             if writer: metrics.log_lag.set(writer.lag)
+            for path, door in doors.items():
+                if n := door.refused - told[path]:
+                    _logger.warning("%s: %s more questions refused, too many came at once", path, n)
+                    told[path] += n
             due = time.monotonic() + 1
             await asyncio.sleep(1)
     watching = asyncio.ensure_future(watch())
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #300f349a
+# %% ../nbs/06i_service.ipynb #2d001fcb
 def _routers(service: Service, entities: EntityFeatures | None, book: PredictionLog | None,
              writer: LogWriter | None, models: WatchedModels,
              metrics: ServiceMetrics) -> list["APIRouter"]:
@@ -619,7 +620,7 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
     by_key = None if entities is None else EntityService(service.answer, entities, models, _told,
                                                          first_time, metrics.saw)
     return [_prediction_routes(service, metrics), _entity_routes(by_key, metrics),
-            _outcome_routes(book), _model_routes(models(PRODUCTION)),
+            _outcome_routes(book), _model_routes(models(PRODUCTION), entities),
             _operation_routes(models, writer, metrics, service)]
 
 # %% ../nbs/06i_service.ipynb #8c9e0f4e
@@ -630,7 +631,7 @@ def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float)
     whole(max_bytes, "max_bytes", low=1)
     number(patience, "patience", above=0)
 
-# %% ../nbs/06i_service.ipynb #10ed177d
+# %% ../nbs/06i_service.ipynb #b05c0f55
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -665,7 +666,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     max_bytes, patience
         See `Limits`.
     most : int
-        How many questions may be in progress, and once more so many by key, see `Admission`.
+        How many questions may be in progress, and once more so many by key, see `Door`.
     keys : path, optional
         A file of keys, see `make_key`; without it everybody is answered.
     trusted_key : path, optional
@@ -683,7 +684,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         `GET /health/ready`, `GET /metrics`, `POST /reload`; `GET /` leads to a page that lists
         them. It starts without a deployed model as well, and is ready when there is one. When it
         ends, what waits for the log is written. `app.state.live` is the `ReloadingModel` of
-        `production`.
+        `production`; `app.state.metrics` and `app.state.doors` are for `impatient_protocol`.
 
     Examples
     --------
@@ -710,16 +711,16 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     async def life(app: "FastAPI") -> AsyncIterator[None]:
         with ExitStack() as ends, models.watching():
             for part in (book, writer, tried): part and ends.callback(part.close)   # the last first
-            async with _watched(metrics, models, writer): yield
+            async with _watched(metrics, models, writer, doors): yield
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
-    app.state.live, app.state.metrics = models(PRODUCTION), metrics
-    violated = lambda column, rule, n: metrics.violations.labels(column, rule).inc(n)
-    service = Service(models, writer, route, on_violation=on_violation, violated=violated,
-                      canary=canary, shadow=tried)
+    doors = {path: Door(most, metrics) for path in sorted(QUESTIONS)}
+    app.state.live, app.state.metrics, app.state.doors = models(PRODUCTION), metrics, doors
+    service = Service(models, writer, route, on_violation=on_violation, canary=canary, shadow=tried,
+                      violated=lambda name, rule, n: metrics.violations.labels(name, rule).inc(n))
     for r in _routers(service, entities, book, writer, models, metrics): app.include_router(r)
     describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
     app.add_middleware(_SmallQuestions, service=service, models=models, metrics=metrics)
-    for path in QUESTIONS: app.add_middleware(Admission, metrics=metrics, most=most, path=path)
+    for path, door in doors.items(): app.add_middleware(Admission, door=door, path=path)
     if digests: app.add_middleware(Keys, digests=digests)
     app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
     return app

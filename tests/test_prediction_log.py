@@ -525,6 +525,17 @@ def test_available_does_not_wait_and_counts_what_does_not_fit(tmp_path, caplog):
     assert writer.unlogged == 18 and "not in the log" in caplog.text and all(r.levelname == "ERROR" for r in caplog.records)
 
 
+def test_who_counts_the_losses_may_fail_and_the_writer_goes_on(tmp_path, caplog):
+    def lost(n): raise KeyError(n)
+    with PredictionLog(tmp_path / "log.db") as log, closing(LogWriter(log, "available", capacity=1, lost=lost)) as writer:
+        assert writer.append([row("a"), row("b")]) == [row("a"), row("b")]   # no room, and the answer is given
+        log.append([row("x", [1])])
+        writer.append([row("x", [2])])   # known with other features: counted by the thread that writes
+        assert wait_for(lambda: writer.unlogged == 3)
+        writer.append([row("later")])
+        assert wait_for(lambda: ("later",) in held(log)) and "`lost` failed" in caplog.text
+
+
 def wait_for(true):
     deadline = time.monotonic() + 30
     while not true(): assert time.monotonic() < deadline

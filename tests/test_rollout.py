@@ -41,7 +41,7 @@ GREEDY, OTHER, FORGED = 7, 8, 9   # versions: one that wants memory, one of othe
 def models(tmp_path_factory):
     "Versions of a model as they stand on a server; 1 and 2 weigh some megabytes each."
     box = tmp_path_factory.mktemp("models")
-    for v in (1, 2): save(MLPClassifier((600, 600), max_iter=1, random_state=v).fit(X.head(400), Y.head(400)), box / str(v), example=X.head(50))
+    for v in (1, 2): save(MLPClassifier((500, 500), max_iter=1, random_state=v).fit(X.head(200), Y.head(200)), box / str(v), example=X.head(50))
     for v in (3, 4): save(LogisticRegression(C=10.**-v).fit(X, Y), box / str(v), example=X.head(50))
     greedy = make_pipeline(RBFSampler(n_components=20_000, random_state=0), LogisticRegression())
     save(greedy.fit(X.head(100), Y.head(100)), box / str(GREEDY), example=X.head(20))
@@ -305,6 +305,30 @@ def test_what_waits_is_answered_at_the_end_and_what_comes_later_is_dropped(folde
     shadow.close(within=60)
     offer(shadow, ["y"])
     assert dict(shadow.counts) == {"answered": 1, "failed": 0, "dropped": 1} and logged(tmp_path / "shadow.db", "request_id") == [("x",)]
+
+
+@pytest.mark.parametrize("missing", [0, 1], ids=["the log", "the shadow's"])
+def test_pairs_of_a_log_that_is_not_there_are_an_error_and_no_empty_log(missing, tmp_path):
+    places = [tmp_path / "given.db", tmp_path / "tried.db"]
+    PredictionLog(places[1 - missing]).close()
+    with pytest.raises(FileNotFoundError, match=f"log: there is no file {places[missing].name}"): paired_answers(*places)
+    assert not places[missing].exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_counter_that_fails_costs_no_question_and_leaves_no_process(folder, tmp_path, caplog):
+    def counted(outcome, n): raise KeyError(outcome)
+    deploy(folder, 4, "shadow")
+    with Shadow(folder, tmp_path / "shadow.db", capacity=2, counted=counted) as shadow:
+        offer(shadow, ["x"])
+        offer(shadow, [*"abcde"])   # no room: the caller hears nothing of it
+        until(lambda: shadow.counts["answered"] == 1)
+        offer(shadow, ["y"])
+        until(lambda: shadow.counts["answered"] == 2)
+        assert shadow.counts["dropped"] == 5 and "`counted` failed" in caplog.text
+        pid, shadow._pointer = shadow._process.pid, None   # what nobody has foreseen
+        offer(shadow, ["z"])
+        until(lambda: gone(pid))
 
 
 @pytest.mark.parametrize("shadow, log", [(True, None), (True, "postgresql://me:secret@host/db"), ("log.db", "log.db")])

@@ -1,4 +1,5 @@
 "A server on a network asks for a key, its processes share the work, and one that is told to stop loses nothing that it accepted."
+import asyncio
 import contextlib
 import json
 import os
@@ -16,13 +17,14 @@ from http.client import HTTPConnection, HTTPException
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sklearn.linear_model import LogisticRegression
 
 from mlscale.artifacts import ModelVersion, save, write_pointer
 from mlscale.limits import KEPT, make_key, read_keys
-from mlscale.server import AccessLog, serve
+from mlscale.server import AccessLog, impatient_protocol, serve
 from mlscale.serving import create_app
 
 
@@ -214,3 +216,102 @@ def test_several_processes_are_not_started_for_what_cannot_be(bundles, given):
     said = []
     with pytest.raises(ValueError, match=next(iter(given))): serve(bundles, port=0, workers=2, say=said.append, **given)
     assert not said
+
+
+# ---- refused at the head
+
+@contextlib.contextmanager
+def full(bundles, most=1, patience=5.):
+    "A service in a thread, all whose places are taken: its port, its application, what reached that, and how to stop the loop for a while."
+    app, reached, loop = create_app(bundles, most=most), [], []
+
+    async def layers(scope, receive, send):
+        loop[:] = [asyncio.get_running_loop()]
+        reached.append(scope.get("path"))
+        await app(scope, receive, send)
+    settings = uvicorn.Config(layers, http=impatient_protocol(patience, app.state.metrics, app.state.doors), log_level="error")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            httpx.get(f"http://127.0.0.1:{listening.getsockname()[1]}/health/live", timeout=60)
+            while app.state.doors["/predict"].enter(): pass
+            reached.clear()
+            yield listening.getsockname()[1], app, reached, lambda seconds: loop[0].call_soon_threadsafe(time.sleep, seconds)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def heard(connection, n=1):
+    "The statuses of n answers on a connection, or of those that came before it ended; with what came."
+    text = b""
+    while text.count(b"HTTP/1.1 ") < n or not text.endswith(b"}"):
+        if not (more := connection.recv(65536)): break
+        text += more
+    return [int(x) for x in re.findall(rb"HTTP/1.1 (\d+)", text)], text
+
+
+ASKED = b'POST /predict HTTP/1.1\r\nHost: x\r\n%sContent-Length: 18\r\n\r\n{"values": [1, 2]}'
+ALIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_a_question_without_a_place_is_refused_at_its_head_and_its_connection_stays_good(bundles):
+    with full(bundles, patience=.4) as (port, app, reached, _), socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+        for i in range(12):   # for longer than a head may take; and a body is no head, however large
+            s.sendall(ASKED % b"" if i % 2 else b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + b"x" * 500_000)
+            statuses, text = heard(s)
+            assert statuses == [503] and b"retry-after: 1\r\n" in text and b"application/problem+json" in text and b"1 questions are in progress" in text
+            time.sleep(.05)
+        text = app.state.metrics.text().decode()
+        assert reached == [] and app.state.doors["/predict"].refused == 12
+        assert 'mlscale_shed_requests_total{reason="full"} 12.0' in text and 'mlscale_requests_total{status="503"} 12.0' in text
+        app.state.doors["/predict"].leave()
+        s.sendall(ASKED % b"")
+        assert heard(s)[0] == [200] and reached == ["/predict"]
+        s.sendall(b"POST /pre")   # and a head that does not end is still ended
+        assert heard(s)[0] == [408]
+
+
+@pytest.mark.parametrize("sent, statuses, came", [
+    (ALIVE + ASKED % b"", [200, 503], ["/health/live", "/predict"]), (ASKED % b"" + ALIVE, [503, 200], ["/health/live"]), (ASKED % b"" * 3, [503] * 3, []),
+    (ASKED % b"Connection: close\r\n", [503], ["/predict"]), (ASKED % b"Expect: 100-continue\r\n", [503], ["/predict"]), (ASKED.replace(b"1.1", b"1.0") % b"", [503], ["/predict"]),
+    (ASKED.replace(b"predict ", b"predict?a=1 ") % b"", [503], ["/predict"]), (b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", None, None)],
+    ids=["after another", "before another", "three ahead", "to be closed", "asks first", "an old client", "with a query", "wants a websocket"])
+def test_what_is_not_plain_is_refused_as_well_and_answers_keep_their_order(sent, statuses, came, bundles):
+    with full(bundles) as (port, app, reached, _):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+            s.sendall(sent)
+            found, text = heard(s, len(statuses or [1]))
+            assert statuses in (None, [x for x in found if x != 100]) and 200 <= found[-1] < 504 and b"Internal" not in text
+        assert came in (None, reached)
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+
+
+def test_of_a_heap_that_comes_at_once_only_so_many_are_let_as_far_as_the_door_as_there_are_places(bundles):
+    with full(bundles, most=3) as (port, app, reached, stop), contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(12)]
+        for s in connections:   # each is known to the server
+            s.sendall(ALIVE)
+            assert heard(s)[0] == [200]
+        for _ in range(3): app.state.doors["/predict"].leave()
+        reached.clear()
+        stop(.5)
+        time.sleep(.1)
+        for s in connections: s.sendall(ASKED % b"")
+        assert sorted(heard(s)[0][0] for s in connections) == [200] * 3 + [503] * 9 and reached == ["/predict"] * 3
+        connections[0].sendall(ASKED % b"")
+        assert heard(connections[0])[0] == [200], "who was announced is forgotten"
+
+
+def test_how_many_were_refused_is_said_once_a_second_and_not_each_time(bundles, caplog):
+    with full(bundles) as (port, app, _, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(40): assert client.post("/predict", json={"values": [1, 2]}).status_code == 503
+        deadline = time.monotonic() + 30
+        said = lambda: [record.args for record in caplog.records if "refused" in record.message]
+        while sum(n for _, n in said()) < 40:
+            assert time.monotonic() < deadline
+            time.sleep(.05)
+        time.sleep(1.2)   # and not again
+        assert sum(n for _, n in said()) == 40 and len(said()) < 5 and {path for path, _ in said()} == {"/predict"}

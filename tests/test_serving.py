@@ -716,6 +716,15 @@ def test_a_question_whose_time_is_over_costs_no_work(rows, bundles, tmp_path):
         assert client.post("/predict", json={"values": ROWS[2]}, headers={"Request-Timeout-Ms": "60000"}).status_code == 200
 
 
+def test_a_question_whose_time_passes_during_the_work_is_answered_recorded_and_counted(bundles, tmp_path):
+    with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client, contextlib.closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(.8, other.execute, ["ROLLBACK"]).start()
+        late = client.post("/predict", json={"values": ROWS[2], "ids": ["a"]}, headers={"Request-Timeout-Ms": "300"})
+        assert late.status_code == 200 and [id for id, *_ in logged(tmp_path / "log.db")] == ["a"]
+        assert metric(client, "mlscale_deadlines_missed_total") == 1 and metric(client, 'mlscale_shed_requests_total{reason="deadline"}') == 0
+
+
 def test_every_answer_is_counted_those_that_are_our_fault_and_those_that_are_no_request(bundles, monkeypatch):
     async def broken(self, *question, **named): raise KeyError("a programming error")
     monkeypatch.setattr(Service, "answer_async", broken)
