@@ -82,6 +82,10 @@ def test_a_fact_is_not_seen_before_it_is_known(join): assert values(join, asked(
 def test_a_correction_replaces_what_it_corrects_but_not_newer_facts(join):
     assert values(join, asked(0, 5, 9), facts([0, 0, 1], [0, 9, 1], value=["first", "corrected", "newer"])) == ["first", "newer", "newer"]
 
+def test_of_facts_that_become_known_in_one_moment_the_newest_is_taken(join):
+    assert values(join, asked(5), facts([1, 0, 0], [2, 2, 1])) == [0]
+    assert values(join, asked(5), facts([3, 3, 3], [2, 1, 0])) == [0]
+
 def test_a_fact_made_known_before_its_event_waits_for_it(join):
     out = values(join, asked(2, 3), facts([3], [0]))
     assert np.isnan(out[0]) and out[1] == 0
