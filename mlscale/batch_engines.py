@@ -54,7 +54,7 @@ def _check_counts(rows: int, known: int, distinct: int, twice: Callable[[], tupl
     raise ValueError(f"input_path: {rows} rows have {distinct} different ids; "
                      f"{key!r:.60} stands there {times} times")
 
-# %% ../nbs/05f_batch_engines.ipynb #31fe3922
+# %% ../nbs/05f_batch_engines.ipynb #81bd31ce
 def cores() -> int:
     """How many processors this process may use.
 
@@ -82,6 +82,7 @@ def _on_threads(units: Sequence[Unit], work: Callable[[Unit], Any], bar: Any) ->
             for future in futures: future.cancel()
     return [future.result() for future in futures if not future.cancelled()]
 
+# %% ../nbs/05f_batch_engines.ipynb #bb545f41
 def check_ids_here(units: Sequence[Unit], job: Job) -> None:
     """Check that each row has an id of its own, in this process.
 

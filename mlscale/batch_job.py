@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/05g_batch_job.ipynb #ca1bf896
+# %% ../nbs/05g_batch_job.ipynb #1a79a601
 from .arguments import one_of, whole
 from .artifacts import Bundle, load_bundle
 from .batch_engines import check_ids_here, check_ids_on_spark, cores, score_here
@@ -34,6 +34,7 @@ from .units import MOST, BadRows, Job, Unit, bad_file, bad_table, folder_values,
 from .units import scored_file, unit_result
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
 # %% ../nbs/05g_batch_job.ipynb #795a4454
@@ -185,7 +186,7 @@ def _unit_rows(task: _Task, files: Sequence[InputFile], workers: int) -> int:
     share = max(10_000, rows//(2*workers))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #16a9d2dd
+# %% ../nbs/05g_batch_job.ipynb #9e6c4f19
 IDS_HERE = 2**24   # this many ids are checked by the process that runs the job, more by Spark
 
 def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
@@ -202,6 +203,17 @@ def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
             lambda units, job: score_on_spark(units, job, spark, tasks(units), task.progress),
             spark.sparkContext.defaultParallelism)
 
+# %% ../nbs/05g_batch_job.ipynb #7c73605a
+def _job(task: _Task, columns: list[str], id_type: "pa.DataType", staging: Path) -> Job:
+    "What the workers need to know."
+    model = task.bundle
+    content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
+    note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
+            "mlscale.version": str(model.version or "")}
+    batch = min(65_536, max(1, 2**22//len(model.columns)))   # at most 32 MB of features
+    return Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
+               str(staging.resolve()), batch)
+
 def _score(task: _Task, staging: Path, spark: "SparkSession | None"
            ) -> tuple[list[Unit], Job, list[BadRows]]:
     "Let every unit be in the staging folder; what an earlier run left is not scored again."
@@ -215,11 +227,7 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     if (task.partitions or 0) > len(units):
         warnings.warn(f"partitions={task.partitions}: the input has rows for {len(units)}, which "
                       "are made", stacklevel=4)
-    content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
-    note = {"mlscale.model": model.sha256, "mlscale.name": str(model.name or ""),
-            "mlscale.version": str(model.version or "")}
-    job = Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
-              str(staging.resolve()), min(65_536, max(1, 2**22//len(model.columns))))
+    job = _job(task, columns, id_type, staging)
     for left in staging.glob(".*"): shutil.rmtree(left, ignore_errors=True)   # a crash's
     asked = [task.input, task.id, task.quarantine, [file.name for file in files]]
     unique = staging/f"ids-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
