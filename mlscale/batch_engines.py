@@ -131,7 +131,7 @@ def _distinct(numbers: np.ndarray) -> int:
     ordered = np.sort(numbers)
     return len(ordered) - int((ordered[1:] == ordered[:-1]).sum())
 
-# %% ../nbs/05f_batch_engines.ipynb #fcb7466e
+# %% ../nbs/05f_batch_engines.ipynb #217048cf
 @contextmanager
 def progress(what: str, total: int, shown: bool) -> Iterator[Any]:
     """A bar that says how far the work is.
@@ -188,8 +188,8 @@ def score_here(units: Sequence[Unit], job: Job, shown: bool = False) -> None:
     with progress("units", len(units), shown) as bar:
         try: _on_threads(units, lambda unit: score_unit(unit, job), bar)
         except OSError as e:
-            raise RuntimeError(f"{e.strerror or e}: the scores could not be written; what was "
-                               "scored is kept for the next run") from e
+            raise RuntimeError(f"{e.strerror or e}: rows could not be read, or scores written; "
+                               "what was scored is kept for the next run") from e
 
 # %% ../nbs/05f_batch_engines.ipynb #62bac603
 def _tasks(units: Sequence[Unit], spark: "SparkSession", partitions: int | None) -> int:

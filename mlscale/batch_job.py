@@ -20,14 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/05g_batch_job.ipynb #1a79a601
+# %% ../nbs/05g_batch_job.ipynb #6c3be283
 from .arguments import one_of, whole
 from .artifacts import Bundle, load_bundle
 from .batch_engines import check_ids_here, check_ids_on_spark, cores, score_here
 from .batch_engines import score_on_spark
 from .contract import ContractTally
 from .parquet import InputFile, check_schemas, digest_of, file_marks, footer, input_files
-from .predictions import FORMAT, QUARANTINE, Manifest, prediction_files, read_manifest
+from .predictions import FORMAT, QUARANTINE, Manifest, parse_manifest, prediction_files
+from .predictions import read_manifest
 from .spark import session
 from .storage import digest, locked, needs, replacing
 from .units import MOST, BadRows, Job, Unit, bad_file, bad_table, folder_values, plan_units
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-# %% ../nbs/05g_batch_job.ipynb #795a4454
+# %% ../nbs/05g_batch_job.ipynb #71d004e4
+def _flock() -> Any:
+    "What holds locks that are shared."
+    try: import fcntl
+    except ModuleNotFoundError as e:
+        raise OSError("locks between processes need Linux or macOS; on Windows use WSL2") from e
+    return fcntl
+
 @contextmanager
 def open_predictions(output_path: str | os.PathLike) -> Iterator[Path]:
     """The folder of predictions that a link names now, kept for the time of the block.
@@ -50,7 +58,8 @@ def open_predictions(output_path: str | os.PathLike) -> Iterator[Path]:
     Yields
     ------
     Path
-        The folder. It is not removed while the block lasts, however often the link is replaced.
+        The folder. It is not removed while the block lasts, however often the link is replaced;
+        only damaged files in it are written anew when somebody scores the same once more.
 
     Raises
     ------
@@ -66,7 +75,7 @@ def open_predictions(output_path: str | os.PathLike) -> Iterator[Path]:
     Traceback (most recent call last):
     ValueError: output_path: 'predictions' holds no finished predictions
     """
-    import fcntl
+    fcntl = _flock()
     while True:
         folder = Path(output_path).resolve()
         try: held = open(folder/"_manifest.json")
@@ -76,13 +85,15 @@ def open_predictions(output_path: str | os.PathLike) -> Iterator[Path]:
                              "predictions") from e
         with held:
             fcntl.flock(held, fcntl.LOCK_SH)
-            if not (folder/"_manifest.json").exists(): continue   # removed before it was held
+            try: same = os.path.samestat(os.fstat(held.fileno()), os.stat(held.name))
+            except FileNotFoundError: same = False
+            if not same: continue   # removed before it was held, and perhaps written anew
             yield folder
             return
 
 def _remove_unread(folder: Path) -> None:
     "Remove a folder of predictions, unless somebody reads it."
-    import fcntl
+    fcntl = _flock()
     try:
         with open(folder/"_manifest.json") as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +102,7 @@ def _remove_unread(folder: Path) -> None:
     except FileNotFoundError: pass   # what a crash left
     shutil.rmtree(folder)
 
-# %% ../nbs/05g_batch_job.ipynb #765f397d
+# %% ../nbs/05g_batch_job.ipynb #449d94ac
 def _point(link: Path, folder: Path, keep: int = 1) -> None:
     "Let the link name the folder in one step; of the others keep the youngest."
     before = link.resolve()
@@ -100,14 +111,15 @@ def _point(link: Path, folder: Path, keep: int = 1) -> None:
         new.unlink(missing_ok=True)
         new.symlink_to(Path(folder.parent.name)/folder.name)
         os.replace(new, link)
-        os.utime(before) if before.parent == folder.parent.resolve() else None
-    for left in folder.parent.glob(".*"): shutil.rmtree(left)   # what a crash left half-written
+        if before.is_dir() and before.parent == folder.parent.resolve(): os.utime(before)
+    for left in folder.parent.glob(".*"):   # what a crash left half-written
+        if left.is_dir(): shutil.rmtree(left)
     others = [f for f in folder.parent.iterdir()
               if f.is_dir() and f.name != "staging" and f.resolve() != folder.resolve()]
     others.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)   # when it was last named
     for old in others[keep:]: _remove_unread(old)
 
-# %% ../nbs/05g_batch_job.ipynb #c6a189c0
+# %% ../nbs/05g_batch_job.ipynb #6e5bc124
 def _readable(files: Sequence[InputFile], bundle: Bundle, id: str, ignore: Sequence[str],
               quarantine: bool) -> tuple[list[InputFile], list[BadRows], tuple]:
     "The files that can be scored, what is to be said of the others, and the columns to read."
@@ -124,7 +136,8 @@ def _readable(files: Sequence[InputFile], bundle: Bundle, id: str, ignore: Seque
         except ValueError as e:
             if not quarantine: raise
             bad.append(BadRows(file.name, 0, _rows_of(file), None, str(e)))
-    if found is None: raise ValueError(f"input_path: no file can be scored; {bad[0].reason}")
+    if found is None or not good:
+        raise ValueError(f"input_path: no file can be scored; {bad[0].reason}")
     return good, bad, found
 
 def _rows_of(file: InputFile) -> int | None:
@@ -140,9 +153,9 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #c627f8b0
+# %% ../nbs/05g_batch_job.ipynb #b247d14d
 @dataclass(frozen=True)
-class _Task:
+class _Question:
     "What is to be computed, and how."
     bundle: Bundle
     input_path: Any
@@ -179,17 +192,17 @@ class _Task:
         if file_marks(files, "stat") != self.stats: return True
         return digest_of(file_marks(files, self.fingerprint), files) != self.input
 
-def _unit_rows(task: _Task, files: Sequence[InputFile], workers: int) -> int:
+def _unit_rows(task: _Question, files: Sequence[InputFile], workers: int) -> int:
     "The largest number of rows of a unit: all workers have work, a large input is cut alike."
     rows = sum(footer(f.path).num_rows for f in files)
     if task.partitions: return max(1, -(-rows//task.partitions), min(100, rows))
     share = max(10_000, rows//(2*workers))
     return min(MOST, 2**(share.bit_length() - 1))
 
-# %% ../nbs/05g_batch_job.ipynb #9e6c4f19
+# %% ../nbs/05g_batch_job.ipynb #95b22993
 IDS_HERE = 2**24   # this many ids are checked by the process that runs the job, more by Spark
 
-def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
+def _engine(task: _Question, spark: "SparkSession | None") -> tuple:
     "What checks ids and what scores, and for how many cores."
     if spark is None:
         return (check_ids_here, lambda units, job: score_here(units, job, task.progress),
@@ -203,8 +216,8 @@ def _engine(task: _Task, spark: "SparkSession | None") -> tuple:
             lambda units, job: score_on_spark(units, job, spark, tasks(units), task.progress),
             spark.sparkContext.defaultParallelism)
 
-# %% ../nbs/05g_batch_job.ipynb #7c73605a
-def _job(task: _Task, columns: list[str], id_type: "pa.DataType", staging: Path) -> Job:
+# %% ../nbs/05g_batch_job.ipynb #3bca868f
+def _job(task: _Question, columns: list[str], id_type: "pa.DataType", staging: Path) -> Job:
     "What the workers need to know."
     model = task.bundle
     content = {f: (model.path/f).read_bytes() for f in ("card.json", *model.card["files"])}
@@ -214,7 +227,7 @@ def _job(task: _Task, columns: list[str], id_type: "pa.DataType", staging: Path)
     return Job(model.sha256, content, task.id, id_type, columns, task.quarantine, note,
                str(staging.resolve()), batch)
 
-def _score(task: _Task, staging: Path, spark: "SparkSession | None"
+def _score(task: _Question, staging: Path, spark: "SparkSession | None"
            ) -> tuple[list[Unit], Job, list[BadRows]]:
     "Let every unit be in the staging folder; what an earlier run left is not scored again."
     model = task.bundle
@@ -237,14 +250,14 @@ def _score(task: _Task, staging: Path, spark: "SparkSession | None"
     score([unit for unit in units if unit_result(unit, staging) is None], job)
     return units, job, bad
 
-# %% ../nbs/05g_batch_job.ipynb #1598fbbf
+# %% ../nbs/05g_batch_job.ipynb #0d7df007
 def _link(file: Path, to: Path) -> None:
     "A second name for a file; a copy where there are no such names."
     to.parent.mkdir(parents=True, exist_ok=True)
     try: os.link(file, to)
     except OSError: shutil.copyfile(file, to)
 
-def _seal(task: _Task, units: Sequence[Unit], staging: Path, bad: Sequence[BadRows],
+def _seal(task: _Question, units: Sequence[Unit], staging: Path, bad: Sequence[BadRows],
           new: Path) -> Manifest:
     "Put scored units into a folder, with the manifest that says what they are."
     import pyarrow as pa
@@ -271,15 +284,15 @@ def _seal(task: _Task, units: Sequence[Unit], staging: Path, bad: Sequence[BadRo
     (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #4144877c
-def _check_rows(task: _Task, inputs: dict) -> None:
+# %% ../nbs/05g_batch_job.ipynb #a2272df5
+def _check_rows(task: _Question, inputs: dict) -> None:
     "A RuntimeError unless each row of each file is accounted for; nothing is sealed then."
     for file in task.files:
         n = _rows_of(file)
         if inputs.get(file.name, {}).get("rows", -1) != n:
             raise RuntimeError(f"{file.name}: {inputs.get(file.name)} of {n} rows; score again")
 
-def _scored(task: _Task, folder: Path) -> Manifest:
+def _scored(task: _Question, folder: Path) -> Manifest:
     "Score an input into a folder that appears when it is complete."
     staging = folder.with_name("staging")
     staging.mkdir(parents=True, exist_ok=True)
@@ -295,9 +308,19 @@ def _scored(task: _Task, folder: Path) -> Manifest:
         new.mkdir()
         return _seal(task, units, staging, bad, new)
 
-# %% ../nbs/05g_batch_job.ipynb #57ff93f0
+# %% ../nbs/05g_batch_job.ipynb #e7e979fc
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    "What the disk says, as an error of the job."
+    try: yield
+    except OSError as e:
+        raise RuntimeError(f"{e.strerror or e}: the answer could not be written; what was scored "
+                           "is kept for the next run") from e
+
 def _versions_of(link: Path) -> Path:
     "The folder beside a link that holds the answers; an error if the name is somebody else's."
+    if link.name in ("", ".."):
+        raise ValueError(f"output_path={str(link)!r}: name what is to be made, such as 'scores'")
     versions = link.with_name(f".{link.name}.versions")
     ours = link.is_symlink() and Path(os.readlink(link)).parent.name == versions.name
     if os.path.lexists(link) and not ours:
@@ -307,7 +330,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #90155cac
+# %% ../nbs/05g_batch_job.ipynb #f00fa8e6
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -350,7 +373,8 @@ def batch_predict(
     master : str, optional
         Where a session is started; see `spark_session`.
     id : str
-        The column of ids: integers or strings, no null, none twice; not called `prediction`.
+        The column of ids: integers or strings, none twice, no null unless bad rows are set aside;
+        not called `prediction`.
     ignore : list of str
         Columns of the input that are neither id nor feature. They are not read.
     partitions : int, optional
@@ -378,8 +402,9 @@ def batch_predict(
     Returns
     -------
     Manifest
-        If the same model has scored the same input into this `output_path`, and that answer is
-        still kept and intact, nothing is computed and the stored manifest is returned.
+        If the same was asked for this `output_path` before (model, input, `id`, `on_bad`,
+        `check_ids`, `fingerprint`), and that answer is still kept and intact, nothing is computed
+        and the stored manifest is returned.
 
     Raises
     ------
@@ -421,24 +446,22 @@ def batch_predict(
     bundle, link = _model(model_path), Path(output_path)
     versions, files = _versions_of(link), input_files(input_path)
     stats = file_marks(files, "stat")   # before the content is looked at
-    task = _Task(bundle, input_path, files, stats, file_marks(files, fingerprint), fingerprint, id,
-                 ignore, quarantine, check_ids, engine, partitions, progress, spark, master)
+    marks = file_marks(files, fingerprint)
+    task = _Question(bundle, input_path, files, stats, marks, fingerprint, id, ignore, quarantine,
+                     check_ids, engine, partitions, progress, spark, master)
     folder = versions/task.answer
     with locked(versions/"lock"):
-        try: manifest = read_manifest(folder)
-        except ValueError:
-            try: manifest = _scored(task, folder)
-            except OSError as e:
-                raise RuntimeError(f"{e.strerror or e}: the answer could not be written; what was "
-                                   "scored is kept for the next run") from e
-        if manifest.violations and on_violation == "refuse":
-            raise ValueError(f"input_path: outside of the model's contract, rows by column and "
-                             f"rule: {json.dumps(manifest.violations)}")
-        _point(link, folder, keep)
-        shutil.rmtree(versions/"staging", ignore_errors=True)
+        with _in_one_line():
+            try: manifest = read_manifest(folder)
+            except ValueError: manifest = _scored(task, folder)
+            shutil.rmtree(versions/"staging", ignore_errors=True)
+            if manifest.violations and on_violation == "refuse":
+                raise ValueError("input_path: outside of the model's contract, rows by column and "
+                                 f"rule: {json.dumps(manifest.violations)}")
+            _point(link, folder, keep)
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #ecde6bb0
+# %% ../nbs/05g_batch_job.ipynb #d5502e39
 def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     """Copy predictions to an object store, where they appear in one step.
 
@@ -468,7 +491,7 @@ def upload_predictions(output_path: str | os.PathLike, url: str) -> str:
     """
     with needs("spark"):
         from fsspec.core import url_to_fs
-    store, root = url_to_fs(url)
+    store, root = url_to_fs(url.rstrip("/"))
     with open_predictions(output_path) as folder:
         manifest, to = read_manifest(folder), f"{root}/{folder.name}"
         for name in manifest.files:
@@ -505,9 +528,10 @@ def uploaded_predictions(url: str) -> tuple[Manifest, list[str]]:
     """
     with needs("spark"):
         from fsspec.core import url_to_fs
+    url = url.rstrip("/")
     store, root = url_to_fs(url)
     try: folder = json.loads(store.cat_file(f"{root}/_current.json"))["folder"]
     except FileNotFoundError:
         raise ValueError(f"url={url!r}: no predictions were uploaded there") from None
-    manifest = Manifest(**json.loads(store.cat_file(f"{root}/{folder}/_manifest.json")))
+    manifest = parse_manifest(store.cat_file(f"{root}/{folder}/_manifest.json"), f"url={url!r}")
     return manifest, [f"{url}/{folder}/{name}" for name in manifest.files if name != QUARANTINE]

@@ -7,7 +7,8 @@ __all__ = ['Piece', 'parquet_files', 'InputFile', 'input_files', 'stat_mark', 'f
            'id_type', 'features_among', 'check_schemas', 'input_columns', 'plan_parts', 'read_rows', 'row_name',
            'feature_matrix']
 
-# %% ../nbs/05c_parquet.ipynb #abdf2b3a
+# %% ../nbs/05c_parquet.ipynb #cbcc1f5f
+import errno
 import hashlib
 import itertools
 import json
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# %% ../nbs/05c_parquet.ipynb #78938293
+# %% ../nbs/05c_parquet.ipynb #aabae4d5
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files that are `path` or lie below it.
 
@@ -40,7 +41,13 @@ def parquet_files(path: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        Sorted; names that begin with a dot or an underscore are left out, as Spark does.
+        Sorted; names that begin with a dot or an underscore are left out, as Spark does, but for
+        folders such as `_month=6`.
+
+    Raises
+    ------
+    ValueError
+        If a folder is a link to another one and no answer of ours: nothing would be read there.
 
     Examples
     --------
@@ -51,12 +58,18 @@ def parquet_files(path: Path) -> list[Path]:
     ['a.parquet', 'b.parquet']
     """
     if path.is_file(): return [path]
-    return sorted(
-        f
-        for f in path.rglob("*.parquet")
-        if (f.is_file() or not f.exists())   # a link that leads nowhere is no reason to lose rows
-        and not any(part[0] in "._" for part in f.relative_to(path).parts)
-    )
+    hidden = lambda part: part[0] == "." or part[0] == "_" and "=" not in part
+    found = []
+    for f in sorted(path.rglob("*")):
+        if any(map(hidden, f.relative_to(path).parts)): continue
+        if f.is_dir():
+            answer = f.resolve().parent.name == f".{f.name}.versions"
+            if f.is_symlink() and not answer:
+                raise ValueError(f"input_path: {f.name!r} is a link to a folder, in which nothing "
+                                 "is read; name the folder itself")
+        elif f.suffix == ".parquet" and (f.is_file() or f.is_symlink()):   # also one to nowhere
+            found.append(f)
+    return found
 
 # %% ../nbs/05c_parquet.ipynb #6165dc2e
 class InputFile(NamedTuple):
@@ -571,7 +584,10 @@ def _with_folders(rows: "pa.RecordBatch", columns: Sequence[str],
     arrays = [constant(c) if c in folders else rows.column(c) for c in columns]
     return pa.RecordBatch.from_arrays(arrays, list(columns))
 
-# %% ../nbs/05c_parquet.ipynb #b4932313
+# %% ../nbs/05c_parquet.ipynb #f54f1ae3
+# no fault of a file's, and gone in a minute
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
+
 def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
               batch: int = 65_536, folders: Mapping[str, float | str | None] = {}
               ) -> "Iterator[pa.RecordBatch]":
@@ -598,6 +614,8 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
     ValueError
         If a file cannot be read, or the checksum of a page, where its writer left one, is wrong;
         the file is named.
+    OSError, MemoryError
+        If the machine cannot read now, such as for too many open files.
 
     Examples
     --------
@@ -622,6 +640,7 @@ def read_rows(pieces: Sequence[Piece], columns: Sequence[str], *,
                         rows = rows.select(held)   # "c.d" also brings the part d of a struct c
                         yield _with_folders(rows, columns, folders) if folders else rows
         except (OSError, pa.ArrowException) as e:
+            if isinstance(e, MemoryError) or getattr(e, "errno", None) in _PASSING: raise
             name, why = Path(file).name[:60], one_line(e, 120)
             raise ValueError(f"input_path: {name!r} cannot be read on a worker ({why})") from e
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'QUARANTINE', 'shipped_bundle', 'written_ids', 'score_batches', 'Manifest', 'prediction_files',
-           'read_manifest']
+           'parse_manifest', 'read_manifest']
 
-# %% ../nbs/05d_predictions.ipynb #fddda91b
+# %% ../nbs/05d_predictions.ipynb #052af868
 import bisect
 import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,9 @@ from .parquet import feature_matrix, features_among, id_type, parquet_files, row
 from .spark import one_line
 from .storage import digest
 
-# %% ../nbs/05d_predictions.ipynb #c212d939
-_loaded: dict[str, Bundle] = {}
+# %% ../nbs/05d_predictions.ipynb #55c07077
+_loaded: dict[str, Bundle] = {}   # the last few
+_loading = threading.Lock()
 
 def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
     """The bundle made of files that came over the wire, verified; loaded once in a process.
@@ -46,7 +48,7 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
     Returns
     -------
     Bundle
-        The same object at every call with the same `sha256`.
+        The same object at every call with the same `sha256`, until four others were loaded.
 
     Raises
     ------
@@ -68,14 +70,17 @@ def shipped_bundle(sha256: str, files: dict[str, bytes]) -> Bundle:
     """
     if not is_digest(sha256):
         raise ValueError(f"sha256={sha256!r:.80}: 64 hexadecimal digits, or nothing is verified")
-    if sha256 not in _loaded:
-        with tempfile.TemporaryDirectory() as box:
-            for name, content in files.items():
-                if name != Path(name).name:
-                    raise ValueError(f"files: {name!r:.80} is no plain name; a bundle is a folder")
-                (Path(box)/name).write_bytes(content)
-            _loaded[sha256] = load_bundle(box, sha256=sha256)
-    return _loaded[sha256]
+    with _loading:
+        if sha256 not in _loaded:
+            with tempfile.TemporaryDirectory() as box:
+                for name, content in files.items():
+                    if name != Path(name).name:
+                        raise ValueError(f"files: {name!r:.80} is no plain name; a bundle is a"
+                                         " folder")
+                    (Path(box)/name).write_bytes(content)
+                _loaded[sha256] = load_bundle(box, sha256=sha256)
+            for old in list(_loaded)[:-4]: del _loaded[old]
+        return _loaded[sha256]
 
 # %% ../nbs/05d_predictions.ipynb #65222af1
 def _finite_predictions(model: Bundle, batch: "pa.RecordBatch",
@@ -278,7 +283,7 @@ _FIELDS = {   # of a manifest, and whether a value fits
     "files": lambda x: isinstance(x, dict) and all(map(is_digest, x.values())),
 }
 
-# %% ../nbs/05d_predictions.ipynb #3a16ae6c
+# %% ../nbs/05d_predictions.ipynb #34a04787
 QUARANTINE = "_quarantine.parquet"
 
 def prediction_files(path: Path) -> list[Path]:
@@ -304,6 +309,47 @@ def prediction_files(path: Path) -> list[Path]:
     """
     aside = path/QUARANTINE
     return parquet_files(path) + [aside]*aside.exists()
+
+def parse_manifest(text: str | bytes, what: str) -> Manifest:
+    """Read a manifest, and check that it can be one.
+
+    Parameters
+    ----------
+    text : str or bytes
+        JSON.
+    what : str
+        Whose it is, for the error.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, its counts do not add up, or it has another format.
+
+    Examples
+    --------
+    >>> from mlscale.predictions import parse_manifest
+    >>> parse_manifest('{"format": 1}', "scores")
+    Traceback (most recent call last):
+    ValueError: scores: predictions of format 1; this version reads format 3
+    """
+    damaged = lambda why: ValueError(f"{what}: the manifest is damaged ({why}); score again")
+    try:
+        fields = json.loads(text)
+        if (found := fields["format"]) != FORMAT:
+            raise ValueError(f"{what}: predictions of format {found}; this version reads format"
+                             f" {FORMAT}")
+    except (KeyError, TypeError, json.JSONDecodeError) as e: raise damaged(e) from e
+    try: manifest = Manifest(**fields)
+    except TypeError as e: raise damaged(e) from e
+    unfit = [key for key, fits in _FIELDS.items() if not fits(getattr(manifest, key))]
+    if unfit: raise damaged(", ".join(unfit))
+    if manifest.rows != sum(counts["scored"] or 0 for counts in manifest.inputs.values()):
+        raise damaged("rows that are not the sum of the files' rows")
+    return manifest
 
 def read_manifest(path: str | os.PathLike) -> Manifest:
     """Verify a folder of predictions.
@@ -331,22 +377,11 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     ValueError: predictions: no manifest (No such file or directory); these are no finished ...
     """
     path = Path(path).resolve()
-    try:
-        manifest = Manifest(**json.loads((path / "_manifest.json").read_text()))
+    try: manifest = parse_manifest((path/"_manifest.json").read_bytes(), path.name)
     except OSError as e:
         raise ValueError(
             f"{path.name}: no manifest ({e.strerror}); these are no finished predictions"
         ) from e
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"{path.name}: the manifest is damaged ({e}); score again") from e
-    unfit = [key for key, fits in _FIELDS.items() if not fits(getattr(manifest, key))]
-    if unfit:
-        raise ValueError(f"{path.name}: the manifest is damaged ({', '.join(unfit)}); score again")
-    if manifest.format != FORMAT:
-        raise ValueError(
-            f"{path.name}: predictions of format {manifest.format}; this version reads format"
-            f" {FORMAT}"
-        )
     if {str(f.relative_to(path)) for f in prediction_files(path)} != set(manifest.files):
         raise ValueError(
             f"{path.name}: its Parquet files are not those of the manifest; score again"

@@ -1,4 +1,6 @@
 "A month is scored row for row as the bundle would, in one step or not at all, and only once; Spark needs no Java."
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -22,7 +24,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from mlscale import batch_job
+from mlscale import batch_job, predictions
 from mlscale.artifacts import Signature, load_bundle, save
 from mlscale.batch import (
     batch_predict,
@@ -658,6 +660,7 @@ NO_FIELD = [
     ("model", 7),
     ("input", ""),
     ("rows", "20"),
+    ("rows", 299),
     ("rows", -1),
     ("rows", True),
     ("version", "1"),
@@ -783,3 +786,106 @@ def test_a_killed_job_leaves_the_old_answer_and_the_next_one_cleans_up(spark, mo
     assert read_manifest(out) == old
     assert batch_predict(models / "two", tmp_path / "named.parquet", out, spark=spark).model == load_bundle(models / "two").sha256
     assert list(versions.glob(".*")) == []
+
+
+# ---- what a reader of the code found
+
+def small(models, folder, name="one", **options):
+    return batch_predict(models / name, folder, folder.parent / "out", engine="arrow", **options)
+
+
+def test_folders_that_are_inputs_themselves_are_no_columns(models, tmp_path):
+    for month in (6, 7):
+        (tmp_path / f"month={month}").mkdir()
+        table(5).assign(id=range(month * 10, month * 10 + 5)).to_parquet(tmp_path / f"month={month}" / "p.parquet")
+    done = batch_predict(models / "one", [tmp_path / "month=6", tmp_path / "month=7"], tmp_path / "out", engine="arrow")
+    assert set(done.inputs) == {"month=6/p.parquet", "month=7/p.parquet"} and list(pd.read_parquet(tmp_path / "out")) == ["id", "prediction"]
+
+
+@pytest.mark.parametrize("sizes", [(5, 0), (0, 5), (0, 0, 5), (0, 0)])
+def test_a_file_without_rows_is_accounted_for(models, tmp_path, sizes):
+    (tmp_path / "in").mkdir()
+    for i, n in enumerate(sizes): table(9)[:n].assign(id=np.arange(n, dtype=np.int64)).to_parquet(tmp_path / "in" / f"{i}.parquet", index=False)
+    done = small(models, tmp_path / "in")
+    assert [done.inputs[f"{i}.parquet"]["rows"] for i in range(len(sizes))] == list(sizes) and done.rows == sum(sizes)
+
+
+def test_a_link_to_a_folder_is_refused_and_our_own_answer_is_no_input(models, tmp_path):
+    inside, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    for folder in (inside, elsewhere):
+        folder.mkdir()
+        table(5).assign(id=range(5)).to_parquet(folder / "p.parquet")
+    first = batch_predict(models / "one", inside, inside / "out", engine="arrow")
+    assert batch_predict(models / "one", inside, inside / "out", engine="arrow") == first
+    (inside / "month=7").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="'month=7' is a link to a folder"): small(models, inside)
+    (inside / "month=7").unlink()
+    (inside / "_month=7").mkdir()
+    shutil.copy(elsewhere / "p.parquet", inside / "_month=7")
+    with pytest.raises(ValueError, match="different ids"): small(models, inside)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "Too many open files"), pa.ArrowMemoryError("malloc failed")])
+def test_a_fault_that_passes_sets_nothing_aside(models, tmp_path, monkeypatch, fault):
+    table(500).assign(id=range(500)).to_parquet(tmp_path / "in.parquet")
+    ask = lambda: batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", engine="arrow", on_bad="quarantine")
+    def full(*args, **kwargs): raise fault
+    with monkeypatch.context() as m:
+        m.setattr(pq.ParquetFile, "iter_batches", full)
+        with pytest.raises((RuntimeError, MemoryError), match=str(fault.args[-1])): ask()
+    assert not (tmp_path / "out").exists()
+    assert ((done := ask()).rows, done.quarantined) == (500, 0)
+
+
+def test_an_answer_of_the_same_name_is_not_removed_under_its_reader(models, tmp_path, monkeypatch):
+    table(5).assign(id=range(5)).to_parquet(tmp_path / "in.parquet")
+    ask = lambda name: batch_predict(models / name, tmp_path / "in.parquet", tmp_path / "out", engine="arrow", keep=0)
+    ask("one")
+    flock = fcntl.flock
+    def meanwhile(*args):   # the manifest is open and not yet held
+        monkeypatch.setattr(fcntl, "flock", flock)
+        ask("two")
+        ask("one")
+        flock(*args)
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with batch_job.open_predictions(tmp_path / "out") as folder:
+        ask("two")
+        assert len(pd.read_parquet(folder)) == 5
+
+
+def test_strange_things_beside_the_answers_are_left_alone(models, tmp_path):
+    table(5).assign(id=range(5)).to_parquet(tmp_path / "in.parquet")
+    ask = lambda name: batch_predict(models / name, tmp_path / "in.parquet", tmp_path / "out", engine="arrow", keep=0)
+    ask("one")
+    (tmp_path / ".out.versions" / ".DS_Store").write_text("x")
+    shutil.rmtree((tmp_path / "out").resolve())
+    assert ask("two").rows == 5 and len(written(tmp_path / "out")) == 5
+
+
+def test_an_output_has_a_name(models, tmp_path, monkeypatch):
+    table(5).assign(id=range(5)).to_parquet(tmp_path / "in.parquet")
+    for bad in (".", "..", ""):
+        with pytest.raises(ValueError, match="output_path="): batch_predict(models / "one", tmp_path / "in.parquet", bad, engine="arrow")
+
+
+def test_where_no_file_can_be_scored_the_old_answer_stays(models, tmp_path):
+    table(5).assign(id=range(5)).to_parquet(tmp_path / "in.parquet")
+    old = batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", engine="arrow")
+    (tmp_path / "bad" / "a=x").mkdir(parents=True)
+    table(5).drop(columns="a").assign(id=range(5)).to_parquet(tmp_path / "bad" / "a=x" / "p.parquet")
+    with pytest.raises(ValueError, match="no file can be scored"): batch_predict(models / "one", tmp_path / "bad", tmp_path / "out", engine="arrow", on_bad="quarantine")
+    assert read_manifest(tmp_path / "out") == old
+
+
+def test_threads_load_a_bundle_once(models, monkeypatch):
+    loads = []
+    def load(*args, **kwargs):
+        loads.append(1)
+        time.sleep(.1)
+        return load_bundle(*args, **kwargs)
+    monkeypatch.setattr(predictions, "load_bundle", load)
+    monkeypatch.setattr(predictions, "_loaded", {})
+    bundle = load_bundle(models / "one")
+    files = {f.name: f.read_bytes() for f in bundle.path.iterdir()}
+    with ThreadPoolExecutor(4) as pool: found = list(pool.map(lambda _: shipped_bundle(bundle.sha256, files), range(8)))
+    assert len(loads) == 1 and all(one is found[0] for one in found)
