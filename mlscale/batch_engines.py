@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cores', 'check_ids_here', 'progress', 'score_here', 'check_ids_on_spark', 'score_on_spark']
 
-# %% ../nbs/05f_batch_engines.ipynb #1e2b9eb7
+# %% ../nbs/05f_batch_engines.ipynb #2cdacaee
 import os
 import threading
 import warnings
@@ -20,7 +20,7 @@ from .parquet import read_rows
 from .predictions import written_ids
 from .spark import plain_errors
 from .storage import needs
-from .units import Job, Unit, score_unit
+from .resume import Job, Unit, score_unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +82,7 @@ def _on_threads(units: Sequence[Unit], work: Callable[[Unit], Any], bar: Any) ->
             for future in futures: future.cancel()
     return [future.result() for future in futures if not future.cancelled()]
 
-# %% ../nbs/05f_batch_engines.ipynb #bb545f41
+# %% ../nbs/05f_batch_engines.ipynb #1b0c197f
 def check_ids_here(units: Sequence[Unit], job: Job) -> None:
     """Check that each row has an id of its own, in this process.
 
@@ -103,7 +103,7 @@ def check_ids_here(units: Sequence[Unit], job: Job) -> None:
     >>> import pandas as pd, pyarrow as pa
     >>> from mlscale.batch_engines import check_ids_here
     >>> from mlscale.parquet import file_marks, input_files
-    >>> from mlscale.units import Job, plan_units
+    >>> from mlscale.resume import Job, plan_units
     >>> pd.DataFrame({"id": [1, 2, 2]}).to_parquet("day.parquet")
     >>> day = input_files("day.parquet")
     >>> units = plan_units(day, file_marks(day), [])
@@ -131,7 +131,7 @@ def _distinct(numbers: np.ndarray) -> int:
     ordered = np.sort(numbers)
     return len(ordered) - int((ordered[1:] == ordered[:-1]).sum())
 
-# %% ../nbs/05f_batch_engines.ipynb #217048cf
+# %% ../nbs/05f_batch_engines.ipynb #bacd074b
 @contextmanager
 def progress(what: str, total: int, shown: bool) -> Iterator[Any]:
     """A bar that says how far the work is.
@@ -182,7 +182,7 @@ def score_here(units: Sequence[Unit], job: Job, shown: bool = False) -> None:
     --------
     >>> import pyarrow as pa
     >>> from mlscale.batch_engines import score_here
-    >>> from mlscale.units import Job
+    >>> from mlscale.resume import Job
     >>> score_here([], Job("", {}, "id", pa.int64(), [], False, {}, "."))
     """
     with progress("units", len(units), shown) as bar:
@@ -217,7 +217,7 @@ def _scored(unit: Unit, job: Job) -> "Iterator[pa.RecordBatch]":
     score_unit(unit, job)
     yield pa.RecordBatch.from_pydict({"key": [unit.key]})
 
-# %% ../nbs/05f_batch_engines.ipynb #d38c7b9e
+# %% ../nbs/05f_batch_engines.ipynb #d156d439
 def check_ids_on_spark(units: Sequence[Unit], job: Job, spark: "SparkSession",
                        partitions: int | None = None) -> None:
     """Check that each row has an id of its own, by Spark; ids are shuffled.
@@ -244,7 +244,7 @@ def check_ids_on_spark(units: Sequence[Unit], job: Job, spark: "SparkSession",
     >>> from mlscale.batch_engines import check_ids_on_spark
     >>> from mlscale.parquet import file_marks, input_files
     >>> from mlscale.spark import session
-    >>> from mlscale.units import Job, plan_units
+    >>> from mlscale.resume import Job, plan_units
     >>> pd.DataFrame({"id": [1, 2]}).to_parquet("day.parquet")
     >>> day = input_files("day.parquet")
     >>> units = plan_units(day, file_marks(day), [])
@@ -287,7 +287,7 @@ def score_on_spark(units: Sequence[Unit], job: Job, spark: "SparkSession",
     >>> import pyarrow as pa
     >>> from mlscale.batch_engines import score_on_spark
     >>> from mlscale.spark import session
-    >>> from mlscale.units import Job
+    >>> from mlscale.resume import Job
     >>> job = Job("", {}, "id", pa.int64(), [], False, {}, ".")
     >>> with session() as spark: score_on_spark([], job, spark)
     """

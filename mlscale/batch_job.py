@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/05g_batch_job.ipynb #6c3be283
+# %% ../nbs/05g_batch_job.ipynb #cc8cf9eb
 from .arguments import one_of, whole
 from .artifacts import Bundle, load_bundle
 from .batch_engines import check_ids_here, check_ids_on_spark, cores, score_here
@@ -31,8 +31,8 @@ from .predictions import FORMAT, QUARANTINE, Manifest, parse_manifest, predictio
 from .predictions import read_manifest
 from .spark import session
 from .storage import digest, locked, needs, replacing
-from .units import MOST, BadRows, Job, Unit, bad_file, bad_table, folder_values, plan_units
-from .units import scored_file, unit_result
+from .resume import MOST, BadRows, Job, Unit, bad_file, bad_table, folder_values, plan_units
+from .resume import scored_file, unit_result
 
 if TYPE_CHECKING:
     import pyarrow as pa

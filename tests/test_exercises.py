@@ -288,7 +288,7 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("05.q1", LEFT.format(by="'begin'", gap="False", end="rows"), "only behind the last one"),
     ("05.q2", KILLED.format(first=1, harm=HARM, answer="True"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM, answer="at - 1"), None),
-    ("05.q2", KILLED.format(first=1, harm="look(d) != [f for f in flights]", answer="at"), "every job does harm at once"),
+    ("05.q2", KILLED.format(first=1, harm="look(d) != [f for f in flights]", answer="at"), None),
     ("05.q2", KILLED.format(first=0, harm=HARM, answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm="seen is None or look(d) != new", answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM.replace(" or ", " and "), answer="at"), None),

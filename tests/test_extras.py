@@ -43,7 +43,7 @@ def test_an_extra_brings_those_that_it_names():
 HOLDS_SUCH = {   # who hands these a table of Arrow, a session of Spark, or an application, has the package
     "join_keys": {"kind_of", "check_schemas", "carried", "as_declared", "key_types", "comparable_key", "normal_form"},
     "join_engines": {"spark_ready"}, "parquet": {"check_schemas", "id_type", "read_rows", "feature_matrix"}, "predictions": {"score_batches", "written_ids"},
-    "batch_engines": {"check_ids_here", "check_ids_on_spark"}, "units": {"score_unit"},
+    "batch_engines": {"check_ids_here", "check_ids_on_spark"}, "resume": {"score_unit"},
     "tables": {"without_view_types", "exact_frame", "in_pieces"}, "limits": {"ServiceMetrics.text"}, "openapi": {"describe"},
 }
 
