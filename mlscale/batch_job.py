@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-# %% ../nbs/05g_batch_job.ipynb #71d004e4
+# %% ../nbs/05g_batch_job.ipynb #bbd258bb
 def _flock() -> Any:
     "What holds locks that are shared."
     try: import fcntl
@@ -91,6 +91,7 @@ def open_predictions(output_path: str | os.PathLike) -> Iterator[Path]:
             yield folder
             return
 
+# %% ../nbs/05g_batch_job.ipynb #1ca47d2d
 def _remove_unread(folder: Path) -> None:
     "Remove a folder of predictions, unless somebody reads it."
     fcntl = _flock()

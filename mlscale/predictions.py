@@ -283,7 +283,7 @@ _FIELDS = {   # of a manifest, and whether a value fits
     "files": lambda x: isinstance(x, dict) and all(map(is_digest, x.values())),
 }
 
-# %% ../nbs/05d_predictions.ipynb #34a04787
+# %% ../nbs/05d_predictions.ipynb #84336ac2
 QUARANTINE = "_quarantine.parquet"
 
 def prediction_files(path: Path) -> list[Path]:
@@ -310,6 +310,7 @@ def prediction_files(path: Path) -> list[Path]:
     aside = path/QUARANTINE
     return parquet_files(path) + [aside]*aside.exists()
 
+# %% ../nbs/05d_predictions.ipynb #7fc229d4
 def parse_manifest(text: str | bytes, what: str) -> Manifest:
     """Read a manifest, and check that it can be one.
 

@@ -27,7 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from mlscale import batch_engines, batch_job, units
+from mlscale import batch_engines, batch_job, resume
 from mlscale.artifacts import load_bundle, save
 from mlscale.batch import batch_predict, java_home, open_predictions, read_manifest, upload_predictions, uploaded_predictions
 from mlscale.parquet import input_files
@@ -390,7 +390,7 @@ def swapped(swap, monkeypatch, at):
     "Another content at a time, and the first one again before anybody looks."
     if at == "before the plan": before_and_after(monkeypatch, batch_job, "plan_units", before=swap.take)
     else: before_and_after(monkeypatch, batch_job, "plan_units", after=swap.take)
-    if at == "while it is read": before_and_after(monkeypatch, units, "_check_unchanged", before=swap.back)
+    if at == "while it is read": before_and_after(monkeypatch, resume, "_check_unchanged", before=swap.back)
 
 
 @pytest.mark.parametrize("at", ["before the plan", "while it is read"])
