@@ -331,7 +331,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #f00fa8e6
+# %% ../nbs/05g_batch_job.ipynb #036ea67d
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -455,11 +455,12 @@ def batch_predict(
         with _in_one_line():
             try: manifest = read_manifest(folder)
             except ValueError: manifest = _scored(task, folder)
+            refused = manifest.violations and on_violation == "refuse"
+            if not refused: _point(link, folder, keep)
             shutil.rmtree(versions/"staging", ignore_errors=True)
-            if manifest.violations and on_violation == "refuse":
-                raise ValueError("input_path: outside of the model's contract, rows by column and "
-                                 f"rule: {json.dumps(manifest.violations)}")
-            _point(link, folder, keep)
+    if refused:
+        raise ValueError("input_path: outside of the model's contract, rows by column and rule: "
+                         f"{json.dumps(manifest.violations)}")
     return manifest
 
 # %% ../nbs/05g_batch_job.ipynb #d5502e39
