@@ -309,7 +309,7 @@ def test_how_many_were_refused_is_said_once_a_second_and_not_each_time(bundles, 
     with full(bundles) as (port, app, _, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(40): assert client.post("/predict", json={"values": [1, 2]}).status_code == 503
         deadline = time.monotonic() + 30
-        said = lambda: [record.args for record in caplog.records if "refused" in record.message]
+        said = lambda: [record.args for record in caplog.records if "refused" in record.getMessage()]
         while sum(n for _, n in said()) < 40:
             assert time.monotonic() < deadline
             time.sleep(.05)
