@@ -191,13 +191,13 @@ def score_here(units: Sequence[Unit], job: Job, shown: bool = False) -> None:
             raise RuntimeError(f"{e.strerror or e}: rows could not be read, or scores written; "
                                "what was scored is kept for the next run") from e
 
-# %% ../nbs/05f_batch_engines.ipynb #62bac603
+# %% ../nbs/05f_batch_engines.ipynb #8fff4fe5
 def _tasks(units: Sequence[Unit], spark: "SparkSession", partitions: int | None) -> int:
     "Into how many tasks units are dealt."
     if partitions and partitions > len(units):
         warnings.warn(f"partitions={partitions}: the input has rows for {len(units)}, which are "
                       "made", stacklevel=2)
-    many = 8*spark.sparkContext.defaultParallelism   # so that a slow task is no tail
+    many = 2*spark.sparkContext.defaultParallelism   # one that is slow, and one beside it
     return max(1, min(partitions or many, len(units)))
 
 @contextmanager

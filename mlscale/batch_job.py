@@ -217,7 +217,7 @@ def _engine(task: _Question, spark: "SparkSession | None") -> tuple:
             lambda units, job: score_on_spark(units, job, spark, tasks(units), task.progress),
             spark.sparkContext.defaultParallelism)
 
-# %% ../nbs/05g_batch_job.ipynb #3bca868f
+# %% ../nbs/05g_batch_job.ipynb #18774776
 def _job(task: _Question, columns: list[str], id_type: "pa.DataType", staging: Path) -> Job:
     "What the workers need to know."
     model = task.bundle
@@ -229,7 +229,7 @@ def _job(task: _Question, columns: list[str], id_type: "pa.DataType", staging: P
                str(staging.resolve()), batch)
 
 def _score(task: _Question, staging: Path, spark: "SparkSession | None"
-           ) -> tuple[list[Unit], Job, list[BadRows]]:
+           ) -> tuple[list[Unit], list[dict], list[BadRows]]:
     "Let every unit be in the staging folder; what an earlier run left is not scored again."
     model = task.bundle
     files, bad, found = _readable(task.files, model, task.id, task.ignore, task.quarantine)
@@ -249,17 +249,22 @@ def _score(task: _Question, staging: Path, spark: "SparkSession | None"
         check(units, job)
         unique.touch()
     score([unit for unit in units if unit_result(unit, staging) is None], job)
-    return units, job, bad
+    said = [result for unit in units if (result := unit_result(unit, staging))]
+    if len(said) < len(units):
+        raise RuntimeError(f"output_path: {len(units) - len(said)} of {len(units)} units are not in"
+                           " its folder; it must be there, under the same path, on every machine"
+                           " that works")
+    return units, said, bad
 
-# %% ../nbs/05g_batch_job.ipynb #0d7df007
+# %% ../nbs/05g_batch_job.ipynb #e88d35ea
 def _link(file: Path, to: Path) -> None:
     "A second name for a file; a copy where there are no such names."
     to.parent.mkdir(parents=True, exist_ok=True)
     try: os.link(file, to)
     except OSError: shutil.copyfile(file, to)
 
-def _seal(task: _Question, units: Sequence[Unit], staging: Path, bad: Sequence[BadRows],
-          new: Path) -> Manifest:
+def _seal(task: _Question, units: Sequence[Unit], results: Sequence[dict],
+          bad: Sequence[BadRows], staging: Path, new: Path) -> Manifest:
     "Put scored units into a folder, with the manifest that says what they are."
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -267,9 +272,8 @@ def _seal(task: _Question, units: Sequence[Unit], staging: Path, bad: Sequence[B
     inputs = {b.file: {"rows": b.rows, "scored": 0, "quarantined": b.rows} for b in bad}
     contract = task.bundle.contract
     tally = None if contract is None else ContractTally(contract)
-    for n, unit in enumerate(units):
+    for n, (unit, said) in enumerate(zip(units, results)):
         _link(scored_file(unit, staging), new/unit.below/f"part-{n:05d}-{run}.parquet")
-        said = unit_result(unit, staging) or {}
         for name, counts in said["inputs"].items():
             sums = inputs.setdefault(name, dict.fromkeys(counts, 0))
             for key, count in counts.items(): sums[key] += count
@@ -285,7 +289,7 @@ def _seal(task: _Question, units: Sequence[Unit], staging: Path, bad: Sequence[B
     (new/"_manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
-# %% ../nbs/05g_batch_job.ipynb #a2272df5
+# %% ../nbs/05g_batch_job.ipynb #e36d79a3
 def _check_rows(task: _Question, inputs: dict) -> None:
     "A RuntimeError unless each row of each file is accounted for; nothing is sealed then."
     for file in task.files:
@@ -299,15 +303,15 @@ def _scored(task: _Question, folder: Path) -> Manifest:
     staging.mkdir(parents=True, exist_ok=True)
     if task.engine == "spark":
         with session(task.spark, master=task.master) as spark:
-            units, job, bad = _score(task, staging, spark)
-    else: units, job, bad = _score(task, staging, None)
+            units, said, bad = _score(task, staging, spark)
+    else: units, said, bad = _score(task, staging, None)
     if task.changed():
         shutil.rmtree(staging)   # what of it is of which content, nobody knows
         name = task.files[0].path.parent.name if len(task.files) > 1 else task.files[0].name
         raise ValueError(f"input_path: {name!r} changed while it was scored; score again")
     with replacing(folder) as new:
         new.mkdir()
-        return _seal(task, units, staging, bad, new)
+        return _seal(task, units, said, bad, staging, new)
 
 # %% ../nbs/05g_batch_job.ipynb #e7e979fc
 @contextmanager
@@ -331,7 +335,7 @@ def _versions_of(link: Path) -> Path:
         )
     return versions
 
-# %% ../nbs/05g_batch_job.ipynb #036ea67d
+# %% ../nbs/05g_batch_job.ipynb #1aa25e2d
 def batch_predict(
     model_path: str | os.PathLike,
     input_path: str | os.PathLike | Sequence[str | os.PathLike],
@@ -443,6 +447,7 @@ def batch_predict(
     one_of(on_violation, "on_violation", ("count", "refuse"))
     quarantine = one_of(on_bad, "on_bad", ("fail", "quarantine")) == "quarantine"
     if partitions is not None: partitions = whole(partitions, "partitions", low=1)
+    ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     keep = whole(keep, "keep", low=0)
     bundle, link = _model(model_path), Path(output_path)
     versions, files = _versions_of(link), input_files(input_path)

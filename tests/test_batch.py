@@ -889,3 +889,16 @@ def test_threads_load_a_bundle_once(models, monkeypatch):
     files = {f.name: f.read_bytes() for f in bundle.path.iterdir()}
     with ThreadPoolExecutor(4) as pool: found = list(pool.map(lambda _: shipped_bundle(bundle.sha256, files), range(8)))
     assert len(loads) == 1 and all(one is found[0] for one in found)
+
+
+def test_scores_that_went_to_another_disk_are_missed(models, tmp_path, monkeypatch):
+    table(50).assign(id=range(50)).to_parquet(tmp_path / "in.parquet")
+    monkeypatch.setattr(batch_job, "score_here", lambda units, job, shown: None)   # as a worker does that has a folder of its own
+    with pytest.raises(RuntimeError, match="output_path: 1 of 1 units are not in its folder"): batch_predict(models / "one", tmp_path / "in.parquet", tmp_path / "out", engine="arrow")
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_to_ignore_may_come_one_by_one(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(3): table(5).assign(id=range(i * 5, i * 5 + 5), note="x").to_parquet(tmp_path / "in" / f"{i}.parquet", index=False)
+    assert batch_predict(models / "one", tmp_path / "in", tmp_path / "out", engine="arrow", ignore=iter(["note"])).rows == 15
