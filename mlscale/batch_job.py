@@ -20,13 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../nbs/05g_batch_job.ipynb #cc8cf9eb
+# %% ../nbs/05g_batch_job.ipynb #5bb20c94
 from .arguments import one_of, whole
 from .artifacts import Bundle, load_bundle
 from .batch_engines import check_ids_here, check_ids_on_spark, cores, score_here
 from .batch_engines import score_on_spark
 from .contract import ContractTally
-from .parquet import InputFile, check_schemas, digest_of, file_marks, footer, input_files
+from .parquet import InputFile, check_schemas, digest_of, file_marks, input_files, row_groups
 from .predictions import FORMAT, QUARANTINE, Manifest, parse_manifest, prediction_files
 from .predictions import read_manifest
 from .spark import session
@@ -120,29 +120,27 @@ def _point(link: Path, folder: Path, keep: int = 1) -> None:
     others.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)   # when it was last named
     for old in others[keep:]: _remove_unread(old)
 
-# %% ../nbs/05g_batch_job.ipynb #6e5bc124
+# %% ../nbs/05g_batch_job.ipynb #14f917e1
 def _readable(files: Sequence[InputFile], bundle: Bundle, id: str, ignore: Sequence[str],
               quarantine: bool) -> tuple[list[InputFile], list[BadRows], tuple]:
     "The files that can be scored, what is to be said of the others, and the columns to read."
+    types, bad, found = bundle.signature.types, list[BadRows](), None
+    check = lambda some: check_schemas([f.path for f in some], id, bundle.columns, ignore, types,
+                                       [list(f.values) for f in some])
+    if not quarantine: return list(files), [], check(files)
     good: list[InputFile] = []
-    bad: list[BadRows] = []
-    found = None
     for file in files:
         try:
-            alike = [*good[:1], file]
-            found = check_schemas([f.path for f in alike], id, bundle.columns, ignore,
-                                  bundle.signature.types, [list(f.values) for f in alike])
-            folder_values(file, bundle.columns, bundle.signature.types)
+            found = check([*good[:1], file])
+            folder_values(file, bundle.columns, types)
             good.append(file)
-        except ValueError as e:
-            if not quarantine: raise
-            bad.append(BadRows(file.name, 0, _rows_of(file), None, str(e)))
+        except ValueError as e: bad.append(BadRows(file.name, 0, _rows_of(file), None, str(e)))
     if found is None or not good:
         raise ValueError(f"input_path: no file can be scored; {bad[0].reason}")
     return good, bad, found
 
 def _rows_of(file: InputFile) -> int | None:
-    try: return footer(file.path).num_rows
+    try: return sum(row_groups(file.path))
     except ValueError: return None
 
 # %% ../nbs/05g_batch_job.ipynb #ef37c8bb
@@ -154,7 +152,7 @@ def _model(model_path: str | os.PathLike) -> Bundle:
     name, alias, version = named.groups()
     return Registry().load(name, alias or int(version))
 
-# %% ../nbs/05g_batch_job.ipynb #b247d14d
+# %% ../nbs/05g_batch_job.ipynb #66ef92fe
 @dataclass(frozen=True)
 class _Question:
     "What is to be computed, and how."
@@ -195,7 +193,7 @@ class _Question:
 
 def _unit_rows(task: _Question, files: Sequence[InputFile], workers: int) -> int:
     "The largest number of rows of a unit: all workers have work, a large input is cut alike."
-    rows = sum(footer(f.path).num_rows for f in files)
+    rows = sum(sum(row_groups(f.path)) for f in files)
     if task.partitions: return max(1, -(-rows//task.partitions), min(100, rows))
     share = max(10_000, rows//(2*workers))
     return min(MOST, 2**(share.bit_length() - 1))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Piece', 'parquet_files', 'InputFile', 'input_files', 'stat_mark', 'file_marks', 'input_digest', 'digest_of', 'footer',
-           'id_type', 'features_among', 'check_schemas', 'input_columns', 'plan_parts', 'read_rows', 'row_name',
-           'feature_matrix']
+           'row_groups', 'id_type', 'features_among', 'check_schemas', 'input_columns', 'plan_parts', 'read_rows',
+           'row_name', 'feature_matrix']
 
-# %% ../nbs/05c_parquet.ipynb #cbcc1f5f
+# %% ../nbs/05c_parquet.ipynb #a5ee8c0c
 import errno
 import hashlib
 import itertools
@@ -15,6 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
@@ -312,6 +313,42 @@ def footer(file: Path) -> "pq.FileMetaData":
         raise ValueError(f"input_path: {file.name[:60]!r} is not a readable Parquet file ({why}); "
                          "write it anew") from e
 
+# %% ../nbs/05c_parquet.ipynb #d32ecce8
+@lru_cache(maxsize=2**16)
+def _row_groups(file: str, mark: str) -> tuple[int, ...]:
+    said = footer(Path(file))
+    return tuple(said.row_group(g).num_rows for g in range(said.num_row_groups))
+
+def row_groups(file: Path) -> tuple[int, ...]:
+    """The numbers of rows of a file's row groups; a file that did not change is read once for it.
+
+    Parameters
+    ----------
+    file : Path
+        A Parquet file.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        See `footer`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.parquet import row_groups
+    >>> pd.DataFrame({"id": range(7)}).to_parquet("seven.parquet", row_group_size=4)
+    >>> row_groups(Path("seven.parquet"))
+    (4, 3)
+    """
+    try: mark = stat_mark(file)
+    except OSError: mark = ""   # which `footer` says as it should be said
+    return _row_groups(str(file), mark)
+
 # %% ../nbs/05c_parquet.ipynb #cf33bd71
 def _is_list(t: "pa.DataType") -> bool:
     import pyarrow.types as types
@@ -526,7 +563,7 @@ def input_columns(
     """
     return check_schemas(files, id, columns, ignore, types)[0]
 
-# %% ../nbs/05c_parquet.ipynb #be8e5f50
+# %% ../nbs/05c_parquet.ipynb #4ebcdaae
 Piece = tuple[str, int, int, int]   # a file, a row group, the first row and the one after the last
 
 def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
@@ -553,8 +590,7 @@ def plan_parts(files: Sequence[Path], parts: int) -> list[list[Piece]]:
     >>> [[piece[1:] for piece in part] for part in plan_parts([Path("a.parquet")], 3)]
     [[(0, 0, 4)], [(0, 4, 8)], [(0, 8, 10)]]
     """
-    groups = [(str(f.resolve()), g, said.row_group(g).num_rows)
-              for f in files for said in [footer(f)] for g in range(said.num_row_groups)]
+    groups = [(str(f.resolve()), g, n) for f in files for g, n in enumerate(row_groups(f))]
     total, first = sum(n for _, _, n in groups), 0
     size = max(1, -(-total//parts))
     plan: list[list[Piece]] = [[] for _ in range(max(1, -(-total//size)))]

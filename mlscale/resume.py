@@ -6,7 +6,7 @@
 __all__ = ['LEAST', 'MOST', 'Unit', 'folder_values', 'plan_units', 'split_bad', 'Job', 'BadRows', 'score_unit', 'bad_table',
            'scored_file', 'bad_file', 'unit_result']
 
-# %% ../nbs/05e_resume.ipynb #0928d61f
+# %% ../nbs/05e_resume.ipynb #efadb5ca
 import hashlib
 import json
 import os
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from .contract import ContractTally
-from .parquet import InputFile, Piece, file_marks, footer, plan_parts, read_rows, stat_mark
+from .parquet import InputFile, Piece, file_marks, plan_parts, read_rows, row_groups
+from .parquet import stat_mark
 from .predictions import score_batches, shipped_bundle
 from .storage import needs, replacing
 
@@ -101,17 +102,20 @@ def folder_values(file: InputFile, columns: Sequence[str],
     return {c: _number(v, c) if kinds[c] == "number" else v
             for c, v in file.values.items() if c in kinds}
 
-# %% ../nbs/05e_resume.ipynb #b2205c2a
+# %% ../nbs/05e_resume.ipynb #3ee85c95
 LEAST, MOST = 10_000, 2**18   # rows of a unit: small files are joined, large ones are cut
 
 def _joined(files: Sequence[InputFile], sizes: Sequence[int], least: int) -> list[list[int]]:
     "Neighbours in one folder, joined while they have few rows; their places in the list."
     groups: list[list[int]] = []
+    rows = 0   # of the last group
     for i, file in enumerate(files):
-        last = groups[-1] if groups else []
-        fits = last and sum(sizes[j] for j in last) + sizes[i] <= least
-        if fits and file.values == files[last[0]].values: last.append(i)
-        else: groups.append([i])
+        alike = bool(groups) and file.values == files[groups[-1][0]].values
+        if alike and rows + sizes[i] <= least: groups[-1].append(i)
+        else:
+            groups.append([i])
+            rows = 0
+        rows += sizes[i]
     return groups
 
 def _below(file: InputFile) -> str:
@@ -119,7 +123,7 @@ def _below(file: InputFile) -> str:
     return "/".join(part for part in Path(file.name).parts[:-1]
                     if unquote(part).partition("=")[0] in file.values)
 
-# %% ../nbs/05e_resume.ipynb #40a360f4
+# %% ../nbs/05e_resume.ipynb #10f24fc8
 def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: Sequence[Any], *,
                stats: Mapping[str, str] | None = None, columns: Sequence[str] = (),
                types: Sequence[str] = (), most: int = MOST) -> list[Unit]:
@@ -156,7 +160,7 @@ def plan_units(files: Sequence[InputFile], marks: Mapping[str, str], question: S
     >>> [len(unit.pieces) for unit in plan_units(files, file_marks(files), ["a model"])]
     [1, 1, 1]
     """
-    sizes, units = [footer(f.path).num_rows for f in files], []
+    sizes, units = [sum(row_groups(f.path)) for f in files], []
     stats = stats or file_marks(files, "stat")
     for group in _joined(files, sizes, min(LEAST, most)):
         some = {str(files[i].path.resolve()): files[i] for i in group}
@@ -274,23 +278,23 @@ class BadRows(NamedTuple):
     id: str | None
     reason: str
 
-# %% ../nbs/05e_resume.ipynb #136565fa
+# %% ../nbs/05e_resume.ipynb #ec50f343
 def _score_piece(piece: Piece, unit: Unit, job: Job, tally: ContractTally | None) -> Iterator:
     "The scored batches and the bad rows of a piece: a list of each, batch by batch as they come."
     model, (file, group, at, end) = shipped_bundle(job.sha256, job.bundle), piece
-    said, name = footer(Path(file)), unit.names[file]
-    first = sum(said.row_group(g).num_rows for g in range(group))
+    row = lambda at: sum(row_groups(Path(file))[:group]) + at   # in the file
+    name = unit.names[file]
     batches = read_rows([piece], [job.id, *job.columns], batch=job.batch, folders=unit.folders)
     score = lambda rows: next(score_batches(iter([rows]), lambda: model, job.id, tally))
     while True:
         try: batch = next(batches, None)
         except ValueError as e:   # about the file, which cannot be read from here on
             if not job.quarantine: raise
-            yield [], [BadRows(name, first + at, end - at, None, str(e))]
+            yield [], [BadRows(name, row(at), end - at, None, str(e))]
             return
         if batch is None: return
         good, bad = split_bad(batch, score) if job.quarantine else ([score(batch)], [])
-        yield good, [BadRows(name, first + at + i, 1, None if id is None else str(id), why)
+        yield good, [BadRows(name, row(at + i), 1, None if id is None else str(id), why)
                      for i, id, why in bad]
         at += batch.num_rows
 
