@@ -781,7 +781,9 @@ def test_a_killed_job_leaves_the_old_answer_and_the_next_one_cleans_up(spark, mo
     out, versions = tmp_path / "out", tmp_path / ".out.versions"
     old = batch_predict(models / "one", tmp_path / "named.parquet", out, spark=spark)
     with subprocess.Popen([sys.executable, "-c", JOB.format("local[2]"), models / "two", tmp_path / "named.parquet", out], stderr=subprocess.DEVNULL) as job:
-        while not list(versions.glob(".*")): time.sleep(.01)
+        while not list(versions.glob(".*")):
+            assert job.poll() is None   # not at its end before it began
+            time.sleep(.01)
         job.send_signal(signal.SIGKILL)
     assert read_manifest(out) == old
     assert batch_predict(models / "two", tmp_path / "named.parquet", out, spark=spark).model == load_bundle(models / "two").sha256

@@ -829,7 +829,7 @@ def test_where_nobody_tries_again_a_worker_that_is_killed_ends_the_job_in_one_li
     out = tmp_path/"out"
     job = driver(models/"slow", long, out, master="local[2]", partitions=40)
     wait_for(lambda: len(staged(out)) >= 3, 200)
-    python_workers(job)[0].kill()
+    for worker in python_workers(job): worker.kill()   # one of them may have nothing to do
     error = job.communicate(timeout=300)[1]
     left = staged(out)
     assert job.returncode == 1 and error.strip().splitlines()[-1].startswith("RuntimeError: spark: ") and not os.path.lexists(out)

@@ -1,0 +1,162 @@
+"""What each part of the system was worth (chapter 12): the year lived again under other rules, in memory.
+
+Models are boosted trees of sixty rounds on thirty thousand rows drawn from those that may teach, so that a year costs seconds; the comparisons are
+within one run. OMP_NUM_THREADS=1 is faster than more where the machine does other things.
+
+    python benchmarks/lifecycle.py               everything, some ten minutes
+    python benchmarks/lifecycle.py policies      one table: policies, labels, releases, stops, ledger or events
+"""
+import hashlib
+import sys
+import time
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from harness import store
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from mlscale.data import OperationsDesk, load_flights
+from mlscale.evaluation import estimate_mean
+from mlscale.features import load_features
+from mlscale.replay import CHECK, RETRAIN, Rules, daily_differences, replay, surely_worse
+from mlscale.system import END, START, WEEK
+from mlscale.world import World, without_horizon
+
+PACKAGES = ("numpy", "pandas", "scikit-learn")
+ROWS, BAD = 30_000, pd.Timestamp("2013-09-02", tz="UTC")
+
+
+@cache
+def features():
+    return load_features().set_index("flight_id").sort_values("event_timestamp", kind="stable")
+
+
+@cache
+def leaky(): return without_horizon(features(), END)
+
+
+@cache
+def world(seed=0): return World(load_flights().set_index("flight_id"), OperationsDesk(seed=seed))
+
+
+MADE = {}
+
+
+def fit(X, y, weights, seed=0):
+    "Boosted trees; the same question is answered from memory, for many of these years begin alike."
+    rows = np.random.default_rng(seed).permutation(len(X))[:ROWS]
+    key = hashlib.sha256(b"".join([X.iloc[rows].to_numpy().tobytes(), y[rows].tobytes(), weights[rows].tobytes()])).hexdigest()
+    if key not in MADE:
+        model = HistGradientBoostingClassifier(max_iter=60, learning_rate=.12, min_samples_leaf=100, l2_regularization=1, early_stopping=False,
+                                               random_state=seed)
+        MADE[key] = model.fit(X.iloc[rows], y[rows], sample_weight=weights[rows]), {}
+    model, answered = MADE[key]
+
+    def score(asked):
+        if id(asked) not in answered: answered[id(asked)] = asked, model.predict_proba(asked)[:, 1]
+        return answered[id(asked)][1]
+    return score
+
+
+def live(rules=None, seed=0, **more): return replay(world(seed), features(), rules or Rules(), fit=fit, **more)
+
+
+def against(year, other):
+    "By how much a year's losses and dollars are above another's, with 90 % intervals by blocks of weeks."
+    weeks = np.arange(len(year.weeks))
+    loss = estimate_mean((year.weeks.log_loss - other.weeks.log_loss).to_numpy(), days=weeks, weights=year.weeks.flights.to_numpy())
+    money = estimate_mean((year.weeks.saved - other.weeks.saved).to_numpy(), days=weeks)
+    low, high = loss.interval(.9)
+    cheap, dear = money.interval(.9)
+    return {"log loss": year.log_loss, "difference": loss.value, "low": low, "high": high, "saved": year.saved,
+            "more saved": money.value * len(weeks), "saved low": cheap * len(weeks), "saved high": dear * len(weeks)}
+
+
+def policies():
+    "When to retrain, with and without the gate; each against never."
+    years = {(rule, gate): live(Rules(retrain=rule, gate=gate, check="shadow")) for gate in (True, False) for rule in RETRAIN}
+    never = years["never", True]
+    store("lifecycle_policies", [{"retrain": rule, "gate": gate, "trained": year.count("train"), "released": year.count("release"),
+                                  **against(year, never)} for (rule, gate), year in years.items()], PACKAGES)
+
+
+def labels():
+    "A month's retraining without gate and check: on flights left alone with their weights, or on whatever happened."
+    rows = []
+    for seed in range(3):
+        years = {honest: live(Rules(retrain="monthly", gate=False, check="none", left_alone=honest), seed) for honest in (True, False)}
+        for honest, year in years.items():
+            for month, part in year.weeks.groupby(year.weeks.week.dt.strftime("%m")):
+                rows.append({"seed": seed, "left alone": honest, "month": month, "log loss": float(np.average(part.log_loss, weights=part.flights)),
+                             "acted": int(part.acted.sum()), "flights": int(part.flights.sum()), "saved": float(part.saved.sum())})
+    store("lifecycle_labels", rows, PACKAGES)
+
+
+def releases():
+    "The bad release on twelve Mondays, and a good one: the champion's own recipe on newer flights."
+    rows = []
+    for monday in pd.date_range(START + 3 * WEEK, periods=12, freq=3 * WEEK):
+        for kind, table in (("bad", leaky()), ("good", features())):
+            for check in CHECK:
+                year = live(Rules(retrain="never", check=check, gate=kind == "bad"), bad_release=monday, leaky=table, until=monday + 5 * WEEK)
+                taken = [d for d in year.decisions if d.kind in ("stop", "rollback")]
+                passed = not year.count("refuse")
+                exposed = int(year.weeks.exposed.sum())
+                if passed and not taken: exposed = int(year.weeks.flights[year.weeks.week >= monday].sum()) if check in ("none", "week") else None
+                rows.append({"monday": f"{monday:%Y-%m-%d}", "release": kind, "check": check, "passed the gate": passed, "taken back": bool(taken),
+                             "days": (taken[0].at - monday).days if taken else None, "exposed": exposed})
+    store("lifecycle_releases", rows, PACKAGES)
+
+
+def stops():
+    "How often daily looks stop a model that differs from its predecessor by the seed alone."
+    table, found = features(), []
+    known = table[(table.event_timestamp < START) & table.late.notna()]
+    columns = [c for c in table if c not in ("event_timestamp", "late", "label_time")]
+    later = table[(table.event_timestamp >= START) & table.late.notna()]
+    day = ((later.event_timestamp - START) // pd.Timedelta(days=1)).to_numpy()
+    models = [fit(known[columns], known.late.to_numpy(), np.ones(len(known)), seed)(later[columns]) for seed in range(8)]
+    for share in (1., .2):
+        some = np.random.default_rng(0).random(len(later)) < share
+        stopped = ordinary = trials = 0
+        for a, new in enumerate(models):
+            for b, old in enumerate(models):
+                if a == b: continue
+                d = daily_differences(new[some], old[some], later.late.to_numpy()[some], np.ones(some.sum()), day[some])
+                d -= d.mean()   # no worse over the year
+                for first in range(14, len(d) - 14, 14):
+                    before, now = d[first - 14:first], d[first:first + 14]
+                    stopped += any(surely_worse(now[:k], before) for k in range(1, 15))
+                    z = [now[:k].mean() / (before.std(ddof=1) / k**.5) for k in range(1, 15)]
+                    ordinary += max(z) > 1.645
+                    trials += 1
+        found.append({"share": share, "trials": trials, "stopped": stopped / trials, "by an ordinary interval looked at daily": ordinary / trials})
+    store("lifecycle_stops", found, PACKAGES)
+
+
+def ledger():
+    "Each part turned off, in a year with the bad release."
+    bad = {"bad_release": BAD, "leaky": leaky()}
+    whole = live(**bad)
+    without = {"everything on": whole, "no random share left alone": live(Rules(left_alone=False), **bad), "no gate": live(Rules(gate=False), **bad),
+               "no check after a release": live(Rules(check="none"), **bad), "a check after a week": live(Rules(check="week"), **bad),
+               "never retrained": live(Rules(retrain="never"), **bad),
+               "no point-in-time features": live(leaky=leaky())}
+    store("lifecycle_ledger", [{"year": name, "trained": year.count("train"), "released": year.count("release"),
+                                "taken back": year.count("stop", "rollback"), **against(year, whole)} for name, year in without.items()], PACKAGES)
+
+
+def events():
+    "The loop itself, without fitting and scoring."
+    constant = lambda X, y, weights: lambda rows: np.full(len(rows), .45)
+    start = time.process_time()
+    year = replay(world(), features(), Rules(retrain="monthly", gate=False, check="none"), fit=constant)
+    took = time.process_time() - start
+    n = int(2 * year.weeks.flights.sum() + year.weeks.acted.sum())
+    store("lifecycle_events", [{"events": n, "seconds of the processor": took, "events a second": n / took}])
+
+
+if __name__ == "__main__":
+    TABLES = {f.__name__: f for f in (policies, labels, releases, stops, ledger, events)}
+    for name in sys.argv[1:] or TABLES: TABLES[name]()
