@@ -54,8 +54,9 @@ def fit(X, y, weights, seed=0):
     model, answered = MADE[key]
 
     def score(asked):
-        if id(asked) not in answered: answered[id(asked)] = asked, model.predict_proba(asked)[:, 1]
-        return answered[id(asked)][1]
+        table = hashlib.sha256(asked.last_dep_delay.to_numpy().tobytes()).hexdigest()   # in which the true table and the leaky one differ
+        if table not in answered: answered[table] = model.predict_proba(asked)[:, 1]
+        return answered[table]
     return score
 
 
@@ -94,9 +95,9 @@ def labels():
 
 
 def releases():
-    "The bad release on twelve Mondays, and a good one: the champion's own recipe on newer flights."
+    "The bad release on eight Mondays, and a good one: the champion's own recipe on newer flights."
     rows = []
-    for monday in pd.date_range(START + 3 * WEEK, periods=12, freq=3 * WEEK):
+    for monday in pd.date_range(START + 4 * WEEK, periods=8, freq=4 * WEEK):
         for kind, table in (("bad", leaky()), ("good", features())):
             for check in CHECK:
                 year = live(Rules(retrain="never", check=check, gate=kind == "bad"), bad_release=monday, leaky=table, until=monday + 5 * WEEK)
