@@ -6,9 +6,10 @@
 __all__ = ['WITH', 'WITHOUT', 'BAD_RELEASE', 'run_week', 'run_weeks', 'new_folder', 'arguments_of', 'run', 'HOLDOUT',
            'RETRAIN_EVERY', 'backtest', 'compare_on', 'gate', 'history', 'judge_release', 'launch', 'learnable',
            'monitors', 'release', 'reopen', 'train', 'watch', 'Run', 'decisions_digest', 'decisions_of', 'draw_gates',
-           'draw_year', 'merge_futures', 'page', 'provenance', 'rolled_back', 'END', 'HARM', 'NAME', 'START', 'TIMED',
-           'WEEK', 'System', 'act', 'batch_scores', 'deploy', 'read_checkpoint', 'record', 'record_known_outcomes',
-           'request_predictions', 'served_version', 'write_checkpoint', 'World', 'without_horizon']
+           'draw_year', 'merge_futures', 'page', 'provenance', 'read_run', 'rolled_back', 'write_run', 'END', 'HARM',
+           'NAME', 'START', 'TIMED', 'WEEK', 'System', 'act', 'batch_scores', 'deploy', 'read_checkpoint', 'record',
+           'record_known_outcomes', 'request_predictions', 'served_version', 'write_checkpoint', 'World',
+           'without_horizon']
 
 # %% ../nbs/12_lifecycle.ipynb #2596425b
 import json
@@ -29,7 +30,7 @@ from .policy import watch
 from .serving import serving_process
 from .storage import home, locked, needs, replacing
 from .story import Run, decisions_digest, decisions_of, draw_gates, draw_year, merge_futures
-from .story import page, provenance, rolled_back
+from .story import page, provenance, read_run, rolled_back, write_run
 from .system import END, HARM, NAME, START, TIMED, WEEK, System, act, batch_scores, deploy
 from .system import read_checkpoint, record, record_known_outcomes, request_predictions
 from .system import served_version, write_checkpoint
@@ -39,8 +40,8 @@ from .world import World, without_horizon
 _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history", "judge_release",
          "launch", "learnable", "monitors", "release", "reopen", "train",
          "watch", "Run", "decisions_digest", "decisions_of", "draw_gates", "draw_year",
-         "merge_futures", "page", "provenance", "rolled_back", "END", "HARM", "NAME", "START",
-         "TIMED", "WEEK", "System", "act", "batch_scores", "deploy", "read_checkpoint", "record",
+         "merge_futures", "page", "provenance", "read_run", "rolled_back", "write_run", "END",
+         "HARM", "NAME", "START", "TIMED", "WEEK", "System", "act", "batch_scores", "deploy", "read_checkpoint", "record",
          "record_known_outcomes", "request_predictions", "served_version", "write_checkpoint",
          "World", "without_horizon"]
 
@@ -309,7 +310,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     if bad_release not in weeks: bad_release = None   # the default one, after the end
     until = weeks[-1] + WEEK
     folder = _folder(folder, {"until": until, "bad_release": bad_release, "seed": seed})
-    if (folder/"run.json").exists(): return Run.read(folder)
+    if (folder/"run.json").exists(): return read_run(folder)
     with _alone(folder), ThreadPoolExecutor(1) as beside, ExitStack() as stack:
         # Java takes its time; meanwhile the models train
         started = beside.submit(stack.enter_context, session(None))
@@ -321,5 +322,5 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         result = Run(folder, events, metrics, gates, system.performance.threshold,
                      provenance(until, bad_release, seed))
         result.report(folder/"report.html")
-        result.save()   # last: what is there is finished
+        write_run(result)   # last: what is there is finished
     return result

@@ -520,6 +520,7 @@ def new_to_the_champion(system: System, rows: pd.DataFrame, features: pd.DataFra
     tally.update(features.loc[new.flight_id, FEATURES])
     return tally.broken
 
+# %% ../nbs/12d_policy.ipynb #bdfef800
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, promote and deploy it.
@@ -569,18 +570,15 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     system.note(at, "retrain", f"version {version}, since {why}", version,
                 evidence={**evidence, "rows": len(rows), "held_out": len(held_out),
                           "trained_until": str(at - HOLDOUT)})
-    system.trained_at = at
+    system.trained_at, refused = at, ""
     try: system.registry.promote(NAME, version, gate=gate(system, at, held_out, table, spark))
     except GateRefused as e: refused = str(e).split(": ", 1)[1]
-    else: refused = None
-    compared = system.registry.history(NAME).comparison.dropna()
-    evidence["comparison"] = compared.iloc[-1].to_dict()
-    if refused:
-        system.note(at, "refuse", refused, version, evidence=evidence)
-        return
+    compared = system.registry.history(NAME).comparison.dropna().iloc[-1].to_dict()
+    evidence["comparison"] = compared
+    if refused: return system.note(at, "refuse", refused, version, evidence=evidence)
     system.on_probation = version, served_version(system)
     deploy(system, url)
-    better = f"{evidence['comparison']['difference']:+.4f}"
+    better = f"{compared['difference']:+.4f}"
     system.note(at, "promote", f"version {version} is live; on held-out flights its log loss is "
                                f"{better} against the champion's", version, evidence=evidence)
 

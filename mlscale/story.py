@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['merge_futures', 'rolled_back', 'draw_year', 'draw_gates', 'decisions_of', 'decisions_digest', 'provenance', 'page',
-           'Run']
+           'Run', 'write_run', 'read_run']
 
 # %% ../nbs/12e_story.ipynb #a06c3a88
 import base64
@@ -267,7 +267,8 @@ def decisions_of(events: pd.DataFrame) -> list[dict]:
     >>> events = pd.DataFrame([
     ...     {"run": "a run", "at": START, "kind": kind, "version": version, "text": kind,
     ...      "evidence": evidence}
-    ...     for kind, version, evidence in [("promote", 1, {"rows": 80000}), ("alert", None, None)]])
+    ...     for kind, version, evidence in [("promote", 1, {"rows": 80_000}), ("alert", None, None)]
+    ... ])
     >>> decisions_of(events)[0]["evidence"], len(decisions_of(events))
     ({'rows': 80000}, 1)
     """
@@ -580,14 +581,6 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #f75a57ae
-_TABLES = ("events", "metrics", "gates")
-
-def _with_times(table: pd.DataFrame) -> pd.DataFrame:
-    "A table as JSON gives it back, its times as times."
-    times = {name: pd.to_datetime(table[name]) for name in ("at", "week") if name in table}
-    return table.assign(**times)
-
 # %% ../nbs/12e_story.ipynb #f5db37d2
 @dataclass(repr=False)
 class Run:
@@ -740,40 +733,70 @@ class Run:
         with replacing(path) as new: new.write_text(page(self), encoding="utf-8")
         return Path(path)
 
-    def save(self) -> Path:
-        """Write the run to `run.json` in its folder.
+# %% ../nbs/12e_story.ipynb #c9bc1986
+_TABLES = ("events", "metrics", "gates")
 
-        Returns
-        -------
-        Path
-            The file, for `Run.read`.
-        """
-        tables = {name: getattr(self, name).to_dict("records") for name in _TABLES}
-        state = {"format": 1, **tables, "threshold": self.threshold, "provenance": self.provenance}
-        with replacing(self.folder/"run.json") as new: new.write_text(json.dumps(state, default=str))
-        return self.folder/"run.json"
+def _with_times(table: pd.DataFrame) -> pd.DataFrame:
+    "A table as JSON gives it back, its times as times."
+    times = {name: pd.to_datetime(table[name]) for name in ("at", "week") if name in table}
+    return table.assign(**times)
 
-    @classmethod
-    def read(cls, folder: Path | str) -> "Run":
-        """Read what `save` wrote.
+def write_run(run: Run) -> Path:
+    """Write a run to `run.json` in its folder.
 
-        Parameters
-        ----------
-        folder : path
-            That of the run.
+    Parameters
+    ----------
+    run : Run
+        What happened.
 
-        Returns
-        -------
-        Run
-            The same.
+    Returns
+    -------
+    Path
+        The file.
 
-        Raises
-        ------
-        ValueError
-            If no finished run is there.
-        """
-        try: state = json.loads((Path(folder)/"run.json").read_text())
-        except FileNotFoundError:
-            raise ValueError(f"folder: {Path(folder).name!r} holds no finished run") from None
-        tables = (_with_times(pd.DataFrame(state[name])) for name in _TABLES)
-        return cls(Path(folder), *tables, state["threshold"], state["provenance"])
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from mlscale.story import Run, read_run, write_run
+    >>> run = Run(Path("a-run"), pd.DataFrame({"kind": ["promote"]}), pd.DataFrame(),
+    ...           pd.DataFrame(), threshold=.6)
+    >>> read_run(write_run(run).parent).events.kind.tolist()
+    ['promote']
+    """
+    path, tables = run.folder/"run.json", {name: getattr(run, name).to_dict("records")
+                                           for name in _TABLES}
+    state = {"format": 1, **tables, "threshold": run.threshold, "provenance": run.provenance}
+    with replacing(path) as new: new.write_text(json.dumps(state, default=str))
+    return path
+
+def read_run(folder: Path | str) -> Run:
+    """Read what `write_run` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        That of the run.
+
+    Returns
+    -------
+    Run
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If no finished run is there.
+
+    Examples
+    --------
+    >>> from mlscale.story import read_run
+    >>> read_run("nowhere")
+    Traceback (most recent call last):
+    ValueError: folder: 'nowhere' holds no finished run
+    """
+    try: state = json.loads((Path(folder)/"run.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"folder: {Path(folder).name!r} holds no finished run") from None
+    events, metrics, gates = (_with_times(pd.DataFrame(state[name])) for name in _TABLES)
+    return Run(Path(folder), events, metrics, gates, state["threshold"], state["provenance"])

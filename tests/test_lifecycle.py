@@ -232,6 +232,9 @@ def test_each_alert_has_its_own_value_unit_and_the_clock_of_the_run(system):
     slow = next(a for a in system.alerts.open if a.name == "latency")
     assert (slow.value, slow.threshold, slow.unit, slow.at) == (1000, 200, "ms", START + WEEK)
     assert {a.at for a in system.alerts.open} == {START + WEEK} and all(a.severity == "warning" for a in system.alerts.open if a.name != HARM)
+    noted = {e["text"].split()[0]: e["evidence"] for e in system.events[1:]}
+    assert noted.pop("latency") is None   # it is shown, and no decision: this machine's clock measured it
+    assert noted and all(evidence["value"] > evidence["threshold"] and evidence["unit"] and evidence["detail"] for evidence in noted.values())
     assert any(e["text"] == "latency 1e+03 ms, allowed 200" for e in system.events)
     week = system.weeks[-1]
     acted = logged_predictions(system.log, since=START, until=START + WEEK).action != "none"
@@ -296,6 +299,9 @@ def test_a_release_that_the_gate_refuses_changes_nothing_that_is_served(system, 
     record_known_outcomes(system, at)
     release(system, at, url, spark, why="a test", features=system.features.assign(**dict.fromkeys(FEATURES[10:], 0.)))
     assert [e["kind"] for e in system.events[-2:]] == ["retrain", "refuse"] and served_version(system) == 1 and system.on_probation is None and system.trained_at == at
+    why, refused = (e["evidence"] for e in system.events[-2:])
+    assert why == {"why": "a test", "against": 1, "rows": why["rows"], "held_out": refused["comparison"]["rows"], "trained_until": str(at - HOLDOUT)} and why["rows"] > 50_000
+    assert refused["against"] == 1 and refused["comparison"] == system.registry.history(NAME).comparison.dropna().iloc[-1].to_dict() and refused["comparison"]["high"] >= 0
     kept = system.registry.version(NAME, 2)
     assert kept.metrics["log_loss"] > 0 and kept.evaluation.intervals["log_loss"][0] < kept.metrics["log_loss"] < kept.evaluation.intervals["log_loss"][1]
     with PredictionLog(system.log) as log, log.transaction() as db: ((model, version, until),) = db.execute("SELECT model, version, until FROM trainings")
@@ -313,6 +319,7 @@ def test_a_bad_release_passes_the_gate_goes_live_and_is_rolled_back_by_what_it_s
     assert judge_release(system, at + WEEK, url, spark) is True
     assert served_version(system) == 1 and system.on_probation is None and [e["kind"] for e in system.events[-2:]] == ["alert", "rollback"]
     assert "version 2 is worse in service than version 1" in system.events[-2]["text"] and system.events[-1]["at"] == at + WEEK
+    assert system.events[-2]["evidence"]["against"] == 1 and system.events[-2]["evidence"]["comparison"]["low"] > 0 and system.events[-1]["evidence"] == {"instead_of": 2}
     assert judge_release(system, at + WEEK, url, spark) is False   # nobody is on probation any more
 
 
@@ -323,6 +330,8 @@ def test_a_release_as_good_as_its_predecessor_stays(system, spark, url):
     system.on_probation, bundle = (2, 1), system.registry.load(NAME, 1)
     serve_week(system, START, version=2, scores=lambda rows: bundle.predict(rows[FEATURES]), share=.5)
     assert judge_release(system, START + WEEK, url, spark) is False and served_version(system) == 2 and system.on_probation is None
+    kept = system.events[-1]
+    assert (kept["kind"], kept["version"], kept["evidence"]["against"]) == ("keep", 2, 1) and kept["evidence"]["comparison"]["low"] <= 0 < kept["evidence"]["comparison"]["rows"]
 
 
 # ---- a future of its own, and a restart
@@ -380,7 +389,7 @@ def test_times_that_are_no_weeks_of_the_year_are_refused(tmp_path, arguments):
 
 
 def test_a_folder_that_exists_is_refused_and_untouched(tmp_path):
-    with pytest.raises(ValueError, match="exists"): run(folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="no run was begun"): run(folder=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 
