@@ -37,13 +37,13 @@ from .system import served_version, write_checkpoint
 from .world import World, without_horizon
 
 # %% ../nbs/12_lifecycle.ipynb #74e5dac2
-_all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history", "judge_release",
-         "launch", "learnable", "monitors", "release", "reopen", "train",
+_all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history",
+         "judge_release", "launch", "learnable", "monitors", "release", "reopen", "train",
          "watch", "Run", "decisions_digest", "decisions_of", "draw_gates", "draw_year",
          "merge_futures", "page", "provenance", "read_run", "rolled_back", "write_run", "END",
-         "HARM", "NAME", "START", "TIMED", "WEEK", "System", "act", "batch_scores", "deploy", "read_checkpoint", "record",
-         "record_known_outcomes", "request_predictions", "served_version", "write_checkpoint",
-         "World", "without_horizon"]
+         "HARM", "NAME", "START", "TIMED", "WEEK", "System", "act", "batch_scores", "deploy",
+         "read_checkpoint", "record", "record_known_outcomes", "request_predictions",
+         "served_version", "write_checkpoint", "World", "without_horizon"]
 
 # %% ../nbs/12_lifecycle.ipynb #3fa01ab3
 def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
