@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #68e5218b
+# %% ../nbs/91_cli.ipynb #d6da3ca5
 import argparse
 import importlib.util
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #3771af85
+# %% ../nbs/91_cli.ipynb #e6f1fb79
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -48,7 +48,7 @@ def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
         if not quiet: tqdm.write(line)
     return say
 
-# %% ../nbs/91_cli.ipynb #904a64bc
+# %% ../nbs/91_cli.ipynb #86938843
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import new_folder, run
     start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
@@ -275,7 +275,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #4c77bfca
+# %% ../nbs/91_cli.ipynb #adf2449d
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -411,7 +411,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
                      help="what is to be forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #0c555184
+# %% ../nbs/91_cli.ipynb #11b26d12
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 

@@ -11,7 +11,7 @@ __all__ = ['WITH', 'WITHOUT', 'BAD_RELEASE', 'run_week', 'run_weeks', 'new_folde
            'record_known_outcomes', 'request_predictions', 'served_version', 'write_checkpoint', 'World',
            'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #2596425b
+# %% ../nbs/12_lifecycle.ipynb #ef3701d7
 import json
 import shutil
 import uuid
@@ -36,7 +36,7 @@ from .system import read_checkpoint, record, record_known_outcomes, request_pred
 from .system import served_version, write_checkpoint
 from .world import World, without_horizon
 
-# %% ../nbs/12_lifecycle.ipynb #74e5dac2
+# %% ../nbs/12_lifecycle.ipynb #8894483e
 _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "gate", "history",
          "judge_release", "launch", "learnable", "monitors", "release", "reopen", "train",
          "watch", "Run", "decisions_digest", "decisions_of", "draw_gates", "draw_year",
@@ -86,7 +86,7 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
                 why="the loss is too high" if alarm else "eight weeks have passed")
     system.save()
 
-# %% ../nbs/12_lifecycle.ipynb #c1506629
+# %% ../nbs/12_lifecycle.ipynb #aa83b02b
 def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
               bad_release: pd.Timestamp | None = None, progress: bool = True,
               stop: Event | None = None) -> System:
@@ -135,7 +135,7 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
             run_week(system, week, url, spark)
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #805bfeb6
+# %% ../nbs/12_lifecycle.ipynb #8e63a0e5
 WITH, WITHOUT = "with the bad release", "without the bad release"
 BAD_RELEASE = pd.Timestamp("2013-09-02", tz="UTC")
 
@@ -150,7 +150,7 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
                          "more than a week before the end")
     return weeks
 
-# %% ../nbs/12_lifecycle.ipynb #f105a655
+# %% ../nbs/12_lifecycle.ipynb #1f8194fb
 _ARGUMENTS = "arguments.json"
 
 def new_folder() -> Path:
@@ -215,7 +215,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #c55c1f4d
+# %% ../nbs/12_lifecycle.ipynb #ab5991f7
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."
@@ -237,7 +237,7 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-# %% ../nbs/12_lifecycle.ipynb #da601565
+# %% ../nbs/12_lifecycle.ipynb #4879ffb1
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
              spark: Any, progress: bool) -> list[System]:
     "The system after its weeks; with a bad release beside the future without it."
@@ -259,7 +259,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     for line in later: system.say(line)
     return [system, other]
 
-# %% ../nbs/12_lifecycle.ipynb #57644e58
+# %% ../nbs/12_lifecycle.ipynb #9358e297
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0,
         progress: bool = True, say: Callable[[str], None] | None = None) -> Run:

@@ -6,7 +6,7 @@
 __all__ = ['LEARN_FROM', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learnable', 'train', 'backtest', 'monitors', 'launch', 'reopen',
            'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'judge_release']
 
-# %% ../nbs/12d_policy.ipynb #70484aec
+# %% ../nbs/12d_policy.ipynb #c4b67a1a
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -227,7 +227,7 @@ def monitors(features: pd.DataFrame,
             ModelMonitor(first[FEATURES], reference_predictions=tried.prediction),
             PerformanceMonitor(losses))
 
-# %% ../nbs/12d_policy.ipynb #038cdf43
+# %% ../nbs/12d_policy.ipynb #9fb6a70f
 _SOURCE = SOURCES["flights.csv.zip"]
 
 def _outside(seed: int) -> tuple[World, pd.DataFrame]:
@@ -241,7 +241,7 @@ def _keep_monitors(system: System) -> None:
     kept = {name: getattr(system, name).to_dict() for name in names}
     with replacing(system.folder/"monitors.json") as new: new.write_text(json.dumps(kept))
 
-# %% ../nbs/12d_policy.ipynb #005faa50
+# %% ../nbs/12d_policy.ipynb #5b177208
 def launch(folder: Path, *, label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
     """Fix every threshold on January to March, train the first model, and deploy it.
@@ -292,7 +292,7 @@ def launch(folder: Path, *, label: str = "run", seed: int = 0,
     system.save()
     return system
 
-# %% ../nbs/12d_policy.ipynb #43f0f3ed
+# %% ../nbs/12d_policy.ipynb #07aa51a7
 def reopen(folder: Path, *, label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
     """Go on with a system that was launched, at the end of the last week that it finished.
@@ -480,7 +480,7 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
         return GateResult(c.high < 0, str(c), c)
     return better
 
-# %% ../nbs/12d_policy.ipynb #97c6b601
+# %% ../nbs/12d_policy.ipynb #c1ad9e81
 def new_to_the_champion(system: System, rows: pd.DataFrame, features: pd.DataFrame) -> dict:
     """What the flights since the champion's training hold that its contract does not know.
 
@@ -520,7 +520,7 @@ def new_to_the_champion(system: System, rows: pd.DataFrame, features: pd.DataFra
     tally.update(features.loc[new.flight_id, FEATURES])
     return tally.broken
 
-# %% ../nbs/12d_policy.ipynb #bdfef800
+# %% ../nbs/12d_policy.ipynb #29ca9602
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, promote and deploy it.
@@ -582,7 +582,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     system.note(at, "promote", f"version {version} is live; on held-out flights its log loss is "
                                f"{better} against the champion's", version, evidence=evidence)
 
-# %% ../nbs/12d_policy.ipynb #d3ac9a3f
+# %% ../nbs/12d_policy.ipynb #a509a9e2
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare last week's release with its predecessor on the flights it has served, and roll it
     back if it is worse.

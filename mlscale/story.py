@@ -6,7 +6,7 @@
 __all__ = ['merge_futures', 'rolled_back', 'draw_year', 'draw_gates', 'decisions_of', 'decisions_digest', 'provenance', 'page',
            'Run', 'write_run', 'read_run']
 
-# %% ../nbs/12e_story.ipynb #a06c3a88
+# %% ../nbs/12e_story.ipynb #52deb52b
 import base64
 import io
 import json
@@ -24,7 +24,7 @@ from .data import SOURCES
 from .storage import digest, needs, replacing, style
 from .system import HARM, START, WEEK
 
-# %% ../nbs/12e_story.ipynb #48963dee
+# %% ../nbs/12e_story.ipynb #3ee6782a
 def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:
     """What several futures share, written once.
 
@@ -238,7 +238,7 @@ def _day(at: pd.Timestamp) -> str:
     "A day as it is read."
     return f"{at.day} {at:%b}"
 
-# %% ../nbs/12e_story.ipynb #40b4433f
+# %% ../nbs/12e_story.ipynb #6526da15
 def _rounded(x: Any) -> Any:
     "Numbers with six digits, wherever they stand."
     if isinstance(x, dict): return {name: _rounded(value) for name, value in x.items()}
@@ -338,7 +338,7 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int)
             "requirements.lock": digest(lock) if lock.exists() else "none: not in a checkout",
             "flights": SOURCES["flights.csv.zip"]}
 
-# %% ../nbs/12e_story.ipynb #ccee3e25
+# %% ../nbs/12e_story.ipynb #f6792017
 _KINDS = {   # the mark, the word, what it says, the chapter that tells it
     "alert": ("○", "alert", "it hurts: the loss is above what February and March allow, or a "
               "release is worse in service than its predecessor", "08_monitoring"),
@@ -537,7 +537,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #82aabbab
+# %% ../nbs/12e_story.ipynb #543dc480
 def _provenance(run: "Run") -> dict[str, str]:
     "How a run was made, and a digest of what it decided, if it decided anything."
     return run.provenance | ({"decisions, SHA-256": run.digest} if run.decisions else {})
@@ -581,7 +581,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #f5db37d2
+# %% ../nbs/12e_story.ipynb #2d02f592
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -733,7 +733,7 @@ class Run:
         with replacing(path) as new: new.write_text(page(self), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/12e_story.ipynb #c9bc1986
+# %% ../nbs/12e_story.ipynb #5b6d76f7
 _TABLES = ("events", "metrics", "gates")
 
 def _with_times(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@
 __all__ = ['NAME', 'START', 'END', 'WEEK', 'HARM', 'TIMED', 'write_checkpoint', 'read_checkpoint', 'System',
            'request_predictions', 'act', 'record_known_outcomes', 'batch_scores', 'served_version', 'deploy', 'record']
 
-# %% ../nbs/12c_system.ipynb #cab143b1
+# %% ../nbs/12c_system.ipynb #a9c2232b
 import copy
 import json
 import os
@@ -45,7 +45,7 @@ def _with_times(rows: list[dict]) -> list[dict]:
     as_was = lambda key, value: pd.Timestamp(value) if key in ("at", "week") else value
     return [{key: as_was(key, value) for key, value in row.items()} for row in rows]
 
-# %% ../nbs/12c_system.ipynb #915cd625
+# %% ../nbs/12c_system.ipynb #00def6c0
 def _numbers(folder: Path) -> list[int]:
     "The checkpoints that are whole; one that is being written has a hidden name."
     return sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
@@ -64,7 +64,7 @@ def _copy_database(source: Path, to: Path) -> None:
 
 _REGISTRY, _TREES = Path("registry")/"mlflow.db", [Path("registry")/"artifacts", Path("bundles")]
 
-# %% ../nbs/12c_system.ipynb #50b567ad
+# %% ../nbs/12c_system.ipynb #fa1600fe
 def write_checkpoint(folder: Path, state: dict) -> None:
     """Keep what a week may change: the registry, the pointers, and what the loop remembers.
 
@@ -133,7 +133,7 @@ def read_checkpoint(folder: Path) -> dict:
     _copy_database(kept/_REGISTRY, folder/_REGISTRY)
     return json.loads((kept/"state.json").read_text())
 
-# %% ../nbs/12c_system.ipynb #1983c047
+# %% ../nbs/12c_system.ipynb #9665b6a2
 @dataclass
 class System:
     """A running system between two weeks.
@@ -495,7 +495,7 @@ def deploy(system: System, url: str) -> None:
     _post(connection, "/reload", {})
     connection.close()
 
-# %% ../nbs/12c_system.ipynb #b4944ae6
+# %% ../nbs/12c_system.ipynb #e71f4321
 HARM = "loss"   # the alert that may trigger a retraining: it alone says that it hurts
 TIMED = "latency"   # by the clock of this machine, so it is another one in the next run
 
