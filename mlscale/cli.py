@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #68e5218b
+# %% ../nbs/91_cli.ipynb #d6da3ca5
 import argparse
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,21 +21,44 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing
 
-# %% ../nbs/91_cli.ipynb #3771af85
+# %% ../nbs/91_cli.ipynb #e6f1fb79
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
     try: return pd.Timestamp(text, tz="UTC")
     except ValueError: raise ValueError(f"{text!r} is no date; give one like 2013-07-01") from None
 
+def _arguments(words: argparse.Namespace) -> dict:
+    "What `run` is given: what was typed; else what the run to go on with was begun with."
+    from mlscale.lifecycle import BAD_RELEASE, END, arguments_of
+    given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0}
+    if words.resume: given = arguments_of(words.resume)
+    if words.until: given["until"] = _time(words.until)
+    if words.seed is not None: given["seed"] = words.seed
+    if release := words.bad_release:
+        given["bad_release"] = None if release == "none" else _time(release)
+    return given
+
+def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
+    "Tells the story, and first, once there is something to lose, how to go on after a crash."
+    with needs("data"): from tqdm.auto import tqdm
+    before = [f"if this is interrupted, go on with: {go_on}"]
+    def say(line: str) -> None:
+        while before: tqdm.write(before.pop(), file=sys.stderr)
+        if not quiet: tqdm.write(line)
+    return say
+
+# %% ../nbs/91_cli.ipynb #86938843
 def _run(words: argparse.Namespace) -> int:
-    from mlscale.lifecycle import BAD_RELEASE, END, run
-    start = time.monotonic()
-    given = {None: BAD_RELEASE, "none": None}
-    release = words.bad_release
-    result = run(until=END if words.until is None else _time(words.until), seed=words.seed,
-                 bad_release=given[release] if release in given else _time(release),
-                 folder=words.folder, progress=not words.quiet)
+    from mlscale.lifecycle import new_folder, run
+    start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
+    go_on = f"mlscale run --resume {shlex.quote(str(folder))}"
+    try:
+        result = run(**_arguments(words), folder=folder, progress=not words.quiet,
+                     say=_teller(go_on, words.quiet))
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: {go_on}", file=sys.stderr)
+        return 130
     took = f"This took {time.monotonic() - start:.0f} seconds."
     print("", *result.summary(), f"{took} The report: {result.folder/'report.html'}", sep="\n")
     return 0
@@ -251,7 +275,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #4c77bfca
+# %% ../nbs/91_cli.ipynb #adf2449d
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -269,10 +293,12 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
                      "from 2013-04-01 are run (default: 2013-12-30)")
     sub.add_argument("--bad-release", metavar="DATE", help="the Monday before which the bad "
                      "release goes out, or none (default: 2013-09-02, if the run lasts that long)")
-    sub.add_argument("--folder", help="a new folder for the run (default: one in "
-                     f"{home()/'runs'})")
-    sub.add_argument("--seed", type=int, default=0,
-                     help="of the desk's luck (default: %(default)s)")
+    place = sub.add_mutually_exclusive_group()
+    place.add_argument("--folder", help="a folder for the run; one that holds an unfinished run "
+                       f"with the same words goes on (default: a new one in {home()/'runs'})")
+    place.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder, with "
+                       "the words that it was begun with (default: begin a new run)")
+    sub.add_argument("--seed", type=int, help="of the desk's luck (default: 0)")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story (default: both)")
 
 # %% ../nbs/91_cli.ipynb #8da3fded
@@ -385,7 +411,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
                      help="what is to be forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #0c555184
+# %% ../nbs/91_cli.ipynb #11b26d12
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -398,8 +424,8 @@ def parser() -> argparse.ArgumentParser:
     --------
     >>> from mlscale.cli import parser
     >>> words = parser().parse_args(["run", "--until", "2013-07-01"])
-    >>> words.verb, words.until, words.seed
-    ('run', '2013-07-01', 0)
+    >>> words.verb, words.until
+    ('run', '2013-07-01')
     """
     top = argparse.ArgumentParser(prog="mlscale", description="Machine-learning systems at scale: "
                                   "run one, serve, score, monitor.",

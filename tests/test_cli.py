@@ -83,6 +83,41 @@ def test_errors_speak_of_the_words_that_were_typed(capsys, tmp_path):
     assert re.match(r"mlscale serve: --port: 127.0.0.1:\d+ cannot be had \(Address already in use\); choose", refused)
 
 
+def test_run_says_how_it_goes_on_once_there_is_something_to_lose_and_when_it_is_interrupted(monkeypatch, tmp_path, capsys):
+    import mlscale.lifecycle as lifecycle
+    asked = []
+
+    def interrupted(*, say, **words):
+        asked.append(words)
+        if words["progress"] or len(asked) > 1: say("01 Apr  promote   version 1 is live")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "run", interrupted)
+    folder, place = tmp_path / "a run", f"mlscale run --resume '{tmp_path / 'a run'}'"
+    assert main(["run", "--folder", str(folder), "--quiet"]) == 130 and capsys.readouterr().err == f"interrupted; go on with: {place}\n"
+    assert main(["run", "--folder", str(folder), "--quiet"]) == 130
+    said = capsys.readouterr()
+    assert said.err == f"if this is interrupted, go on with: {place}\ninterrupted; go on with: {place}\n" and not said.out
+    assert main(["run", "--folder", str(folder)]) == 130 and "version 1 is live" in capsys.readouterr().out
+    assert asked[0] == {"folder": folder, "until": lifecycle.END, "bad_release": lifecycle.BAD_RELEASE, "seed": 0, "progress": False}
+
+
+def test_resume_takes_the_words_that_the_run_was_begun_with(monkeypatch, tmp_path, capsys):
+    import mlscale.lifecycle as lifecycle
+    asked, at = [], lambda text: text and pd.Timestamp(text, tz="UTC")
+
+    def refused(*, say, **words):
+        asked.append({name: words[name] for name in ("until", "bad_release", "seed")})
+        raise ValueError(f"seed={words['seed']}: no")
+
+    monkeypatch.setattr(lifecycle, "run", refused)
+    assert main(["run", "--resume", str(tmp_path)]) == 1 and "no run was begun" in capsys.readouterr().err and not asked
+    (tmp_path / "arguments.json").write_text(json.dumps({"format": 1, "until": "2013-06-03 00:00:00+00:00", "bad_release": None, "seed": 7}))
+    for words in ([], ["--seed", "8"], ["--until", "2013-07-01", "--bad-release", "2013-05-06"]): assert main(["run", "--resume", str(tmp_path), *words]) == 1
+    assert asked == [{"until": at(until), "bad_release": at(release), "seed": seed} for until, release, seed in (("2013-06-03", None, 7), ("2013-06-03", None, 8), ("2013-07-01", "2013-05-06", 7))]
+    with pytest.raises(SystemExit): main(["run", "--resume", str(tmp_path), "--folder", str(tmp_path)])
+
+
 def test_it_starts_without_what_only_a_verb_needs():
     code = "import sys; from mlscale import cli; cli.parser().format_help(); print({'pandas','numpy','sklearn','pyspark','mlflow','fastapi','feast'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

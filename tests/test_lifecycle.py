@@ -1,6 +1,12 @@
 "The loop reads the one record, uses only what was known and mature, decides as it says, forks cleanly, survives a restart, and tells its story on one page."
 import base64
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +31,9 @@ from mlscale.lifecycle import (
     Run,
     World,
     act,
+    arguments_of,
     compare_on,
+    decisions_digest,
     draw_gates,
     draw_year,
     gate,
@@ -36,6 +44,7 @@ from mlscale.lifecycle import (
     merge_futures,
     page,
     provenance,
+    read_run,
     record,
     record_known_outcomes,
     release,
@@ -47,10 +56,12 @@ from mlscale.lifecycle import (
     train,
     watch,
     without_horizon,
+    write_run,
 )
 from mlscale.monitoring import Finding, labelled, logged_predictions
-from mlscale.registry import GateRefused
+from mlscale.registry import GateRefused, Registry
 from mlscale.serving import Prediction, PredictionLog, serving_process
+from mlscale.storage import locked
 from mlscale.training import Comparison
 
 UTC = "UTC"
@@ -232,6 +243,9 @@ def test_each_alert_has_its_own_value_unit_and_the_clock_of_the_run(system):
     slow = next(a for a in system.alerts.open if a.name == "latency")
     assert (slow.value, slow.threshold, slow.unit, slow.at) == (1000, 200, "ms", START + WEEK)
     assert {a.at for a in system.alerts.open} == {START + WEEK} and all(a.severity == "warning" for a in system.alerts.open if a.name != HARM)
+    noted = {e["text"].split()[0]: e["evidence"] for e in system.events[1:]}
+    assert noted.pop("latency") is None   # it is shown, and no decision: this machine's clock measured it
+    assert noted and all(evidence["value"] > evidence["threshold"] and evidence["unit"] and evidence["detail"] for evidence in noted.values())
     assert any(e["text"] == "latency 1e+03 ms, allowed 200" for e in system.events)
     week = system.weeks[-1]
     acted = logged_predictions(system.log, since=START, until=START + WEEK).action != "none"
@@ -296,6 +310,9 @@ def test_a_release_that_the_gate_refuses_changes_nothing_that_is_served(system, 
     record_known_outcomes(system, at)
     release(system, at, url, spark, why="a test", features=system.features.assign(**dict.fromkeys(FEATURES[10:], 0.)))
     assert [e["kind"] for e in system.events[-2:]] == ["retrain", "refuse"] and served_version(system) == 1 and system.on_probation is None and system.trained_at == at
+    why, refused = (e["evidence"] for e in system.events[-2:])
+    assert why == {"why": "a test", "against": 1, "rows": why["rows"], "held_out": refused["comparison"]["rows"], "trained_until": str(at - HOLDOUT)} and why["rows"] > 50_000
+    assert refused["against"] == 1 and refused["comparison"] == system.registry.history(NAME).comparison.dropna().iloc[-1].to_dict() and refused["comparison"]["high"] >= 0
     kept = system.registry.version(NAME, 2)
     assert kept.metrics["log_loss"] > 0 and kept.evaluation.intervals["log_loss"][0] < kept.metrics["log_loss"] < kept.evaluation.intervals["log_loss"][1]
     with PredictionLog(system.log) as log, log.transaction() as db: ((model, version, until),) = db.execute("SELECT model, version, until FROM trainings")
@@ -313,6 +330,7 @@ def test_a_bad_release_passes_the_gate_goes_live_and_is_rolled_back_by_what_it_s
     assert judge_release(system, at + WEEK, url, spark) is True
     assert served_version(system) == 1 and system.on_probation is None and [e["kind"] for e in system.events[-2:]] == ["alert", "rollback"]
     assert "version 2 is worse in service than version 1" in system.events[-2]["text"] and system.events[-1]["at"] == at + WEEK
+    assert system.events[-2]["evidence"]["against"] == 1 and system.events[-2]["evidence"]["comparison"]["low"] > 0 and system.events[-1]["evidence"] == {"instead_of": 2}
     assert judge_release(system, at + WEEK, url, spark) is False   # nobody is on probation any more
 
 
@@ -323,6 +341,8 @@ def test_a_release_as_good_as_its_predecessor_stays(system, spark, url):
     system.on_probation, bundle = (2, 1), system.registry.load(NAME, 1)
     serve_week(system, START, version=2, scores=lambda rows: bundle.predict(rows[FEATURES]), share=.5)
     assert judge_release(system, START + WEEK, url, spark) is False and served_version(system) == 2 and system.on_probation is None
+    kept = system.events[-1]
+    assert (kept["kind"], kept["version"], kept["evidence"]["against"]) == ("keep", 2, 1) and kept["evidence"]["comparison"]["low"] <= 0 < kept["evidence"]["comparison"]["rows"]
 
 
 # ---- a future of its own, and a restart
@@ -354,6 +374,118 @@ def test_a_week_that_was_cut_short_is_run_again_with_the_same_result(system, spa
     assert back.alerts.to_dict() == before.alerts.to_dict() and back.weeks == before.weeks and back.events == before.events and back.trained_at == START
 
 
+def test_what_the_registry_did_since_the_last_checkpoint_is_taken_back_before_a_resume(system):
+    serve_week(system, START, share=.1)
+    system.save()
+    history, log = system.registry.history(NAME), labelled(system.log, START + WEEK)
+    register_challenger(system)
+    system.registry.promote(NAME, 2)
+    system.registry.deploy(NAME)
+    (system.folder / "checkpoints" / ".9.half").mkdir()   # of a checkpoint that was being written
+    system.restore()
+    assert system.registry.history(NAME).equals(history) and served_version(system) == 1 and len(system.registry.versions(NAME)) == 1
+    assert not (system.bundles / NAME / "2").exists() and labelled(system.log, START + WEEK).equals(log)
+    assert register_challenger(system).version == 2 and system.registry.promote(NAME, 2).version == 2   # as if for the first time
+    system.save()
+    assert len([*(system.folder / "checkpoints").iterdir()]) == 1 and system.restore().registry.version(NAME, "champion").version == 2
+
+
+# ---- killed, and begun again
+
+def of_session(leader):
+    "The processes that a process and its children have started and that live."
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try: fields = stat.read_text().rpartition(")")[2].split()
+        except OSError: continue
+        if fields[3] == str(leader) and fields[0] != "Z": found.append(stat.parent.name)
+    return found
+
+
+def small_year(folder, *words, hash_seed):
+    "What each process said that lived in this folder, see `small_year.py`; none of them left another one behind."
+    env = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, str(ROOT / "tests" / "small_year.py"), str(folder), *map(str, words)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as lives:
+        said, wrong = lives.communicate()
+    assert lives.returncode == 0, wrong[-3000:]
+    for _ in range(300):
+        if not of_session(lives.pid): break
+        time.sleep(.1)
+    assert not of_session(lives.pid)
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def remains(folder):
+    "What a run has left, but for what was measured by clocks."
+    out = []
+    for state in (folder / "state", folder / "state without"):
+        registry = Registry(f"sqlite:///{state / 'registry' / 'mlflow.db'}", bundles=state / "bundles")
+        history, log = registry.history(NAME), labelled(state / "predictions.db", pd.Timestamp("2014-01-01", tz=UTC))
+        promoted = history.version[history.event == "promote"]
+        assert promoted.is_unique and sorted(p.name for p in (state / "bundles" / NAME).iterdir() if p.name.isdigit()) == sorted(map(str, promoted))
+        told = [(e.event, e.version, e.alias, e.reason, e.comparison) for e in history.itertuples()]
+        out.append((sorted(told, key=str), log.sort_values("request_id", ignore_index=True)))
+    weeks = read_run(folder).metrics.drop(columns=["p99_ms", "open_alerts"])
+    return out, weeks
+
+
+def assert_same(folder, other):
+    (states, weeks), (others, other_weeks) = remains(folder), remains(other)
+    for (told, log), (other_told, other_log) in zip(states, others, strict=True):
+        assert told == other_told
+        pd.testing.assert_frame_equal(log, other_log)
+    pd.testing.assert_frame_equal(weeks, other_weeks)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "A run that nobody disturbs, and beside it what it was when it had been launched."
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, small_year(folder, "--copy", hash_seed=1)[-1]
+
+
+def test_a_run_killed_at_random_moments_and_resumed_is_deterministic_whatever_the_hash_seed(undisturbed, tmp_path):
+    folder, expected = undisturbed
+    shutil.copytree(f"{folder}.launched", tmp_path / "run")
+    *deaths, end = small_year(tmp_path / "run", *np.random.default_rng(0).integers(4, 45, 3), hash_seed=2)
+    assert [*deaths[0]] == ["died"] and len(deaths) == 3
+    assert {"promote", "alert", "rollback"} <= {d["kind"] for d in expected["decisions"]} and "latency" not in json.dumps(expected["decisions"])
+    assert end["digest"] == expected["digest"] == decisions_digest(expected["decisions"]), [d for d in end["decisions"] if d not in expected["decisions"]]
+    assert_same(tmp_path / "run", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_twenty_moments_to_die_at_and_resume(undisturbed, tmp_path, seed):
+    folder, expected = undisturbed
+    shutil.copytree(f"{folder}.launched", tmp_path / "run")
+    said = small_year(tmp_path / "run", *np.random.default_rng(1 + seed).integers(0, 40, 5), hash_seed=seed)
+    assert said[-1]["digest"] == expected["digest"] and sum("died" in line for line in said) >= 4
+    assert_same(tmp_path / "run", folder)
+
+
+@pytest.mark.slow
+def test_two_whole_runs_are_deterministic_also_if_one_is_killed_while_it_is_launched_and_resumed_with_spark(undisturbed, tmp_path):
+    folder, expected = undisturbed
+    *deaths, end = small_year(tmp_path / "run", "--spark", 2, 50, hash_seed=3)
+    assert [*deaths[0]] == ["died"] and end["digest"] == expected["digest"]
+    assert_same(tmp_path / "run", folder)
+
+
+def test_resume_with_other_arguments_is_refused_and_a_second_process_kept_out(undisturbed, tmp_path):
+    folder, expected = undisturbed
+    shutil.copytree(f"{folder}.launched", tmp_path / "run")
+    given = arguments_of(tmp_path / "run")
+    assert given == {"until": START + 4 * WEEK, "bad_release": START + 2 * WEEK, "seed": 0}
+    for name, other in {"until": START + 5 * WEEK, "bad_release": None, "seed": 1}.items():
+        with pytest.raises(ValueError, match=re.escape(f"{name}={other}: the run in 'run' was begun with")): run(folder=tmp_path / "run", progress=False, **{**given, name: other})
+    with locked(tmp_path / "run" / "run.lock"), pytest.raises(ValueError, match="under way in another process"): run(folder=tmp_path / "run", progress=False, **given)
+    said = []
+    done = run(folder=folder, say=said.append, **given)   # it is finished, and read
+    assert not said and done.digest == expected["digest"] and done.decisions == expected["decisions"]
+
+
 # ---- the comparison
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_where_days_are_alike_inside():
@@ -380,7 +512,7 @@ def test_times_that_are_no_weeks_of_the_year_are_refused(tmp_path, arguments):
 
 
 def test_a_folder_that_exists_is_refused_and_untouched(tmp_path):
-    with pytest.raises(ValueError, match="exists"): run(folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="no run was begun"): run(folder=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -442,6 +574,16 @@ def test_the_weeks_are_a_table_with_the_disaster_tinted(written):
     table = re.search("<table>(.*?)</table>", written, re.S)[1]
     rows = re.findall("<tr( class=\"disaster\")?>\n<td[^>]*>(.*?) <small>(.*?)</small>", table)
     assert rows == [("", "1 Apr", ""), (' class="disaster"', "8 Apr", "a"), ("", "8 Apr", "b"), ("", "15 Apr", "")]
+
+
+def test_decisions_are_what_has_evidence_in_order_and_words_and_last_bits_do_not_count(told):
+    assert told.decisions == []   # all of them are remarks
+    events = told.events.assign(evidence=[{"value": k / 3, "of": {"low": -k / 7}} if k % 2 else None for k in range(len(told.events))])
+    some = replace(told, events=events)
+    assert [d["evidence"]["value"] for d in some.decisions] == [k / 3 for k in range(1, len(events), 2)] and set(some.decisions[0]) == {"run", "at", "kind", "version", "text", "evidence"}
+    same, other = (replace(told, events=events.assign(text="said better", evidence=[e and {**e, "value": e["value"] * by} for e in events.evidence])) for by in (1 + 1e-13, 1 + 1e-4))
+    assert same.digest == some.digest != other.digest and replace(told, events=events.iloc[::-1]).digest != some.digest
+    assert some.digest in page(some) and read_run(write_run(some).parent).digest == some.digest
 
 
 def test_every_link_of_the_report_leads_to_a_chapter(written):
