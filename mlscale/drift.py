@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['bin_counts', 'ks_distance', 'ks_test', 'quantile_edges', 'rounding', 'FLOOR', 'FORMAT', 'DriftMonitor', 'Finding',
-           'Reference', 'distances', 'psi', 'resampled_distances', 'thresholds']
+           'Reference', 'distances', 'psi', 'resampled_distances', 'thresholds', 'Adwin', 'Cusum', 'cusum_run_length',
+           'cusum_threshold']
 
-# %% ../nbs/07_drift.ipynb #3a752c24
+# %% ../nbs/07_drift.ipynb #2fa12b9d
 from .bins import bin_counts, ks_distance, ks_test, quantile_edges, rounding
 from .drift_monitor import FLOOR, FORMAT, DriftMonitor, Finding, Reference, distances, psi
 from .drift_monitor import resampled_distances, thresholds
+from .stream_detectors import Adwin, Cusum, cusum_run_length, cusum_threshold
 
-# %% ../nbs/07_drift.ipynb #e36741a9
+# %% ../nbs/07_drift.ipynb #92d30d4f
 _all_ = ["bin_counts", "ks_distance", "ks_test", "quantile_edges", "rounding", "FLOOR", "FORMAT",
          "DriftMonitor", "Finding", "Reference", "distances", "psi", "resampled_distances",
-         "thresholds"]
+         "thresholds", "Adwin", "Cusum", "cusum_run_length", "cusum_threshold"]
