@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['bin_counts', 'ks_distance', 'ks_test', 'quantile_edges', 'rounding', 'FLOOR', 'FORMAT', 'DriftMonitor', 'Finding',
            'Reference', 'distances', 'psi', 'resampled_distances', 'thresholds', 'Adwin', 'Cusum', 'cusum_run_length',
-           'cusum_threshold']
+           'cusum_threshold', 'ExpectedPerformance', 'drift_effects', 'expected_log_losses', 'expected_performance',
+           'surprise']
 
-# %% ../nbs/07_drift.ipynb #2fa12b9d
+# %% ../nbs/07_drift.ipynb #2fc2d30a
 from .bins import bin_counts, ks_distance, ks_test, quantile_edges, rounding
 from .drift_monitor import FLOOR, FORMAT, DriftMonitor, Finding, Reference, distances, psi
 from .drift_monitor import resampled_distances, thresholds
 from .stream_detectors import Adwin, Cusum, cusum_run_length, cusum_threshold
+from .label_free import ExpectedPerformance, drift_effects, expected_log_losses
+from .label_free import expected_performance, surprise
 
-# %% ../nbs/07_drift.ipynb #92d30d4f
+# %% ../nbs/07_drift.ipynb #dabd3e81
 _all_ = ["bin_counts", "ks_distance", "ks_test", "quantile_edges", "rounding", "FLOOR", "FORMAT",
          "DriftMonitor", "Finding", "Reference", "distances", "psi", "resampled_distances",
-         "thresholds", "Adwin", "Cusum", "cusum_run_length", "cusum_threshold"]
+         "thresholds", "Adwin", "Cusum", "cusum_run_length", "cusum_threshold",
+         "ExpectedPerformance", "drift_effects", "expected_log_losses", "expected_performance",
+         "surprise"]
