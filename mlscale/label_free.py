@@ -54,7 +54,7 @@ def expected_log_losses(p: Any) -> np.ndarray:
     both = [log_losses(np.full(len(p), y), p) for y in (1, 0)]
     return p*both[0] + (1 - p)*both[1]
 
-# %% ../nbs/07h_label_free.ipynb #d78da0c3
+# %% ../nbs/07h_label_free.ipynb #f0f12c26
 def _expected_auc(p: np.ndarray) -> float:
     "Over all pairs of different rows; ties count a half."
     value, of = np.unique(p, return_inverse=True)
@@ -85,6 +85,12 @@ class ExpectedPerformance:
         NaN where no pair of a one and a zero is expected.
     threshold : float
         Of the accuracy.
+
+    Examples
+    --------
+    >>> from mlscale.label_free import expected_performance
+    >>> expected_performance([.5, .5]).auc, expected_performance([0, 1]).auc   # it cannot, and can
+    (0.5, 1.0)
     """
     n: int
     rate: float
@@ -124,7 +130,7 @@ def expected_performance(p: Any, *, threshold: float = .5) -> ExpectedPerformanc
     --------
     >>> from mlscale.label_free import expected_performance
     >>> expected_performance([.1, .1, .1, .9])
-    ExpectedPerformance(4 rows, rate 0.300, log loss 0.3251, Brier 0.0900, AUC 0.885, accuracy
+    ExpectedPerformance(4 rows, rate 0.300, log loss 0.3251, Brier 0.0900, AUC 0.900, accuracy
     0.900 at 0.5)
     """
     p, threshold = _probabilities(p), number(threshold, "threshold", low=0, high=1)
