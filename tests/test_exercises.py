@@ -260,7 +260,7 @@ for at in range({first}, 99):
         run(d)
         if {harm}: return {answer}"""
 HARM = "seen not in (new, old) or look(d) != new"
-DAYS = """allowed = len(reference) // once_in
+WITNESSES = """allowed = len(reference) // once_in
 if {few}: return None
 far = [abs(np.mean(day) - np.mean(np.concatenate(reference[:i] + reference[i + 1:]))) for i, day in enumerate(reference)]
 threshold, usual = sorted(far)[::-1][{place}], np.mean(np.concatenate(reference))
@@ -299,12 +299,12 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("05.q2", KILLED.format(first=1, harm="seen is None or look(d) != new", answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM.replace(" or ", " and "), answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM.replace("seen not", "(seen or []) not"), answer="at"), "a table that is not there is an empty one"),
-    ("07.q1", DAYS.format(few="allowed < 0", place="allowed"), "never refuses"),
-    ("07.q1", DAYS.format(few="len(reference) < 2*once_in", place="allowed"), None),
-    ("07.q1", DAYS.format(few="allowed < 1", place="0"), None),
+    ("07.q1", WITNESSES.format(few="allowed < 0", place="allowed"), "never refuses"),
+    ("07.q1", WITNESSES.format(few="len(reference) < 2*once_in", place="allowed"), None),
+    ("07.q1", WITNESSES.format(few="allowed < 1", place="0"), None),
     ("07.q2", "return 'temp'", None),
     ("07.q2", "return min(('temp', 'wind', 'delay'), key=lambda c: week[c].notna().mean())", None),
-    ("07.q2", "far = {c: abs(week[c].mean() - reference[c].mean())/reference[c].std() for c in ('temp', 'wind', 'delay')}\nreturn max(far, key=far.get) if max(far.values()) > 3 else None", "only the level"),
+    ("07.q2", "far = {c: abs(week[c].mean() - reference[c].mean())/reference[c].std() for c in week.columns[1:]}\nreturn max(far, key=far.get) if max(far.values()) > 3 else None", "only the level"),
     ("08.q1", "open_now = alerts[alerts.closed.isna() & (alerts.opened <= now)]\nreturn (open_now.sort_values('burn')['name'].iloc[-1], 'burning') if len(open_now) else (None, 'sleep')", None),
     ("08.q1", "return None, 'sleep'", None),
     ("08.q2", "return next((t for t, (n, bad) in enumerate(hours) if n and bad/n/budget >= rules[0][2]), None)", None),
@@ -356,7 +356,7 @@ def test_the_judge_of_plausible_answers_also_says_right():
     assert judge(space["f"], QUESTIONS["05.q1"]).status == "right"
     exec(f"def f(job, flights, before):\n{textwrap.indent(KILLED.format(first=1, harm=HARM, answer='at'), '    ')}", space)
     assert judge(space["f"], QUESTIONS["05.q2"]).status == "right"
-    exec(f"def f(reference, live, once_in):\n{textwrap.indent(DAYS.format(few='not allowed', place='allowed'), '    ')}", space)
+    exec(f"def f(reference, live, once_in):\n{textwrap.indent(WITNESSES.format(few='not allowed', place='allowed'), '    ')}", space)
     assert judge(space["f"], QUESTIONS["07.q1"]).status == "right"
 
 
