@@ -4,14 +4,22 @@
 
 # %% auto #0
 __all__ = ['bin_counts', 'ks_distance', 'ks_test', 'quantile_edges', 'rounding', 'FLOOR', 'FORMAT', 'DriftMonitor', 'Finding',
-           'Reference', 'distances', 'psi', 'resampled_distances', 'thresholds']
+           'Reference', 'distances', 'psi', 'resampled_distances', 'thresholds', 'Adwin', 'Cusum', 'cusum_run_length',
+           'cusum_threshold', 'ExpectedPerformance', 'drift_effects', 'expected_log_losses', 'expected_performance',
+           'surprise', 'TwoSampleResult', 'two_sample_classifier']
 
-# %% ../nbs/07_drift.ipynb #3a752c24
+# %% ../nbs/07_drift.ipynb #766f08aa
 from .bins import bin_counts, ks_distance, ks_test, quantile_edges, rounding
 from .drift_monitor import FLOOR, FORMAT, DriftMonitor, Finding, Reference, distances, psi
 from .drift_monitor import resampled_distances, thresholds
+from .stream_detectors import Adwin, Cusum, cusum_run_length, cusum_threshold
+from .label_free import ExpectedPerformance, drift_effects, expected_log_losses
+from .label_free import expected_performance, surprise
+from .two_sample_classifier import TwoSampleResult, two_sample_classifier
 
-# %% ../nbs/07_drift.ipynb #e36741a9
+# %% ../nbs/07_drift.ipynb #6e4a97c1
 _all_ = ["bin_counts", "ks_distance", "ks_test", "quantile_edges", "rounding", "FLOOR", "FORMAT",
          "DriftMonitor", "Finding", "Reference", "distances", "psi", "resampled_distances",
-         "thresholds"]
+         "thresholds", "Adwin", "Cusum", "cusum_run_length", "cusum_threshold",
+         "ExpectedPerformance", "drift_effects", "expected_log_losses", "expected_performance",
+         "surprise", "TwoSampleResult", "two_sample_classifier"]

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['PageHinkley', 'page_hinkley_path', 'binary_labels', 'inner_probabilities', 'surprise']
 
-# %% ../nbs/11c_page_hinkley.ipynb #a2dd73f4
+# %% ../nbs/11c_page_hinkley.ipynb #a830f85a
 from collections.abc import Mapping
 from functools import partial
 from math import isfinite
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
 
 from .arguments import array_of_numbers, number, whole
+from .label_free import surprise
 from .learning_rates import FORMAT, agree, read_state
 
 # %% ../nbs/11c_page_hinkley.ipynb #80854813
@@ -246,29 +246,5 @@ def inner_probabilities(p: Any, name: str, n: int | None = None) -> np.ndarray:
         raise ValueError(f"{name}: {len(a)} probabilities for {n} rows; one for each")
     return np.clip(a, 1e-15, 1 - 1e-15)
 
-# %% ../nbs/11c_page_hinkley.ipynb #0b7dd561
-def surprise(y: Any, p: Any) -> np.ndarray:
-    """The log loss minus what the model itself expected it to be: (p - y) times the logit of p.
-
-    Parameters
-    ----------
-    y : array, shape (n,)
-        Labels, 0 or 1.
-    p : array, shape (n,)
-        Predicted probabilities, 0 to 1.
-
-    Returns
-    -------
-    ndarray of float, shape (n,)
-        In nats. Its mean is 0 where the probabilities are right, however hard the rows are.
-
-    Examples
-    --------
-    >>> from mlscale.page_hinkley import surprise
-    >>> surprise([1, 0], [.9, .9]).round(3).tolist()   # as it thought, and not
-    [-0.22, 1.978]
-    >>> round(float(surprise([1]*9 + [0], [.9]*10).mean()), 6)   # nine of ten: as expected
-    0.0
-    """
-    p = inner_probabilities(p, "p")
-    return (p - np.array(binary_labels(y, "y", len(p)), float))*logit(p)
+# %% ../nbs/11c_page_hinkley.ipynb #6e0308bc
+_all_ = ["surprise"]

@@ -97,7 +97,8 @@ EARLY = "def early_look(late, label_time, at):\n    seen = label_time <= at\n   
 # ---- every question: the reference, the stub, the mistakes, another style, noise
 
 def test_there_are_two_questions_for_every_chapter_that_stands_at_the_full_standard():
-    assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in ("00", "01", "05", "09", "10", "11", "13")} == dict.fromkeys(("00", "01", "05", "09", "10", "11", "13"), 2)
+    full = ("00", "01", "05", "07", "08", "09", "10", "11", "13")
+    assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in full} == dict.fromkeys(full, 2)
     assert DRAFTS.keys() == QUESTIONS.keys() and min(q.minutes for q in QUESTIONS.values()) == 10
 
 
@@ -259,6 +260,11 @@ for at in range({first}, 99):
         run(d)
         if {harm}: return {answer}"""
 HARM = "seen not in (new, old) or look(d) != new"
+WITNESSES = """allowed = len(reference) // once_in
+if {few}: return None
+far = [abs(np.mean(day) - np.mean(np.concatenate(reference[:i] + reference[i + 1:]))) for i, day in enumerate(reference)]
+threshold, usual = sorted(far)[::-1][{place}], np.mean(np.concatenate(reference))
+return threshold, [bool(abs(np.mean(day) - usual) > threshold) for day in live]"""
 PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is taken for, if any
     ("00.q1", "seen = label_time <= at\nreturn (seen.mean(), late[seen].mean()) if seen.any() else (np.nan, np.nan)", None),
     ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
@@ -293,6 +299,16 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("05.q2", KILLED.format(first=1, harm="seen is None or look(d) != new", answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM.replace(" or ", " and "), answer="at"), None),
     ("05.q2", KILLED.format(first=1, harm=HARM.replace("seen not", "(seen or []) not"), answer="at"), "a table that is not there is an empty one"),
+    ("07.q1", WITNESSES.format(few="allowed < 0", place="allowed"), "never refuses"),
+    ("07.q1", WITNESSES.format(few="len(reference) < 2*once_in", place="allowed"), None),
+    ("07.q1", WITNESSES.format(few="allowed < 1", place="0"), None),
+    ("07.q2", "return 'temp'", None),
+    ("07.q2", "return min(('temp', 'wind', 'delay'), key=lambda c: week[c].notna().mean())", None),
+    ("07.q2", "far = {c: abs(week[c].mean() - reference[c].mean())/reference[c].std() for c in week.columns[1:]}\nreturn max(far, key=far.get) if max(far.values()) > 3 else None", "only the level"),
+    ("08.q1", "open_now = alerts[alerts.closed.isna() & (alerts.opened <= now)]\nreturn (open_now.sort_values('burn')['name'].iloc[-1], 'burning') if len(open_now) else (None, 'sleep')", None),
+    ("08.q1", "return None, 'sleep'", None),
+    ("08.q2", "return next((t for t, (n, bad) in enumerate(hours) if n and bad/n/budget >= rules[0][2]), None)", None),
+    ("08.q2", "return None", None),
     ("09.q1", "return 16*(sd/delta)**2", None),
     ("09.q1", "from scipy import stats\nreturn int(2*((stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))*sd/delta)**2)", "rounds down"),
     ("09.q1", "from scipy import stats\nreturn (stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power))**2*2*sd**2/delta**2", "not rounded"),
@@ -340,6 +356,8 @@ def test_the_judge_of_plausible_answers_also_says_right():
     assert judge(space["f"], QUESTIONS["05.q1"]).status == "right"
     exec(f"def f(job, flights, before):\n{textwrap.indent(KILLED.format(first=1, harm=HARM, answer='at'), '    ')}", space)
     assert judge(space["f"], QUESTIONS["05.q2"]).status == "right"
+    exec(f"def f(reference, live, once_in):\n{textwrap.indent(WITNESSES.format(few='not allowed', place='allowed'), '    ')}", space)
+    assert judge(space["f"], QUESTIONS["07.q1"]).status == "right"
 
 
 def test_a_job_that_nobody_kills_does_what_it_should(tmp_path):
@@ -447,7 +465,7 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
-    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 22 solved" in shown[-1]["text/html"]
+    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 26 solved" in shown[-1]["text/html"]
     assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
 
 
@@ -1088,7 +1106,7 @@ def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
 
 
 @pytest.mark.parametrize("name, text", [("00.q9", "there is 00.q1, 00.q2"),
-                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 05, 06, 09, 10, 11, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
+                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
     "no such chapter"), ("00", "there is 00.q1")])
 def test_an_unknown_exercise_is_an_error_before_the_block_runs(name, text):
     with pytest.raises(ValueError, match=re.escape(text)), check(name): raise AssertionError("the block ran")
