@@ -75,7 +75,7 @@ def log_sink(logger: logging.Logger | None = None) -> Sink:
     levels = {"critical": logging.ERROR, "info": logging.INFO}
     return lambda m: to.log(levels.get(m["severity"], logging.WARNING), "%s", m["text"])
 
-# %% ../nbs/08g_alert_sinks.ipynb #6a9e288a
+# %% ../nbs/08g_alert_sinks.ipynb #5778c0f0
 def file_sink(path: str | os.PathLike) -> Sink:
     """A sink that appends a line of JSON to a file, and returns when it is on the disk.
 
@@ -93,8 +93,8 @@ def file_sink(path: str | os.PathLike) -> Sink:
     --------
     >>> from pathlib import Path
     >>> from mlscale.alert_sinks import file_sink
-    >>> file_sink("alerts.jsonl")({"id": "a", "text": "slow"})
-    >>> Path("alerts.jsonl").read_text()
+    >>> file_sink("night.jsonl")({"id": "a", "text": "slow"})
+    >>> Path("night.jsonl").read_text()
     '{"id": "a", "text": "slow"}\\n'
     """
     def append(m: Mapping[str, Any]) -> None:

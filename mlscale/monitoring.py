@@ -6,9 +6,10 @@
 __all__ = ['Delivery', 'Outbox', 'RefusedError', 'file_sink', 'log_sink', 'message', 'webhook', 'SEVERITIES', 'Alert', 'Alerts',
            'Rule', 'Finding', 'ks_test', 'LatencySketch', 'ModelMetrics', 'ModelMonitor', 'usual_effects', 'labelled',
            'logged_predictions', 'record_actions', 'record_outcome', 'record_outcomes', 'record_training', 'FORMAT',
-           'PerformanceMonitor']
+           'PerformanceMonitor', 'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics', 'alerting_rules', 'arrival_findings',
+           'arrivals', 'dashboard', 'write_prometheus']
 
-# %% ../nbs/08_monitoring.ipynb #cd0512fc
+# %% ../nbs/08_monitoring.ipynb #801750fd
 from .alert_sinks import Delivery, Outbox, RefusedError, file_sink, log_sink, message
 from .alert_sinks import webhook
 from .alerts import SEVERITIES, Alert, Alerts, Rule
@@ -18,10 +19,14 @@ from .model_monitor import ModelMetrics, ModelMonitor, usual_effects
 from .outcomes import labelled, logged_predictions, record_actions, record_outcome
 from .outcomes import record_outcomes, record_training
 from .performance import FORMAT, PerformanceMonitor
+from .slo import SLO, WORKBOOK, BurnRule
+from .watchdog import MonitorMetrics, alerting_rules, arrival_findings, arrivals
+from .watchdog import dashboard, write_prometheus
 
-# %% ../nbs/08_monitoring.ipynb #8f20b621
+# %% ../nbs/08_monitoring.ipynb #70281ba1
 _all_ = ["Delivery", "Outbox", "RefusedError", "file_sink", "log_sink", "message", "webhook",
          "SEVERITIES", "Alert", "Alerts", "Rule", "Finding", "ks_test", "LatencySketch",
          "ModelMetrics", "ModelMonitor", "usual_effects", "labelled", "logged_predictions",
          "record_actions", "record_outcome", "record_outcomes", "record_training", "FORMAT",
-         "PerformanceMonitor"]
+         "PerformanceMonitor", "SLO", "WORKBOOK", "BurnRule", "MonitorMetrics", "alerting_rules",
+         "arrival_findings", "arrivals", "dashboard", "write_prometheus"]
