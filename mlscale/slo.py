@@ -74,7 +74,7 @@ def _duration(x: Any, name: str) -> pd.Timedelta:
 WORKBOOK = (BurnRule("1h", "5min", .02, "critical"), BurnRule("6h", "30min", .05, "critical"),
             BurnRule("3d", "6h", .1))
 
-# %% ../nbs/08h_slo.ipynb #5d8032b2
+# %% ../nbs/08h_slo.ipynb #2875304c
 FORMAT = 1
 _STEP = pd.Timedelta("5min")
 
@@ -86,6 +86,29 @@ def _steps(known_at: Any) -> np.ndarray:
                          "used, for nobody can say when it was known")
     return -(-times.tz_convert("UTC").as_unit("ns").asi8//_STEP.value)
 
+def _counted(known_at: Any, bad: Any, weights: Any) -> dict[int, np.ndarray]:
+    "The sums of bad events and of all, by the five minutes in which they became known."
+    steps, x = _steps(known_at), column_of_floats(bad, "bad", "events")
+    w = np.ones(len(x)) if weights is None else column_of_floats(weights, "weight", "events")
+    if not len(steps) == len(x) == len(w):
+        raise ValueError(f"bad: {len(x)} for {len(steps)} times and {len(w)} weights")
+    if not np.isin(x, (0, 1)).all() or not (np.isfinite(w) & (w >= 0)).all():
+        raise ValueError("bad, weights: 0 or 1, and finite numbers from 0; leave out what is not "
+                         "known")
+    found, place = np.unique(steps, return_inverse=True)
+    sums = [np.bincount(place, y, len(found)) for y in (w*x, w)]
+    return dict(zip(found.tolist(), np.stack(sums, 1)))
+
+def _check_reach(rules: Sequence[BurnRule], period: pd.Timedelta, allowed: float) -> None:
+    "Refuse a rule that could never ring."
+    for rule in rules:
+        if (factor := rule.factor(period)) >= 1/allowed:
+            raise ValueError(f"rules: {rule.share:.0%} of the budget in {_words(rule.long)} is a "
+                             f"burn rate of {factor:.3g}; with an objective of {1 - allowed:g} "
+                             f"even {1/allowed:.3g} cannot be passed, so it would never ring; take "
+                             "a smaller share or a longer window")
+
+# %% ../nbs/08h_slo.ipynb #dde252f9
 class SLO:
     """A service level: the share of good events that is promised, and how fast the rest is spent.
 
@@ -126,12 +149,7 @@ class SLO:
         self.objective = number(objective, "objective", above=0, below=1)
         self.period, self.rules, self.name = _duration(period, "period"), tuple(rules), name
         if not self.rules: raise ValueError("rules: none; then nothing ever rings")
-        for rule in self.rules:
-            if (factor := rule.factor(self.period)) >= 1/self.allowed:
-                raise ValueError(f"rules: {rule.share:.0%} of the budget in {_words(rule.long)} is "
-                                 f"a burn rate of {factor:.3g}; with an objective of "
-                                 f"{self.objective:g} even {1/self.allowed:.3g} cannot be passed, "
-                                 "so it would never ring; take a smaller share or a longer window")
+        _check_reach(self.rules, self.period, self.allowed)
         self._counts = defaultdict[int, np.ndarray](lambda: np.zeros(2))   # bad, and all
 
     @property
@@ -161,17 +179,7 @@ class SLO:
         ValueError
             If lengths differ, a time is missing or has no zone, or a value is out of range.
         """
-        steps, x = _steps(known_at), column_of_floats(bad, "bad", "events")
-        w = np.ones(len(x)) if weights is None else column_of_floats(weights, "weight", "events")
-        if not len(steps) == len(x) == len(w):
-            raise ValueError(f"bad: {len(x)} for {len(steps)} times and {len(w)} weights")
-        if not np.isin(x, (0, 1)).all() or not (np.isfinite(w) & (w >= 0)).all():
-            raise ValueError("bad, weights: 0 or 1, and finite numbers from 0; leave out what is "
-                             "not known")
-        found, place = np.unique(steps, return_inverse=True)
-        for step, both in zip(found.tolist(), np.stack([np.bincount(place, w*x, len(found)),
-                                                        np.bincount(place, w, len(found))], 1)):
-            self._counts[step] += both
+        for step, both in _counted(known_at, bad, weights).items(): self._counts[step] += both
         self._forget()
         return self
 
