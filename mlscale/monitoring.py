@@ -7,13 +7,14 @@ __all__ = ['Delivery', 'Outbox', 'RefusedError', 'file_sink', 'log_sink', 'messa
            'Rule', 'Finding', 'ks_test', 'LatencySketch', 'ModelMetrics', 'ModelMonitor', 'usual_effects', 'labelled',
            'logged_predictions', 'record_actions', 'record_outcome', 'record_outcomes', 'record_training', 'FORMAT',
            'PerformanceMonitor', 'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics', 'alerting_rules', 'arrival_findings',
-           'arrivals', 'dashboard', 'write_prometheus']
+           'arrivals', 'dashboard', 'write_prometheus', 'DutyReport', 'duty_report']
 
 # %% ../nbs/08_monitoring.ipynb #801750fd
 from .alert_sinks import Delivery, Outbox, RefusedError, file_sink, log_sink, message
 from .alert_sinks import webhook
 from .alerts import SEVERITIES, Alert, Alerts, Rule
 from .drift import Finding, ks_test
+from .duty_report import DutyReport, duty_report
 from .latency_sketch import LatencySketch
 from .model_monitor import ModelMetrics, ModelMonitor, usual_effects
 from .outcomes import labelled, logged_predictions, record_actions, record_outcome
@@ -29,4 +30,5 @@ _all_ = ["Delivery", "Outbox", "RefusedError", "file_sink", "log_sink", "message
          "ModelMetrics", "ModelMonitor", "usual_effects", "labelled", "logged_predictions",
          "record_actions", "record_outcome", "record_outcomes", "record_training", "FORMAT",
          "PerformanceMonitor", "SLO", "WORKBOOK", "BurnRule", "MonitorMetrics", "alerting_rules",
-         "arrival_findings", "arrivals", "dashboard", "write_prometheus"]
+         "arrival_findings", "arrivals", "dashboard", "write_prometheus", "DutyReport",
+         "duty_report"]
