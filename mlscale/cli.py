@@ -150,7 +150,7 @@ def _outcomes(words: argparse.Namespace) -> int:
     if strangers: print(f"of these ids {len(strangers):,} have no prediction: {strangers[0]!r:.60}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #369b723f
+# %% ../nbs/91_cli.ipynb #eb792b92
 _NO_OUTCOMES = """no outcome was known by {at:%Y-%m-%d %H:%M} UTC. To record what happened:
   mlscale outcomes FILE {log}   (CSV or Parquet: request_id, label, known_at)
   POST /outcomes   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
@@ -186,7 +186,7 @@ def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
         name = f"{model} version {version}" if several else f"version {version}"
         print(f"{name}: {_judged(y, p, weights)}")
 
-# %% ../nbs/91_cli.ipynb #05129850
+# %% ../nbs/91_cli.ipynb #106bb4d8
 def _round(words: argparse.Namespace, log: str, metrics: Any, before: Any) -> Any:
     "One look at a log; what had arrived by then, so that the next round knows if it has grown."
     import pandas as pd
@@ -216,6 +216,7 @@ def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
             time.sleep(words.every)
     except KeyboardInterrupt: return 0
 
+# %% ../nbs/91_cli.ipynb #982eb119
 def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import MonitorMetrics
     log, metrics = _log(words.log), None
@@ -294,7 +295,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #4c77bfca
+# %% ../nbs/91_cli.ipynb #922b935e
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
@@ -398,7 +399,7 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
                      help="whether a row or file that cannot be scored stops the job, or is set "
                           "aside in _quarantine.parquet (default: %(default)s)")
 
-# %% ../nbs/91_cli.ipynb #ceaf3826
+# %% ../nbs/91_cli.ipynb #594859d9
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
     sub.set_defaults(places=("log", *before))
     sub.add_argument("log", metavar="LOG", help="the prediction log that the server wrote: a file, "

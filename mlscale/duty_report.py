@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DutyReport', 'duty_report']
 
-# %% ../nbs/08j_duty_report.ipynb #1daaa702
+# %% ../nbs/08j_duty_report.ipynb #8d6e287d
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .prediction_log import Log, existing_log
 from .storage import replacing
 from .watchdog import arrivals
 
-# %% ../nbs/08j_duty_report.ipynb #8b70269d
+# %% ../nbs/08j_duty_report.ipynb #1dca7ef7
 def _judged(rows: pd.DataFrame) -> dict[str, float]:
     "What was expected of mature rows, what happened, and how far that is apart."
     y, p, w = (rows[c].to_numpy(float) for c in ("label", "prediction", "weight"))
@@ -44,7 +44,7 @@ def _by(rows: pd.DataFrame, mature: pd.DataFrame, keys: Sequence[str]) -> pd.Dat
                           **_judged(found.get(key, mature[:0]))}
                          for key, some in rows.groupby(list(keys))])
 
-# %% ../nbs/08j_duty_report.ipynb #5b21e764
+# %% ../nbs/08j_duty_report.ipynb #d0390614
 @dataclass(frozen=True, repr=False)
 class DutyReport:
     """What a person on duty wants to know first.
@@ -123,7 +123,7 @@ class DutyReport:
         with replacing(path) as new: new.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/08j_duty_report.ipynb #583999ea
+# %% ../nbs/08j_duty_report.ipynb #befd8afd
 def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> DutyReport:
     """Look at a log as a person on duty would.
 
@@ -164,7 +164,7 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> Dut
     return DutyReport(Path(name).name, moment, arrivals(book, moment),
                       _by(rows, mature, ["model", "version"]), by_day[::-1])
 
-# %% ../nbs/08j_duty_report.ipynb #4d4292af
+# %% ../nbs/08j_duty_report.ipynb #e0f82fc6
 _STYLE = """:root{color-scheme:light dark;--page:#fff;--ink:#1f2328;--soft:#5b626d;--line:#d8dce2;
 --bad:#b34a00;--bar:#9cc3e0}
 @media(prefers-color-scheme:dark){:root{--page:#15181d;--ink:#e4e6eb;--soft:#a3aab5;--line:#343942;
@@ -193,7 +193,7 @@ def _ago(seconds: float) -> str:
 
 def _number(x: float, form: str = ".3f") -> str: return "" if np.isnan(x) else format(x, form)
 
-# %% ../nbs/08j_duty_report.ipynb #0c20767d
+# %% ../nbs/08j_duty_report.ipynb #50328162
 def _table(frame: pd.DataFrame, names: Sequence[str], label: Any, most: float) -> str:
     "Rows of what is judged; a bar for the number of predictions."
     head = "".join(f"<th>{name}</th>" for name in names)

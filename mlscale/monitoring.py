@@ -9,7 +9,7 @@ __all__ = ['Delivery', 'Outbox', 'RefusedError', 'file_sink', 'log_sink', 'messa
            'PerformanceMonitor', 'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics', 'alerting_rules', 'arrival_findings',
            'arrivals', 'dashboard', 'write_prometheus', 'DutyReport', 'duty_report']
 
-# %% ../nbs/08_monitoring.ipynb #801750fd
+# %% ../nbs/08_monitoring.ipynb #3fb3cc76
 from .alert_sinks import Delivery, Outbox, RefusedError, file_sink, log_sink, message
 from .alert_sinks import webhook
 from .alerts import SEVERITIES, Alert, Alerts, Rule
@@ -24,7 +24,7 @@ from .slo import SLO, WORKBOOK, BurnRule
 from .watchdog import MonitorMetrics, alerting_rules, arrival_findings, arrivals
 from .watchdog import dashboard, write_prometheus
 
-# %% ../nbs/08_monitoring.ipynb #70281ba1
+# %% ../nbs/08_monitoring.ipynb #c09743ac
 _all_ = ["Delivery", "Outbox", "RefusedError", "file_sink", "log_sink", "message", "webhook",
          "SEVERITIES", "Alert", "Alerts", "Rule", "Finding", "ks_test", "LatencySketch",
          "ModelMetrics", "ModelMonitor", "usual_effects", "labelled", "logged_predictions",
