@@ -183,7 +183,7 @@ class MonitorMetrics:
         bytes
             In the text format of Prometheus.
         """
-        from prometheus_client import generate_latest
+        with needs("serve"): from prometheus_client import generate_latest
         return generate_latest(self.registry)
 
     def expose(self, port: int = 0, host: str = "127.0.0.1") -> str:
@@ -201,7 +201,7 @@ class MonitorMetrics:
         str
             The address of the numbers.
         """
-        from prometheus_client import start_http_server
+        with needs("serve"): from prometheus_client import start_http_server
         server, _ = start_http_server(port, host, self.registry)
         return f"http://{host}:{server.server_port}/metrics"
 
