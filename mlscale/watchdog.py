@@ -101,7 +101,7 @@ def arrival_findings(log: Log, at: Any, *, oldest: Mapping[str, Any],
                            n < few, "fewer than usual" if n < few else ""))
     return out
 
-# %% ../nbs/08i_watchdog.ipynb #570dbf67
+# %% ../nbs/08i_watchdog.ipynb #e39346f8
 class MonitorMetrics:
     """What the monitor counts, for Prometheus to fetch.
 
