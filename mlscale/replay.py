@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RETRAIN', 'CHECK', 'Fit', 'Rules', 'Decision', 'Replay', 'daily_differences', 'surely_worse', 'replay']
 
-# %% ../nbs/12f_replay.ipynb #09be86a9
+# %% ../nbs/12f_replay.ipynb #828731a9
 import hashlib
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .policy import HOLDOUT, LEARN_FROM, RETRAIN_EVERY, compare_on
 from .system import END, START, WEEK
 from .world import World
 
-# %% ../nbs/12f_replay.ipynb #ea37ed45
+# %% ../nbs/12f_replay.ipynb #08eed3f5
 RETRAIN = ("never", "monthly", "eight weeks", "estimated harm", "measured harm")
 CHECK = ("none", "week", "canary", "shadow")
 
@@ -71,7 +71,7 @@ class Rules:
         number(self.share, "share", above=0, below=1)
         number(self.alpha, "alpha", above=0, below=.5)
 
-# %% ../nbs/12f_replay.ipynb #15fab0d1
+# %% ../nbs/12f_replay.ipynb #89744fb2
 @dataclass(frozen=True)
 class Decision:
     """What was decided, and on which evidence.
@@ -114,7 +114,7 @@ class Decision:
         return {"at": f"{self.at:%Y-%m-%d}", "kind": self.kind, "version": self.version,
                 "evidence": short}
 
-# %% ../nbs/12f_replay.ipynb #ffe4c4c9
+# %% ../nbs/12f_replay.ipynb #fcb7be2e
 @dataclass(frozen=True, eq=False)
 class Replay:
     """A year that was lived under some rules.
@@ -180,7 +180,7 @@ class Replay:
                 f"{self.count('release')} released, {self.count('stop', 'rollback')} taken back; "
                 f"log loss {self.log_loss:.4f}, ${self.saved:,.0f} saved)")
 
-# %% ../nbs/12f_replay.ipynb #bd55d6d2
+# %% ../nbs/12f_replay.ipynb #bb7803b7
 class _Record:
     "Predictions, actions and outcomes; the flights in the order of their predictions."
 
@@ -220,7 +220,7 @@ class _Record:
         good &= self.at[rows] <= moment - np.timedelta64(MATURE)
         return rows.start + np.flatnonzero(good)
 
-# %% ../nbs/12f_replay.ipynb #0b5a2d87
+# %% ../nbs/12f_replay.ipynb #671994fa
 def daily_differences(new: np.ndarray, old: np.ndarray, label: np.ndarray, weight: np.ndarray,
                       day: np.ndarray) -> np.ndarray:
     """By how much the loss of one model is above that of another, day by day.
@@ -297,7 +297,7 @@ def surely_worse(differences: np.ndarray, held_out: np.ndarray, *, alpha: float 
     edge = wider*np.std(held_out, ddof=1)*_edge(len(differences), alpha, days)
     return bool(np.sum(differences) > edge)
 
-# %% ../nbs/12f_replay.ipynb #c581e59e
+# %% ../nbs/12f_replay.ipynb #5404516d
 Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]
 
 def _expected(p: np.ndarray) -> np.ndarray:
@@ -340,7 +340,7 @@ class _Loop:
         if self.rules.retrain == "estimated harm": return [_expected(p[r]).mean() for r in rows]
         return [log_losses(self.record.label[r], p[r]).mean() for r in rows]
 
-# %% ../nbs/12f_replay.ipynb #188816ab
+# %% ../nbs/12f_replay.ipynb #438d3b91
 def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> None:
     "Train a challenger and, if it passes the gate, let it begin."
     record, rules = loop.record, loop.rules
@@ -370,7 +370,7 @@ def _routed(loop: _Loop, rows: Any) -> np.ndarray:
     return uniform_hash(loop.record.ids[rows], seed=loop.record.world.desk.seed,
                         salt=7) < loop.rules.share
 
-# %% ../nbs/12f_replay.ipynb #c75d276e
+# %% ../nbs/12f_replay.ipynb #2c8220ab
 def _look(loop: _Loop, now: pd.Timestamp) -> None:
     "Stop a release that is surely worse; let one serve everybody that held out for two weeks."
     if loop.trial is None or loop.rules.check not in ("canary", "shadow"): return
@@ -403,7 +403,7 @@ def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
         loop.champion = loop.before
     loop.trial = None
 
-# %% ../nbs/12f_replay.ipynb #8d694cf9
+# %% ../nbs/12f_replay.ipynb #8155de7c
 def _alarm(loop: _Loop, now: pd.Timestamp) -> dict:
     "What is new about the week's loss; empty if nothing is."
     record = loop.record
@@ -436,7 +436,7 @@ def _reason(loop: _Loop, now: pd.Timestamp) -> dict:
     if rule != "eight weeks" and alarm: return {"why": "the loss", **alarm}
     return {"why": "eight weeks"} if now - loop.trained_at >= RETRAIN_EVERY else {}
 
-# %% ../nbs/12f_replay.ipynb #338ece99
+# %% ../nbs/12f_replay.ipynb #d270e539
 def _serve(loop: _Loop, day: pd.Timestamp) -> None:
     "The flights of a day."
     rows = loop.record.between(day, day + pd.Timedelta(days=1))
@@ -459,7 +459,7 @@ def _write_week(loop: _Loop, week: pd.Timestamp) -> None:
                        "acted": int(acted.sum()), "saved": cost(np.zeros_like(acted)) - cost(acted),
                        "version": record.version[rows]})
 
-# %% ../nbs/12f_replay.ipynb #274aefa4
+# %% ../nbs/12f_replay.ipynb #7ef29f9a
 def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit: Fit,
            leaky: pd.DataFrame | None = None, bad_release: pd.Timestamp | None = None,
            until: pd.Timestamp = END) -> Replay:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ from sklearn.linear_model import LogisticRegression
 
 import mlscale
 from mlscale.artifacts import load_bundle, save
-from mlscale.cli import diagnose, main, parser
+from mlscale.cli import _follow, diagnose, main, parser
 from mlscale.data import MATURE
-from mlscale.monitoring import labelled, record_actions, record_outcome, record_outcomes
+from mlscale.duty_report import duty_report
+from mlscale.monitoring import MonitorMetrics, labelled, record_actions, record_outcome, record_outcomes
 from mlscale.prediction_log import Prediction, PredictionLog, iso_utc
 from mlscale.registry import Registry
 from mlscale.training import evaluate
@@ -318,3 +320,49 @@ def test_doctor_sees_a_full_disk_and_one_for_reading_only(disk, why, tmp_path):
 def test_a_time_to_wait_is_a_number_of_hours(wrong, capsys):
     with pytest.raises(SystemExit): main(["monitor", "log.db", f"--wait={wrong}"])
     assert f"argument --wait: '{wrong}' is no time to wait: hours, 0 or more" in capsys.readouterr().err
+
+
+def test_monitor_writes_a_page_for_whoever_is_on_duty(log, tmp_path, capsys):
+    page = tmp_path / "reports" / "duty.html"
+    assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
+    said = capsys.readouterr().out
+    assert main(["monitor", str(log), "--at", "2013-05-03", "--report", str(page)]) == 0 and capsys.readouterr().out == said
+    assert page.read_text() == duty_report(log, "2013-05-03T00:00:00Z").html() and "late 2" in page.read_text()
+    for words, why in ((["--follow", "--at", "2013-05-03"], "--at: --follow looks at the present"), (["--metrics", "0"], "--metrics: only with --follow")):
+        assert main(["monitor", str(log), *words]) == 1 and why in capsys.readouterr().err
+    for wrong in ("0", "-1", "soon", "inf"):
+        with pytest.raises(SystemExit): main(["monitor", str(log), "--every", wrong])
+
+
+def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_path):
+    page = tmp_path / "duty.html"
+    command = [sys.executable, "-m", "mlscale.cli", "monitor", str(log), "--follow", "--every", ".2", "--metrics", "0", "--report", str(page)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = child.stderr.readline().split()[-1]
+        lines = [child.stdout.readline() for _ in range(5)]
+        beat = lambda: float(re.search(r"(?m)^mlscale_monitor_heartbeat_timestamp_seconds (\S+)", urlopen(url, timeout=30).read().decode())[1])
+        first = beat()
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", lines[0]) and lines[1].startswith("110 predictions") and lines[4].startswith("version 2: ")
+        until = time.monotonic() + 60
+        while beat() <= first + .5: assert time.monotonic() < until   # several rounds, and nothing new to say
+        with PredictionLog(log) as book: book.append([Prediction("new", "2013-05-01T00:00:00Z", "late", 2, "0" * 64, "production", .3, [1.])])
+        record_outcome("new", 1, "2013-05-01T08:00:00Z", log=log)
+        told = [child.stdout.readline() for _ in range(2)]   # the prediction may be seen a round before its outcome
+        while not told[-1].startswith("111 predictions"): told.append(child.stdout.readline())
+        assert len(told) <= 7 and told[0].endswith("UTC\n") and "On duty: log.db" in page.read_text()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    finally: child.kill()
+    assert child.returncode == 0 and err == ""
+
+
+def test_a_round_that_fails_is_said_and_counted_and_the_next_one_goes_on(log, monkeypatch, capsys):
+    rounds, metrics = iter([OSError("the disk is gone"), None, KeyboardInterrupt()]), MonitorMetrics()
+    def look(words, where, numbers, before):
+        if (what := next(rounds)) is not None: raise what
+        return before
+    monkeypatch.setattr("mlscale.cli._round", look)
+    words = parser().parse_args(["monitor", str(log), "--follow", "--every", ".01"])
+    assert _follow(words, str(log), metrics) == 0 and "this round failed: the disk is gone" in capsys.readouterr().err
+    assert b'mlscale_monitor_rounds_total{how="failed"} 1.0' in metrics.text()

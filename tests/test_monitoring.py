@@ -253,7 +253,7 @@ def test_what_no_register_wrote_is_refused():
     assert Alerts.from_dict(state).history == alerts.history
     first, second, third = state["history"]
     one = lambda **change: state | {"history": [first | change]}
-    for bad in (None, [], {}, state | {"kind": "Reference"}, state | {"format": 2}, state | {"format": None}, {k: state[k] for k in ("kind", "format")}, state | {"history": {}},
+    for bad in (None, [], {}, state | {"kind": "Reference"}, state | {"format": 3}, state | {"format": None}, {k: state[k] for k in ("kind", "format")}, state | {"history": {}},
                 state | {"history": [5]}, state | {"history": [{}]}, one(severity="dreadful"), one(seen=0), one(seen=1.5), one(seen="2"), one(value=None), one(value="nan"), one(value="much"),
                 one(threshold="nan"), one(name=None), one(unit=5), one(at="2013-01-02"), one(at=None), one(at="2013-01-03T00:00:00+00:00"), one(seen_at="2013-01-01T00:00:00+00:00"),
                 one(resolved_at="2013-01-01T00:00:00+00:00"), one(resolved_at="never"), state | {"history": [second, second]}, state | {"history": [third, first]},
