@@ -148,7 +148,7 @@ class Signature:
                    "missing, but it never was in the reference rows; supply it")]
         if self.types: faults.append((_broken(rows), "half a surrogate pair; give plain text"))
         for wrong, why in faults:
-            for i, j in np.argwhere(wrong)[:1] if wrong.any() else ():
+            for i, j in np.argwhere(wrong)[:1] if np.count_nonzero(wrong) else ():
                 said = ascii(rows[i, j]) if isinstance(rows[i, j], str) else rows[i, j]
                 raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {said!s:.60} is {why}")
         return rows

@@ -19,6 +19,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def _floats(rows: list[list], what: str) -> np.ndarray:
     except OverflowError:
         raise ValueError(f"{what}: an integer is too large for a float; give null where a value is "
                          "unknown") from None
-    if np.isnan(out).sum() > sum(row.count(None) for row in rows):
+    if np.count_nonzero(np.isnan(out)) > sum(row.count(None) for row in rows):
         raise ValueError(f"{what}: NaN is not JSON; give null where a value is unknown")
     return out
 
@@ -58,11 +59,14 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
            what: str) -> np.ndarray:
     "Rows of the right length as an array, if each value is of its column's type."
     types = types or ["number"]*len(columns)
+    if "text" not in types:
+        if not all(_KINDS["number"].issuperset(map(type, row)) for row in rows):
+            _check_types(rows, columns, types, what)
+        return _floats(rows, what)
     _check_types(rows, columns, types, what)
     number = [kind == "number" for kind in types]
-    floats = _floats([[v for v, is_number in zip(row, number) if is_number] for row in rows]
-                     if "text" in types else rows, what)
-    return np.array(rows, dtype=object) if "text" in types else floats
+    _floats([[v for v, is_number in zip(row, number) if is_number] for row in rows], what)
+    return np.array(rows, dtype=object)
 
 # %% ../nbs/06e_limits.ipynb #b2853dbc
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
@@ -220,6 +224,9 @@ class ServiceMetrics:
         self.unlogged = Counter("mlscale_unlogged_predictions",
                                 "Rows that were answered and are not in the prediction log.",
                                 registry=self.registry)
+        # looked up for each answer, and that costs more than to count
+        self.requests_of, self.predictions_of, self.aliases_of = (
+            cache(counter.labels) for counter in (self.requests, self.predictions, self.aliases))
 
     def saw(self, ages: Mapping[str, float | None], states: Mapping[str, str]) -> None:
         """Count what the feature store knew of an entity, see `mlscale.entities`.
@@ -396,7 +403,7 @@ class Limits:
         async def noted(message: dict) -> None:
             if message["type"] == "http.response.start":
                 scope["answered"] = True
-                if counted: self._metrics.requests.labels(message["status"]).inc()
+                if counted: self._metrics.requests_of(message["status"]).inc()
             await send(message)
         return noted
 

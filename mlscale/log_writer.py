@@ -309,8 +309,7 @@ class LogWriter:
         while True:
             try:
                 for model in list(self._columns.items()): self._log.describe(*model, wait=wait)
-                results = self._log.append_each(requests, wait=wait)
-                self.error = None
+                results, self.error = self._log.append_each(requests, wait=wait), None
                 return results
             except Exception as e:
                 if not wait and isinstance(e, BusyError): raise

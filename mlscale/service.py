@@ -340,12 +340,27 @@ def _each_once(pairs: list[tuple]) -> dict:
 
 _json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
 
+def _names_in(question: dict) -> int:
+    "How many names of objects there are in a question by position, or by name."
+    rows = question.get("features")
+    rows = rows if isinstance(rows, list) else [rows]
+    return len(question) + sum(len(row) for row in rows if isinstance(row, dict))
+
+def _decoded(body: bytes) -> Any:
+    "What a body says; ValueError where it is no JSON, or an object has a name twice."
+    from pydantic_core import from_json
+    try: found = from_json(body)   # it keeps one of two values of a name, and does not tell
+    except ValueError: found = None
+    # each name is followed by a colon: if there are no more colons than names, none is there twice
+    if isinstance(found, dict) and body.count(b":") == _names_in(found): return found
+    return _json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+
 def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
     read = question().model_validate
-    try: return vars(read(_json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))))
+    try: return vars(read(_decoded(body)))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
@@ -361,15 +376,21 @@ def _refused(e: Exception) -> "JSONResponse":
     status = 409 if isinstance(e, ConflictError) else 422 if isinstance(e, ValueError) else 503
     return refusal(status, e, **({"Retry_After": "1"} if status == 503 else {}))
 
+@cache
+def _answer_type() -> "type[JSONResponse]":
+    "An answer, written by pydantic in a fifth of the time."
+    from fastapi.responses import JSONResponse
+    from pydantic_core import to_json
+    class Answer(JSONResponse):
+        def render(self, content: Any) -> bytes: return to_json(content)
+    return Answer
+
 def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
     "An answer that is counted."
-    from fastapi.responses import JSONResponse
-    answered = (version for version in given["versions"] if version is not None)
-    for version, n in Counter(answered).items():
-        metrics.predictions.labels(version).inc(n)
-    aliases = (alias for alias in given["aliases"] if alias is not None)
-    for alias, n in Counter(aliases).items(): metrics.aliases.labels(alias).inc(n)
-    return JSONResponse(given)
+    for (version, alias), n in Counter(zip(given["versions"], given["aliases"])).items():
+        if version is not None: metrics.predictions_of(version).inc(n)
+        if alias is not None: metrics.aliases_of(alias).inc(n)
+    return _answer_type()(given)
 
 # %% ../nbs/06i_service.ipynb #49a2f4fa
 def _entity_routes(service: EntityService | None, metrics: ServiceMetrics) -> "APIRouter":

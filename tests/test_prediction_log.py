@@ -48,7 +48,7 @@ def test_a_row_is_given_back_as_it_is_held(log):
     assert given == [Prediction("b", "2013-07-01T02:00:00.000000+00:00", "late", 3, "d3", "canary", 1., [1., None, None, 1e-300], "N14228"),
                      Prediction("a", "2013-07-01T04:00:00.000001+00:00", "late", 2**62, None, None, .1 + .2, [], None)]
     assert log.append([row("b", [1, None, None, 1e-300], prediction=0.), row("a", [], prediction=0.)]) == given
-    assert held(log, "request_id, entity, features") == [("a", None, "[]"), ("b", "N14228", "[1.0, null, null, 1e-300]")]
+    assert held(log, "request_id, entity, features") == [("a", None, "[]"), ("b", "N14228", "[1.0,null,null,1e-300]")]
 
 
 def test_asking_again_gives_the_first_answer_and_its_version(log):

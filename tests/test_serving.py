@@ -86,7 +86,7 @@ def test_the_service_answers_what_the_bundle_answers(client, bundles, tmp_path):
     flat = client.post("/predict", json={"values": ROWS[0]}).json()
     assert flat["prediction"] == answer["prediction"][:1] and len(flat["ids"][0]) == 32
     first = logged(tmp_path / "log.db", "request_id, at, entity, model, version, sha256, alias, prediction, features")[-3]
-    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", None, "late", 1, truth.sha256, "production", answer["prediction"][0], "[0.5, null, -1.0]")
+    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", None, "late", 1, truth.sha256, "production", answer["prediction"][0], "[0.5,null,-1.0]")
 
 
 WRONG = {
@@ -613,7 +613,7 @@ def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorde
         client.post("/reload")
         first = client.post("/predict", json=asked).json()
         assert first["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
-        assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0, 2.0, 1.0]", other.sha256), ("[1.0, 2.0, 3.0]", first["sha256"])]
+        assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0,2.0,1.0]", other.sha256), ("[1.0,2.0,3.0]", first["sha256"])]
     with sqlite3.connect(tmp_path / "log.db") as db: assert dict(db.execute("SELECT * FROM signatures")) == {other.sha256: '["c", "b", "a"]', first["sha256"]: '["a", "b", "c"]'}
     with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:   # the canary is gone, and its client asks again
         assert client.post("/predict", json=asked).json() == first
