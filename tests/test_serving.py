@@ -164,6 +164,28 @@ def test_no_question_breaks_the_service(client, something, row):
         if response.status_code == 200: assert all(0 <= p <= 1 for p in response.json()["prediction"])
 
 
+names = st.sampled_from(["values", "features", "ids", "a", "b:c"])
+pieces = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3) | st.just("x:y"),
+                      lambda inside: st.lists(inside, max_size=3) | st.lists(st.tuples(names, inside), max_size=3).map(tuple), max_leaves=8)
+
+
+def spelled(x):
+    "JSON in which a name may stand twice in an object."
+    if isinstance(x, tuple): return "{" + ", ".join(f"{json.dumps(name)}: {spelled(v)}" for name, v in x) + "}"
+    return "[" + ",".join(map(spelled, x)) + "]" if isinstance(x, list) else json.dumps(x)
+
+
+@given(pieces, st.sampled_from(["", " ", "]", "\x00", "\ud800", ":", ",1"]), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
+def test_a_body_says_what_the_standard_library_reads_in_it_and_no_name_twice(x, more, coding):
+    from mlscale import service
+    body = (spelled(x) + more).encode(coding, "surrogatepass")
+
+    def read(how):
+        try: return repr(how())
+        except (ValueError, RecursionError): return "refused"
+    assert read(lambda: service._decoded(body)) == read(lambda: service._json.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
+
+
 @given(st.lists(st.lists(st.none() | st.integers(-10**6, 10**6) | st.floats(allow_nan=False, allow_infinity=False), min_size=K, max_size=K), min_size=1, max_size=9))
 def test_rows_become_the_same_numbers(rows):
     assert np.array_equal(read_rows(rows, "abc"), np.array([[np.nan if v is None else v for v in r] for r in rows], float), equal_nan=True)
