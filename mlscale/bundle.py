@@ -46,7 +46,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #3997606f
+# %% ../nbs/03c_bundle.ipynb #08024703
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")

@@ -181,7 +181,7 @@ def _learn(table: Any, bounds: Mapping[str, tuple[float, float]], categories: It
         rules.append(ColumnRule(name, kind, low, high, shares[j], listed))
     return tuple(rules), len(rows)
 
-# %% ../nbs/02d_contract.ipynb #deeb016f
+# %% ../nbs/02d_contract.ipynb #0e5c7922
 def _violation(rule: ColumnRule, broken: str, rows: np.ndarray, mask: np.ndarray) -> Violation:
     "What the rows under the mask break; `rows` are the values of one column."
     value = lambda i: None if broken == "missing" else plain(rows[i])

@@ -7,7 +7,7 @@ __all__ = ['MAX_ROWS', 'COUNTS', 'MAX_BYTES', 'PATIENCE', 'QUESTIONS', 'MOST_IN_
            'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Door', 'Admission', 'make_key', 'read_keys',
            'Keys']
 
-# %% ../nbs/06e_limits.ipynb #589b19a9
+# %% ../nbs/06e_limits.ipynb #744b6db5
 import asyncio
 import hashlib
 import hmac
@@ -28,7 +28,7 @@ from .arguments import check_names, whole
 from .storage import needs
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06e_limits.ipynb #4ccaf93d
+# %% ../nbs/06e_limits.ipynb #8e4d8ffb
 MAX_ROWS = 10_000
 _KINDS = {"number": frozenset({int, float, type(None)}), "text": frozenset({str, type(None)})}
 
@@ -157,7 +157,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #d05c4cff
+# %% ../nbs/06e_limits.ipynb #40dc9a6d
 COUNTS = "MLSCALE_COUNTS"   # the variable that names a folder, where several processes count
 
 class ServiceMetrics:
@@ -303,7 +303,7 @@ def _not_json(scope: dict) -> str:
         return ""
     return f"Content-Type: {kind[:40]!r}; send application/json"
 
-# %% ../nbs/06e_limits.ipynb #b016ee32
+# %% ../nbs/06e_limits.ipynb #2b405ca3
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 QUESTIONS = frozenset({"/predict", "/predict/entity"})   # what is counted by status

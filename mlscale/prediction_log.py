@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'Log', 'iso_utc', 'check_ids', 'Prediction', 'ConflictError', 'LogError', 'BusyError', 'Database',
            'PredictionLog', 'existing_log', 'open_log']
 
-# %% ../nbs/06b_prediction_log.ipynb #ac8cc298
+# %% ../nbs/06b_prediction_log.ipynb #01b76a57
 import json
 import math
 import os
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from .arguments import one_of
 from .storage import home, needs
 
-# %% ../nbs/06b_prediction_log.ipynb #cf1f51a1
+# %% ../nbs/06b_prediction_log.ipynb #dbad50f2
 @lru_cache(1024)   # the time of a question is written by who asks it, and by the log once more
 def iso_utc(at: str | datetime) -> str:
     """A time as the log writes it.
@@ -129,7 +129,7 @@ class Prediction(NamedTuple):
     features: Sequence[float | str | None]
     entity: str | None = None
 
-# %% ../nbs/06b_prediction_log.ipynb #8d94e2a6
+# %% ../nbs/06b_prediction_log.ipynb #2150f6ee
 class ConflictError(ValueError):
     """A request id that is known with other features, with another outcome or another action.
 
@@ -173,7 +173,7 @@ def _unreachable(e: Exception) -> LogError:
     kind = BusyError if busy else LogError
     return kind(f"the log cannot be read or written: {str(e).strip().splitlines()[0]}")
 
-# %% ../nbs/06b_prediction_log.ipynb #05d4d875
+# %% ../nbs/06b_prediction_log.ipynb #4cda7cb5
 def _values(features: Sequence) -> list[float | str | None]:
     "Numbers as floats, None where one is missing; most often they are floats already."
     if {*map(type, features)} <= {float}: return [None if v != v else v for v in features]
@@ -194,7 +194,7 @@ def _checked(rows: Iterable[Prediction]) -> list[Prediction]:
                              "None for a feature that is unknown")
     return checked
 
-# %% ../nbs/06b_prediction_log.ipynb #175634e2
+# %% ../nbs/06b_prediction_log.ipynb #4b9abbc3
 class Database(Protocol):
     """What `PredictionLog.transaction` gives: the same few methods on both engines.
 
@@ -252,7 +252,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #290742a9
+# %% ../nbs/06b_prediction_log.ipynb #69c5c808
 # pages (16 MB) that gather beside the file before they are sorted into it: a page that many rows
 # touched meanwhile is sorted in once
 _PAGES = 4000
@@ -339,7 +339,7 @@ class _SQLite:
         "End the connection."
         self._db.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #7fac1d94
+# %% ../nbs/06b_prediction_log.ipynb #8f607b5c
 class _Postgres:
     "A PostgreSQL database. One transaction writes at a time, on whichever server it began."
     def __init__(self, url: str, synchronous: str):
@@ -414,7 +414,7 @@ class _Postgres:
 
 _WRITER = 0x6d6c7363   # the number of the lock that a writer of the log holds
 
-# %% ../nbs/06b_prediction_log.ipynb #004ff23a
+# %% ../nbs/06b_prediction_log.ipynb #237aa58a
 FORMAT = 2
 _TABLES = (
     "log_format(format INTEGER NOT NULL)",
@@ -464,7 +464,7 @@ def _bring_up_to_date(db: "_SQLite | _Postgres") -> None:
         db.execute("DROP TABLE predictions_1")
     db.execute("INSERT INTO log_format VALUES (?)", [FORMAT])
 
-# %% ../nbs/06b_prediction_log.ipynb #0d12e4e6
+# %% ../nbs/06b_prediction_log.ipynb #dad51dc9
 _FIELDS = ", ".join(Prediction._fields)
 
 def _known(db: Database, ids: Iterable[str]) -> dict[str, Prediction]:
@@ -492,7 +492,7 @@ def _same_question(db: Database, first: Prediction, row: Prediction) -> bool:
     return (dict(zip(columns[first.sha256], first.features))
             == dict(zip(columns[row.sha256], row.features)))
 
-# %% ../nbs/06b_prediction_log.ipynb #6df5737c
+# %% ../nbs/06b_prediction_log.ipynb #b3337f55
 def _settled(db: Database, rows: list[Prediction], known: dict[str, Prediction]) -> list:
     "What the log holds for the rows of a request; what is new goes to `known`, all or nothing."
     new: dict[str, Prediction] = {}
@@ -566,7 +566,7 @@ def _store_later(db: Database, table: str, rows: Sequence[Sequence], archived: M
     db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(marks)})", new)
     return len(new)
 
-# %% ../nbs/06b_prediction_log.ipynb #6ae01cb3
+# %% ../nbs/06b_prediction_log.ipynb #c419e217
 def _connect(where: str, synchronous: str) -> _SQLite | _Postgres:
     "The engine for a path or URL."
     if where.startswith(("postgresql://", "postgres://")): return _Postgres(where, synchronous)
@@ -599,7 +599,7 @@ def _together(db: _SQLite | _Postgres, write: bool, wait: bool) -> Iterator[Data
         if not isinstance(e, db.errors): raise
         raise _unreachable(e) from e
 
-# %% ../nbs/06b_prediction_log.ipynb #14f1177b
+# %% ../nbs/06b_prediction_log.ipynb #91b25279
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 

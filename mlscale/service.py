@@ -331,7 +331,7 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #ebbf1382
+# %% ../nbs/06i_service.ipynb #ad05be66
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
     found = dict(pairs)
@@ -368,7 +368,7 @@ def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> di
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06i_service.ipynb #812e8c65
+# %% ../nbs/06i_service.ipynb #97562b80
 BLOCKED = 5.    # seconds that a server is not ready after its log could not be written
 
 def _refused(e: Exception) -> "JSONResponse":
