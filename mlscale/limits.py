@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_ROWS', 'COUNTS', 'MAX_BYTES', 'PATIENCE', 'QUESTIONS', 'MOST_IN_PROGRESS', 'KEPT', 'read_rows', 'read_features',
-           'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Door', 'Admission', 'make_key', 'read_keys',
-           'Keys']
+           'read_json', 'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Door', 'Admission', 'make_key',
+           'read_keys', 'Keys']
 
 # %% ../nbs/06e_limits.ipynb #744b6db5
 import asyncio
@@ -156,6 +156,55 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     _check_size(rows, "features")
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
+
+# %% ../nbs/06e_limits.ipynb #77ba9b1d
+def _each_once(pairs: list[tuple]) -> dict:
+    "An object of JSON, if no name is there twice."
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError("a name is there twice in an object")
+    return found
+
+_json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
+
+def _names_in(question: dict) -> int:
+    "How many names of objects there are in a question by position, or by name."
+    rows = question.get("features")
+    rows = rows if isinstance(rows, list) else [rows]
+    return len(question) + sum(len(row) for row in rows if isinstance(row, dict))
+
+def read_json(body: bytes) -> Any:
+    """What a body says.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON, most often numbers.
+
+    Returns
+    -------
+    object
+        As `json.loads` reads it.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or a name is there twice in an object.
+
+    Examples
+    --------
+    >>> from mlscale.limits import read_json
+    >>> read_json(b'{"values": [1.5, null]}')
+    {'values': [1.5, None]}
+    >>> read_json(b'{"values": [1], "values": [2]}')
+    Traceback (most recent call last):
+    ValueError: a name is there twice in an object
+    """
+    with needs("serve"): from pydantic_core import from_json
+    try: found = from_json(body)   # it keeps one of two values of a name, and does not tell
+    except ValueError: found = None
+    # each name is followed by a colon: if there are no more colons than names, none is there twice
+    if isinstance(found, dict) and body.count(b":") == _names_in(found): return found
+    return _json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 # %% ../nbs/06e_limits.ipynb #40dc9a6d
 COUNTS = "MLSCALE_COUNTS"   # the variable that names a folder, where several processes count

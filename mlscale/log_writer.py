@@ -9,11 +9,12 @@ __all__ = ['MODES', 'ON_LOOP', 'TOO_SLOW', 'COMMITS', 'LogWriter']
 import asyncio
 import logging
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 from .arguments import one_of, whole
 from .artifacts import PARITY
@@ -167,7 +168,8 @@ class _OnLoop:
                 except LogError as e: _tell([(done, e)])
 
     def _sort_pages(self) -> None:
-        with suppress(LogError): self._log.checkpoint()   # the next commit meets the same trouble
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self._log.where)) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")   # others read and write meanwhile
 
 # %% ../nbs/06c_log_writer.ipynb #a625e6e3
 class LogWriter:

@@ -7,7 +7,6 @@ __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create
 
 # %% ../nbs/06i_service.ipynb #8432fb76
 import asyncio
-import json
 import logging
 import os
 import re
@@ -28,7 +27,7 @@ from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
 from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
 from .limits import Admission, Door, Keys, Limits, ServiceMetrics, overdue, read_features
-from .limits import read_keys, read_rows, refusal, route_path
+from .limits import read_json, read_keys, read_rows, refusal, route_path
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import LogWriter
 from .openapi import describe
@@ -332,35 +331,12 @@ def _question_type() -> Any:
     return Question
 
 # %% ../nbs/06i_service.ipynb #ad05be66
-def _each_once(pairs: list[tuple]) -> dict:
-    "An object of JSON, if no name is there twice."
-    found = dict(pairs)
-    if len(found) < len(pairs): raise ValueError("a name is there twice in an object")
-    return found
-
-_json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
-
-def _names_in(question: dict) -> int:
-    "How many names of objects there are in a question by position, or by name."
-    rows = question.get("features")
-    rows = rows if isinstance(rows, list) else [rows]
-    return len(question) + sum(len(row) for row in rows if isinstance(row, dict))
-
-def _decoded(body: bytes) -> Any:
-    "What a body says; ValueError where it is no JSON, or an object has a name twice."
-    from pydantic_core import from_json
-    try: found = from_json(body)   # it keeps one of two values of a name, and does not tell
-    except ValueError: found = None
-    # each name is followed by a colon: if there are no more colons than names, none is there twice
-    if isinstance(found, dict) and body.count(b":") == _names_in(found): return found
-    return _json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
-
 def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
     if not body: raise ValueError("body: Field required")
     read = question().model_validate
-    try: return vars(read(_decoded(body)))
+    try: return vars(read(read_json(body)))
     except ValidationError as e:
         faults = [f"body.{'.'.join(map(str, x['loc'])) or 0}: {x['msg']}" for x in e.errors()[:3]]
         raise ValueError("; ".join(faults)) from None
@@ -570,7 +546,7 @@ def _read_outcomes(body: bytes) -> list[tuple[str, str, float]]:
     "Rows of request, time and label, or one line that says what is wrong with them."
     from pydantic import ValidationError
     now = datetime.now(UTC).isoformat()
-    try: given = _outcomes_type().model_validate(json.loads(body, object_pairs_hook=_each_once))
+    try: given = _outcomes_type().model_validate(read_json(body))
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, ("body", *first["loc"])))

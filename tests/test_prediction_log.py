@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres import Server, programs, server, where
 
-from mlscale import log_writer
+from mlscale import log_writer, storage
 from mlscale.log_writer import LogWriter
 from mlscale.prediction_log import FORMAT, BusyError, ConflictError, LogError, Prediction, PredictionLog, iso_utc
 
@@ -44,17 +44,16 @@ def held(log, what="request_id", table="predictions"):
 
 
 def test_features_are_the_same_values_whoever_writes_them_as_json(tmp_path, monkeypatch):
-    from mlscale import prediction_log
     numbers = [float(f"{m}e{e}") for m in (1, -1.5, 3.333333333333333, 9.007199254740993) for e in range(-320, 308, 13)]
     rows = [row("numbers", [*numbers, -0., None]), row("texts", ["UA", "\ud800", 'é"', None, 1.])]
     read = []
     for missing in (False, True):
         if missing: monkeypatch.setitem(sys.modules, "pydantic_core", None)
-        prediction_log._json_writer.cache_clear()
+        storage._json_writer.cache_clear()
         with PredictionLog(tmp_path / f"{missing}.db") as log:
             log.append(rows)
             read.append([json.loads(text) for text, in held(log, "features")])
-    prediction_log._json_writer.cache_clear()
+    storage._json_writer.cache_clear()
     assert str(read[0]) == str(read[1]) == str([r.features for r in rows][:: 1 if read[0][0] == rows[0].features else -1])
 
 
@@ -80,7 +79,7 @@ def test_a_checkpoint_sorts_all_into_the_file_while_others_read_and_write(tmp_pa
         shutil.copy(tmp_path / "log.db", tmp_path / "before.db")
         with log.transaction() as db:
             db.execute("UPDATE predictions SET prediction = 0")
-            log.checkpoint()
+            log_writer._OnLoop(log, None, None)._sort_pages()
         shutil.copy(tmp_path / "log.db", tmp_path / "after.db")   # without what lies beside it
     count = lambda name: sqlite3.connect(tmp_path / name).execute("SELECT count(*), min(prediction) FROM predictions").fetchone()
     assert count("before.db") == (0, None) and count("after.db") == (50, .5)
@@ -778,8 +777,8 @@ def test_pages_are_sorted_into_the_file_now_and_then_and_not_on_the_loop(tmp_pat
         assert await asyncio.to_thread(wait_for, lambda: len(sorted_by) == 2)
     with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
         monkeypatch.setattr(log_writer, "COMMITS", 5)
-        real = log.checkpoint
-        monkeypatch.setattr(log, "checkpoint", lambda: (real(), sorted_by.append(threading.current_thread().name)))
+        real = log_writer._OnLoop._sort_pages
+        monkeypatch.setattr(log_writer._OnLoop, "_sort_pages", lambda self: (real(self), sorted_by.append(threading.current_thread().name)))
         asyncio.run(story(writer))
         shutil.copy(tmp_path / "log.db", tmp_path / "copy.db")
     assert LOOP not in sorted_by and sqlite3.connect(tmp_path / "copy.db").execute("SELECT count(*) FROM predictions").fetchone()[0] >= 10

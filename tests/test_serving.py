@@ -177,13 +177,13 @@ def spelled(x):
 
 @given(pieces, st.sampled_from(["", " ", "]", "\x00", "\ud800", ":", ",1"]), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
 def test_a_body_says_what_the_standard_library_reads_in_it_and_no_name_twice(x, more, coding):
-    from mlscale import service
+    from mlscale import limits
     body = (spelled(x) + more).encode(coding, "surrogatepass")
 
     def read(how):
         try: return repr(how())
         except (ValueError, RecursionError): return "refused"
-    assert read(lambda: service._decoded(body)) == read(lambda: service._json.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
+    assert read(lambda: limits.read_json(body)) == read(lambda: limits._json.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
 
 
 @given(st.lists(st.lists(st.none() | st.integers(-10**6, 10**6) | st.floats(allow_nan=False, allow_infinity=False), min_size=K, max_size=K), min_size=1, max_size=9))
