@@ -157,7 +157,7 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #77ba9b1d
+# %% ../nbs/06e_limits.ipynb #80632bdd
 def _each_once(pairs: list[tuple]) -> dict:
     "An object of JSON, if no name is there twice."
     found = dict(pairs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'ON_LOOP', 'TOO_SLOW', 'COMMITS', 'LogWriter']
 
-# %% ../nbs/06c_log_writer.ipynb #eb0f27c3
+# %% ../nbs/06c_log_writer.ipynb #36e905cf
 import asyncio
 import logging
 import math
@@ -126,7 +126,7 @@ class _Losses:
         self._spoke = time.monotonic()
         _logger.error(what)
 
-# %% ../nbs/06c_log_writer.ipynb #ddecaa20
+# %% ../nbs/06c_log_writer.ipynb #06aa3825
 ON_LOOP = 200     # rows; more would hold an event loop for some milliseconds
 TOO_SLOW = .02    # seconds; where a commit held the loop for longer, the thread has the next second
 COMMITS = 1000    # after so many, pages are sorted into the file

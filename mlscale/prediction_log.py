@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'Log', 'Prediction', 'ConflictError', 'LogError', 'BusyError', 'Database', 'PredictionLog', 'existing_log',
            'open_log', 'check_ids', 'iso_utc']
 
-# %% ../nbs/06b_prediction_log.ipynb #01b76a57
+# %% ../nbs/06b_prediction_log.ipynb #9073601b
 import json
 import math
 import os
@@ -22,7 +22,7 @@ from .arguments import one_of
 from .storage import as_json, check_ids, home, iso_utc, needs
 _all_ = ["check_ids", "iso_utc"]
 
-# %% ../nbs/06b_prediction_log.ipynb #a647c812
+# %% ../nbs/06b_prediction_log.ipynb #390cbf5f
 class Prediction(NamedTuple):
     """A row of the log: what was asked, what was answered, and by whom.
 
@@ -186,7 +186,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #69c5c808
+# %% ../nbs/06b_prediction_log.ipynb #09709098
 _PAGES = 4000    # that gather beside the file (16 MB) and are sorted into it, each once, together
 _PATIENCE = 10   # seconds to wait for another one who writes
 
@@ -265,7 +265,7 @@ class _SQLite:
         "End the connection."
         self._db.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #8f607b5c
+# %% ../nbs/06b_prediction_log.ipynb #be73db27
 class _Postgres:
     "A PostgreSQL database. One transaction writes at a time, on whichever server it began."
     def __init__(self, url: str, synchronous: str):
@@ -387,7 +387,7 @@ def _bring_up_to_date(db: "_SQLite | _Postgres") -> None:
         db.execute("DROP TABLE predictions_1")
     db.execute("INSERT INTO log_format VALUES (?)", [FORMAT])
 
-# %% ../nbs/06b_prediction_log.ipynb #dad51dc9
+# %% ../nbs/06b_prediction_log.ipynb #0d12e4e6
 _FIELDS = ", ".join(Prediction._fields)
 
 def _known(db: Database, ids: Iterable[str]) -> dict[str, Prediction]:
@@ -407,7 +407,7 @@ def _same_question(db: Database, first: Prediction, row: Prediction) -> bool:
     return (dict(zip(columns[first.sha256], first.features))
             == dict(zip(columns[row.sha256], row.features)))
 
-# %% ../nbs/06b_prediction_log.ipynb #b3337f55
+# %% ../nbs/06b_prediction_log.ipynb #6136e658
 def _settled(db: Database, rows: list[Prediction], known: dict[str, Prediction]) -> list:
     "What the log holds for the rows of a request; what is new goes to `known`, all or nothing."
     new: dict[str, Prediction] = {}
@@ -481,7 +481,7 @@ def _store_later(db: Database, table: str, rows: Sequence[Sequence], archived: M
     db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(marks)})", new)
     return len(new)
 
-# %% ../nbs/06b_prediction_log.ipynb #c419e217
+# %% ../nbs/06b_prediction_log.ipynb #635a3e84
 def _connect(where: str, synchronous: str) -> _SQLite | _Postgres:
     "The engine for a path or URL."
     if where.startswith(("postgresql://", "postgres://")): return _Postgres(where, synchronous)
@@ -510,7 +510,7 @@ def _together(db: _SQLite | _Postgres, lock: threading.Lock, write: bool,
         raise _unreachable(e) from e
     finally: lock.release()
 
-# %% ../nbs/06b_prediction_log.ipynb #91b25279
+# %% ../nbs/06b_prediction_log.ipynb #a57f11dc
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 

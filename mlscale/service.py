@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #8432fb76
+# %% ../nbs/06i_service.ipynb #148bf751
 import asyncio
 import logging
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #7edb819f
+# %% ../nbs/06i_service.ipynb #3fbaceb7
 from .arguments import number, one_of, whole
 from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
@@ -330,7 +330,7 @@ def _question_type() -> Any:
         entities: list[StrictStr | None] | None = Field(None, description=whom)
     return Question
 
-# %% ../nbs/06i_service.ipynb #ad05be66
+# %% ../nbs/06i_service.ipynb #5818ed44
 def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> dict:
     "The question in a body, or one line that says what is wrong with it."
     from pydantic import ValidationError
@@ -522,7 +522,7 @@ def _model_routes(live: ReloadingModel, entities: EntityFeatures | None) -> "API
         return refusal(503, "no model is loaded; see /health/ready")
     return router
 
-# %% ../nbs/06i_service.ipynb #d995b141
+# %% ../nbs/06i_service.ipynb #3b50b41c
 @cache
 def _outcomes_type() -> Any:
     "The body of POST /outcomes as pydantic checks it."

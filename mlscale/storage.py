@@ -6,7 +6,7 @@
 __all__ = ['home', 'make_folder', 'replacing', 'digest', 'read_regular', 'locked', 'iso_utc', 'check_ids', 'as_json', 'needs',
            'style']
 
-# %% ../nbs/000_storage.ipynb #9ed1b87c
+# %% ../nbs/000_storage.ipynb #128a6b23
 import hashlib
 import json
 import os
@@ -293,7 +293,7 @@ def locked(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
         yield
     finally: os.close(file)
 
-# %% ../nbs/000_storage.ipynb #cd3b4ae9
+# %% ../nbs/000_storage.ipynb #5db65be9
 @lru_cache(1024)   # the time of a question is written by who asks it, and by the log once more
 def iso_utc(at: str | datetime) -> str:
     """A time as text that sorts as times do.
@@ -329,7 +329,7 @@ def iso_utc(at: str | datetime) -> str:
         raise ValueError(f"at: {at!s} lies outside the calendar in UTC; give a time of the years 1 "
                          "to 9999") from None
 
-# %% ../nbs/000_storage.ipynb #d0ab71be
+# %% ../nbs/000_storage.ipynb #10c7058f
 def check_ids(ids: Iterable[str], name: str = "ids") -> None:
     """Refuse names that a database or JSON cannot hold.
 
@@ -358,7 +358,7 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
             raise ValueError(f"{name}: {ascii(id)[:60]} holds a NUL or half a surrogate pair, "
                              "which cannot be stored; give plain text")
 
-# %% ../nbs/000_storage.ipynb #20b25c1b
+# %% ../nbs/000_storage.ipynb #7ca9194f
 @cache
 def _json_writer() -> Callable[[Sequence], str]:
     by_json = json.JSONEncoder(separators=(",", ":")).encode
