@@ -9,8 +9,9 @@ Ours is `mlscale serve` as a site would run it: validation, contract, metrics, a
 is given. The peers and the floors have none of that; they hold the same ONNX file with the same settings, in the form which their documentation
 recommends. Two floors tell what the rest costs: FastAPI + ONNX, whose handler is five lines, and bare ASGI + ONNX.
 
-Three tables. `serving`: clients that ask again as soon as they are answered (1, 8 and 64 of them; who is refused waits as long as it is told),
-the contenders in turn, the median of some rounds, with the seconds of the processor that the server used. `serving_start`: from the start of the
+Four tables. `serving`: clients that ask again as soon as they are answered (1, 8 and 64 of them; who is refused waits as long as it is told),
+the contenders in turn, the median of some rounds, with the seconds of the processor that the server used. `serving_log`: the same of ours alone, where the log is written on the event loop, by its
+thread, and where there is none. `serving_start`: from the start of the
 process to its first answer, and the memory then and after the load. `serving_goodput`: questions that come at random moments whether the server answers or not, and count when they are answered within
 `WITHIN` seconds of the moment they were due; sustainable is the highest rate of a ladder at which 99 % are, and the same is asked of all at 1, 2
 and 3 times their own. Who is not answered within a second hangs up. All clients state in `Request-Timeout-Ms` how long they wait.
@@ -164,11 +165,14 @@ if not os.path.exists(place): mlflow.onnx.save_model(onnx.load(sys.argv[1]), pla
 os.execv(sys.executable, [sys.executable, "-m", "mlflow", "models", "serve", "-m", place, "-p", sys.argv[2], "--env-manager", "local"])
 """
 OURS = "mlscale, all of it"
+BY_THREAD, UNLOGGED = "mlscale, the log by its thread", "mlscale, no log"
+MAIN = "from mlscale import cli, log_writer\n{}\nraise SystemExit(cli.main())"
+WAYS = {OURS: MAIN.format(""), BY_THREAD: MAIN.format("log_writer.ON_LOOP = -1"), UNLOGGED: MAIN.format("")}
 BESIDE = ("FastAPI + ONNX", "bare ASGI + ONNX")   # in our own environment
 V2 = lambda row: {"inputs": [{"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": row}]}
 # name: packages of the environment, program, path, question
 SERVERS = {
-    OURS: (None, None, "/predict", lambda row: {"values": row}),
+    **{name: (None, None, "/predict", lambda row: {"values": row}) for name in WAYS},
     "FastAPI + ONNX": (None, FASTAPI, "/predict", lambda row: {"values": row}),
     "bare ASGI + ONNX": (None, ASGI, "/predict", lambda row: {"values": row}),
     "LitServe": (("litserve", "onnxruntime", "numpy"), LITSERVE, "/predict", lambda row: {"values": row}),
@@ -178,7 +182,8 @@ SERVERS = {
     "Ray Serve": (("ray[serve]", "onnxruntime", "numpy"), RAY, "/predict", lambda row: {"values": row}),
     "mlflow models serve": (("mlflow", "onnx", "onnxruntime", "numpy"), MLFLOW, "/invocations", lambda row: {"inputs": [[float("nan") if x is None else x for x in row]]}),
 }
-USUAL = tuple(SERVERS)[:5]
+ALL = tuple(name for name in SERVERS if name not in (BY_THREAD, UNLOGGED))
+USUAL = ALL[:5]
 
 
 def prepare(place):
@@ -241,7 +246,9 @@ class Server:
         self.name, self.port = name, free_port()
         known = json.loads((place / "rows.json").read_text())
         python = sys.executable if packages is None else peer(name.split()[0].lower().partition("'")[0], packages)
-        if program is None: command = [sys.executable, "-m", "mlscale.cli", "serve", "--bundles", place, "--port", self.port, "--log", place / f"{self.port}.db"]
+        if program is None:
+            logged = [] if name == UNLOGGED else ["--log", place / f"{self.port}.db"]
+            command = [sys.executable, "-c", WAYS[name], "serve", "--bundles", place, "--port", self.port, *logged]
         else:
             (script := place / f"server_{self.port}.py").write_text(program)
             command = [python, script, place / "model.onnx", self.port]
@@ -370,10 +377,10 @@ def main():
     told = argparse.ArgumentParser()
     told.add_argument("--all", action="store_true")
     told.add_argument("--only", nargs="+", choices=list(SERVERS))
-    told.add_argument("--parts", nargs="+", default=["closed", "goodput"], choices=["closed", "goodput"])
+    told.add_argument("--parts", nargs="+", default=["closed", "log", "goodput"], choices=["closed", "log", "goodput"])
     told.add_argument("--rounds", type=int, default=3)
     told = told.parse_args()
-    names = told.only or (tuple(SERVERS) if told.all else USUAL)
+    names = told.only or (ALL if told.all else USUAL)
     def keep(name, rows, packages):
         if told.only: print(name, *(json.dumps(row) for row in rows), sep="\n", flush=True)
         else: store(f"{name}_all" if told.all else name, rows, packages)
@@ -386,6 +393,9 @@ def main():
             loads, starts = closed(names, place, told.rounds)
             keep("serving", loads, PACKAGES)
             keep("serving_start", starts, PACKAGES)
+        if "log" in told.parts:
+            kept = ("server", "clients", "answers a second", "p50, ms", "p99, ms", "processor, ms an answer")
+            keep("serving_log", [{key: row[key] for key in kept} for row in closed(tuple(WAYS), place, told.rounds)[0]], PACKAGES)
         if "goodput" in told.parts: keep("serving_goodput", goodput(names, place), PACKAGES)
     finally:
         if not os.environ.get("BENCH_PLACE"): shutil.rmtree(place)

@@ -46,7 +46,7 @@ def _broken(rows: np.ndarray) -> np.ndarray:
                       and any("\ud800" <= c <= "\udfff" for c in x))
     return np.array([[half(x) for x in row] for row in rows], bool).reshape(rows.shape)
 
-# %% ../nbs/03c_bundle.ipynb #3997606f
+# %% ../nbs/03c_bundle.ipynb #08024703
 def _check_example(shape: tuple) -> None:
     if len(shape) == 2 and 0 not in shape: return
     raise ValueError(f"example: a table of at least one row and one column, got shape {shape}")
@@ -148,7 +148,7 @@ class Signature:
                    "missing, but it never was in the reference rows; supply it")]
         if self.types: faults.append((_broken(rows), "half a surrogate pair; give plain text"))
         for wrong, why in faults:
-            for i, j in np.argwhere(wrong)[:1] if wrong.any() else ():
+            for i, j in np.argwhere(wrong)[:1] if np.count_nonzero(wrong) else ():
                 said = ascii(rows[i, j]) if isinstance(rows[i, j], str) else rows[i, j]
                 raise ValueError(f"{what}[{i}], column {self.columns[j]!r}: {said!s:.60} is {why}")
         return rows

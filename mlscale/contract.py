@@ -181,7 +181,7 @@ def _learn(table: Any, bounds: Mapping[str, tuple[float, float]], categories: It
         rules.append(ColumnRule(name, kind, low, high, shares[j], listed))
     return tuple(rules), len(rows)
 
-# %% ../nbs/02d_contract.ipynb #deeb016f
+# %% ../nbs/02d_contract.ipynb #0e5c7922
 def _violation(rule: ColumnRule, broken: str, rows: np.ndarray, mask: np.ndarray) -> Violation:
     "What the rows under the mask break; `rows` are the values of one column."
     value = lambda i: None if broken == "missing" else plain(rows[i])
@@ -193,7 +193,7 @@ def _broken_rules(rules: Sequence[ColumnRule], known: Mapping[int, frozenset], r
                   missing: np.ndarray, outside: np.ndarray, gone: np.ndarray) -> list[Violation]:
     "What single rows break: ranges, columns that are never missing, and categories."
     masks = [(j, broken, mask[:, j]) for broken, mask in (("range", outside), ("missing", gone))
-             if mask.any() for j in np.flatnonzero(mask.any(axis=0)).tolist()]
+             if np.count_nonzero(mask) for j in np.flatnonzero(mask.any(axis=0)).tolist()]
     for j, values in known.items():
         unknown = np.array([x not in values for x in rows[:, j].tolist()], bool) & ~missing[:, j]
         if unknown.any(): masks.append((j, "category", unknown))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_ROWS', 'COUNTS', 'MAX_BYTES', 'PATIENCE', 'QUESTIONS', 'MOST_IN_PROGRESS', 'KEPT', 'read_rows', 'read_features',
-           'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Door', 'Admission', 'make_key', 'read_keys',
-           'Keys']
+           'read_json', 'ServiceMetrics', 'refusal', 'route_path', 'Limits', 'overdue', 'Door', 'Admission', 'make_key',
+           'read_keys', 'Keys']
 
-# %% ../nbs/06e_limits.ipynb #589b19a9
+# %% ../nbs/06e_limits.ipynb #744b6db5
 import asyncio
 import hashlib
 import hmac
@@ -19,6 +19,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from .arguments import check_names, whole
 from .storage import needs
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06e_limits.ipynb #4ccaf93d
+# %% ../nbs/06e_limits.ipynb #8e4d8ffb
 MAX_ROWS = 10_000
 _KINDS = {"number": frozenset({int, float, type(None)}), "text": frozenset({str, type(None)})}
 
@@ -50,7 +51,7 @@ def _floats(rows: list[list], what: str) -> np.ndarray:
     except OverflowError:
         raise ValueError(f"{what}: an integer is too large for a float; give null where a value is "
                          "unknown") from None
-    if np.isnan(out).sum() > sum(row.count(None) for row in rows):
+    if np.count_nonzero(np.isnan(out)) > sum(row.count(None) for row in rows):
         raise ValueError(f"{what}: NaN is not JSON; give null where a value is unknown")
     return out
 
@@ -58,11 +59,14 @@ def _typed(rows: list[list], columns: Sequence[str], types: Sequence[str],
            what: str) -> np.ndarray:
     "Rows of the right length as an array, if each value is of its column's type."
     types = types or ["number"]*len(columns)
+    if "text" not in types:
+        if not all(_KINDS["number"].issuperset(map(type, row)) for row in rows):
+            _check_types(rows, columns, types, what)
+        return _floats(rows, what)
     _check_types(rows, columns, types, what)
     number = [kind == "number" for kind in types]
-    floats = _floats([[v for v, is_number in zip(row, number) if is_number] for row in rows]
-                     if "text" in types else rows, what)
-    return np.array(rows, dtype=object) if "text" in types else floats
+    _floats([[v for v, is_number in zip(row, number) if is_number] for row in rows], what)
+    return np.array(rows, dtype=object)
 
 # %% ../nbs/06e_limits.ipynb #b2853dbc
 def read_rows(values: Any, columns: Sequence[str], types: Sequence[str] = ()) -> np.ndarray:
@@ -153,7 +157,56 @@ def read_features(features: Any, columns: Sequence[str], types: Sequence[str] = 
     for i, row in enumerate(rows): check_names(list(row), columns, f"features[{i}]")
     return _typed([[row[name] for name in columns] for row in rows], columns, types, "features")
 
-# %% ../nbs/06e_limits.ipynb #d05c4cff
+# %% ../nbs/06e_limits.ipynb #80632bdd
+def _each_once(pairs: list[tuple]) -> dict:
+    "An object of JSON, if no name is there twice."
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError("a name is there twice in an object")
+    return found
+
+_json = json.JSONDecoder(object_pairs_hook=_each_once)   # made once: that costs as much as a row
+
+def _names_in(question: dict) -> int:
+    "How many names of objects there are in a question by position, or by name."
+    rows = question.get("features")
+    rows = rows if isinstance(rows, list) else [rows]
+    return len(question) + sum(len(row) for row in rows if isinstance(row, dict))
+
+def read_json(body: bytes) -> Any:
+    """What a body says.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON, most often numbers.
+
+    Returns
+    -------
+    object
+        As `json.loads` reads it.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or a name is there twice in an object.
+
+    Examples
+    --------
+    >>> from mlscale.limits import read_json
+    >>> read_json(b'{"values": [1.5, null]}')
+    {'values': [1.5, None]}
+    >>> read_json(b'{"values": [1], "values": [2]}')
+    Traceback (most recent call last):
+    ValueError: a name is there twice in an object
+    """
+    with needs("serve"): from pydantic_core import from_json
+    try: found = from_json(body)   # it keeps one of two values of a name, and does not tell
+    except ValueError: found = None
+    # each name is followed by a colon: if there are no more colons than names, none is there twice
+    if isinstance(found, dict) and body.count(b":") == _names_in(found): return found
+    return _json.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+
+# %% ../nbs/06e_limits.ipynb #40dc9a6d
 COUNTS = "MLSCALE_COUNTS"   # the variable that names a folder, where several processes count
 
 class ServiceMetrics:
@@ -220,6 +273,9 @@ class ServiceMetrics:
         self.unlogged = Counter("mlscale_unlogged_predictions",
                                 "Rows that were answered and are not in the prediction log.",
                                 registry=self.registry)
+        # looked up for each answer, and that costs more than to count
+        self.requests_of, self.predictions_of, self.aliases_of = (
+            cache(counter.labels) for counter in (self.requests, self.predictions, self.aliases))
 
     def saw(self, ages: Mapping[str, float | None], states: Mapping[str, str]) -> None:
         """Count what the feature store knew of an entity, see `mlscale.entities`.
@@ -296,7 +352,7 @@ def _not_json(scope: dict) -> str:
         return ""
     return f"Content-Type: {kind[:40]!r}; send application/json"
 
-# %% ../nbs/06e_limits.ipynb #b016ee32
+# %% ../nbs/06e_limits.ipynb #2b405ca3
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 QUESTIONS = frozenset({"/predict", "/predict/entity"})   # what is counted by status
@@ -396,7 +452,7 @@ class Limits:
         async def noted(message: dict) -> None:
             if message["type"] == "http.response.start":
                 scope["answered"] = True
-                if counted: self._metrics.requests.labels(message["status"]).inc()
+                if counted: self._metrics.requests_of(message["status"]).inc()
             await send(message)
         return noted
 

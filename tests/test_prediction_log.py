@@ -1,4 +1,5 @@
 "What was acknowledged is there, once, whatever was killed when; a contradiction hurts nobody else; on both engines."
+import asyncio
 import json
 import os
 import shutil
@@ -7,9 +8,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres import Server, programs, server, where
 
+from mlscale import log_writer, storage
 from mlscale.log_writer import LogWriter
-from mlscale.prediction_log import FORMAT, ConflictError, LogError, Prediction, PredictionLog, iso_utc
+from mlscale.prediction_log import FORMAT, BusyError, ConflictError, LogError, Prediction, PredictionLog, iso_utc
 
 FORMAT_1 = Path(__file__).parent / "data" / "log_format_1.db"
 AT = "2013-07-01T00:00:00.000000+00:00"
@@ -40,6 +43,48 @@ def held(log, what="request_id", table="predictions"):
     with log.transaction(write=False) as db: return db.execute(f"SELECT {what} FROM {table} ORDER BY 1")
 
 
+def test_features_are_the_same_values_whoever_writes_them_as_json(tmp_path, monkeypatch):
+    numbers = [float(f"{m}e{e}") for m in (1, -1.5, 3.333333333333333, 9.007199254740993) for e in range(-320, 308, 13)]
+    rows = [row("numbers", [*numbers, -0., None]), row("texts", ["UA", "\ud800", 'é"', None, 1.])]
+    read = []
+    for missing in (False, True):
+        if missing: monkeypatch.setitem(sys.modules, "pydantic_core", None)
+        storage._json_writer.cache_clear()
+        with PredictionLog(tmp_path / f"{missing}.db") as log:
+            log.append(rows)
+            read.append([json.loads(text) for text, in held(log, "features")])
+    storage._json_writer.cache_clear()
+    assert str(read[0]) == str(read[1]) == str([r.features for r in rows][:: 1 if read[0][0] == rows[0].features else -1])
+
+
+def test_who_does_not_wait_hears_at_once_that_somebody_else_writes_and_nothing_is_recorded(tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log:
+        with held_up(log.where):
+            start = time.monotonic()
+            with pytest.raises(BusyError): log.append_each([[row("a")]], wait=False)
+            assert time.monotonic() - start < 5
+        with log.transaction(), ThreadPoolExecutor(1) as pool, pytest.raises(BusyError): pool.submit(log.append_each, [[row("a")]], wait=False).result()
+        assert held(log) == [] and log.append_each([[row("a")]], wait=False) == [[row("a")]]
+        with ThreadPoolExecutor(1) as pool:
+            with held_up(log.where):
+                later = pool.submit(log.append, [row("b")])   # who waits afterwards waits again
+                time.sleep(.3)
+                assert not later.done()
+            assert later.result() == [row("b")]
+
+
+def test_a_checkpoint_sorts_all_into_the_file_while_others_read_and_write(tmp_path):
+    with PredictionLog(tmp_path / "log.db") as log:
+        log.append_each([[row(f"{i}")] for i in range(50)], wait=False)
+        shutil.copy(tmp_path / "log.db", tmp_path / "before.db")
+        with log.transaction() as db:
+            db.execute("UPDATE predictions SET prediction = 0")
+            log_writer._OnLoop(log, None, None)._sort_pages()
+        shutil.copy(tmp_path / "log.db", tmp_path / "after.db")   # without what lies beside it
+    count = lambda name: sqlite3.connect(tmp_path / name).execute("SELECT count(*), min(prediction) FROM predictions").fetchone()
+    assert count("before.db") == (0, None) and count("after.db") == (50, .5)
+
+
 # --- what is recorded
 
 def test_a_row_is_given_back_as_it_is_held(log):
@@ -48,7 +93,7 @@ def test_a_row_is_given_back_as_it_is_held(log):
     assert given == [Prediction("b", "2013-07-01T02:00:00.000000+00:00", "late", 3, "d3", "canary", 1., [1., None, None, 1e-300], "N14228"),
                      Prediction("a", "2013-07-01T04:00:00.000001+00:00", "late", 2**62, None, None, .1 + .2, [], None)]
     assert log.append([row("b", [1, None, None, 1e-300], prediction=0.), row("a", [], prediction=0.)]) == given
-    assert held(log, "request_id, entity, features") == [("a", None, "[]"), ("b", "N14228", "[1.0, null, null, 1e-300]")]
+    assert held(log, "request_id, entity, features") == [("a", None, "[]"), ("b", "N14228", "[1.0,null,null,1e-300]")]
 
 
 def test_asking_again_gives_the_first_answer_and_its_version(log):
@@ -594,6 +639,163 @@ def test_a_writer_that_is_killed_loses_nothing_it_acknowledged(engine, tmp_path)
                     writer.append([row(f"{os.getpid()}-{me}-{k}-{i}") for i in range(3)])
                     acknowledged.write(f"{os.getpid()}-{me}-{k}\n")
             list(pool.map(client, range(8)))
+
+    for turn in range(4):
+        pid = child(work)
+        time.sleep(.15 + turn * .0671)
+        os.kill(pid, signal.SIGKILL)
+        assert end(pid) == -signal.SIGKILL
+    with PredictionLog(place) as log: there = [i.rsplit("-", 1)[0] for i, in held(log)]
+    acknowledged = {line for line in told.read_text().split("\n")[:-1]}
+    assert len(acknowledged) > 20 and acknowledged <= set(there) and len(there) == 3 * len(set(there))
+
+
+# --- the writer on an event loop
+
+class Watched(PredictionLog):
+    "Notes for each transaction of rows which thread made it, how many rows it held, and whether it would have waited."
+    def __init__(self, *args, **how):
+        super().__init__(*args, **how)
+        self.made = []
+
+    def append_each(self, requests, *, wait=True):
+        requests = [list(rows) for rows in requests]
+        out = super().append_each(requests, wait=wait)
+        self.made.append((threading.current_thread().name, sum(map(len, requests)), wait))
+        return out
+
+
+LOOP, THREAD = threading.main_thread().name, "log writer"
+
+
+async def all_told(writer, requests):
+    "What each request is told, all of one turn."
+    return await asyncio.gather(*(writer.append_async(rows) for rows in requests), return_exceptions=True)
+
+
+def in_order(log):
+    with log.transaction(write=False) as db: return [id for id, in db.execute("SELECT request_id FROM predictions ORDER BY rowid")]
+
+
+def test_what_comes_in_a_turn_of_the_loop_is_one_transaction_on_it_in_order(tmp_path):
+    async def story(log, writer):
+        for turn in range(3):
+            asked = [[row(f"{turn}-{i}")] for i in range(10)]
+            assert await all_told(writer, asked) == asked
+        told = await all_told(writer, [[row("0-0", prediction=.9)], [row("0-1", [2])], [row("new")]])
+        assert told[0] == [row("0-0")] and isinstance(told[1], ConflictError) and told[2] == [row("new")]
+    with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
+        writer.describe("d1", ["a"])
+        asyncio.run(story(log, writer))
+        assert log.made == [(LOOP, 10, False)] * 3 + [(LOOP, 3, False)]
+        assert in_order(log) == [f"{turn}-{i}" for turn in range(3) for i in range(10)] + ["new"] and held(log, "sha256", "signatures") == [("d1",)]
+
+
+@pytest.mark.parametrize("how", ["many rows", "full", "postgres"])
+def test_what_could_take_long_is_written_by_the_thread(how, tmp_path):
+    n = log_writer.ON_LOOP + 1 if how == "many rows" else 1
+    place = where("postgres" if how == "postgres" else "sqlite", tmp_path)
+    with Watched(place, synchronous="full" if how == "full" else "normal") as log, closing(LogWriter(log)) as writer:
+        asked = [[row(f"{i}") for i in range(n)]]
+        assert asyncio.run(all_told(writer, asked)) == asked
+        assert log.made == [(THREAD, n, True)]
+
+
+@contextmanager
+def another_process_writes(path):
+    "A process that holds the lock of an SQLite file, as long as the block lasts."
+    code = f"import sqlite3; db = sqlite3.connect({str(path)!r}, isolation_level=None); db.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        try: yield
+        finally: other.communicate("\n")
+
+
+def test_while_another_process_writes_the_loop_goes_on_and_the_thread_waits(tmp_path):
+    async def story(log, writer):
+        await all_told(writer, [[row("first")]])
+        with another_process_writes(log.where):
+            early = [asyncio.ensure_future(writer.append_async([row(f"early {i}")])) for i in range(5)]
+            start = time.monotonic()
+            for _ in range(20): await asyncio.sleep(.01)
+            assert time.monotonic() - start < 5, "the loop was held"
+            late = [asyncio.ensure_future(writer.append_async([row(f"late {i}")])) for i in range(5)]   # they stand behind
+            await asyncio.sleep(.01)
+            assert not any(a.done() for a in early + late) and writer.lag > 0
+        assert await asyncio.gather(*early, *late) == [[row(f"{when} {i}")] for when in ("early", "late") for i in range(5)]
+        await asyncio.to_thread(wait_for, writer._queue.idle)
+        await all_told(writer, [[row("last")]])
+    with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
+        asyncio.run(story(log, writer))
+        assert in_order(log) == ["first", *(f"{when} {i}" for when in ("early", "late") for i in range(5)), "last"]
+        assert [who for who, *_ in log.made] == [LOOP, THREAD, THREAD, LOOP] and writer.error is None
+
+
+def test_a_full_disk_reaches_everyone_of_the_turn_and_the_next_may_succeed(tmp_path):
+    big = lambda name: [row(f"{name}-{j}", [.1] * 50) for j in range(15)]
+    async def story(log, writer):
+        limit(log, 20)
+        told = await all_told(writer, [big(f"{i}") for i in range(8)])
+        assert all(isinstance(e, LogError) and "full" in str(e) for e in told) and "full" in writer.error and writer.failed_at > 0
+        assert held(log) == []
+        limit(log, 100_000)
+        assert await all_told(writer, [big("b")]) == [big("b")] and writer.error is None
+    with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
+        asyncio.run(story(log, writer))
+        assert log.made == [(LOOP, 15, False)]
+
+
+def test_a_disk_that_held_the_loop_too_long_has_the_thread_for_a_second(tmp_path, monkeypatch):
+    async def story(log, writer):
+        monkeypatch.setattr(log_writer, "TOO_SLOW", -1.)
+        await all_told(writer, [[row("slow")]])
+        monkeypatch.setattr(log_writer, "TOO_SLOW", 60.)
+        await all_told(writer, [[row("after")]])
+        await asyncio.sleep(1.1)
+        await all_told(writer, [[row("later")]])
+    with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
+        asyncio.run(story(log, writer))
+        assert [who for who, *_ in log.made] == [LOOP, THREAD, LOOP]
+
+
+def test_what_has_come_when_the_writer_is_closed_is_written_and_what_comes_later_refused(tmp_path):
+    async def story(writer):
+        waits = [asyncio.ensure_future(writer.append_async([row(f"{i}")])) for i in range(3)]
+        await asyncio.sleep(0)   # they have put down what they have
+        writer.close()
+        assert await asyncio.gather(*waits) == [[row(f"{i}")] for i in range(3)]
+        with pytest.raises(LogError, match="closed"): await writer.append_async([row("later")])
+    with Watched(tmp_path / "log.db") as log:
+        asyncio.run(story(LogWriter(log)))
+        assert log.made == [(THREAD, 3, True)] and in_order(log) == ["0", "1", "2"]
+
+
+def test_pages_are_sorted_into_the_file_now_and_then_and_not_on_the_loop(tmp_path, monkeypatch):
+    sorted_by = []
+    async def story(writer):
+        for i in range(12): await writer.append_async([row(f"{i:02}")])
+        assert await asyncio.to_thread(wait_for, lambda: len(sorted_by) == 2)
+    with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
+        monkeypatch.setattr(log_writer, "COMMITS", 5)
+        real = log_writer._OnLoop._sort_pages
+        monkeypatch.setattr(log_writer._OnLoop, "_sort_pages", lambda self: (real(self), sorted_by.append(threading.current_thread().name)))
+        asyncio.run(story(writer))
+        shutil.copy(tmp_path / "log.db", tmp_path / "copy.db")
+    assert LOOP not in sorted_by and sqlite3.connect(tmp_path / "copy.db").execute("SELECT count(*) FROM predictions").fetchone()[0] >= 10
+
+
+def test_a_process_that_answers_on_its_loop_and_is_killed_loses_nothing_it_acknowledged(tmp_path):
+    place, told = tmp_path / "log.db", tmp_path / "told"
+
+    async def client(me, writer, acknowledged):
+        for k in range(100_000):
+            await writer.append_async([row(f"{os.getpid()}-{me}-{k}-{i}") for i in range(3)])
+            acknowledged.write(f"{os.getpid()}-{me}-{k}\n")
+
+    def work():
+        with PredictionLog(place) as log, told.open("a", buffering=1) as acknowledged:
+            async def clients(writer): await asyncio.gather(*(client(me, writer, acknowledged) for me in range(8)))
+            asyncio.run(clients(LogWriter(log)))
 
     for turn in range(4):
         pid = child(work)

@@ -86,7 +86,7 @@ def test_the_service_answers_what_the_bundle_answers(client, bundles, tmp_path):
     flat = client.post("/predict", json={"values": ROWS[0]}).json()
     assert flat["prediction"] == answer["prediction"][:1] and len(flat["ids"][0]) == 32
     first = logged(tmp_path / "log.db", "request_id, at, entity, model, version, sha256, alias, prediction, features")[-3]
-    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", None, "late", 1, truth.sha256, "production", answer["prediction"][0], "[0.5, null, -1.0]")
+    assert first == ("x", "2013-07-01T10:00:00.000000+00:00", None, "late", 1, truth.sha256, "production", answer["prediction"][0], "[0.5,null,-1.0]")
 
 
 WRONG = {
@@ -162,6 +162,28 @@ def test_no_question_breaks_the_service(client, something, row):
         response = client.post("/predict", content=json.dumps({"values": values}), headers={"Content-Type": "application/json"})
         assert response.status_code in (200, 422), response.text
         if response.status_code == 200: assert all(0 <= p <= 1 for p in response.json()["prediction"])
+
+
+names = st.sampled_from(["values", "features", "ids", "a", "b:c"])
+pieces = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3) | st.just("x:y"),
+                      lambda inside: st.lists(inside, max_size=3) | st.lists(st.tuples(names, inside), max_size=3).map(tuple), max_leaves=8)
+
+
+def spelled(x):
+    "JSON in which a name may stand twice in an object."
+    if isinstance(x, tuple): return "{" + ", ".join(f"{json.dumps(name)}: {spelled(v)}" for name, v in x) + "}"
+    return "[" + ",".join(map(spelled, x)) + "]" if isinstance(x, list) else json.dumps(x)
+
+
+@given(pieces, st.sampled_from(["", " ", "]", "\x00", "\ud800", ":", ",1"]), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
+def test_a_body_says_what_the_standard_library_reads_in_it_and_no_name_twice(x, more, coding):
+    from mlscale import limits
+    body = (spelled(x) + more).encode(coding, "surrogatepass")
+
+    def read(how):
+        try: return repr(how())
+        except (ValueError, RecursionError): return "refused"
+    assert read(lambda: limits.read_json(body)) == read(lambda: limits._json.decode(body.decode(json.detect_encoding(body), "surrogatepass")))
 
 
 @given(st.lists(st.lists(st.none() | st.integers(-10**6, 10**6) | st.floats(allow_nan=False, allow_infinity=False), min_size=K, max_size=K), min_size=1, max_size=9))
@@ -613,7 +635,7 @@ def test_a_canary_with_its_columns_in_another_order_is_asked_by_name_and_recorde
         client.post("/reload")
         first = client.post("/predict", json=asked).json()
         assert first["prediction"][1] == other.predict(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "c"]))[0]
-        assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0, 2.0, 1.0]", other.sha256), ("[1.0, 2.0, 3.0]", first["sha256"])]
+        assert logged(tmp_path / "log.db", "features, sha256") == [("[3.0,2.0,1.0]", other.sha256), ("[1.0,2.0,3.0]", first["sha256"])]
     with sqlite3.connect(tmp_path / "log.db") as db: assert dict(db.execute("SELECT * FROM signatures")) == {other.sha256: '["c", "b", "a"]', first["sha256"]: '["a", "b", "c"]'}
     with TestClient(create_app(bundles, log=tmp_path / "log.db")) as client:   # the canary is gone, and its client asks again
         assert client.post("/predict", json=asked).json() == first
