@@ -6,16 +6,15 @@
 __all__ = ['DAY_LUCK', 'ROW_LUCK', 'FAR', 'FEW_DAYS', 'WINDOWS_OF_CHECKS', 'LEAST_DAYS', 'variance_growth', 'all_above',
            'Baseline', 'day_baseline', 'window_scores', 'row_baseline', 'critical_values', 'Change', 'ChangeAlarm']
 
-# %% ../nbs/07e_change_alarm.ipynb #71efc8b4
+# %% ../nbs/07e_change_alarm.ipynb #58458f8b
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from .arguments import number, one_of, plain, whole
+from .arguments import none_for_nan, number, one_of, plain, whole
 from .bins import listed
 from .day_summaries import DaySummaries, Statistic
 from .drift_monitor import Finding, Reference, check_state
@@ -710,7 +709,7 @@ class ChangeAlarm:
         d = check_state(d, "ChangeAlarm", _ALARM_FORMAT)
         return _restored(cls(Reference.from_dict(d["reference"]), **d["settings"]), d)
 
-# %% ../nbs/07e_change_alarm.ipynb #e7d6c93d
+# %% ../nbs/07e_change_alarm.ipynb #b4dc4337
 def _end_day(alarm: ChangeAlarm, counts: np.ndarray, day: Any) -> tuple[Change, ...]:
     "Take a day's numbers, forget the oldest, judge where a check is due."
     values, rows = alarm.days.of(counts[None])
@@ -738,16 +737,17 @@ def _shown_alarm(alarm: ChangeAlarm) -> str:
 def _state(alarm: ChangeAlarm) -> dict:
     "The state as plain values."
     firing = [[*family, i, asdict(change)] for family, (i, change) in alarm.firing.items()]
-    held = ("settings", "values", "rows", "labels", "evidence", "judged", "skipped", "counts")
+    held = ("settings", "rows", "labels", "evidence", "judged", "skipped", "counts")
     return plain({"kind": "ChangeAlarm", "format": _ALARM_FORMAT, "firing": firing,
                   "reference": alarm.reference.to_dict(), "age": [*alarm.age.values()],
-                  **{k: getattr(alarm, k) for k in held}})
+                  **{k: getattr(alarm, k) for k in held},
+                  "values": none_for_nan(alarm.values)})
 
 def _restored(alarm: ChangeAlarm, d: Mapping) -> ChangeAlarm:
     "An alarm with the state that was written."
-    for name in ("values", "rows", "evidence"):
-        held = np.array(d[name], float)
-        setattr(alarm, name, held.reshape(-1, len(alarm.evidence)) if name != "evidence" else held)
+    alarm.evidence, size = np.array(d["evidence"], float), len(d["evidence"])
+    alarm.values = np.array(d["values"], float).reshape(-1, size)
+    alarm.rows = np.array(d["rows"], int).reshape(-1, size)
     alarm.counts, alarm.labels = np.array(d["counts"], int), list(d["labels"])
     alarm.judged, alarm.skipped = d["judged"], d["skipped"]
     alarm.age = dict(zip(alarm.families, d["age"]))

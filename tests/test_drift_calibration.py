@@ -95,7 +95,7 @@ def test_false_alarms_a_year_are_within_the_budget(kind, world):
 @pytest.mark.parametrize("kind", WHICH)
 @pytest.mark.parametrize("days", [30, 60, 120, 365])
 @pytest.mark.parametrize("rho", [0, .2, .5])
-@pytest.mark.parametrize("columns, years", [(1, 100), (10, 25), (50, 8)])
+@pytest.mark.parametrize("columns, years", [(1, 40), (10, 20), (50, 8)])
 def test_false_alarms_a_year_are_within_the_budget_in_every_world(kind, days, rho, columns, years):
     for batch in (.5, 1, 3):
         for phi in ((0, .5) if kind == "gauss" else (0,)):
@@ -183,7 +183,7 @@ def test_references_of_parts_merge_to_that_of_one_pass():
     parts = [fitted.empty().update(table[where == k], days=day[where == k]) for k in range(3)]
     merged = parts[2].merge(parts[0]).merge(parts[1])
     assert merged.to_dict() == fitted.to_dict() == Reference.from_dict(json.loads(json.dumps(fitted.to_dict()))).to_dict()
-    with pytest.raises(ValueError, match="same bins"): fitted.merge(Reference.fit(table + "" if False else table.assign(a=1.), days=day))
+    with pytest.raises(ValueError, match="same bins"): fitted.merge(Reference.fit(table.assign(a=1.), days=day))
 
 @pytest.mark.parametrize("share", [.05, .3, .98])
 def test_what_was_never_seen_rings_where_rare_categories_are_many(share):
@@ -229,14 +229,11 @@ def test_small_references_without_days_keep_the_promise(kind, reference, rows):
                  ChangeAlarm(usual, false_alarms_per_year=18, cluster=None).update(live).end_day(0) != ()]
     assert (rang <= stats.binom.isf(.001, worlds, alpha)).all()
 
-@pytest.mark.parametrize("share", [.55, 1.])
-def test_windows_of_fewer_rows_ring_as_often_as_stated(share):
-    rng, worlds, alpha = np.random.default_rng(9), 150, .1
-    usual, days = rows_of(rng, 120, n=40, rho=0.)
-    rang = 0
+def test_windows_of_fewer_rows_ring_as_often_as_stated():
+    rng, worlds, alpha, rang = np.random.default_rng(9), 80, .1, 0
     for seed in range(worlds):
-        usual, days = rows_of(rng, 80, n=40, rho=0.)
-        week, _ = rows_of(rng, 7, n=int(40*share), rho=0.)
+        usual, days = rows_of(rng, 60, n=40, rho=0.)
+        week, _ = rows_of(rng, 7, n=22, rho=0.)
         monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=52*alpha, n_resamples=200, seed=seed)
         rang += monitor.update(week).drift_detected
     assert rang <= stats.binom.isf(.001, worlds, alpha)
