@@ -6,12 +6,11 @@
 __all__ = ['BEYOND', 'SMALL', 'SPREAD_ROWS', 'SHAPE_ROWS', 'bin_scores', 'score_moments', 'new_on_the_day', 'Statistic',
            'DaySummaries']
 
-# %% ../nbs/07d_day_summaries.ipynb #cb87b8c6
+# %% ../nbs/07d_day_summaries.ipynb #247da998
 from dataclasses import dataclass
-from typing import Any
 import numpy as np
 from scipy import special
-from .drift_monitor import Reference
+from .drift_reference import Reference
 
 # %% ../nbs/07d_day_summaries.ipynb #b34acd6d
 BEYOND = (.25, 1., 2., 8.)   # scores beyond the outermost bin that the reference filled
@@ -89,7 +88,7 @@ def score_moments(counts: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
     lucky = [variance, of_spread, np.full_like(mean, 6.), np.full_like(mean, 3.)]
     return np.stack(found, -1), np.stack(lucky, -1)
 
-# %% ../nbs/07d_day_summaries.ipynb #adb68adb
+# %% ../nbs/07d_day_summaries.ipynb #19b5d088
 def new_on_the_day(reference: Reference) -> np.ndarray:
     """Rows of categories that the reference has seen on one day only.
 
@@ -107,7 +106,7 @@ def new_on_the_day(reference: Reference) -> np.ndarray:
     --------
     >>> import pandas as pd
     >>> from mlscale.day_summaries import new_on_the_day
-    >>> from mlscale.drift_monitor import Reference
+    >>> from mlscale.drift_reference import Reference
     >>> gates = pd.DataFrame({"gate": ["A", "A", "B", "A", "B", "C"]})
     >>> new_on_the_day(Reference.fit(gates, days=[1, 1, 1, 2, 2, 2], bins=1)).tolist()
     [[0], [1]]
@@ -168,7 +167,7 @@ def _shares(reference: Reference, j: int, seen: np.ndarray) -> list[tuple[str, s
     higher = [("share", "the higher value", [int(seen[1])])] if len(seen) == 2 else []
     return [*missing, *higher, ("share", "other values", other)]
 
-# %% ../nbs/07d_day_summaries.ipynb #ebeef42b
+# %% ../nbs/07d_day_summaries.ipynb #74de07b3
 class _Column:
     "The numbers of one column: moments of its scores, shares of its rows."
     def __init__(self, reference: Reference, j: int) -> None:
@@ -196,10 +195,10 @@ class _Column:
         found, lucky = (x[..., :self.moments] for x in score_moments(counts[..., self.held],
                                                                      self.scores))
         known = np.broadcast_to(total - counts[..., :1], found.shape)
-        return tuple(np.concatenate(pair, -1) for pair in
-                     ((found, share), (known, rows), (lucky, share*(1 - share))))
+        luck = np.concatenate([lucky, share*(1 - share)], -1)
+        return np.concatenate([found, share], -1), np.concatenate([known, rows], -1), luck
 
-# %% ../nbs/07d_day_summaries.ipynb #d28063ae
+# %% ../nbs/07d_day_summaries.ipynb #dbd9acd2
 class DaySummaries:
     """The numbers that a day says of each column, and how far they stray by the luck of rows.
 
@@ -221,7 +220,7 @@ class DaySummaries:
     --------
     >>> import pandas as pd
     >>> from mlscale.day_summaries import DaySummaries
-    >>> from mlscale.drift_monitor import Reference
+    >>> from mlscale.drift_reference import Reference
     >>> usual = pd.DataFrame({"temp": range(100), "carrier": ["AA", "UA", "B6", "DL"]*25})
     >>> days = DaySummaries(Reference.fit(usual, days=[k//50 for k in range(100)]))
     >>> [f"{s.column} {s.kind} {s.detail}".strip() for s in days.statistics][:4]
