@@ -228,7 +228,7 @@ def _upper_tails(z: np.ndarray, mean: np.ndarray, variance: np.ndarray,
         out[far] = np.minimum(z[far], stats.norm.isf(np.maximum(tail, 1e-300)))
     return out
 
-# %% ../nbs/07e_change_alarm.ipynb #c1ca31f5
+# %% ../nbs/07e_change_alarm.ipynb #65ba2d72
 def window_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
                   window: int) -> np.ndarray:
     """How many standard errors the mean of each window of days is away from the baseline.
@@ -255,7 +255,7 @@ def window_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
     >>> usual, rows = rng.normal(0, .1, (60, 1)), np.full((60, 1), 100)
     >>> baseline = day_baseline(usual, rows, np.ones(1), [False], [0])
     >>> window_scores(usual[:4] + .5, rows[:4], baseline, 4).round(1).tolist()
-    [[7.2]]
+    [[7.0]]
     """
     if not baseline.days: return _row_scores(values, rows, baseline, window)
     mean = _means(baseline.clipped(values), window)
