@@ -13,8 +13,9 @@ from .bins import bin_counts, ks_distance, ks_test, outer_edges, quantile_edges,
 from .change_alarm import Change, ChangeAlarm, critical_values, day_baseline
 from .change_alarm import variance_growth, window_scores
 from .day_summaries import DaySummaries, bin_scores, score_moments
-from .drift_monitor import FLOOR, FORMAT, DriftMonitor, Finding, Reference, distances, psi
+from .drift_monitor import FLOOR, DriftMonitor, Finding, distances, psi
 from .drift_monitor import resampled_distances, thresholds
+from .drift_reference import FORMAT, Reference
 
 # %% ../nbs/07_drift.ipynb #e36741a9
 _all_ = ["bin_counts", "ks_distance", "ks_test", "outer_edges", "quantile_edges", "rounding",
