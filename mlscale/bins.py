@@ -7,7 +7,7 @@ __all__ = ['OUTER', 'rounding', 'quantile_edges', 'outer_edges', 'bin_counts', '
            'frequent_categories', 'category_digests', 'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted',
            'ks_test', 'listed', 'plot_distances']
 
-# %% ../nbs/07a_bins.ipynb #8bda43b5
+# %% ../nbs/07a_bins.ipynb #d8289167
 import datetime as dt
 import hashlib
 import numbers
@@ -92,7 +92,7 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     largest = np.finfo(float).max
     return np.unique(np.clip(np.concatenate([above, below[atom]]), -largest, largest))
 
-# %% ../nbs/07a_bins.ipynb #c82a8305
+# %% ../nbs/07a_bins.ipynb #b972c87e
 OUTER = (.5, 2., 8.)   # ranges of the reference beyond its end
 
 def outer_edges(edges: np.ndarray) -> np.ndarray:
@@ -286,7 +286,7 @@ def _factorized(x: pd.Series) -> tuple[np.ndarray, list]:
     kind_of(pd.Series(list(values), dtype=object, name=x.name))
     return np.asarray(codes), list(values)
 
-# %% ../nbs/07a_bins.ipynb #ee2e46ef
+# %% ../nbs/07a_bins.ipynb #089fb4c8
 def frequent_categories(x: pd.Series, most: int) -> tuple[str, ...]:
     """The most frequent categories of a column.
 
@@ -315,7 +315,7 @@ def frequent_categories(x: pd.Series, most: int) -> tuple[str, ...]:
         rows[_spellings(value)[0]] = rows.get(_spellings(value)[0], 0) + n
     return tuple(sorted(sorted(rows, key=lambda text: (-rows[text], text))[:most]))
 
-# %% ../nbs/07a_bins.ipynb #1cd14cf0
+# %% ../nbs/07a_bins.ipynb #9c949807
 def category_digests(x: pd.Series, known: tuple[str, ...]) -> dict[str, int]:
     """Rows by category, of those that are not kept apart; a category is eight letters here.
 
@@ -349,7 +349,7 @@ def category_digests(x: pd.Series, known: tuple[str, ...]) -> dict[str, int]:
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
 
-# %% ../nbs/07a_bins.ipynb #e1b0e88c
+# %% ../nbs/07a_bins.ipynb #9c28541b
 def category_counts(x: pd.Series, known: tuple[str, ...],
                     rare: Container[str] | None = None) -> np.ndarray:
     """Count rows by category.

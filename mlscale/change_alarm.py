@@ -6,7 +6,7 @@
 __all__ = ['DAY_LUCK', 'ROW_LUCK', 'FAR', 'LEAST_DAYS', 'FEW_DAYS', 'WINDOWS_OF_CHECKS', 'variance_growth', 'all_above',
            'Baseline', 'day_baseline', 'window_scores', 'row_baseline', 'critical_values', 'Change', 'ChangeAlarm']
 
-# %% ../nbs/07e_change_alarm.ipynb #1abd4741
+# %% ../nbs/07e_change_alarm.ipynb #bbfceb25
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from .day_summaries import DaySummaries, Statistic
 from .drift_monitor import Finding
 from .drift_reference import Reference, check_state
 
-# %% ../nbs/07e_change_alarm.ipynb #dd7a07f6
+# %% ../nbs/07e_change_alarm.ipynb #d7a77947
 def variance_growth(days: int, phi: Any) -> np.ndarray:
     """How much more the mean of consecutive days strays because one resembles the next.
 
@@ -44,7 +44,7 @@ def variance_growth(days: int, phi: Any) -> np.ndarray:
     phi = np.asarray(phi, float)
     return (1 + phi)/(1 - phi) - 2*phi*(1 - phi**days)/(days*(1 - phi)**2)
 
-# %% ../nbs/07e_change_alarm.ipynb #3e16f903
+# %% ../nbs/07e_change_alarm.ipynb #61748bdb
 def all_above(days: Any, window: Any, reference: int) -> np.ndarray:
     """The probability that so many days of a window are above all days of the reference.
 
@@ -72,7 +72,7 @@ def all_above(days: Any, window: Any, reference: int) -> np.ndarray:
     ways = lambda n: special.gammaln(n + 1) - special.gammaln(n - days + 1)
     return np.exp(ways(window) - ways(reference + window))
 
-# %% ../nbs/07e_change_alarm.ipynb #b3f6d76e
+# %% ../nbs/07e_change_alarm.ipynb #dd3a2f17
 DAY_LUCK, ROW_LUCK = 2.5, 5.5   # how many standard deviations of either a day may count for
 FAR = 5.                        # a mean score that no luck explains
 LEAST_DAYS = 30                 # of a reference
@@ -138,7 +138,7 @@ class Baseline:
         kept = np.clip(known, self.low, self.high)
         return np.where(self.location & (np.abs(known) > FAR), known, kept)
 
-# %% ../nbs/07e_change_alarm.ipynb #a091f1e1
+# %% ../nbs/07e_change_alarm.ipynb #5d4ec38c
 def _limits_of_a_day(values: np.ndarray, lucky: np.ndarray, share: np.ndarray,
                      location: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Between which values a day counts in full; `lucky` is the variance by the luck of rows."
@@ -156,7 +156,7 @@ def _resemblance(apart: np.ndarray) -> np.ndarray:
     found = (apart[1:]*apart[:-1]).sum(0)/np.maximum((apart**2).sum(0), 1e-300)
     return np.clip(found + (1 + 3*found)/days + margin/np.sqrt(days), 0, .95)
 
-# %% ../nbs/07e_change_alarm.ipynb #40cc91da
+# %% ../nbs/07e_change_alarm.ipynb #ac3a0a54
 def day_baseline(values: Any, rows: Any, row_variance: Any, share: Any, location: Any, *,
                  robust: bool = True) -> Baseline:
     """What a day's numbers do when nothing happens, learned from days.
@@ -208,7 +208,7 @@ def day_baseline(values: Any, rows: Any, row_variance: Any, share: Any, location
                     row_variance, share, share & few, ~share & (location == np.arange(len(share))),
                     days)
 
-# %% ../nbs/07e_change_alarm.ipynb #af383b0f
+# %% ../nbs/07e_change_alarm.ipynb #5b19b3fc
 def _means(x: np.ndarray, window: int) -> np.ndarray:
     "Means of all windows."
     return np.lib.stride_tricks.sliding_window_view(x, window, axis=0).mean(-1)
@@ -228,7 +228,7 @@ def _upper_tails(z: np.ndarray, mean: np.ndarray, variance: np.ndarray,
         out[far] = np.minimum(z[far], stats.norm.isf(np.maximum(tail, 1e-300)))
     return out
 
-# %% ../nbs/07e_change_alarm.ipynb #65ba2d72
+# %% ../nbs/07e_change_alarm.ipynb #9beb83a9
 def window_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
                   window: int) -> np.ndarray:
     """How many standard errors the mean of each window of days is away from the baseline.
@@ -265,7 +265,7 @@ def window_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
     z = (mean - baseline.mean)/np.sqrt(np.maximum(variance, 1e-18))
     return _upper_tails(z, mean, variance, values, baseline, window)
 
-# %% ../nbs/07e_change_alarm.ipynb #5a2ca933
+# %% ../nbs/07e_change_alarm.ipynb #bfaf5416
 def row_baseline(days: DaySummaries) -> Baseline:
     """What numbers do when nothing happens and all rows are independent of each other.
 
@@ -302,7 +302,7 @@ def row_baseline(days: DaySummaries) -> Baseline:
                     np.maximum(rows, 1.), days.row_variance, share, new,
                     ~share & (days.location == at), 0)
 
-# %% ../nbs/07e_change_alarm.ipynb #fd0ce114
+# %% ../nbs/07e_change_alarm.ipynb #24794cf3
 def _row_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
                 window: int) -> np.ndarray:
     "Standard errors of windows of rows."
@@ -323,7 +323,7 @@ def _row_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
     z[:, new] = np.maximum(stats.norm.isf(tail), 0)
     return z
 
-# %% ../nbs/07e_change_alarm.ipynb #911438a1
+# %% ../nbs/07e_change_alarm.ipynb #9a151efa
 def critical_values(baseline: Baseline, alpha: float, tests: int) -> np.ndarray:
     """How many standard errors are allowed, so that any of the tests rings with probability alpha.
 
@@ -353,7 +353,7 @@ def critical_values(baseline: Baseline, alpha: float, tests: int) -> np.ndarray:
     df = np.where(baseline.sparse, np.inf, baseline.df)
     return stats.t.isf(alpha/tests/2, df)
 
-# %% ../nbs/07e_change_alarm.ipynb #ad5fee93
+# %% ../nbs/07e_change_alarm.ipynb #42777ce4
 @dataclass(frozen=True)
 class Change:
     """An alarm: what changed, how much, since when.
@@ -404,7 +404,7 @@ class Change:
             else f"from {self.before:.1%} to {self.now:.1%} of the rows")
         return f"{self.feature}: {what} {how} since {self.onset} (rang {self.since})"
 
-# %% ../nbs/07e_change_alarm.ipynb #5f24a5b4
+# %% ../nbs/07e_change_alarm.ipynb #b028cdbc
 WINDOWS_OF_CHECKS = (1, 2, 4, 8, 16, 32)
 _ALARM_FORMAT = 1
 
@@ -435,7 +435,7 @@ def _windows(settings: Mapping, days: int) -> tuple[int, ...]:
     return tuple(w*settings["check_days"] for w in WINDOWS_OF_CHECKS
                  if w == 1 or w*settings["check_days"] <= most)
 
-# %% ../nbs/07e_change_alarm.ipynb #65e0b96c
+# %% ../nbs/07e_change_alarm.ipynb #056bfcea
 def _refuse_alike(values: np.ndarray, statistics: Sequence[Statistic]) -> None:
     "Days taken as independent that plainly are not."
     apart = values - np.nanmean(values, 0)
@@ -452,7 +452,7 @@ def _family(statistic: Statistic) -> tuple[str, str]:
     kind = statistic.kind
     return statistic.column, kind if kind in ("missing", "new category") else "values"
 
-# %% ../nbs/07e_change_alarm.ipynb #28154473
+# %% ../nbs/07e_change_alarm.ipynb #dc7533bc
 def _onset(past: np.ndarray, mean: float) -> int:
     "How many days ago a change most likely began; 1 is the last day."
     k = np.arange(1, len(past) + 1)
@@ -477,7 +477,7 @@ def _cleared(alarm: "ChangeAlarm", baseline: Baseline, i: int, change: Change) -
     return abs(now - baseline.mean[i]) < abs(change.now - change.before)/2 or (
         np.sign(now - baseline.mean[i]) != np.sign(change.now - change.before)*(-1)**flipped)
 
-# %% ../nbs/07e_change_alarm.ipynb #c9cd4c99
+# %% ../nbs/07e_change_alarm.ipynb #b3b5a322
 def _judge(alarm: "ChangeAlarm") -> None:
     "Compare the windows that end today; ring and clear."
     baseline = alarm.baseline
@@ -501,7 +501,7 @@ def _judge(alarm: "ChangeAlarm") -> None:
             del alarm.firing[family]
             alarm.age[family] = 0
 
-# %% ../nbs/07e_change_alarm.ipynb #403839b3
+# %% ../nbs/07e_change_alarm.ipynb #fceadb40
 class ChangeAlarm:
     """Rings when a feature changes, at a stated number of false alarms a year.
 
@@ -710,7 +710,7 @@ class ChangeAlarm:
         d = check_state(d, "ChangeAlarm", _ALARM_FORMAT)
         return _restored(cls(Reference.from_dict(d["reference"]), **d["settings"]), d)
 
-# %% ../nbs/07e_change_alarm.ipynb #a11a7656
+# %% ../nbs/07e_change_alarm.ipynb #986c2ea9
 def _end_day(alarm: ChangeAlarm, counts: np.ndarray, day: Any) -> tuple[Change, ...]:
     "Take a day's numbers, forget the oldest, judge where a check is due."
     values, rows = alarm.days.of(counts[None])

@@ -6,13 +6,13 @@
 __all__ = ['BEYOND', 'SMALL', 'SPREAD_ROWS', 'SHAPE_ROWS', 'bin_scores', 'score_moments', 'new_on_the_day', 'Statistic',
            'DaySummaries']
 
-# %% ../nbs/07d_day_summaries.ipynb #247da998
+# %% ../nbs/07d_day_summaries.ipynb #b55dda9e
 from dataclasses import dataclass
 import numpy as np
 from scipy import special
 from .drift_reference import Reference
 
-# %% ../nbs/07d_day_summaries.ipynb #b34acd6d
+# %% ../nbs/07d_day_summaries.ipynb #9483d54a
 BEYOND = (.25, 1., 2., 8.)   # scores beyond the outermost bin that the reference filled
 
 def bin_scores(total: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def bin_scores(total: np.ndarray) -> np.ndarray:
     scores[last + 1:] = scores[last] + np.take(BEYOND, above, mode="clip")
     return scores
 
-# %% ../nbs/07d_day_summaries.ipynb #82de361b
+# %% ../nbs/07d_day_summaries.ipynb #26e237f7
 SMALL = .05   # added to a variance before anything is divided by it
 
 def score_moments(counts: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ def score_moments(counts: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
     lucky = [variance, of_spread, np.full_like(mean, 6.), np.full_like(mean, 3.)]
     return np.stack(found, -1), np.stack(lucky, -1)
 
-# %% ../nbs/07d_day_summaries.ipynb #19b5d088
+# %% ../nbs/07d_day_summaries.ipynb #26ead5a0
 def new_on_the_day(reference: Reference) -> np.ndarray:
     """Rows of categories that the reference has seen on one day only.
 
@@ -118,7 +118,7 @@ def new_on_the_day(reference: Reference) -> np.ndarray:
             if day is not None: out[at[day], j] += rows
     return out
 
-# %% ../nbs/07d_day_summaries.ipynb #853666f9
+# %% ../nbs/07d_day_summaries.ipynb #51ced097
 @dataclass(frozen=True)
 class Statistic:
     """One number of a day.
@@ -150,7 +150,7 @@ class Statistic:
         "Whether it is a share of the rows."
         return self.kind in ("missing", "share", "new category")
 
-# %% ../nbs/07d_day_summaries.ipynb #ee92d88e
+# %% ../nbs/07d_day_summaries.ipynb #9f8c5329
 SPREAD_ROWS, SHAPE_ROWS = 20, 100   # rows a day from which its spread, its shape can be spoken of
 _MOMENTS = (("location", ""), ("spread", ""), ("shape", "skew"), ("shape", "tails"))
 
@@ -167,7 +167,7 @@ def _shares(reference: Reference, j: int, seen: np.ndarray) -> list[tuple[str, s
     higher = [("share", "the higher value", [int(seen[1])])] if len(seen) == 2 else []
     return [*missing, *higher, ("share", "other values", other)]
 
-# %% ../nbs/07d_day_summaries.ipynb #74de07b3
+# %% ../nbs/07d_day_summaries.ipynb #1f199301
 class _Column:
     "The numbers of one column: moments of its scores, shares of its rows."
     def __init__(self, reference: Reference, j: int) -> None:
@@ -198,7 +198,7 @@ class _Column:
         luck = np.concatenate([lucky, share*(1 - share)], -1)
         return np.concatenate([found, share], -1), np.concatenate([known, rows], -1), luck
 
-# %% ../nbs/07d_day_summaries.ipynb #dbd9acd2
+# %% ../nbs/07d_day_summaries.ipynb #98cb6baf
 class DaySummaries:
     """The numbers that a day says of each column, and how far they stray by the luck of rows.
 

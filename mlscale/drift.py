@@ -8,7 +8,7 @@ __all__ = ['bin_counts', 'ks_distance', 'ks_test', 'outer_edges', 'quantile_edge
            'score_moments', 'FLOOR', 'FORMAT', 'DriftMonitor', 'Finding', 'Reference', 'distances', 'psi',
            'resampled_distances', 'thresholds']
 
-# %% ../nbs/07_drift.ipynb #3a752c24
+# %% ../nbs/07_drift.ipynb #3b446162
 from .bins import bin_counts, ks_distance, ks_test, outer_edges, quantile_edges, rounding
 from .change_alarm import Change, ChangeAlarm, critical_values, day_baseline
 from .change_alarm import variance_growth, window_scores
@@ -17,7 +17,7 @@ from .drift_monitor import FLOOR, DriftMonitor, Finding, distances, psi
 from .drift_monitor import resampled_distances, thresholds
 from .drift_reference import FORMAT, Reference
 
-# %% ../nbs/07_drift.ipynb #e36741a9
+# %% ../nbs/07_drift.ipynb #87e3cd33
 _all_ = ["bin_counts", "ks_distance", "ks_test", "outer_edges", "quantile_edges", "rounding",
          "Change", "ChangeAlarm", "critical_values", "day_baseline", "variance_growth",
          "window_scores", "DaySummaries", "bin_scores", "score_moments", "FLOOR", "FORMAT",

@@ -6,7 +6,7 @@
 __all__ = ['FLOOR', 'FEW_ROWS', 'distances', 'psi', 'resampled_distances', 'thresholds', 'utc_moment', 'Finding', 'drift_finding',
            'DriftMonitor', 'FORMAT', 'Reference', 'check_state']
 
-# %% ../nbs/07c_drift_monitor.ipynb #3e472200
+# %% ../nbs/07c_drift_monitor.ipynb #46ff59ca
 import html
 import numbers
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from .arguments import number, plain, whole
 from .bins import ks_distance, plot_distances
 from .drift_reference import FORMAT, Reference, check_state
 
-# %% ../nbs/07c_drift_monitor.ipynb #4701c173
+# %% ../nbs/07c_drift_monitor.ipynb #e5c37b5c
 _all_ = ["FORMAT", "Reference", "check_state"]
 
 # %% ../nbs/07c_drift_monitor.ipynb #690132bd
@@ -80,7 +80,7 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #639de8e6
+# %% ../nbs/07c_drift_monitor.ipynb #e343b356
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
                         block_days: int = 1, n: int = 2000, seed: int = 0,
                         rows: int | None = None) -> np.ndarray:
@@ -298,7 +298,7 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     return Finding(name, worst.distance, worst[limit], "distance", at, len(drifted) > 0,
                    f"{len(drifted)} of {len(report)} columns drifted; furthest: {names}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #c50ac4f5
+# %% ../nbs/07c_drift_monitor.ipynb #52defe7f
 def _window_days(checks_per_year: float) -> int:
     "Whole days between two checks."
     return max(1, round(365.25/number(checks_per_year, "checks_per_year", above=0, high=366)))
@@ -337,7 +337,7 @@ def _settings(reference: Reference, alarms: float, checks: float, block_days: in
     if reference.has_days: _check_windows(days, -(-window//settings["block_days"]), alarms/checks)
     return settings
 
-# %% ../nbs/07c_drift_monitor.ipynb #f9f84685
+# %% ../nbs/07c_drift_monitor.ipynb #afc4253a
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
 
 def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -374,7 +374,7 @@ def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: in
         block_days=settings["block_days"], n=settings["n_resamples"], seed=settings["seed"],
         rows=rows or None)
 
-# %% ../nbs/07c_drift_monitor.ipynb #9158d353
+# %% ../nbs/07c_drift_monitor.ipynb #8764fafe
 def _report(monitor: "DriftMonitor") -> pd.DataFrame:
     "The window beside the reference, column by column; narrow enough for a terminal."
     reference, limit = monitor.reference, monitor.thresholds
@@ -388,7 +388,7 @@ def _report(monitor: "DriftMonitor") -> pd.DataFrame:
                        index=pd.Index(reference.columns, name="column"))
     return out.iloc[np.argsort(-d/limit, kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #1e6d2dd2
+# %% ../nbs/07c_drift_monitor.ipynb #70739fa5
 def _few(monitor: "DriftMonitor") -> int:
     "Rows of the window, to two figures, where they are fewer than its days should hold; else 0."
     usual = monitor.reference.total[0].sum()/len(monitor.reference.counts)*monitor.window_days
@@ -396,7 +396,7 @@ def _few(monitor: "DriftMonitor") -> int:
     step = 10**max(len(str(monitor.rows)) - 2, 0)
     return max(monitor.rows//step*step, 1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #d88f35c8
+# %% ../nbs/07c_drift_monitor.ipynb #7ccdee2c
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 

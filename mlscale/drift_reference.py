@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MOST_RARE', 'check_state', 'Reference']
 
-# %% ../nbs/07b_drift_reference.ipynb #e2534206
+# %% ../nbs/07b_drift_reference.ipynb #b704c97d
 import datetime as dt
 import hashlib
 import html
@@ -20,7 +20,7 @@ from .arguments import check_names, column_names, data_frame, plain, whole
 from .bins import bin_counts, category_counts, category_digests, frequent_categories
 from .bins import is_categorical, kind_of, listed, numbers_of, outer_edges, quantile_edges
 
-# %% ../nbs/07b_drift_reference.ipynb #02f7734b
+# %% ../nbs/07b_drift_reference.ipynb #20f14d9e
 FORMAT = 3
 
 def _table(X: Any) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def _table(X: Any) -> pd.DataFrame:
             raise TypeError(f"X: a DataFrame or an array of numbers, got {type(X).__name__}")
     return frame
 
-# %% ../nbs/07b_drift_reference.ipynb #cbadbe2d
+# %% ../nbs/07b_drift_reference.ipynb #131d8bb7
 def check_state(d: Any, kind: str, newest: int) -> Mapping:
     """Refuse a state that `to_dict` did not write, or that a newer version wrote.
 
@@ -71,7 +71,7 @@ def check_state(d: Any, kind: str, newest: int) -> Mapping:
                          f"version reads formats up to {newest}")
     return d
 
-# %% ../nbs/07b_drift_reference.ipynb #c6ba6e10
+# %% ../nbs/07b_drift_reference.ipynb #291a2c82
 def _is_day(label: Any) -> bool:
     "Whether a label can be that of a whole day."
     if isinstance(label, pd.Period): label = label.start_time   # of an hour: a moment
@@ -95,7 +95,7 @@ def _days(days: Any, n: int) -> np.ndarray:
                          'give the dates, such as times.dt.floor("D")')
     return labels
 
-# %% ../nbs/07b_drift_reference.ipynb #be2e6184
+# %% ../nbs/07b_drift_reference.ipynb #29f16e76
 MOST_RARE = 100_000   # more categories than these are no categories
 
 def _label(day: Any) -> Any:
@@ -126,7 +126,7 @@ def _merged(one: "Reference", other: "Reference") -> "Reference":
     counts = np.stack([at[d] for d in days]) if days else one.counts
     return Reference(one.columns, one.cuts, one.category, counts, one.has_days, days, tuple(rare))
 
-# %% ../nbs/07b_drift_reference.ipynb #69d83559
+# %% ../nbs/07b_drift_reference.ipynb #9576124f
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -332,7 +332,7 @@ class Reference:
                    tuple(d.get("labels", range(len(counts)))),
                    rare and tuple({k: tuple(v) for k, v in r.items()} for r in rare))
 
-# %% ../nbs/07b_drift_reference.ipynb #a3fcfeed
+# %% ../nbs/07b_drift_reference.ipynb #7149bb1d
 def _fitted(X: Any, days: Any, bins: int) -> Reference:
     "Learn the bins, and count."
     X, bins = _table(X), whole(bins, "bins")
@@ -347,7 +347,7 @@ def _fitted(X: Any, days: Any, bins: int) -> Reference:
     bare = Reference(tuple(X.columns), cuts, category, none, days is not None)
     return bare.empty().update(X, days=days)
 
-# %% ../nbs/07b_drift_reference.ipynb #67a5ee0e
+# %% ../nbs/07b_drift_reference.ipynb #a711bd7d
 def _counted(reference: Reference, X: pd.DataFrame, days: np.ndarray) -> Reference:
     "An empty reference with these rows: all that is not frequent is rare now, and never new."
     rare, counts, labels = [dict(r) for r in reference.rare or ()], [], []
