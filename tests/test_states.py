@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlscale.drift import DriftMonitor, Reference
+from mlscale.drift import ChangeAlarm, DriftMonitor, Reference
 from mlscale.monitoring import Alerts, Finding, ModelMonitor, PerformanceMonitor
 from mlscale.schedules import (
     SCHEDULES,
@@ -70,6 +70,22 @@ def drift(i, f):
     return monitor
 
 
+def changes(i, f):
+    table = X.assign(a=X.a * 37 % 400)
+    alarm = ChangeAlarm(
+        Reference.fit(table, days=DAYS),
+        false_alarms_per_year=f(2),
+        check_days=i(1),
+        robust=np.bool_(True),
+        recent_days=i(30),
+        min_rows=i(9),
+    )
+    for day in range(41, 45):
+        alarm.update(table[:50].assign(a=9e9)).end_day(i(day))
+    assert alarm.drift_detected
+    return alarm.update(table[:3])
+
+
 def alerts(i, f):
     register = Alerts()
     for day in (1, 2):
@@ -108,6 +124,7 @@ MAKE = {
         ),
     ],
     DriftMonitor: [drift],
+    ChangeAlarm: [changes],
     Alerts: [alerts],
     ModelMonitor: [
         lambda i, f: ModelMonitor(
