@@ -435,7 +435,7 @@ def _windows(settings: Mapping, days: int) -> tuple[int, ...]:
     return tuple(w*settings["check_days"] for w in WINDOWS_OF_CHECKS
                  if w == 1 or w*settings["check_days"] <= most)
 
-# %% ../nbs/07e_change_alarm.ipynb #056bfcea
+# %% ../nbs/07e_change_alarm.ipynb #57f8c570
 def _refuse_alike(values: np.ndarray, statistics: Sequence[Statistic]) -> None:
     "Days taken as independent that plainly are not."
     apart = values - np.nanmean(values, 0)
@@ -451,6 +451,12 @@ def _family(statistic: Statistic) -> tuple[str, str]:
     "What rings together."
     kind = statistic.kind
     return statistic.column, kind if kind in ("missing", "new category") else "values"
+
+def _families(statistics: Sequence[Statistic]) -> dict[tuple[str, str], list[int]]:
+    "For each family the places of its statistics."
+    out: dict[tuple[str, str], list[int]] = {}
+    for i, s in enumerate(statistics): out.setdefault(_family(s), []).append(i)
+    return out
 
 # %% ../nbs/07e_change_alarm.ipynb #dc7533bc
 def _onset(past: np.ndarray, mean: float) -> int:
@@ -501,7 +507,23 @@ def _judge(alarm: "ChangeAlarm") -> None:
             del alarm.firing[family]
             alarm.age[family] = 0
 
-# %% ../nbs/07e_change_alarm.ipynb #fceadb40
+# %% ../nbs/07e_change_alarm.ipynb #4ca0a95e
+def _learned(alarm: "ChangeAlarm", values: np.ndarray, rows: np.ndarray) -> Baseline:
+    "What days like these let one expect."
+    days, cluster = alarm.days, alarm.settings["cluster"]
+    if cluster is None: return row_baseline(days)
+    return day_baseline(values, rows, days.row_variance, [s.is_share for s in days.statistics],
+                        days.location, robust=alarm.settings["robust"])
+
+def _nearest(alarm: "ChangeAlarm") -> pd.DataFrame:
+    "The statistic of each column that came nearest to ringing."
+    said = [(s.column, s.kind, s.detail, e)
+            for s, e in zip(alarm.days.statistics, alarm.evidence)]
+    table = pd.DataFrame(said, columns=["column", "kind", "detail", "evidence"])
+    return (table.sort_values("evidence", ascending=False, kind="stable")
+            .drop_duplicates("column").set_index("column"))
+
+# %% ../nbs/07e_change_alarm.ipynb #aaaa9bac
 class ChangeAlarm:
     """Rings when a feature changes, at a stated number of false alarms a year.
 
@@ -550,33 +572,24 @@ class ChangeAlarm:
         self.windows = _windows(self.settings, len(reference.counts))
         self.alpha = self.settings["false_alarms_per_year"]*self.settings["check_days"]/365.25
         self.tests = len(self.windows)*len(self.days.statistics)
-        self.families: dict[tuple[str, str], list[int]] = {}
-        for i, s in enumerate(self.days.statistics):
-            self.families.setdefault(_family(s), []).append(i)
+        self.families = _families(self.days.statistics)
         self.values, self.rows = self.days.of_reference()
         if cluster and not robust: _refuse_alike(self.values, self.days.statistics)
-        self._baseline = None if recent_days is not None else self._learned(self.values, self.rows)
+        self._baseline = None if recent_days is not None else _learned(self, self.values, self.rows)
         kept = (self.settings["recent_days"] or -max(self.windows)) + max(self.windows)
         self.labels = list(reference.labels)[len(self.values) - kept:] if kept else []
         self.values, self.rows = (x[len(x) - kept:] for x in (self.values, self.rows))
         self.age = dict.fromkeys(self.families, 0)
         self.firing: dict[tuple[str, str], tuple[int, Change]] = {}
-        self.evidence = np.zeros(len(self.days.statistics))
-        self.judged = self.skipped = 0
+        self.evidence, self.judged, self.skipped = np.zeros(len(self.days.statistics)), 0, 0
         self.counts = np.zeros_like(reference.total)
-
-    def _learned(self, values: np.ndarray, rows: np.ndarray) -> Baseline:
-        if self.settings["cluster"] is None: return row_baseline(self.days)
-        share = [s.is_share for s in self.days.statistics]
-        return day_baseline(values, rows, self.days.row_variance, share, self.days.location,
-                            robust=self.settings["robust"])
 
     @property
     def baseline(self) -> Baseline:
         "What the windows are compared with."
         if self._baseline is not None: return self._baseline
         end, past = len(self.values) - max(self.windows), self.settings["recent_days"]
-        return self._learned(self.values[end - past:end], self.rows[end - past:end])
+        return _learned(self, self.values[end - past:end], self.rows[end - past:end])
 
     def update(self, X: Any) -> "ChangeAlarm":
         """Add rows to the open day.
@@ -628,9 +641,6 @@ class ChangeAlarm:
             What rings now.
         """
         counts, self.counts = self.counts, np.zeros_like(self.counts)
-        if counts[0].sum() < self.settings["min_rows"]:
-            self.skipped += 1
-            return self.changes
         return _end_day(self, counts, day)
 
     @property
@@ -652,11 +662,7 @@ class ChangeAlarm:
             Index: column. `kind` and `detail` of its nearest number, and `evidence`: its standard
             errors over those allowed; above 1 rings.
         """
-        said = [(s.column, s.kind, s.detail, e)
-                for s, e in zip(self.days.statistics, self.evidence)]
-        table = pd.DataFrame(said, columns=["column", "kind", "detail", "evidence"])
-        return (table.sort_values("evidence", ascending=False, kind="stable")
-                .drop_duplicates("column").set_index("column"))
+        return _nearest(self)
 
     def finding(self, at: Any, *, name: str = "change") -> Finding:
         """What the last check says, in one finding.
@@ -710,9 +716,12 @@ class ChangeAlarm:
         d = check_state(d, "ChangeAlarm", _ALARM_FORMAT)
         return _restored(cls(Reference.from_dict(d["reference"]), **d["settings"]), d)
 
-# %% ../nbs/07e_change_alarm.ipynb #986c2ea9
+# %% ../nbs/07e_change_alarm.ipynb #97b609e1
 def _end_day(alarm: ChangeAlarm, counts: np.ndarray, day: Any) -> tuple[Change, ...]:
     "Take a day's numbers, forget the oldest, judge where a check is due."
+    if counts[0].sum() < alarm.settings["min_rows"]:
+        alarm.skipped += 1
+        return alarm.changes
     values, rows = alarm.days.of(counts[None])
     kept = max(alarm.windows) + (alarm.settings["recent_days"] or 0)
     alarm.values = np.concatenate([alarm.values, values])[-kept:]
@@ -735,6 +744,7 @@ def _shown_alarm(alarm: ChangeAlarm) -> str:
             f"false alarms a year over {every} checks if {witness}; "
             f"{alarm.judged} days judged, {alarm.skipped} skipped; against {past})")
 
+# %% ../nbs/07e_change_alarm.ipynb #7efa0952
 def _state(alarm: ChangeAlarm) -> dict:
     "The state as plain values."
     firing = [[*family, i, asdict(change)] for family, (i, change) in alarm.firing.items()]

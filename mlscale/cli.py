@@ -319,20 +319,13 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #0776dc53
-def _hours(text: str) -> float:
+# %% ../nbs/91_cli.ipynb #cfce8207
+def _wait(text: str, unit: str = "hours", low: float = 0) -> float:
     "How long to wait."
-    try: hours = float(text)
-    except ValueError: hours = -1.
-    if 0 <= hours < float("inf"): return hours
-    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: hours, 0 or more")
-
-def _seconds(text: str) -> float:
-    "How long to wait between two looks."
-    try: seconds = float(text)
-    except ValueError: seconds = 0.
-    if 0 < seconds < float("inf"): return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is no pause: seconds, above 0")
+    try: wait = float(text)
+    except ValueError: wait = -1.
+    if low <= wait < float("inf"): return wait
+    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: {unit}, {low:g} or more")
 
 def _port(text: str) -> int:
     "The number of a port; 0 takes a free one."
@@ -366,15 +359,14 @@ def _words_of_trust(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
                      "key in this file (default: unsigned ones, too)")
 
-# %% ../nbs/91_cli.ipynb #f3f7e918
+# %% ../nbs/91_cli.ipynb #7f21b1a6
 def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")
     sub.add_argument("--model", default="late", help="which of them (default: %(default)s)")
     sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 "
                      "lets the whole network ask, and wants --keys (default: %(default)s)")
-    sub.add_argument("--port", type=_port, default=8000,
-                     help="the port, 0 for a free one (default: %(default)s)")
+    sub.add_argument("--port", type=_port, default=8000, help="0: a free one (default: 8000)")
     sub.add_argument("--log", help="record predictions and outcomes in this file, or the database "
                      "of this URL (default: nowhere)")
     sub.add_argument("--log-mode", choices=["durable", "available"], default="durable",
@@ -425,7 +417,7 @@ def _words_of_score(sub: argparse.ArgumentParser) -> None:
                      help="whether a row or file that cannot be scored stops the job, or is set "
                           "aside in _quarantine.parquet (default: %(default)s)")
 
-# %% ../nbs/91_cli.ipynb #594859d9
+# %% ../nbs/91_cli.ipynb #c54b51c8
 def _word_of_log(sub: argparse.ArgumentParser, *before: str) -> None:
     sub.set_defaults(places=("log", *before))
     sub.add_argument("log", metavar="LOG", help="the prediction log that the server wrote: a file, "
@@ -445,15 +437,15 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)
     sub.add_argument("--at", metavar="DATE", default="now",
                      help="outcomes known by then, such as 2013-07-01 (default: %(default)s)")
-    sub.add_argument("--wait", metavar="HOURS", type=_hours, default=36,
+    sub.add_argument("--wait", metavar="HOURS", type=_wait, default=36,
                      help="how old a prediction must be to be judged, since those whose outcome is "
                           "known early are special (default: %(default)s, for flights)")
     sub.add_argument("--report", metavar="FILE", help="write a page of HTML for whoever is on duty "
                      "(default: none)")
     sub.add_argument("--follow", action="store_true", help="look again whenever the log has grown, "
                      "until Ctrl-C (default: once)")
-    sub.add_argument("--every", metavar="SECONDS", type=_seconds, default=60,
-                     help="how long to wait between two looks (default: %(default)s)")
+    sub.add_argument("--every", metavar="SECONDS", type=lambda text: _wait(text, "seconds", .1),
+                     default=60, help="the time between two looks (default: %(default)s)")
     sub.add_argument("--metrics", metavar="PORT", type=_port, help="with --follow, let Prometheus "
                      "fetch a heartbeat here, 0 for a free port (default: nowhere)")
 
@@ -466,11 +458,10 @@ def _words_of_rotate(sub: argparse.ArgumentParser) -> None:
 
 def _words_of_forget(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub, "entity")
-    sub.add_argument("entity", metavar="ENTITY",
-                     help="what is to be forgotten, as it is in the log")
+    sub.add_argument("entity", metavar="ENTITY", help="what is forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #11b26d12
+# %% ../nbs/91_cli.ipynb #72ea4446
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 
@@ -496,13 +487,11 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(does=does)
         return sub
     _words_of_run(verb("run", _run, "the closed loop through the year 2013; writes a report"))
-    _words_of_serve(verb("serve", _serve,
-                         "a server that answers POST /predict with the deployed model"))
+    _words_of_serve(verb("serve", _serve, "a server that answers with the deployed model"))
     _words_of_key(verb("key", _key, "make a key for a client of the server, and print it once"))
     _words_of_score(verb("score", _score, "score Parquet files, with Spark or without"))
     _words_of_outcomes(verb("outcomes", _outcomes, "record what happened in the prediction log"))
-    _words_of_monitor(verb("monitor", _monitor,
-                           "how good the logged predictions were, version by version"))
+    _words_of_monitor(verb("monitor", _monitor, "how good each version's predictions were"))
     _words_of_rotate(verb("rotate", _rotate, "move finished months of a log to Parquet files"))
     _words_of_forget(verb("forget", _forget, "remove all that a log holds about an entity"))
     verb("doctor", _doctor, "what is missing on this machine")

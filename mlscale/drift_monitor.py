@@ -388,7 +388,7 @@ def _report(monitor: "DriftMonitor") -> pd.DataFrame:
                        index=pd.Index(reference.columns, name="column"))
     return out.iloc[np.argsort(-d/limit, kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #70739fa5
+# %% ../nbs/07c_drift_monitor.ipynb #fa483149
 def _few(monitor: "DriftMonitor") -> int:
     "Rows of the window, to two figures, where they are fewer than its days should hold; else 0."
     usual = monitor.reference.total[0].sum()/len(monitor.reference.counts)*monitor.window_days
@@ -396,7 +396,14 @@ def _few(monitor: "DriftMonitor") -> int:
     step = 10**max(len(str(monitor.rows)) - 2, 0)
     return max(monitor.rows//step*step, 1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #7ccdee2c
+def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
+    "The thresholds of windows of n rows (0: as many as usual; below 0: rows without days)."
+    reference, settings = monitor.reference, monitor.settings
+    null = (_of_rows(*_judged(reference, monitor.counts), reference, settings) if n < 0 else
+            _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
+    return thresholds(null, monitor.alpha)
+
+# %% ../nbs/07c_drift_monitor.ipynb #3b92e4c4
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -512,11 +519,7 @@ class DriftMonitor:
     def thresholds(self) -> np.ndarray:
         "The distance above which each column rings; calibrated when first asked for."
         n = _few(self) if self.reference.has_days else -1
-        if n not in self._thresholds or n < 0:
-            pair = _judged(self.reference, self.counts)
-            null = (_of_rows(*pair, self.reference, self.settings) if n < 0 else
-                    _of_days(self.reference, self.settings, self.window_days, n, self.alpha))
-            self._thresholds[n] = thresholds(null, self.alpha)
+        if n not in self._thresholds or n < 0: self._thresholds[n] = _calibrated(self, n)
         return self._thresholds[n]
 
     @property
