@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['Sink', 'FORMAT', 'message', 'log_sink', 'file_sink', 'RefusedError', 'webhook', 'Delivery', 'Outbox']
 
-# %% ../nbs/08g_alert_sinks.ipynb #f261a32e
+# %% ../nbs/08g_alert_sinks.ipynb #e675b086
 import json
 import logging
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from .alerts import Alert
 from .arguments import number
 from .overload import backoff
@@ -109,7 +111,7 @@ def file_sink(path: str | os.PathLike) -> Sink:
             os.fsync(f.fileno())
     return append
 
-# %% ../nbs/08g_alert_sinks.ipynb #38849dd2
+# %% ../nbs/08g_alert_sinks.ipynb #590c924b
 class RefusedError(Exception):
     """The receiver is there and does not take this message; it will not be sent again.
 
@@ -120,6 +122,8 @@ class RefusedError(Exception):
     Traceback (most recent call last):
     mlscale.alert_sinks.RefusedError: HTTP 404
     """
+
+_PASSING = (401, 403, 408, 429)
 
 def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 5,
             retries: int = 2) -> Sink:
@@ -140,7 +144,8 @@ def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: floa
     -------
     callable
         For `Outbox`. The id goes along as the header `Idempotency-Key`, too. Raises `RefusedError`
-        for an answer of 400 to 499 (save 408 and 429), ConnectionError for all that may pass.
+        for an answer of 400 to 499, ConnectionError for all that may pass: any other, no answer, and
+        401, 403, 408 and 429, which are about the sender and not the message.
 
     Examples
     --------
@@ -151,20 +156,31 @@ def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: floa
     """
     with needs("serve"): import urllib3
     number(timeout, "timeout", above=0)
-    again = urllib3.Retry(retries, backoff_factor=.5, status_forcelist=(408, 429, 502, 503, 504),
-                          allowed_methods=None, redirect=0, raise_on_status=False)
-    pool = urllib3.PoolManager(retries=again, timeout=timeout)
+    for name, value in (headers or {}).items():
+        if not re.fullmatch(r"[!-~]+( [!-~]+)*", str(value)):
+            raise ValueError(f"headers: {name!r} holds a line break or what is no plain text; "
+                             "strip what was read from a file")
+    pool = urllib3.PoolManager(retries=False, timeout=timeout)   # its own log tells the address
+
+    def once(m: Mapping[str, Any]) -> int:
+        key = {"Idempotency-Key": quote(m["id"], safe="/:+ "), "Content-Type": "application/json"}
+        try: answer = pool.request("POST", url, json=dict(m), headers={**(headers or {}), **key},
+                                   redirect=False, preload_content=False)
+        except urllib3.exceptions.HTTPError as e:   # its text may hold the address: not told
+            raise ConnectionError(f"the webhook did not answer ({type(e).__name__})") from None
+        answer.close()   # however much it has to say
+        if answer.status in _PASSING or answer.status//100 not in (2, 4):
+            raise ConnectionError(f"the webhook answered {answer.status}")
+        return answer.status
 
     def post(m: Mapping[str, Any]) -> None:
-        key = {"Idempotency-Key": m["id"].encode("ascii", "replace").decode()}
-        try: status = pool.request("POST", url, json=dict(m), headers={**(headers or {}), **key,
-                                   "Content-Type": "application/json"}).status
-        except urllib3.exceptions.HTTPError as e:   # its text may hold the address: not told
-            why = type(getattr(e, "reason", None) or e).__name__
-            raise ConnectionError(f"the webhook did not answer ({why})") from None
-        if 200 <= status < 300: return
-        if 400 <= status < 500 and status not in (408, 429): raise RefusedError(f"HTTP {status}")
-        raise ConnectionError(f"the webhook answered {status}")
+        for k in range(retries + 1):
+            try: status = once(m)
+            except ConnectionError:
+                if k == retries: raise
+                time.sleep(.5*2**k)
+            else: break
+        if status >= 400: raise RefusedError(f"HTTP {status}")
     return post
 
 # %% ../nbs/08g_alert_sinks.ipynb #ac7bc082
@@ -192,7 +208,7 @@ class Delivery(NamedTuple):
     refused: int
     waiting: int
 
-# %% ../nbs/08g_alert_sinks.ipynb #00357806
+# %% ../nbs/08g_alert_sinks.ipynb #924e4411
 class Outbox:
     """Messages on disk until each of several sinks has them.
 
@@ -294,9 +310,9 @@ class Outbox:
     def _rest(self, db: sqlite3.Connection, sink: str, now: float, *, failed: bool) -> None:
         "Leave a sink alone that failed, each time for longer; one that works is not."
         found = db.execute("SELECT tries FROM sinks WHERE sink = ?", [sink]).fetchone()
-        tries = (found[0] if found else 0) + 1 if failed else 0
+        tries = min((found[0] if found else 0) + 1, 60) if failed else 0
         wait = min(2.**(tries - 1), self.most)/2 if failed else 0.
-        if failed: wait += backoff(min(tries - 1, 60), base=.5, most=self.most/2, rng=self._rng)
+        if failed: wait += backoff(tries - 1, base=.5, most=self.most/2, rng=self._rng)
         db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", [sink, tries, now + wait])
 
     def waiting(self, state: str = "waiting") -> list[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ class Rule:
         object.__setattr__(self, "hold_for", wait)
         object.__setattr__(self, "causes", tuple(self.causes))
 
-# %% ../nbs/08b_alerts.ipynb #2c6179ca
+# %% ../nbs/08b_alerts.ipynb #70ddc8bb
 @dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
@@ -139,7 +139,8 @@ class Alert:
     @property
     def id(self) -> str:
         "What tells this state of this trouble from all others, the same after a restart."
-        return f"{self.name}/{self.at.isoformat()}/{self.severity}/{self.state}"
+        who = f" by {self.acknowledged_by}" if self.state == "acknowledged" else ""
+        return f"{self.name}/{self.at.isoformat()}/{self.severity}/{self.state}{who}"
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, which knows no infinite number: that is a text.
@@ -183,7 +184,7 @@ def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     if worst == old.severity: return new
     return replace(new, acknowledged_at=None, acknowledged_by="", note="")   # taken on as less
 
-# %% ../nbs/08b_alerts.ipynb #d5ea5451
+# %% ../nbs/08b_alerts.ipynb #adc47755
 def _since_format_2(state: Any) -> Any:
     "An alert of the first format fired when it opened, and nobody could take it on."
     if not isinstance(state, Mapping): return state
@@ -207,8 +208,10 @@ def _read(state: Any) -> Alert:
                         **moments, **texts)
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
-    life = [x for x in (alert.at, alert.fired_at, alert.acknowledged_at, alert.resolved_at) if x]
-    if life == sorted(life) and alert.at <= alert.seen_at <= (alert.resolved_at or alert.seen_at):
+    life = [x for x in (alert.at, alert.fired_at, alert.resolved_at) if x]
+    taken = alert.acknowledged_at or alert.fired_at   # by a person's clock, maybe after the end
+    if (life == sorted(life) and alert.at <= alert.seen_at <= (alert.resolved_at or alert.seen_at)
+        and (taken is None or (alert.fired_at is not None and taken >= alert.fired_at))):
         return alert
     raise ValueError(f"d: an alert that no register wrote (it began at {alert.at} and was last "
                      f"seen at {alert.seen_at})")

@@ -53,7 +53,11 @@ def rounding(x: np.ndarray, largest: float | None = None) -> np.ndarray:
     moved = size*2.**-22 + 1e-15*(largest or 1)
     return np.where(size == np.floor(size), np.minimum(moved, .25), moved)
 
-# %% ../nbs/07a_bins.ipynb #b6ed6031
+# %% ../nbs/07a_bins.ipynb #d5f99226
+def _usual_size(x: np.ndarray) -> float:
+    "How large numbers of a column are, save the one in a hundred that may be a filling."
+    return float(np.quantile(np.abs(x), .99, method="inverted_cdf")) if len(x) else 0.
+
 def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     """Where to cut a column so that its distribution is seen in equal steps.
 
@@ -87,8 +91,9 @@ def quantile_edges(x: np.ndarray, bins: int = 20) -> np.ndarray:
     if not len(x): return x
     q = np.quantile(x, np.linspace(0, 1, bins + 1), method="inverted_cdf")
     atom = np.append(True, q[1:] == q[:-1])   # a value that fills a bin alone, and the smallest one
+    moved = rounding(q, _usual_size(x))
     with np.errstate(over="ignore"):
-        above, below = q + rounding(q), np.minimum(q - rounding(q), np.nextafter(q, -np.inf))
+        above, below = q + moved, np.minimum(q - moved, np.nextafter(q, -np.inf))
     largest = np.finfo(float).max
     return np.unique(np.clip(np.concatenate([above, below[atom]]), -largest, largest))
 
@@ -445,7 +450,7 @@ def sorted_sample(x: Any, name: str = "x") -> np.ndarray:
     if not len(values): raise ValueError(f"{name}: empty; give at least one value")
     return np.sort(np.where(np.isfinite(values), values, -np.inf))
 
-# %% ../nbs/07a_bins.ipynb #8205ba83
+# %% ../nbs/07a_bins.ipynb #8a2ac711
 def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float]:
     """The two-sample Kolmogorov-Smirnov test of samples that are sorted already.
 
@@ -468,8 +473,7 @@ def ks_of_sorted(reference: np.ndarray, batch: np.ndarray) -> tuple[float, float
     """
     n, m = len(reference), len(batch)
     known = reference[np.searchsorted(reference, -np.inf, "right"):]
-    largest = max(abs(known[0]), abs(known[-1])) if len(known) else 0.
-    moved = rounding(np.where(np.isfinite(batch), batch, 0), largest)
+    moved = rounding(np.where(np.isfinite(batch), batch, 0), _usual_size(known))
     def gap(at: np.ndarray, side: Any) -> np.ndarray:
         return ks_distance(np.searchsorted(batch, at, side)/m,
                            np.searchsorted(reference, at, side)/n)

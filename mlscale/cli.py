@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #d6da3ca5
+# %% ../nbs/91_cli.ipynb #efd038a7
 import argparse
 import importlib.util
 import os
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from .storage import home, needs, replacing
+from .storage import home, needs, replacing, without_password
 
 # %% ../nbs/91_cli.ipynb #e6f1fb79
 def _time(text: str) -> Any:
@@ -174,7 +174,7 @@ def _outcomes(words: argparse.Namespace) -> int:
     if strangers: print(f"of these ids {len(strangers):,} have no prediction: {strangers[0]!r:.60}")
     return 0
 
-# %% ../nbs/91_cli.ipynb #eb792b92
+# %% ../nbs/91_cli.ipynb #3db4e97e
 _NO_OUTCOMES = """no outcome was known by {at:%Y-%m-%d %H:%M} UTC. To record what happened:
   mlscale outcomes FILE {log}   (CSV or Parquet: request_id, label, known_at)
   POST /outcomes   {{"outcomes": [{{"request_id": "...", "label": 1}}]}}
@@ -198,7 +198,7 @@ def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
     seen = labelled(log, at)
     old = seen[seen["at"] <= at - pd.Timedelta(hours=words.wait)]
     judged = old[old.weight > 0]
-    if seen.empty: print(_NO_OUTCOMES.format(at=at, log=words.log))
+    if seen.empty: print(_NO_OUTCOMES.format(at=at, log=without_password(log)))
     else:
         print(f"{len(seen):,} predictions with an outcome known by {at:%Y-%m-%d %H:%M} UTC")
         print(f"left out: {len(seen) - len(old):,} made less than {words.wait:g} hours before "
@@ -210,37 +210,39 @@ def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
         name = f"{model} version {version}" if several else f"version {version}"
         print(f"{name}: {_judged(y, p, weights)}")
 
-# %% ../nbs/91_cli.ipynb #106bb4d8
-def _round(words: argparse.Namespace, log: str, metrics: Any, before: Any) -> Any:
+# %% ../nbs/91_cli.ipynb #1548dfc1
+def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, before: Any) -> Any:
     "One look at a log; what had arrived by then, so that the next round knows if it has grown."
     import pandas as pd
-    from mlscale.duty_report import duty_report
-    from mlscale.monitoring import Alerts, arrivals
+    from mlscale.monitoring import arrivals, duty_report
     at = _time(words.at)
-    seen = arrivals(log, at, window=at - pd.Timestamp(0, tz="UTC"))   # all there is
-    now = {what: n for what, (_, n) in seen.items()}
+    ever = at - pd.Timestamp(0, tz="UTC")
+    now = {what: n for what, (_, n) in arrivals(log, at, window=ever).items()}
     if now != before:
         if words.follow: print(f"{at:%Y-%m-%d %H:%M:%S} UTC", flush=True)
         _judge(words, at, log)
-    wait = pd.Timedelta(hours=words.wait)
-    if words.report: duty_report(log, at, wait=wait).write(words.report)
-    if metrics: metrics.round_done(Alerts(), [], at=at, seen=arrivals(log, at))
+    if words.report or metrics: report = duty_report(log, at, wait=pd.Timedelta(hours=words.wait))
+    if words.report: report.write(words.report)
+    if metrics:
+        for finding in report.findings: alerts.update(finding, severity="critical")
+        metrics.round_done(alerts, report.findings, at=at, seen=report.arrivals)
     sys.stdout.flush()
     return now
 
 def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
     "Look again and again, until somebody presses Ctrl-C."
-    before = None
+    from mlscale.monitoring import Alerts
+    before, alerts = None, Alerts()
     try:
         while True:
-            try: before = _round(words, log, metrics, before)
+            try: before = _round(words, log, metrics, alerts, before)
             except (ValueError, OSError, RuntimeError) as e:
                 print(f"mlscale monitor: this round failed: {e}", file=sys.stderr, flush=True)
                 if metrics: metrics.round_failed()
             time.sleep(words.every)
     except KeyboardInterrupt: return 0
 
-# %% ../nbs/91_cli.ipynb #982eb119
+# %% ../nbs/91_cli.ipynb #6e096f0c
 def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import MonitorMetrics
     log, metrics = _log(words.log), None
@@ -252,7 +254,7 @@ def _monitor(words: argparse.Namespace) -> int:
         metrics = MonitorMetrics()
         print(f"numbers for Prometheus at {metrics.expose(words.metrics)}", file=sys.stderr)
     if words.follow: return _follow(words, log, metrics)
-    _round(words, log, None, None)
+    _round(words, log, None, None, None)
     return 0
 
 # %% ../nbs/91_cli.ipynb #99096705

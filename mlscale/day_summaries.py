@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BEYOND', 'SMALL', 'SPREAD_ROWS', 'SHAPE_ROWS', 'bin_scores', 'score_moments', 'new_on_the_day', 'Statistic',
-           'DaySummaries']
+           'DaySummaries', 'variance_growth', 'all_above']
 
-# %% ../nbs/07d_day_summaries.ipynb #b55dda9e
+# %% ../nbs/07d_day_summaries.ipynb #43ec6bd1
 from dataclasses import dataclass
+from typing import Any
 import numpy as np
 from scipy import special
 from .drift_reference import Reference
@@ -150,7 +151,7 @@ class Statistic:
         "Whether it is a share of the rows."
         return self.kind in ("missing", "share", "new category")
 
-# %% ../nbs/07d_day_summaries.ipynb #9f8c5329
+# %% ../nbs/07d_day_summaries.ipynb #2eff2019
 SPREAD_ROWS, SHAPE_ROWS = 20, 100   # rows a day from which its spread, its shape can be spoken of
 _MOMENTS = (("location", ""), ("spread", ""), ("shape", "skew"), ("shape", "tails"))
 
@@ -158,7 +159,8 @@ def _shares(reference: Reference, j: int, seen: np.ndarray) -> list[tuple[str, s
     "Kind, detail and bins of the shares of one column; `seen` are its bins that hold values."
     cuts, missing = reference.cuts[j], [("missing", "", [0])]
     if reference.category[j]:
-        kept = [k for k in range(1, len(cuts) + 1) if len(cuts) != 2 or k == seen[-1]]
+        kept = [k for k in range(1, len(cuts) + 1)
+                if len(cuts) != 2 or len(seen) > 2 or k == seen[-1]]
         new = len(cuts) + (1 if reference.rare is None else 2)
         return [*missing, *(("share", str(cuts[k - 1]), [k]) for k in kept),
                 ("new category", "", [new])]
@@ -273,3 +275,56 @@ class DaySummaries:
             if s.kind == "new category":
                 values[:, i] = new[:, at(s.column)]/np.maximum(rows[:, i], 1)
         return values, rows
+
+# %% ../nbs/07d_day_summaries.ipynb #0675b215
+def variance_growth(days: int, phi: Any) -> np.ndarray:
+    """How much more the mean of consecutive days strays because one resembles the next.
+
+    Parameters
+    ----------
+    days : int
+        How many days are averaged.
+    phi : float or array of float
+        The correlation of a day with the next, 0 or above and below 1.
+
+    Returns
+    -------
+    ndarray of float
+        The factor on the variance, 1 for independent days.
+
+    Examples
+    --------
+    >>> from mlscale.day_summaries import variance_growth
+    >>> [round(float(variance_growth(w, .5)), 2) for w in (1, 2, 32)]
+    [1.0, 1.5, 2.88]
+    """
+    phi = np.asarray(phi, float)
+    return (1 + phi)/(1 - phi) - 2*phi*(1 - phi**days)/(days*(1 - phi)**2)
+
+# %% ../nbs/07d_day_summaries.ipynb #c3504932
+def all_above(days: Any, window: Any, reference: int) -> np.ndarray:
+    """The probability that so many days of a window are above all days of the reference.
+
+    Parameters
+    ----------
+    days : float or array of float
+        How many of the window's days are above.
+    window : float or array of float
+        Days in the window.
+    reference : int
+        Days in the reference.
+
+    Returns
+    -------
+    ndarray of float
+        If all days are exchangeable; 1 for no day.
+
+    Examples
+    --------
+    >>> from mlscale.day_summaries import all_above
+    >>> [round(1/float(all_above(r, 4, 60))) for r in (1, 2, 4)]   # one in
+    [16, 336, 635376]
+    """
+    days, window = np.minimum(days, window), np.asarray(window, float)
+    ways = lambda n: special.gammaln(n + 1) - special.gammaln(n - days + 1)
+    return np.exp(ways(window) - ways(reference + window))

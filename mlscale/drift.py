@@ -10,11 +10,11 @@ __all__ = ['bin_counts', 'ks_distance', 'ks_test', 'outer_edges', 'quantile_edge
            'ExpectedPerformance', 'drift_effects', 'expected_log_losses', 'expected_performance', 'surprise',
            'TwoSampleResult', 'two_sample_classifier']
 
-# %% ../nbs/07_drift.ipynb #bb98edff
+# %% ../nbs/07_drift.ipynb #618560d1
 from .bins import bin_counts, ks_distance, ks_test, outer_edges, quantile_edges, rounding
 from .change_alarm import Change, ChangeAlarm, critical_values, day_baseline
-from .change_alarm import variance_growth, window_scores
-from .day_summaries import DaySummaries, bin_scores, score_moments
+from .change_alarm import window_scores
+from .day_summaries import DaySummaries, bin_scores, score_moments, variance_growth
 from .drift_monitor import FLOOR, DriftMonitor, Finding, distances, psi
 from .drift_monitor import resampled_distances, thresholds
 from .drift_reference import FORMAT, Reference

@@ -298,7 +298,7 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     return Finding(name, worst.distance, worst[limit], "distance", at, len(drifted) > 0,
                    f"{len(drifted)} of {len(report)} columns drifted; furthest: {names}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #52defe7f
+# %% ../nbs/07c_drift_monitor.ipynb #bcf50ebf
 def _window_days(checks_per_year: float) -> int:
     "Whole days between two checks."
     return max(1, round(365.25/number(checks_per_year, "checks_per_year", above=0, high=366)))
@@ -307,8 +307,7 @@ def _least_rows(min_rows: int | None, reference: Reference, window_days: int) ->
     "Windows with fewer rows are not judged."
     if min_rows is not None: return whole(min_rows, "min_rows", low=1)
     if not reference.has_days: return 30
-    half = int(reference.total[0].sum()/len(reference.counts)*window_days/2)
-    return whole(half, "min_rows", low=1)
+    return max(int(reference.total[0].sum()/len(reference.counts)*window_days/2), 1)
 
 def _check_windows(days: int, blocks: int, alpha: float) -> None:
     "Refuse a rate that drawn windows cannot show."
@@ -336,6 +335,13 @@ def _settings(reference: Reference, alarms: float, checks: float, block_days: in
     whole(block_days, "block_days", low=1, high=days)
     if reference.has_days: _check_windows(days, -(-window//settings["block_days"]), alarms/checks)
     return settings
+
+def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
+    "The counts of a window, if they can be this reference's."
+    counts = np.array(stored, int)
+    if counts.shape == reference.total.shape and (counts >= 0).all(): return counts
+    raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
+                     f"{reference.total.shape}")
 
 # %% ../nbs/07c_drift_monitor.ipynb #afc4253a
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
@@ -403,7 +409,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #3b92e4c4
+# %% ../nbs/07c_drift_monitor.ipynb #351fd8a0
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -620,7 +626,7 @@ class DriftMonitor:
         """
         d = check_state(d, "DriftMonitor", FORMAT)
         out = cls(Reference.from_dict(d["reference"]), **d["settings"])
-        out.counts = np.array(d["counts"], int)
+        out.counts = _counts_of(out.reference, d["counts"])
         out._thresholds = {int(n): np.array(t) for n, t in d["thresholds"].items()
                            if out.reference.has_days and d["format"] == FORMAT}
         return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DutyReport', 'duty_report']
 
-# %% ../nbs/08j_duty_report.ipynb #8d6e287d
+# %% ../nbs/08j_duty_report.ipynb #5315c0c0
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from .arguments import whole
 from .data import MATURE
-from .drift_monitor import utc_moment
+from .drift_monitor import Finding, utc_moment
 from .log_archive import as_of, read_log
 from .prediction_log import Log, existing_log
-from .storage import replacing
+from .storage import replacing, without_password
 from .watchdog import arrivals
 
-# %% ../nbs/08j_duty_report.ipynb #1dca7ef7
+# %% ../nbs/08j_duty_report.ipynb #48764e07
 def _judged(rows: pd.DataFrame) -> dict[str, float]:
     "What was expected of mature rows, what happened, and how far that is apart."
     y, p, w = (rows[c].to_numpy(float) for c in ("label", "prediction", "weight"))
@@ -33,18 +33,18 @@ def _judged(rows: pd.DataFrame) -> dict[str, float]:
     if not np.isin(y, (0, 1)).all() or not ((p >= 0) & (p <= 1)).all():   # numbers
         return out | {"loss": np.average(np.abs(y - p), weights=w), "z": np.nan}
     given = np.clip(np.where(y == 1, p, 1 - p), 1e-15, 1)
-    luck = np.sqrt((w**2*p*(1 - p)).sum())
+    apart, luck = (w*(y - p)).sum(), np.sqrt((w**2*p*(1 - p)).sum())
     return out | {"loss": np.average(-np.log(given), weights=w),
-                  "z": (w*(y - p)).sum()/luck if luck else np.nan}
+                  "z": apart/luck if luck else np.copysign(np.inf, apart) if apart else np.nan}
 
 def _by(rows: pd.DataFrame, mature: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     "How many predictions there are in each group, and what is judged of them."
-    found = dict(list(mature.groupby(list(keys))))
+    found = dict(list(mature.groupby(list(keys), dropna=False)))
     return pd.DataFrame([{**dict(zip(keys, key)), "predictions": len(some),
                           **_judged(found.get(key, mature[:0]))}
-                         for key, some in rows.groupby(list(keys))])
+                         for key, some in rows.groupby(list(keys), dropna=False)])
 
-# %% ../nbs/08j_duty_report.ipynb #d0390614
+# %% ../nbs/08j_duty_report.ipynb #9ce484b8
 @dataclass(frozen=True, repr=False)
 class DutyReport:
     """What a person on duty wants to know first.
@@ -82,7 +82,7 @@ class DutyReport:
 
     @property
     def first(self) -> list[str]:
-        "What stands out, in sentences; the worst first."
+        "What stands out, in sentences: what has stopped arriving, then who is off."
         out = []
         for what, (age, _) in self.arrivals.items():
             if np.isinf(age): out.append(f"no {what[:-1]} is in the log")
@@ -92,6 +92,15 @@ class DutyReport:
                 out.append(f"{v.model} version {v.version} is off: {v.happened:.3f} happened where "
                            f"{v.expected:.3f} was expected ({v.z:+.1f} standard deviations)")
         return out
+
+    @property
+    def findings(self) -> list[Finding]:
+        "The same as numbers, for a register of alerts."
+        aged = [Finding(f"age of {what}", age/60, 60., "min", self.at, age > 3600)
+                for what, (age, _) in self.arrivals.items()]
+        return aged + [Finding(f"{v.model} version {v.version}", abs(v.z), 4.,
+                               "standard deviations", self.at, abs(v.z) > 4)
+                       for v in self.versions.itertuples() if not np.isnan(v.z)]
 
     def __repr__(self) -> str:
         return (f"DutyReport({self.name}, {self.at:%Y-%m-%d %H:%M} UTC; "
@@ -123,7 +132,7 @@ class DutyReport:
         with replacing(path) as new: new.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/08j_duty_report.ipynb #befd8afd
+# %% ../nbs/08j_duty_report.ipynb #77a201f3
 def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> DutyReport:
     """Look at a log as a person on duty would.
 
@@ -159,7 +168,7 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> Dut
     seen = as_of(rows, moment.isoformat())
     seen["day"] = seen["at"].dt.floor("D")
     mature = seen[(seen["at"] <= moment - pd.Timedelta(wait)) & (seen.weight > 0)]
-    name = str(getattr(log, "where", log)).rsplit("@", 1)[-1]   # a database's password is not told
+    name = without_password(getattr(book, "where", book))
     by_day = _by(rows, mature, ["day"])
     return DutyReport(Path(name).name, moment, arrivals(book, moment),
                       _by(rows, mature, ["model", "version"]), by_day[::-1])

@@ -164,7 +164,7 @@ def surprise(y: Any, p: Any) -> np.ndarray:
     """
     return log_losses(y, p) - expected_log_losses(p)
 
-# %% ../nbs/07h_label_free.ipynb #d9129925
+# %% ../nbs/07h_label_free.ipynb #62f6e029
 def _sample(table: pd.DataFrame, rows: int, rng: np.random.Generator) -> pd.DataFrame:
     return table.iloc[rng.integers(len(table), size=rows)].reset_index(drop=True)
 
@@ -210,6 +210,7 @@ def drift_effects(predict: Callable[[pd.DataFrame], Any], X: pd.DataFrame, refer
     for table, what in ((X, "X"), (reference, "reference")):
         check_names(list(table.columns), columns, what, more=True)
         if not len(table): raise ValueError(f"{what}: no rows; at least one")
+    if not columns: raise ValueError("columns: none; name at least one")
     rows, rng = whole(rows, "rows", low=100), np.random.default_rng(whole(seed, "seed"))
     now, own, old = (_sample(t, rows, rng) for t in (X, X, reference))
     tables = [now.assign(**{c: source[c]}) for c in columns for source in (own, old)]

@@ -14,7 +14,7 @@ import numpy as np
 from .arguments import column_of_floats, number, whole
 from .drift_monitor import check_state
 
-# %% ../nbs/08a_latency_sketch.ipynb #cac53baf
+# %% ../nbs/08a_latency_sketch.ipynb #f44857cc
 FORMAT = 1
 SMALLEST = 1e-6   # milliseconds; what is shorter, zero too, counts as this nanosecond
 
@@ -140,7 +140,7 @@ class LatencySketch:
         ValueError
             If no request was counted: no latency is not a low one.
         """
-        rank = max(math.ceil(number(q, "q", low=0, high=1)*self.n), 1)
+        rank = max(math.ceil(round(number(q, "q", low=0, high=1)*self.n, 9)), 1)   # .07*100 is more
         if not self.n:
             raise ValueError(f"quantile: no latency is known ({self.unmeasured:,} were not "
                              "measured); find out what stopped arriving")

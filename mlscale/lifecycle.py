@@ -215,7 +215,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #ab5991f7
+# %% ../nbs/12_lifecycle.ipynb #679ec4b8
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."
@@ -229,7 +229,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _begun(folder: Path, **how: Any) -> System:
     "The system of a run: as it was saved last; launched if it never was."
-    if (folder/"checkpoints").exists(): return reopen(folder, **how)
+    if any(c.name.isdigit() for c in folder.glob("checkpoints/*")): return reopen(folder, **how)
     if folder.exists(): shutil.rmtree(folder)   # a launch that was cut short
     return launch(folder, **how)
 

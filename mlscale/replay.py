@@ -24,7 +24,7 @@ from .policy import HOLDOUT, LEARN_FROM, RETRAIN_EVERY, compare_on
 from .system import END, START, WEEK
 from .world import World
 
-# %% ../nbs/12f_replay.ipynb #08eed3f5
+# %% ../nbs/12f_replay.ipynb #d3f83e87
 RETRAIN = ("never", "monthly", "eight weeks", "estimated harm", "measured harm")
 CHECK = ("none", "week", "canary", "shadow")
 
@@ -35,8 +35,8 @@ class Rules:
     Parameters
     ----------
     retrain : str
-        When a challenger is trained: "never", "monthly", "eight weeks"; "measured harm": if the
-        loss of a week is above its threshold, or eight weeks have passed; "estimated harm": the
+        When a challenger is trained: "never", "monthly", "eight weeks"; "measured harm": when
+        an alert about the loss opens, or eight weeks have passed; "estimated harm": the
         same with the loss that the scores themselves expect, which needs no labels.
     left_alone : bool
         Whether a random share of the wanted flights is left alone, and only flights left alone
@@ -297,7 +297,7 @@ def surely_worse(differences: np.ndarray, held_out: np.ndarray, *, alpha: float 
     edge = wider*np.std(held_out, ddof=1)*_edge(len(differences), alpha, days)
     return bool(np.sum(differences) > edge)
 
-# %% ../nbs/12f_replay.ipynb #5404516d
+# %% ../nbs/12f_replay.ipynb #89ae7490
 Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]
 
 def _expected(p: np.ndarray) -> np.ndarray:
@@ -315,7 +315,7 @@ class _Loop:
         self.decisions, self.weeks = list[Decision](), list[dict]()
         self.trial: dict | None = None
         self.open, self.trained_at, self.taken_back = False, START, set[int]()
-        self.champion = self.before = self.train(START, START, self.offline)
+        self.champion = self.before = self.train(START, START, self.offline)[0]
         losses = [self.backtest(month) for month in pd.to_datetime(["2013-02-01", "2013-03-01"],
                                                                    utc=True)]
         self.monitor = PerformanceMonitor(np.concatenate(losses))
@@ -324,36 +324,38 @@ class _Loop:
         self.decisions.append(Decision(at, kind, version, evidence))
 
     def train(self, now: pd.Timestamp, until: pd.Timestamp, X: pd.DataFrame) -> tuple:
-        "A new version, its score for every flight as served, and as the table `X` has it."
+        """A new version with its scores of all flights as served and as the offline table has them,
+        and its scores on the table `X`."""
         rows = self.record.known(now, LEARN_FROM, until)
         model = self.fit(X.iloc[rows], self.record.label[rows], self.record.weight[rows])
-        self.versions += 1
-        served = model(self.X)
-        return self.versions, served, served if X is self.X else model(X)
+        self.versions, served = self.versions + 1, model(self.X)
+        offline = served if self.offline is self.X else model(self.offline)
+        return (self.versions, served, offline), offline if X is self.offline else model(X)
 
     def backtest(self, month: pd.Timestamp) -> list[float]:
         "The weekly losses of four weeks, of a model trained on what was known before."
-        p = self.train(month, month, self.offline)[2]
+        p = self.train(month, month, self.offline)[1]
         self.versions -= 1
         weeks = [month + k*WEEK for k in range(4)]
         rows = [self.record.known(START + MATURE, week, week + WEEK) for week in weeks]
         if self.rules.retrain == "estimated harm": return [_expected(p[r]).mean() for r in rows]
         return [log_losses(self.record.label[r], p[r]).mean() for r in rows]
 
-# %% ../nbs/12f_replay.ipynb #438d3b91
+# %% ../nbs/12f_replay.ipynb #cce6b52b
 def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> None:
     "Train a challenger and, if it passes the gate, let it begin."
     record, rules = loop.record, loop.rules
-    challenger = version, _, new = loop.train(now, now - HOLDOUT, X)
-    old = loop.champion[2]
+    challenger, new = loop.train(now, now - HOLDOUT, X)
+    version, old = challenger[0], loop.champion[2]   # the champion as the offline table has it
     rows, loop.trained_at = record.known(now, now - HOLDOUT, now), now
     loop.note(now, "train", version, **why)
     held_out = pd.DataFrame({"day": record.day[rows], "label": record.label[rows],
                              "weight": record.weight[rows]})
     c = compare_on(held_out, new[rows], old[rows], "held-out flights")
     found = {"difference": c.difference, "low": c.low, "high": c.high, "flights": len(rows)}
-    if rules.gate and c.high >= 0: return loop.note(now, "refuse", version, **found)
     if rules.check == "canary": rows = rows[_routed(loop, rows)]
+    few = len(np.unique(record.day[rows])) < 5   # to know how days stray
+    if few or rules.gate and c.high >= 0: return loop.note(now, "refuse", version, **found)
     days = daily_differences(new[rows], old[rows], record.label[rows], record.weight[rows],
                              record.day[rows])
     loop.trial = {"model": challenger, "since": now, "held_out": days}
@@ -459,7 +461,7 @@ def _write_week(loop: _Loop, week: pd.Timestamp) -> None:
                        "acted": int(acted.sum()), "saved": cost(np.zeros_like(acted)) - cost(acted),
                        "version": record.version[rows]})
 
-# %% ../nbs/12f_replay.ipynb #7ef29f9a
+# %% ../nbs/12f_replay.ipynb #62893af8
 def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit: Fit,
            leaky: pd.DataFrame | None = None, bad_release: pd.Timestamp | None = None,
            until: pd.Timestamp = END) -> Replay:
@@ -504,10 +506,13 @@ def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit:
         raise ValueError(f"bad_release={bad_release}: give leaky, the table it is trained on")
     mondays = pd.date_range(START, until - WEEK, freq=WEEK)
     if not len(mondays): raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}")
+    if bad_release is not None and bad_release not in mondays[2:]:
+        raise ValueError(f"bad_release={bad_release}: a Monday, UTC, two weeks or more after "
+                         f"{START:%Y-%m-%d} and before {until:%Y-%m-%d}")
     columns = [c for c in features if c not in ("event_timestamp", "late", "label_time")]
     loop = _Loop(world, features, columns, rules, fit, None if bad_release else leaky)
     for monday in mondays:
-        if monday == bad_release and loop.trial is None:
+        if monday == bad_release:   # whatever is on trial waits for another day
             assert leaky is not None
             _challenge(loop, monday, {"why": "the features' job was rewritten"}, leaky[columns])
         for day in pd.date_range(monday, periods=7):

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
-# %% ../nbs/06j_server.ipynb #aa3cc4c2
+# %% ../nbs/06j_server.ipynb #9459c3cb
 from .arguments import one_of, whole
 from .hot_swap import ReloadingModel
 from .limits import COUNTS, PATIENCE, Door, ServiceMetrics, read_keys, refusal
@@ -37,10 +37,10 @@ from .log_writer import MODES
 from .pointer import PRODUCTION
 from .rollout import check_rollout
 from .service import create_app
-from .storage import needs
+from .storage import needs, without_password
 if TYPE_CHECKING: from fastapi.responses import JSONResponse
 
-# %% ../nbs/06j_server.ipynb #eec3bdf4
+# %% ../nbs/06j_server.ipynb #5033fc28
 def _named(columns: Sequence[str], most: int = 6) -> str:
     "How many columns there are, and the first of them."
     some = ", ".join(columns[:most])
@@ -66,7 +66,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
     if share := options.get("canary"): lines.append(f"  canary   {share:.3g} of the units")
     if options.get("shadow"): lines.append("  shadow   a copy of each question")
     mode = options.get("mode", "durable")
-    where = re.sub(r"//[^/@]*@", "//...@", str(log)) if log else ""   # a URL may hold a password
+    where = without_password(log) if log else ""
     if features := options.get("features"): lines.append(f"  features {features}")
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]

@@ -16,7 +16,9 @@ from .arguments import column_of_floats, number, one_of
 from .alerts import SEVERITIES
 from .drift_monitor import Finding, check_state, utc_moment
 
-# %% ../nbs/08h_slo.ipynb #3de721d9
+# %% ../nbs/08h_slo.ipynb #eb1b1b87
+_STEP = pd.Timedelta("5min")
+
 @dataclass(frozen=True)
 class BurnRule:
     """Rings when the budget is spent too fast over a long window, and still is over a short one.
@@ -44,6 +46,9 @@ class BurnRule:
     def __post_init__(self) -> None:
         for name in ("long", "short"):
             object.__setattr__(self, name, _duration(getattr(self, name), name))
+            if getattr(self, name) % _STEP:
+                raise ValueError(f"{name}={getattr(self, name)}: a multiple of five minutes, in "
+                                 "which events are counted")
         if self.short >= self.long:
             raise ValueError(f"short={self.short}: shorter than long={self.long}")
         number(self.share, "share", above=0, high=1)
@@ -74,9 +79,8 @@ def _duration(x: Any, name: str) -> pd.Timedelta:
 WORKBOOK = (BurnRule("1h", "5min", .02, "critical"), BurnRule("6h", "30min", .05, "critical"),
             BurnRule("3d", "6h", .1))
 
-# %% ../nbs/08h_slo.ipynb #2875304c
+# %% ../nbs/08h_slo.ipynb #e6458796
 FORMAT = 1
-_STEP = pd.Timedelta("5min")
 
 def _steps(known_at: Any) -> np.ndarray:
     "The five minutes that end after each moment, as whole numbers."
@@ -84,6 +88,8 @@ def _steps(known_at: Any) -> np.ndarray:
     if times.tz is None or times.isna().any():
         raise ValueError("known_at: times with a zone, none missing; what has no time cannot be "
                          "used, for nobody can say when it was known")
+    if len(times) and times.max() > pd.Timestamp.now("UTC") + pd.Timedelta("1D"):
+        raise ValueError(f"known_at: {times.max()} is still to come; nothing is known before")
     return -(-times.tz_convert("UTC").as_unit("ns").asi8//_STEP.value)
 
 def _counted(known_at: Any, bad: Any, weights: Any) -> dict[int, np.ndarray]:
@@ -306,7 +312,7 @@ class SLO:
         for step, bad, n in d["counts"]: out._counts[int(step)] = np.array([bad, n], float)
         return out
 
-# %% ../nbs/08h_slo.ipynb #a978e58c
+# %% ../nbs/08h_slo.ipynb #f37ac552
 def _words(x: pd.Timedelta) -> str:
     "A duration as people write it."
     for unit, name in (("1D", "d"), ("1h", "h"), ("1min", "min")):
@@ -321,5 +327,5 @@ def _finding(slo: SLO, rule: BurnRule, at: Any) -> Finding:
     none = " (no event)" if np.isnan(short) else ""
     evidence = (f"{long:.2f} over {_words(rule.long)}, {short:.2f} over {_words(rule.short)}{none};"
                 f" {slo.remaining(at):.0%} of the budget is left")
-    return Finding(f"{slo.name}: {rule.share:.0%} of the budget in {_words(rule.long)}", burn,
-                   factor, "times the budget", at, burn > factor, evidence)
+    name = f"{slo.name}: {rule.share:.3g} of the budget in {_words(rule.long)}"
+    return Finding(name, burn, factor, "times the budget", at, burn > factor, evidence)

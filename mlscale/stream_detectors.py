@@ -297,7 +297,7 @@ def _forget(levels: list[list[list[float]]]) -> None:
     del levels[-1][0]
     while not levels[-1] and len(levels) > 1: levels.pop()
 
-# %% ../nbs/07f_stream_detectors.ipynb #9b56dc78
+# %% ../nbs/07f_stream_detectors.ipynb #b5c2150b
 class Adwin:
     """Keeps the newest values as long as they look alike, and notices when they do not.
 
@@ -429,8 +429,10 @@ class Adwin:
         in_level = partial(number, name="levels", low=0)
         out.levels = [[[in_level(total, high=2**i), in_level(squares, high=2**i)]
                        for total, squares in level] for i, level in enumerate(d["levels"])]
-        if not out.levels or max(map(len, out.levels)) > PIECES:
-            raise ValueError(f"levels: 1 or more, with at most {PIECES} pieces each")
+        if not out.levels or max(map(len, out.levels)) > PIECES or out.levels[1:] and not (
+                out.levels[-1]):
+            raise ValueError(f"levels: 1 or more, with at most {PIECES} pieces each, the last not "
+                             "empty")
         out.n = whole(d["n"], "n", low=out.width)
         out.drift_detected = bool(d["drift_detected"])
         return out

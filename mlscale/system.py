@@ -45,14 +45,15 @@ def _with_times(rows: list[dict]) -> list[dict]:
     as_was = lambda key, value: pd.Timestamp(value) if key in ("at", "week") else value
     return [{key: as_was(key, value) for key, value in row.items()} for row in rows]
 
-# %% ../nbs/12c_system.ipynb #00def6c0
+# %% ../nbs/12c_system.ipynb #a9b9a64e
 def _numbers(folder: Path) -> list[int]:
     "The checkpoints that are whole; one that is being written has a hidden name."
     return sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
 
 def _link(source: str, to: str) -> None:
     "A second name for a bundle's file, since bundles never change; a copy of others."
-    if Path(source).parent.name.isdigit():
+    number, tree = Path(source).parent.name, Path(source).parts[-4:-3]   # tree/name/number/file
+    if number.isdigit() and tree and tree[0] in ("bundles", "artifacts"):
         try: return os.link(source, to)
         except OSError: pass   # this file system has no links
     shutil.copyfile(source, to)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TwoSampleResult', 'two_sample_classifier']
 
-# %% ../nbs/07g_two_sample_classifier.ipynb #840f5310
+# %% ../nbs/07g_two_sample_classifier.ipynb #3af6649f
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .arguments import check_names, data_frame, numeric_rows, whole
+from .drift_reference import checked_days
 
 # %% ../nbs/07g_two_sample_classifier.ipynb #4215c8de
 def _terms(rows: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -58,7 +59,7 @@ class _Folds:
                  for (learn, _, x), w in zip(self.halves, weights)]
         return float(np.mean(found)), np.mean(weights, axis=0)
 
-# %% ../nbs/07g_two_sample_classifier.ipynb #680f27d1
+# %% ../nbs/07g_two_sample_classifier.ipynb #70d9889f
 @dataclass(frozen=True)
 class TwoSampleResult:
     """What a classifier could tell of two tables.
@@ -89,12 +90,6 @@ class TwoSampleResult:
     def __repr__(self) -> str:
         return (f"TwoSampleResult(AUC {self.auc:.3f}, p = {self.p_value:.2g} of {self.deals} deals "
                 f"of days; most used: {', '.join(self.terms.index[:2])})")
-
-def _days(days: Any, rows: int, what: str) -> np.ndarray:
-    days = np.asarray(days)
-    if days.shape != (rows,) or pd.isna(days).any():
-        raise ValueError(f"{what}: one day for each of the {rows} rows, none missing")
-    return pd.factorize(days)[0]
 
 def _deal(is_now: np.ndarray, half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "Days dealt anew within each half, so that each keeps its number of days of now."
@@ -145,9 +140,10 @@ def two_sample_classifier(before: Any, now: Any, *, days_before: Any, days_now: 
     """
     before, now = data_frame(before, "before"), data_frame(now, "now")
     names = [str(c) for c in before.columns]
+    if not names: raise ValueError("before: no columns; at least one")
     check_names([str(c) for c in now.columns], names, "now")
     rows = np.vstack([numeric_rows(t, names, w) for t, w in ((before, "before"), (now, "now"))])
-    old, new = (_days(d, len(t), w) for d, t, w in
+    old, new = (pd.factorize(checked_days(d, len(t), w))[0] for d, t, w in
                 ((days_before, before, "days_before"), (days_now, now, "days_now")))
     n_old, n_new = (len(np.unique(d)) for d in (old, new))
     if min(n_old, n_new) < 8:

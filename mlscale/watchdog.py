@@ -205,7 +205,7 @@ class MonitorMetrics:
         server, _ = start_http_server(port, host, self.registry)
         return f"http://{host}:{server.server_port}/metrics"
 
-# %% ../nbs/08i_watchdog.ipynb #30ad52bd
+# %% ../nbs/08i_watchdog.ipynb #fc1423c3
 _REFUSED = 'sum(rate(mlscale_requests_total{{status=~"5.."}}[{window}]))'
 _RULES = (   # name, what must be true, severity, what it means, what to do first
     ("MlscaleServiceDown", 'up{{job="mlscale"}} == 0', "critical",
@@ -216,8 +216,9 @@ _RULES = (   # name, what must be true, severity, what it means, what to do firs
     ("MlscaleSlow", "histogram_quantile(0.99, sum by (le) "
      "(rate(mlscale_request_seconds_bucket[{window}]))) > {slow}", "warning",
      "One request in a hundred is slow.", "Compare mlscale_requests_in_progress and loop lag."),
-    ("MlscaleNobodyAsks", "sum(increase(mlscale_predictions_total[{silent}])) == 0", "warning",
-     "No prediction was asked for.", "Is the client up? An idle night is no reason to ring."),
+    ("MlscaleNobodyAsks", "(sum(increase(mlscale_predictions_total[{silent}])) or vector(0)) == 0",
+     "warning", "No prediction was asked for.",
+     "Is the client up? An idle night is no reason to ring."),
     ("MlscaleUnlogged", "sum(increase(mlscale_unlogged_predictions_total[{window}])) > 0",
      "critical", "Answers are given and not recorded.", "Is the disk of the log full?"),
     ("MlscaleLogLag", "max(mlscale_log_lag_seconds) > 30", "warning",

@@ -150,3 +150,14 @@ def test_rules_that_make_no_sense_are_refused():
         with pytest.raises(ValueError, match=next(iter(wrong))): Rule(**wrong)
     with pytest.raises(TypeError, match="causes"): Rule(causes="age")
     assert dataclasses.replace(Rule(), causes=["a"]).causes == ("a",)
+
+
+def test_who_takes_it_on_by_a_clock_that_is_ahead_of_the_data_survives_a_restart():
+    told = []
+    alerts = Alerts(notify=lambda alert: told.append(alert.id))
+    alerts.update(found(0))
+    alerts.acknowledge("age", by="Ann", at=at(40))
+    alerts.acknowledge("age", by="Bob", at=at(41))
+    assert alerts.update(found(30, False)).state == "resolved"
+    assert Alerts.from_dict(json.loads(json.dumps(alerts.to_dict()))).history == alerts.history
+    assert len(set(told)) == len(told) == 4

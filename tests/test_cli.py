@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 import mlscale
 from mlscale.artifacts import load_bundle, save
-from mlscale.cli import _follow, diagnose, main, parser
+from mlscale.cli import _follow, _judge, diagnose, main, parser
 from mlscale.data import MATURE
 from mlscale.duty_report import duty_report
 from mlscale.monitoring import MonitorMetrics, labelled, record_actions, record_outcome, record_outcomes
@@ -351,6 +351,8 @@ def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_pa
         told = [child.stdout.readline() for _ in range(2)]   # the prediction may be seen a round before its outcome
         while not told[-1].startswith("111 predictions"): told.append(child.stdout.readline())
         assert len(told) <= 7 and told[0].endswith("UTC\n") and "On duty: log.db" in page.read_text()
+        numbers = urlopen(url, timeout=30).read().decode()   # the log is of 2013, so nothing has arrived for years, and that is an alert
+        assert 'mlscale_monitor_open_alerts{severity="critical",state="firing"} 0.0' not in numbers and 'mlscale_monitor_finding{name="age of predictions"}' in numbers
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     finally: child.kill()
@@ -359,10 +361,18 @@ def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_pa
 
 def test_a_round_that_fails_is_said_and_counted_and_the_next_one_goes_on(log, monkeypatch, capsys):
     rounds, metrics = iter([OSError("the disk is gone"), None, KeyboardInterrupt()]), MonitorMetrics()
-    def look(words, where, numbers, before):
+    def look(words, where, numbers, alerts, before):
         if (what := next(rounds)) is not None: raise what
         return before
     monkeypatch.setattr("mlscale.cli._round", look)
     words = parser().parse_args(["monitor", str(log), "--follow", "--every", ".01"])
     assert _follow(words, str(log), metrics) == 0 and "this round failed: the disk is gone" in capsys.readouterr().err
     assert b'mlscale_monitor_rounds_total{how="failed"} 1.0' in metrics.text()
+
+
+def test_a_password_is_not_printed(log, capsys, monkeypatch):
+    monkeypatch.setattr("mlscale.outcomes.labelled", lambda log, at: pd.DataFrame({"at": pd.to_datetime([], utc=True), "weight": [], "model": [], "version": []}))
+    words = parser().parse_args(["monitor", "postgresql://me:SECRET@db/x?sslpassword=SECRET"])
+    _judge(words, pd.Timestamp("2013-05-03", tz="UTC"), words.log)
+    said = capsys.readouterr().out
+    assert "mlscale outcomes FILE postgresql://...@db/x" in said and "SECRET" not in said

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from mlscale.bins import listed, plot_distances
-from mlscale.drift import DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
+from mlscale.drift import ChangeAlarm, DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
 
 M = 40   # rows a day
 
@@ -228,3 +228,83 @@ def test_a_column_that_may_not_ring_is_drawn_after_those_that_do():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["rings", "far"] and ax.get_xlim()[1] < 1.1
     assert listed(report.index) == "far, rings, near" and listed(report.index, 1) == "far and 2 more" and listed([]) == ""
     plt.close("all")
+
+
+# ---- what a reader of the code found
+
+def temperatures(days, rows=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({"temp": rng.normal(60, 15, days*rows)}), np.repeat(np.arange(days), rows)
+
+@pytest.mark.parametrize("filling", [9.96921e36, 1e20, -1e17])
+def test_one_filling_in_the_reference_blinds_no_column(filling):
+    X, days = temperatures(60)
+    X.loc[7, "temp"] = filling
+    week, _ = temperatures(7, seed=1)
+    monitor = DriftMonitor(Reference.fit(X, days=days), false_alarms_per_year=1)
+    assert not monitor.update(week).drift_detected and monitor.reset().update((week - 32)/1.8).drift_detected
+    assert ks_test(X.temp, (week.temp - 32)/1.8)[0] > .5
+
+def rings_after(reference, days):
+    alarm = ChangeAlarm(reference, false_alarms_per_year=2)
+    for n, day in enumerate(days, 1000):
+        if alarm.update(day).end_day(n): return n - 999
+
+def test_a_day_cut_short_in_the_reference_does_not_deafen():
+    X, days = temperatures(61, 1000)
+    keep = (days > 0) | (np.arange(len(days)) < 1)   # of the first day one row is left
+    live = [temperatures(1, 1000, seed=s)[0] + 3 for s in range(5, 35)]
+    assert rings_after(Reference.fit(X[keep], days=days[keep]), live) <= rings_after(Reference.fit(X[days > 0], days=days[days > 0]), live) + 1
+
+def test_recent_days_and_windows_must_fit_the_reference():
+    X, days = temperatures(60)
+    reference = Reference.fit(X, days=days)
+    with pytest.raises(ValueError, match="recent_days=55: at most 52"): ChangeAlarm(reference, false_alarms_per_year=2, recent_days=55)
+    alarm = ChangeAlarm(reference, false_alarms_per_year=2, recent_days=52)
+    assert alarm.update(X[:200]).end_day(60) == ()
+
+def test_references_merged_in_any_order_have_one_digest_and_their_monitors_merge():
+    rng = np.random.default_rng(3)
+    X, days = pd.DataFrame({"c": rng.choice([f"c{i}" for i in range(60)], 6000, p=np.arange(60, 0, -1)/1830)}), np.repeat(np.arange(60), 100)
+    empty = Reference.fit(X, days=days).empty()
+    half = [empty.update(X[part], days=days[part]) for part in (days % 2 == 0, days % 2 == 1)]
+    one, other = half[0].merge(half[1]), half[1].merge(half[0])
+    assert one.digest == other.digest
+    DriftMonitor(one, false_alarms_per_year=20).merge(DriftMonitor(other, false_alarms_per_year=20))
+
+def test_a_rare_third_category_does_not_hide_the_other_two():
+    rng, days = np.random.default_rng(4), np.repeat(np.arange(60), 200)
+    X = pd.DataFrame({"carrier": rng.choice(["AA", "UA"], 12_000)})
+    reference = Reference.fit(X, days=days).empty().update(X.assign(carrier=X.carrier.where(X.index != 5, "ZZ")), days=days)
+    assert rings_after(reference, [pd.DataFrame({"carrier": rng.choice(["AA", "UA"], 200, p=[.97, .03])}) for _ in range(10)]) in (1, 2)
+
+def test_a_change_alarm_that_hears_nothing_does_not_say_that_all_is_well_and_a_day_is_closed_once():
+    X, days = temperatures(60)
+    alarm, at = ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2), pd.Timestamp("2013-05-01", tz="UTC")
+    with pytest.raises(ValueError, match="0 judged"): alarm.finding(at)
+    alarm.update(X[:200]).end_day(60)
+    assert not alarm.finding(at)
+    with pytest.raises(ValueError, match="closed before"): alarm.update(X[:200]).end_day(60)
+    alarm = ChangeAlarm.from_dict(json.loads(json.dumps(alarm.to_dict())))
+    alarm.counts[:] = 0
+    alarm.end_day(61)
+    with pytest.raises(ValueError, match="1 days in a row"): alarm.finding(at)
+
+def test_days_as_floats_keep_their_order_and_days_of_two_kinds_are_refused():
+    X, _ = temperatures(12, 10)
+    reference = Reference.fit(X, days=np.repeat(np.arange(12.), 10))
+    assert reference.labels == tuple(range(12))
+    with pytest.raises(ValueError, match="days are numbers"): reference.update(X[:10], days=["2013-01-01"]*10)
+
+def test_states_that_nobody_wrote_are_refused():
+    X, days = temperatures(60)
+    reference = Reference.fit(X, days=days)
+    alarm, monitor = ChangeAlarm(reference, false_alarms_per_year=2).to_dict(), DriftMonitor(reference, false_alarms_per_year=2).to_dict()
+    for change in ({"age": alarm["age"][:-1]}, {"counts": [[-1]*len(alarm["counts"][0])]*len(alarm["counts"])}, {"judged": "3"}, {"values": [[0.]]}, {"labels": [1]}):
+        with pytest.raises(ValueError): ChangeAlarm.from_dict({**alarm, **change})
+    for counts in ([[1]], [[-5]*len(monitor["counts"][0])]):
+        with pytest.raises(ValueError, match="counts"): DriftMonitor.from_dict({**monitor, "counts": counts})
+
+def test_one_row_a_day_is_few_and_no_error_of_an_argument_that_nobody_gave():
+    X, days = temperatures(60, 1)
+    ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2)

@@ -99,3 +99,12 @@ def test_the_page_fits_a_phone_and_a_desk(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         wide, inner = done.stdout.partition("id=\"w\">")[2].partition("</p>")[0].split(" of ")
         assert int(wide) <= int(inner) == width
+
+
+def test_predictions_without_a_version_are_told_of_and_certain_ones_that_are_wrong_are_off(tmp_path):
+    at = [NOW - pd.Timedelta("3d") - i * HOUR / 20 for i in range(40)]
+    log = write(tmp_path / "a.db", at, np.ones(40), labels=np.zeros(40), version=None)
+    report = duty_report(log, NOW)
+    assert report.versions.predictions.tolist() == [40] and report.versions.z[0] == -np.inf and "is off" in report.first[-1]
+    off = report.findings[-1]
+    assert off.alarm and off.value == np.inf

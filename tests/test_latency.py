@@ -14,7 +14,7 @@ latencies = st.lists(st.one_of(st.floats(1e-6, 1e9), st.just(np.inf)), min_size=
 @settings(max_examples=200, deadline=None)
 @given(latencies, st.floats(0, 1), st.sampled_from([.001, .01, .2]))
 def test_a_quantile_is_within_the_relative_error_of_the_exact_one(ms, q, error):
-    exact = np.sort(ms)[max(int(np.ceil(q * len(ms))), 1) - 1]
+    exact = np.sort(ms)[max(int(np.ceil(round(q * len(ms), 9))), 1) - 1]
     found = LatencySketch(relative_error=error).update(ms).quantile(q)
     assert found == exact if np.isinf(exact) else abs(found / exact - 1) <= error * (1 + 1e-9)
 
@@ -85,3 +85,9 @@ def test_a_monitor_takes_the_merged_sketch_of_many_servers():
     assert finding and finding.evidence == of_all.evidence == "99th percentile of 9,000 requests" and abs(finding.value / of_all.value - 1) <= .0101
     assert monitor.check_latency(whole) is True and ModelMetrics.measure([1.], [.5], whole).latency_p99 == finding.value
     with pytest.raises(ValueError, match="no latency is known"): monitor.check_latency(LatencySketch())
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_percentile_of_a_hundred_values_is_that_value_whatever_a_product_of_floats_is(percent):
+    found = LatencySketch().update(np.arange(1., 101)).quantile(percent / 100)
+    assert abs(found / percent - 1) <= .01

@@ -157,3 +157,20 @@ def test_bad_input_is_named(world, features):
 def test_a_decision_is_plain_data_and_small_noise_of_machines_does_not_change_it():
     one, two = (Decision(BAD, "stop", 2, {"difference": np.float64(.1234567 + e), "days": np.int64(3)}) for e in (0, 1e-12))
     assert one.plain() == two.plain() == {"at": "2013-05-06", "kind": "stop", "version": 2, "evidence": {"difference": .12346, "days": 3}}
+
+
+def test_lifecycle_a_bad_release_on_a_day_that_is_no_monday_of_the_year_is_refused(world, features, leaky):
+    for wrong in (BAD + pd.Timedelta(days=1), START, pd.Timestamp("2013-05-06"), BAD + 8 * WEEK):
+        with pytest.raises((ValueError, TypeError), match="bad_release|tz"): replay(world, features, fit=rate, bad_release=wrong, leaky=leaky, until=BAD + 4 * WEEK)
+
+
+def test_lifecycle_after_a_bad_release_an_honest_challenger_can_take_over(world, features, leaky):
+    year = replay(world, features, Rules(retrain="monthly", check="none"), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 14 * WEEK)
+    assert [d.kind for d in year.decisions if d.at == BAD][-1] == "release" and any(d.kind == "release" and d.at > BAD for d in year.decisions)
+    weeks = year.weeks.set_index("week").log_loss
+    assert weeks[weeks.index[-3:]].mean() < weeks[BAD:BAD + 2 * WEEK].mean()
+
+
+def test_lifecycle_a_canary_too_small_to_be_judged_is_refused_not_a_crash(world, features, leaky):
+    year = replay(world, features, Rules(retrain="never", share=.0002), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
+    assert year.count("refuse") == 1

@@ -90,3 +90,17 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="rules"): SLO(.9, rules=[])
     with pytest.raises(ValueError, match="merged"): slo.merge(SLO(.8, rules=SLOW))
     with pytest.raises(ValueError, match="at="): slo.burn_rate("2013-09-02", "1d")
+
+
+def test_windows_that_cannot_be_counted_and_labels_from_the_future_are_refused():
+    for long, short in (("30min", "1min"), ("1h", "7min"), ("61min", "5min")):
+        with pytest.raises(ValueError, match="multiple of five minutes"): BurnRule(long, short, .1)
+    slo = SLO(.9, rules=SLOW).update(times([1, 2]), [0, 1])
+    with pytest.raises(ValueError, match="still to come"): slo.update(pd.DatetimeIndex(["2103-01-01"], tz="UTC"), [1])
+    assert "2 events seen" in repr(slo)   # nothing was forgotten for it
+
+
+def test_rules_that_differ_have_names_that_differ():
+    rules = [BurnRule("1d", "2h", share) for share in (.104, .1)]
+    slo = SLO(.9, rules=rules).update(times([1]), [0])
+    assert len({finding.name for finding in slo.findings(T0 + pd.Timedelta("1h"))}) == 2

@@ -1,14 +1,16 @@
 "A file is whole or absent, whatever happens to its writer; a lock holds between processes."
+import datetime
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+import zoneinfo
 
 import pytest
 
-from mlscale.storage import digest, home, locked, make_folder, needs, replacing
+from mlscale.storage import digest, home, iso_utc, locked, make_folder, needs, replacing
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -184,3 +186,9 @@ online_learning concept_drift rolling""".split()
 def test_the_light_core_works_where_there_are_no_file_locks(tmp_path):
     done = subprocess.run([sys.executable, "-c", WITHOUT_LOCKS, *LIGHT], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "Linux or macOS" in done.stdout, done.stderr
+
+
+def test_the_hour_that_comes_twice_is_told_apart():
+    zone = zoneinfo.ZoneInfo("America/New_York")
+    first, second = (iso_utc(datetime.datetime(2013, 11, 3, 1, 30, tzinfo=zone, fold=fold)) for fold in (0, 1))
+    assert first[11:16] == "05:30" and second[11:16] == "06:30"

@@ -79,3 +79,11 @@ def test_names_of_days_order_of_columns_and_scale_do_not_matter():
 def test_what_makes_no_sense_is_refused_by_name(change, word):
     (table, day), _ = world(np.random.default_rng(6), 10), None
     with pytest.raises(ValueError, match=word): two_sample_classifier(**{**dict(before=table, now=table, days_before=day, days_now=day), **change})
+
+
+def test_moments_are_no_days():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.standard_normal((480, 2)), columns=["a", "b"])
+    hours = pd.date_range("2013-01-01", periods=480, freq="h")
+    with pytest.raises(ValueError, match="days_now: .* is a moment"): two_sample_classifier(X, X, days_before=hours.floor("D"), days_now=hours)
+    with pytest.raises(ValueError, match="no columns"): two_sample_classifier(X[[]], X[[]], days_before=hours.floor("D"), days_now=hours.floor("D"))
