@@ -143,6 +143,7 @@ def ledger():
     without = {"everything on": whole, "no random share left alone": live(Rules(left_alone=False), **bad), "no gate": live(Rules(gate=False), **bad),
                "no check after a release": live(Rules(check="none"), **bad), "a check after a week": live(Rules(check="week"), **bad),
                "never retrained": live(Rules(retrain="never"), **bad),
+               "neither check nor retraining": live(Rules(retrain="never", check="none"), **bad),
                "no point-in-time features": live(leaky=leaky())}
     store("lifecycle_ledger", [{"year": name, "trained": year.count("train"), "released": year.count("release"),
                                 "taken back": year.count("stop", "rollback"), **against(year, whole)} for name, year in without.items()], PACKAGES)

@@ -111,7 +111,7 @@ def file_sink(path: str | os.PathLike) -> Sink:
             os.fsync(f.fileno())
     return append
 
-# %% ../nbs/08g_alert_sinks.ipynb #590c924b
+# %% ../nbs/08g_alert_sinks.ipynb #97b401e8
 class RefusedError(Exception):
     """The receiver is there and does not take this message; it will not be sent again.
 

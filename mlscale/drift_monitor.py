@@ -409,7 +409,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #351fd8a0
+# %% ../nbs/07c_drift_monitor.ipynb #ea1264a8
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -442,7 +442,8 @@ class DriftMonitor:
     -----
     A threshold is calibrated on the reference's days; without days rows are dealt anew between the
     window and the reference, which is exact where rows are independent.
-        `update` as often as you like; read `drift_detected` once, when the window is over; then
+
+    `update` as often as you like; read `drift_detected` once, when the window is over; then
     `reset`. Looking more often than `checks_per_year` says costs false alarms beyond the stated
     number.
 

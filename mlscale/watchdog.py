@@ -101,7 +101,7 @@ def arrival_findings(log: Log, at: Any, *, oldest: Mapping[str, Any],
                            n < few, "fewer than usual" if n < few else ""))
     return out
 
-# %% ../nbs/08i_watchdog.ipynb #e39346f8
+# %% ../nbs/08i_watchdog.ipynb #458d3330
 class MonitorMetrics:
     """What the monitor counts, for Prometheus to fetch.
 
@@ -155,7 +155,6 @@ class MonitorMetrics:
         seen : mapping, optional
             As from `arrivals`.
         """
-        self.open.clear()
         for severity in ("info", "warning", "critical"):
             for state in ("firing", "acknowledged"):
                 self.open.labels(severity, state).set(sum(

@@ -365,7 +365,7 @@ def test_a_round_that_fails_is_said_and_counted_and_the_next_one_goes_on(log, mo
         if (what := next(rounds)) is not None: raise what
         return before
     monkeypatch.setattr("mlscale.cli._round", look)
-    words = parser().parse_args(["monitor", str(log), "--follow", "--every", ".01"])
+    words = parser().parse_args(["monitor", str(log), "--follow", "--every", ".1"])
     assert _follow(words, str(log), metrics) == 0 and "this round failed: the disk is gone" in capsys.readouterr().err
     assert b'mlscale_monitor_rounds_total{how="failed"} 1.0' in metrics.text()
 

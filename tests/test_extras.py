@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "mlscale").glob("[a-z]*.py"))
 CORE = {"mlscale", "numpy", "scipy", "pandas"}
 IMPORTED_AS = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow", "pyspark": "pyspark", "sqlalchemy": "sqlalchemy"}
-BROUGHT_ALONG = {"spark": {"py4j"}, "features": {"pyarrow"}, "serve": {"pydantic", "anyio"}}
+BROUGHT_ALONG = {"spark": {"py4j"}, "features": {"pyarrow"}, "serve": {"pydantic", "pydantic_core", "anyio"}}
 SETTINGS = ConfigParser()
 SETTINGS.read(ROOT / "settings.ini")
 EXTRAS = sorted(k.removeprefix("extra_") for k in SETTINGS["DEFAULT"] if k.startswith("extra_"))

@@ -30,6 +30,7 @@ from mlscale.lifecycle import (
     WEEK,
     Run,
     World,
+    _begun,
     act,
     arguments_of,
     compare_on,
@@ -62,6 +63,7 @@ from mlscale.monitoring import Finding, labelled, logged_predictions
 from mlscale.registry import GateRefused, Registry
 from mlscale.serving import Prediction, PredictionLog, serving_process
 from mlscale.storage import locked
+from mlscale.system import _link
 from mlscale.training import Comparison
 
 UTC = "UTC"
@@ -623,3 +625,22 @@ def test_a_figure_is_as_wide_as_asked_and_its_letters_are_readable_on_their_grou
 def test_a_world_shows_its_desk_and_none_of_its_flights():
     world = World(pd.DataFrame({"late": [777.]*2000}), OperationsDesk())
     assert repr(world) == f"World(2,000 flights, {OperationsDesk()})" and len(repr(world)) < 200
+
+
+def test_resume_of_a_run_that_died_while_its_first_checkpoint_was_made_launches_again(tmp_path, monkeypatch):
+    folder = tmp_path / "state"
+    (folder / "checkpoints" / ".0.new").mkdir(parents=True)
+    monkeypatch.setattr("mlscale.lifecycle.launch", lambda folder, **how: "launched")
+    monkeypatch.setattr("mlscale.lifecycle.reopen", lambda folder, **how: "reopened")
+    assert _begun(folder) == "launched" and not folder.exists()
+    (folder / "checkpoints" / "0").mkdir(parents=True)
+    assert _begun(folder) == "reopened"
+
+
+def test_two_futures_share_bundles_and_no_log_whatever_their_folders_are_called(tmp_path):
+    for name in ("predictions.db", "bundles/late/1/model.onnx", "registry/mlflow.db"):
+        (tmp_path / "7" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "7" / name).write_text("x")
+    shutil.copytree(tmp_path / "7", tmp_path / "8", copy_function=_link)
+    same = {name: (tmp_path / "7" / name).samefile(tmp_path / "8" / name) for name in ("predictions.db", "bundles/late/1/model.onnx", "registry/mlflow.db")}
+    assert list(same.values()) == [False, True, False]

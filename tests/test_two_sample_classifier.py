@@ -70,7 +70,7 @@ def test_names_of_days_order_of_columns_and_scale_do_not_matter():
 
 @pytest.mark.parametrize("change, word", [
     (dict(days_now=np.zeros(80, int)), "1 days; at least 8"),
-    (dict(days_now=np.arange(3)), "days_now: one day for each of the 80 rows"),
+    (dict(days_now=np.arange(3)), "days_now: one for each of the 80 rows"),
     (dict(days_before=[None] * 80), "days_before"),
     (dict(now=pd.DataFrame({"a": np.zeros(80)})), "now: columns go by name"),
     (dict(before=pd.DataFrame({"a": ["x"] * 80, "b": ["y"] * 80})), "before"),
