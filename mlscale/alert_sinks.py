@@ -111,7 +111,7 @@ def file_sink(path: str | os.PathLike) -> Sink:
             os.fsync(f.fileno())
     return append
 
-# %% ../nbs/08g_alert_sinks.ipynb #97b401e8
+# %% ../nbs/08g_alert_sinks.ipynb #3e062bbc
 class RefusedError(Exception):
     """The receiver is there and does not take this message; it will not be sent again.
 
@@ -144,7 +144,7 @@ def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: floa
     -------
     callable
         For `Outbox`. The id goes along as the header `Idempotency-Key`, too. Raises `RefusedError`
-        for an answer of 400 to 499, ConnectionError for all that may pass: any other, no answer, and
+        for an answer of 400 to 499, ConnectionError for all that may pass: any other, none, and
         401, 403, 408 and 429, which are about the sender and not the message.
 
     Examples
