@@ -30,7 +30,7 @@ def _table(X: Any) -> pd.DataFrame:
             raise TypeError(f"X: a DataFrame or an array of numbers, got {type(X).__name__}")
     return frame
 
-# %% ../nbs/07b_drift_reference.ipynb #131d8bb7
+# %% ../nbs/07b_drift_reference.ipynb #0a7688dc
 def check_state(d: Any, kind: str, newest: int) -> Mapping:
     """Refuse a state that `to_dict` did not write, or that a newer version wrote.
 
@@ -55,7 +55,7 @@ def check_state(d: Any, kind: str, newest: int) -> Mapping:
 
     Examples
     --------
-    >>> from mlscale.drift_monitor import check_state
+    >>> from mlscale.drift_reference import check_state
     >>> check_state({"kind": "Reference", "format": 2}, "Reference", 2)["format"]
     2
     >>> check_state({"kind": "Reference", "format": 9}, "Reference", 2)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'FORMAT', 'LEAST', 'PIECES', 'cusum_run_length', 'cusum_threshold', 'Cusum', 'Adwin']
 
-# %% ../nbs/07f_stream_detectors.ipynb #17a93ca1
+# %% ../nbs/07f_stream_detectors.ipynb #4c2e11c4
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from math import ceil, inf, log, nan, pi, sqrt
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import bisect
 from scipy.special import ndtr
 
-from .arguments import error_rate, number, whole
+from .arguments import check_names, error_rate, number, whole
 from .drift_monitor import check_state
 
 # %% ../nbs/07f_stream_detectors.ipynb #8ccb35d1
@@ -112,7 +112,7 @@ def cusum_threshold(run_length: float, *, shift: float = 1.) -> float:
     off = lambda h: log(cusum_run_length(h, shift=shift)/run_length)
     return float(bisect(off, 0, highest, xtol=1e-6))
 
-# %% ../nbs/07f_stream_detectors.ipynb #d80be2aa
+# %% ../nbs/07f_stream_detectors.ipynb #4daee191
 FORMAT = 1
 
 class Cusum:
@@ -244,6 +244,7 @@ class Cusum:
             If it is not what `to_dict` writes; names the field.
         """
         d = check_state(d, "Cusum", FORMAT)
+        check_names([*d], [*cls(0, 1, threshold=1).to_dict()], "d")
         out = cls(d["mean"], d["sd"], threshold=d["threshold"], shift=d["shift"])
         out.n = whole(d["n"], "n")
         out.up, out.down = number(d["up"], "up", low=0), number(d["down"], "down", low=0)
@@ -297,7 +298,7 @@ def _forget(levels: list[list[list[float]]]) -> None:
     del levels[-1][0]
     while not levels[-1] and len(levels) > 1: levels.pop()
 
-# %% ../nbs/07f_stream_detectors.ipynb #b5c2150b
+# %% ../nbs/07f_stream_detectors.ipynb #582d3af7
 class Adwin:
     """Keeps the newest values as long as they look alike, and notices when they do not.
 
@@ -425,6 +426,7 @@ class Adwin:
             If it is not what `to_dict` writes; names the field.
         """
         d = check_state(d, "Adwin", FORMAT)
+        check_names([*d], [*cls().to_dict()], "d")
         out = cls(d["delta"], low=d["low"], high=d["high"], check_every=d["check_every"])
         in_level = partial(number, name="levels", low=0)
         out.levels = [[[in_level(total, high=2**i), in_level(squares, high=2**i)]

@@ -179,3 +179,10 @@ def test_a_refused_value_is_not_taken_in():
         before = detector.to_dict()
         with pytest.raises(ValueError): detector.update(math.nan)
         assert detector.to_dict() == before
+
+
+@pytest.mark.parametrize("made", [Cusum(0, 1, threshold=4), Adwin()], ids=["Cusum", "Adwin"])
+def test_a_state_without_a_field_is_refused_by_the_fields_name(made):
+    state = made.to_dict()
+    for field in set(state) - {"kind", "format"}:
+        with pytest.raises(ValueError, match=field): type(made).from_dict({k: v for k, v in state.items() if k != field})
