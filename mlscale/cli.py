@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing, without_password
@@ -28,15 +29,33 @@ def _time(text: str) -> Any:
     try: return pd.Timestamp(text, tz="UTC")
     except ValueError: raise ValueError(f"{text!r} is no date; give one like 2013-07-01") from None
 
+def _rules(policy: list[str]) -> Any:
+    "Rules from words such as retrain=monthly."
+    from mlscale.lifecycle import Rules
+    usual, given = asdict(Rules()), dict[str, Any]()
+    read = {str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
+    for word in policy:
+        name, _, value = word.partition("=")
+        if name not in usual:
+            raise ValueError(f"policy: {word!r}; give name=value, with one of {', '.join(usual)}")
+        try: given[name] = read[type(usual[name])](value)
+        except (KeyError, ValueError):
+            kind = "yes or no" if isinstance(usual[name], bool) else "a number"
+            raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
+    return Rules(**given)
+
 def _arguments(words: argparse.Namespace) -> dict:
     "What `run` is given: what was typed; else what the run to go on with was begun with."
-    from mlscale.lifecycle import BAD_RELEASE, END, arguments_of
-    given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0}
+    from mlscale.lifecycle import BAD_RELEASE, END, Rules, arguments_of
+    given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0, "rules": Rules(),
+             "online": False}
     if words.resume: given = arguments_of(words.resume)
     if words.until: given["until"] = _time(words.until)
     if words.seed is not None: given["seed"] = words.seed
     if release := words.bad_release:
         given["bad_release"] = None if release == "none" else _time(release)
+    if words.online: given["online"] = True
+    if words.policy: given["rules"] = _rules(words.policy)
     return given
 
 def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
@@ -73,6 +92,20 @@ def _serve(words: argparse.Namespace) -> int:
           access_log=words.access_log, trusted_key=words.trusted_key, shadow=words.shadow,
           features=words.features,
           say=lambda line: print(line, file=sys.stderr, flush=True))
+    return 0
+
+def _compare(words: argparse.Namespace) -> int:
+    from mlscale.lifecycle import read_run, side_by_side
+    runs = {Path(folder).resolve().name: read_run(folder) for folder in words.folders}
+    if len(runs) < 2: raise ValueError("folders: give those of two runs or more, with other names")
+    together = side_by_side(**runs)
+    for name, run in runs.items():
+        first = run.of(run.metrics.run.iloc[0])
+        m = first.metrics
+        loss = (m.log_loss*m.flights).sum()/m.flights[m.log_loss.notna()].sum()
+        print(f"{name}: log loss {loss:.4f}, ${first.saved/1e6:.2f} million saved, "
+              f"{len(first.decisions)} decisions, {first.digest[:12]}; {run.provenance['command']}")
+    if words.report: print(f"The report: {together.report(words.report)}")
     return 0
 
 # %% ../nbs/91_cli.ipynb #abd3b6ba
@@ -345,7 +378,19 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
     place.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder, with "
                        "the words that it was begun with (default: begin a new run)")
     sub.add_argument("--seed", type=int, help="of the desk's luck (default: 0)")
+    sub.add_argument("--online", action="store_true", help="read the features from Feast's online "
+                     "store, written once a day: the same decisions, later (default: they come "
+                     "with the question)")
+    sub.add_argument("--policy", nargs="+", metavar="NAME=VALUE", help="by what is decided, such "
+                     "as retrain=monthly gate=no check='shadow, canary' share=.1 "
+                     "(default: retrain='measured harm' check=canary)")
     sub.add_argument("--quiet", action="store_true", help="no bars, no story (default: both)")
+
+def _words_of_compare(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(places=("folders",))
+    sub.add_argument("folders", nargs="+", metavar="FOLDER", help="that of a finished run")
+    sub.add_argument("--report", metavar="FILE", help="write a page with all of them (default: no "
+                     "page)")
 
 # %% ../nbs/91_cli.ipynb #8da3fded
 def _words_of_trust(sub: argparse.ArgumentParser) -> None:
@@ -489,6 +534,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(does=does)
         return sub
     _words_of_run(verb("run", _run, "the closed loop through the year 2013; writes a report"))
+    _words_of_compare(verb("compare", _compare, "finished runs of the loop, side by side"))
     _words_of_serve(verb("serve", _serve, "a server that answers with the deployed model"))
     _words_of_key(verb("key", _key, "make a key for a client of the server, and print it once"))
     _words_of_score(verb("score", _score, "score Parquet files, with Spark or without"))

@@ -478,7 +478,7 @@ class Limits:
         await answer(scope, receive, send)
 
 # %% ../nbs/06e_limits.ipynb #8651b060
-MOST_IN_PROGRESS = 16
+MOST_IN_PROGRESS = 8
 
 def _stated_deadline(scope: dict) -> float:
     "The time (monotonic, seconds) until which an answer is of use; infinite where none is stated."

@@ -42,7 +42,7 @@ def in_share(unit: str, share: float, salt: str) -> bool:
     share : float
         From 0 to 1. Who is in a share is in every larger one with the same salt, too.
     salt : str
-        Whatever is to draw anew, such as the digest of a bundle.
+        Whatever is to draw anew, such as the name and version of a model.
 
     Returns
     -------

@@ -116,7 +116,8 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
                 for a in aliases]
     tried = live(CANARY).current() if share else None
     if tried is None or not _fits(tried, production): return [stays]*len(ids)
-    return [(CANARY, tried) if in_share(e or id, share, tried.sha256) else stays
+    salt = f"{tried.name} {tried.version}"   # each canary draws anew
+    return [(CANARY, tried) if in_share(e or id, share, salt) else stays
             for id, e in zip(ids, whom)]
 
 def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
