@@ -33,7 +33,8 @@ def _rules(policy: list[str]) -> Any:
     "Rules from words such as retrain=monthly."
     from mlscale.lifecycle import Rules
     usual, given = asdict(Rules()), dict[str, Any]()
-    read = {str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
+    read: dict[type, Callable[[str], Any]] = {
+        str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
     for word in policy:
         name, _, value = word.partition("=")
         if name not in usual:
