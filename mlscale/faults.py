@@ -478,7 +478,7 @@ def _engine(events: Sequence[_Event], *, by_id: bool) -> pd.DataFrame:
             seen.add(e.id)
     return pd.DataFrame.from_dict(out, orient="index", columns=names).astype(np.float32)
 
-# %% ../nbs/12h_faults.ipynb #9081df99
+# %% ../nbs/12h_faults.ipynb #06ea790a
 def _disordered(stage: ForkedDays) -> FaultResult:
     "Clients ask twice; facts come late, out of order and twice; so do outcomes."
     year = stage.system.world.flights
@@ -499,7 +499,7 @@ def _disordered(stage: ForkedDays) -> FaultResult:
     rows = len(logged_predictions(system.log, since=stage.at))
     queue = [int(((f[WAITING.name] - fed[0][WAITING.name]).abs() >= 1).sum()) for f in fed[1:]]
     return compared(stage, out, stage.scores(fed[2]), stage.began,
-                   "ids: each fact, question and outcome has one",
+                   "an id that is known already",
                    "what is known is not taken in again; what is late takes its place",
                    len(stage.X[stage.faulty]), "flights with a wrong queue", (queue[0], queue[1]),
                    asked=2*len(out), rows_in_the_log=rows, answers_differ=int((out != again).sum()),
@@ -578,7 +578,7 @@ FAULTS: Mapping[str, Fault] = {
         "it", "a check at the door, and the event's own moment", 3, _LATER, _skewed),
 }
 
-# %% ../nbs/12h_faults.ipynb #9959b283
+# %% ../nbs/12h_faults.ipynb #939e7542
 def try_fault(system: System, name: str, *, at: pd.Timestamp = START,
               folder: Path | str | None = None) -> FaultResult:
     """Let copies of a system live through a fault, with its protection and without it.
@@ -650,8 +650,10 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
     """
     with needs("data"): from tqdm.auto import tqdm
     chosen = [one_of(name, "names", tuple(FAULTS)) for name in (FAULTS if names is None else names)]
-    bar = tqdm(chosen, unit="fault", disable=None if progress else True)
-    return tuple(try_fault(system, name, at=at, folder=folder) for name in bar)
+    one = lambda name: try_fault(system, name, at=at, folder=folder)
+    with ThreadPoolExecutor(2) as two:   # each waits for its servers most of the time
+        return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
+                          disable=None if progress else True))
 
 # %% ../nbs/12h_faults.ipynb #527382e5
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:

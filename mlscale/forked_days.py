@@ -6,11 +6,12 @@
 __all__ = ['HOUR', 'DAY', 'Sent', 'Look', 'FaultResult', 'ForkedDays', 'excess_bill', 'excess_loss', 'compared', 'told',
            'killable_server']
 
-# %% ../nbs/12g_forked_days.ipynb #b68d458c
+# %% ../nbs/12g_forked_days.ipynb #bea2ebff
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,9 +98,11 @@ class FaultResult:
         """
         return {"format": 1, **plain(asdict(self)), "began": self.began.isoformat()}
 
-# %% ../nbs/12g_forked_days.ipynb #a2e780b3
+# %% ../nbs/12g_forked_days.ipynb #868f5020
 Sent = Callable[[pd.DataFrame, pd.Timestamp | None], pd.DataFrame]
 Look = Callable[[System, pd.Timestamp, str], pd.Timestamp | None]
+
+_forking = threading.Lock()   # a fork writes a checkpoint of the system first
 
 class ForkedDays:
     """Some days of a system as they would have been, and copies of it that live them otherwise.
@@ -196,7 +199,7 @@ class ForkedDays:
         -------
         System
         """
-        other = self.system.fork(self.folder/label, label)
+        with _forking: other = self.system.fork(self.folder/label, label)
         other.say = lambda line: None
         PredictionLog(other.log).close()   # before the first question there may be none
         return other
