@@ -45,6 +45,7 @@ def _rules(policy: list[str]) -> Any:
             raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
     return Rules(**given)
 
+# %% ../nbs/91_cli.ipynb #4fe0627d
 def _faults(words: list[str]) -> list[str]:
     "Names of faults; all stands for each of them."
     from mlscale.faults import FAULTS
@@ -66,6 +67,7 @@ def _arguments(words: argparse.Namespace) -> dict:
     if words.policy: given["rules"] = _rules(words.policy)
     return given
 
+# %% ../nbs/91_cli.ipynb #16f5655d
 def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
     "Tells the story, and first, once there is something to lose, how to go on after a crash."
     with needs("data"): from tqdm.auto import tqdm
@@ -391,8 +393,8 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
                      "with the question)")
     sub.add_argument("--faults", nargs="+", metavar="FAULT", help="what to break on copies of the "
                      "system, or all (default: nothing)")
-    sub.add_argument("--parts", action="store_true", help="also live through the year once for each "
-                     "part that can be turned off, in memory (default: no)")
+    sub.add_argument("--parts", action="store_true", help="also live through the year once for "
+                     "each part that can be turned off, in memory (default: no)")
     sub.add_argument("--full", action="store_true", help="--online, --parts and --faults all: some "
                      "half an hour (default: the year alone)")
     sub.add_argument("--policy", nargs="+", metavar="NAME=VALUE", help="by what is decided, such "

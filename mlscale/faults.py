@@ -27,9 +27,8 @@ from .flight_features import LOOKUPS, ROLLINGS
 from .forked_days import DAY, HOUR, FaultResult, ForkedDays, compared, excess_bill
 from .forked_days import killable_server, told
 from .monitoring import arrival_findings, labelled, logged_predictions, record_outcomes
-from .policy import HOLDOUT, compare_on, learnable
+from .policy import HOLDOUT, compare_on, daily_differences, learnable, surely_worse
 from .registry import Registry
-from .policy import daily_differences, surely_worse
 from .serving import serving_process
 from .storage import needs
 from .system import NAME, START, System, served_version

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['PARTS', 'each_once', 'quick_trees', 'parts_worth', 'faults_tried']
 
-# %% ../nbs/12i_full_run.ipynb #8971dcd8
+# %% ../nbs/12i_full_run.ipynb #43fe6fdf
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from .faults import fault_table, try_fault
-from .replay import WITHOUT, Fit, replay, worth
+from .replay import WITHOUT, Fit, Replay, replay, worth
 from .storage import needs, replacing
 from .system import RETRAIN, START, Rules, System
 from .training import fit_model
 from .world import World, without_horizon
 
-# %% ../nbs/12i_full_run.ipynb #bf392169
+# %% ../nbs/12i_full_run.ipynb #9a9b5a68
 def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict], *,
               progress: bool = True) -> pd.DataFrame:
     """Compute a result for each name, and write it down before the next.
@@ -59,7 +60,7 @@ def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict]
         with replacing(path) as new: new.write_text(json.dumps(done))
     return pd.DataFrame([{"name": name, **done[name]} for name in names])
 
-# %% ../nbs/12i_full_run.ipynb #6c4db426
+# %% ../nbs/12i_full_run.ipynb #d017eff1
 PARTS = {**WITHOUT, **{f"retrained: {rule}": Rules(retrain=rule) for rule in RETRAIN},
          "no point-in-time features": Rules()}
 
@@ -89,7 +90,7 @@ def quick_trees(X: pd.DataFrame, y: np.ndarray, weights: np.ndarray) -> Callable
     True
     """
     some = np.random.default_rng(0).permutation(len(X))[:30_000]
-    model = fit_model(X.iloc[some], y[some], sample_weight=weights[some], kind="boosted_trees")
+    model: Any = fit_model(X.iloc[some], y[some], sample_weight=weights[some], kind="boosted_trees")
     return lambda rows: model.predict_proba(rows)[:, 1]
 
 def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
@@ -129,7 +130,7 @@ def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
     ('no gate', 0.0)
     """
     features = features.sort_values("event_timestamp", kind="stable")
-    leaky, whole = without_horizon(features, until), []
+    leaky, whole = without_horizon(features, until), list[Replay]()
     bad = {} if bad_release is None else {"bad_release": bad_release, "leaky": leaky}
 
     def one(name: str) -> dict:
@@ -142,7 +143,7 @@ def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
 
     return each_once(path, parts, one, progress=progress)
 
-# %% ../nbs/12i_full_run.ipynb #d555f6e2
+# %% ../nbs/12i_full_run.ipynb #467c10ca
 def faults_tried(path: Path | str, system: System, names: Iterable[str], *,
                  progress: bool = True) -> pd.DataFrame:
     """What faults do with their protection and without it.

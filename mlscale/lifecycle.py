@@ -13,7 +13,7 @@ __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', '
            'record_known_outcomes', 'request_predictions', 'served_version', 'write_checkpoint', 'write_features',
            'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #ef3701d7
+# %% ../nbs/12_lifecycle.ipynb #8e0be2d3
 import json
 import shutil
 import uuid
@@ -30,21 +30,21 @@ from .faults import FAULTS
 from .features import FEATURES
 from .full_run import faults_tried, parts_worth
 from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, daily_differences
-from .policy import expected_losses, gate, history, judge_release, launch, learnable
-from .policy import monitors, release, reopen, surely_worse, taught_by, train, watch
-from .policy import watch_day, why_retrain
+from .policy import gate, history, judge_release, launch, learnable, monitors, release
+from .policy import reopen, surely_worse, train, watch, watch_day, why_retrain
 from .serving import serving_process
 from .spark import session
 from .storage import home, locked, needs, replacing
-from .story import Run, decisions_digest, decisions_of, draw_gates, draw_year, merge_futures
-from .story import page, provenance, read_run, side_by_side, taken_back, write_run
+from .story import Run, draw_gates, draw_year, merge_futures, page, read_run
+from .story import side_by_side, taken_back, write_run
 from .system import CHANGE, CHECK, DAY, END, HARM, NAME, RETRAIN, START, TIMED, TRIAL, WEEK
-from .system import Rules, System, Trial, act, batch_scores, deploy, read_checkpoint, record
-from .system import record_known_outcomes, request_predictions, served_version
+from .system import Rules, System, Trial, act, batch_scores, decisions_digest, decisions_of
+from .system import deploy, expected_losses, provenance, read_checkpoint, record
+from .system import record_known_outcomes, request_predictions, served_version, taught_by
 from .system import write_checkpoint, write_features
 from .world import World, without_horizon
 
-# %% ../nbs/12_lifecycle.ipynb #8894483e
+# %% ../nbs/12_lifecycle.ipynb #dc0bf730
 _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "daily_differences",
          "expected_losses", "gate", "history", "judge_release", "launch", "learnable", "monitors",
          "release", "reopen", "surely_worse", "taught_by", "train", "watch", "watch_day",
@@ -55,7 +55,7 @@ _all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "daily_difference
          "read_checkpoint", "record", "record_known_outcomes", "request_predictions",
          "served_version", "write_checkpoint", "write_features", "World", "without_horizon"]
 
-# %% ../nbs/12_lifecycle.ipynb #3fa01ab3
+# %% ../nbs/12_lifecycle.ipynb #037724f5
 def run_day(system: System, day: pd.Timestamp, url: str, spark: Any) -> list[float]:
     """Serve a day, act, record what became known, look at the features and a release on trial.
 
@@ -128,7 +128,7 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
     if why: release(system, end, url, spark, why=why)
     system.save()
 
-# %% ../nbs/12_lifecycle.ipynb #aa83b02b
+# %% ../nbs/12_lifecycle.ipynb #18af3a67
 def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
               bad_release: pd.Timestamp | None = None, progress: bool = True,
               stop: Event | None = None) -> System:
@@ -179,7 +179,7 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
             run_week(system, week, url, spark)
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #8e63a0e5
+# %% ../nbs/12_lifecycle.ipynb #791eebd6
 WITH, WITHOUT = "with the bad release", "without the bad release"
 UNTRIED = "the bad release for everybody"   # without a trial: it is judged after its week
 BAD_RELEASE = pd.Timestamp("2013-09-02", tz="UTC")
@@ -195,7 +195,7 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
                          "more than a week before the end")
     return weeks
 
-# %% ../nbs/12_lifecycle.ipynb #1f8194fb
+# %% ../nbs/12_lifecycle.ipynb #1dccc35c
 _ARGUMENTS, _EXTRAS = "arguments.json", {"online": False, "faults": [], "parts": False}
 
 def new_folder() -> Path:
@@ -284,7 +284,7 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-# %% ../nbs/12_lifecycle.ipynb #4879ffb1
+# %% ../nbs/12_lifecycle.ipynb #d61ae1d3
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
              spark: Any, progress: bool) -> list[System]:
     "The system after its weeks; with a bad release beside it those without it and without trial."
@@ -319,7 +319,7 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #9358e297
+# %% ../nbs/12_lifecycle.ipynb #36fc1eed
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,

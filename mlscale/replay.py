@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fit', 'WITHOUT', 'Decision', 'Replay', 'replay', 'worth']
 
-# %% ../nbs/12f_replay.ipynb #828731a9
+# %% ../nbs/12f_replay.ipynb #5cb467ee
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from .data import MATURE, uniform_hash
 from .evaluation import estimate_mean, log_losses
 from .performance import PerformanceMonitor
 from .policy import HOLDOUT, LEARN_FROM, RETRAIN_EVERY, compare_on, daily_differences
-from .policy import expected_losses, surely_worse
-from .system import END, START, TRIAL, WEEK, Rules
+from .policy import surely_worse
+from .system import END, START, TRIAL, WEEK, Rules, expected_losses
 from .world import World
 
 # %% ../nbs/12f_replay.ipynb #89744fb2
@@ -171,7 +171,7 @@ class _Record:
         good &= self.at[rows] <= moment - np.timedelta64(MATURE)
         return rows.start + np.flatnonzero(good)
 
-# %% ../nbs/12f_replay.ipynb #89ae7490
+# %% ../nbs/12f_replay.ipynb #78c494fe
 Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]
 
 class _Loop:
@@ -212,7 +212,7 @@ class _Loop:
             return [expected_losses(p[r]).mean() for r in rows]
         return [log_losses(self.record.label[r], p[r]).mean() for r in rows]
 
-# %% ../nbs/12f_replay.ipynb #cce6b52b
+# %% ../nbs/12f_replay.ipynb #3216ebf9
 def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> None:
     "Train a challenger and, if it passes the gate, let it begin."
     record, rules = loop.record, loop.rules
@@ -243,7 +243,7 @@ def _routed(loop: _Loop, rows: Any) -> np.ndarray:
     return uniform_hash(loop.record.ids[rows], seed=loop.record.world.desk.seed,
                         salt=7) < loop.rules.share
 
-# %% ../nbs/12f_replay.ipynb #2c8220ab
+# %% ../nbs/12f_replay.ipynb #ab8eafe0
 def _look(loop: _Loop, now: pd.Timestamp) -> None:
     "Stop a release that is surely worse; let one serve everybody that held out for two weeks."
     if loop.trial is None or loop.rules.check in ("none", "week"): return
@@ -265,6 +265,7 @@ def _look(loop: _Loop, now: pd.Timestamp) -> None:
     else: return
     loop.trial = None
 
+# %% ../nbs/12f_replay.ipynb #98441b94
 def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
     "Roll a release back that was surely worse in its first week."
     if loop.trial is None or loop.rules.check != "week" or now - loop.trial["since"] < WEEK: return
@@ -279,7 +280,7 @@ def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
         loop.champion = loop.before
     loop.trial = None
 
-# %% ../nbs/12f_replay.ipynb #8155de7c
+# %% ../nbs/12f_replay.ipynb #6a4d1211
 def _alarm(loop: _Loop, now: pd.Timestamp) -> dict:
     "What is new about the week's loss; empty if nothing is."
     record = loop.record
@@ -312,7 +313,7 @@ def _reason(loop: _Loop, now: pd.Timestamp) -> dict:
     if rule != "eight weeks" and alarm: return {"why": "the loss", **alarm}
     return {"why": "eight weeks"} if now - loop.trained_at >= RETRAIN_EVERY else {}
 
-# %% ../nbs/12f_replay.ipynb #d270e539
+# %% ../nbs/12f_replay.ipynb #9487b1ec
 def _serve(loop: _Loop, day: pd.Timestamp) -> None:
     "The flights of a day."
     rows = loop.record.between(day, day + pd.Timedelta(days=1))
@@ -401,7 +402,7 @@ def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit:
     return Replay(rules, weeks.drop(columns="version").assign(exposed=exposed),
                   tuple(loop.decisions))
 
-# %% ../nbs/12f_replay.ipynb #703cc2ee
+# %% ../nbs/12f_replay.ipynb #ffe16b21
 WITHOUT = {"everything on": Rules(), "no random share left alone": Rules(left_alone=False),
            "no gate": Rules(gate=False), "no check after a release": Rules(check="none"),
            "a check after a week": Rules(check="week"),

@@ -4,32 +4,40 @@
 
 # %% auto #0
 __all__ = ['NAME', 'START', 'END', 'WEEK', 'DAY', 'RETRAIN', 'CHECK', 'TRIAL', 'CHANGE', 'HARM', 'TIMED', 'Rules',
-           'write_checkpoint', 'read_checkpoint', 'Trial', 'System', 'write_features', 'request_predictions', 'act',
-           'record_known_outcomes', 'batch_scores', 'served_version', 'deploy', 'record']
+           'write_checkpoint', 'read_checkpoint', 'Trial', 'System', 'decisions_of', 'decisions_digest', 'provenance',
+           'write_features', 'request_predictions', 'act', 'record_known_outcomes', 'taught_by', 'expected_losses',
+           'batch_scores', 'served_version', 'deploy', 'record']
 
-# %% ../nbs/12c_system.ipynb #a9c2232b
+# %% ../nbs/12c_system.ipynb #cc70ce28
 import copy
 import json
 import os
+import platform
+import shlex
 import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
+
+# %% ../nbs/12c_system.ipynb #f61d868f
 from .arguments import number, one_of, plain
 from .artifacts import read_pointer
 from .batch import batch_predict
 from .change_alarm import ChangeAlarm
+from .data import SOURCES
 from .drift import DriftMonitor
+from .evaluation import log_losses
 from .feature_store import quiet, repository
 from .features import FEATURES, SCHEDULE
 from .log_archive import read_log
@@ -39,10 +47,10 @@ from .online import write
 from .tables import View
 from .registry import Registry
 from .rollout import CANARY
-from .storage import replacing
+from .storage import digest, replacing
 from .world import World
 
-# %% ../nbs/12c_system.ipynb #82a2bf4b
+# %% ../nbs/12c_system.ipynb #24f78d93
 NAME = "late"
 START, END = pd.Timestamp("2013-04-01", tz="UTC"), pd.Timestamp("2013-12-30", tz="UTC")
 WEEK, DAY = pd.Timedelta(days=7), pd.Timedelta(days=1)
@@ -52,7 +60,7 @@ def _with_times(rows: list[dict]) -> list[dict]:
     as_was = lambda key, value: pd.Timestamp(value) if key in ("at", "week") else value
     return [{key: as_was(key, value) for key, value in row.items()} for row in rows]
 
-# %% ../nbs/12c_system.ipynb #6e8d2f4b
+# %% ../nbs/12c_system.ipynb #6a524fa0
 RETRAIN = ("never", "monthly", "eight weeks", "estimated harm", "measured harm")
 CHECK = ("none", "week", "canary", "shadow", "shadow, canary")
 TRIAL = 2*WEEK
@@ -197,7 +205,7 @@ def read_checkpoint(folder: Path) -> dict:
     _copy_database(kept/_REGISTRY, folder/_REGISTRY)
     return json.loads((kept/"state.json").read_text())
 
-# %% ../nbs/12c_system.ipynb #c355abc8
+# %% ../nbs/12c_system.ipynb #ca550f03
 @dataclass
 class Trial:
     """A release that is being checked.
@@ -229,7 +237,7 @@ class Trial:
     held_out: list[float]
     differences: dict[str, float] = field(default_factory=dict)
 
-# %% ../nbs/12c_system.ipynb #9665b6a2
+# %% ../nbs/12c_system.ipynb #31f9eb04
 @dataclass
 class System:
     """A running system between two weeks.
@@ -377,7 +385,113 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12c_system.ipynb #fc59a01d
+# %% ../nbs/12c_system.ipynb #35571a39
+def _rounded(x: Any) -> Any:
+    "Numbers with six digits, wherever they stand."
+    if isinstance(x, dict): return {name: _rounded(value) for name, value in x.items()}
+    if isinstance(x, list): return [_rounded(value) for value in x]
+    return float(f"{x:.6g}") if isinstance(x, float) else x
+
+def decisions_of(events: pd.DataFrame) -> list[dict]:
+    """What was decided, and on which evidence.
+
+    Parameters
+    ----------
+    events : DataFrame
+        Rows of `System.events`, with the columns `run`, `at`, `kind`, `version`, `text`, `evidence`.
+
+    Returns
+    -------
+    list of dict
+        In their order, plain values for JSON: `run`, `at`, `kind`, `version`, `text`, `evidence`.
+        What has no evidence is a remark and no decision.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlscale.system import START, decisions_of
+    >>> events = pd.DataFrame([
+    ...     {"run": "a run", "at": START, "kind": kind, "version": version, "text": kind,
+    ...      "evidence": evidence}
+    ...     for kind, version, evidence in [("promote", 1, {"rows": 80_000}), ("alert", None, None)]
+    ... ])
+    >>> decisions_of(events)[0]["evidence"], len(decisions_of(events))
+    ({'rows': 80000}, 1)
+    """
+    if "evidence" not in events: return []
+    rows = events[events.evidence.map(lambda evidence: isinstance(evidence, dict))]
+    return [{"run": e.run, "at": e.at.isoformat(), "kind": e.kind,
+             "version": None if pd.isna(e.version) else int(e.version), "text": e.text,
+             "evidence": e.evidence} for e in rows.itertuples()]
+
+def decisions_digest(decisions: list[dict]) -> str:
+    """A digest of decisions, the same for two runs that decided the same for the same reasons.
+
+    Parameters
+    ----------
+    decisions : list of dict
+        As from `decisions_of`.
+
+    Returns
+    -------
+    str
+        SHA-256 of their JSON, without the sentences, and with numbers of six digits.
+
+    Examples
+    --------
+    >>> from mlscale.system import decisions_digest
+    >>> promote = lambda loss: [{"kind": "promote", "text": "...", "evidence": {"loss": loss}}]
+    >>> decisions_digest(promote(.1 + .2)) == decisions_digest(promote(.3))
+    True
+    >>> decisions_digest(promote(.3)) == decisions_digest(promote(.30001))
+    False
+    """
+    bare = [{name: x for name, x in decision.items() if name != "text"} for decision in decisions]
+    return sha256(json.dumps(_rounded(bare), sort_keys=True).encode()).hexdigest()
+
+# %% ../nbs/12c_system.ipynb #be405a69
+def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
+               rules: Rules = Rules(), *, online: bool = False, faults: Sequence[str] = (),
+               parts: bool = False) -> dict[str, str]:
+    """How a run was made, and how it is made again.
+
+    Parameters
+    ----------
+    until, bad_release, seed, rules, online, faults, parts
+        As for `mlscale.lifecycle.run`.
+
+    Returns
+    -------
+    dict of str
+        The command, the versions, the seed, and the SHA-256 of the flights and of the lock where
+        there is one: in a checkout.
+
+    Examples
+    --------
+    >>> from mlscale.system import START, WEEK, provenance
+    >>> made = provenance(START + 4*WEEK, None, seed=1)
+    >>> made["command"]
+    'mlscale run --until 2013-04-29 --bad-release none --seed 1'
+    >>> list(made)
+    ['command', 'seed', 'mlscale', 'Python', 'requirements.lock', 'flights']
+    """
+    import mlscale
+    lock = Path(mlscale.__file__).resolve().parent.parent/"requirements.lock"
+    release = "none" if bad_release is None else f"{bad_release:%Y-%m-%d}"
+    usual = asdict(Rules())
+    yes_or_no = lambda value: ("no", "yes")[value] if isinstance(value, bool) else value
+    policy = " ".join(shlex.quote(f"{name}={yes_or_no(value)}") for name, value
+                      in asdict(rules).items() if value != usual[name])
+    return {"command": f"mlscale run --until {until:%Y-%m-%d} --bad-release {release} "
+                       f"--seed {seed}" + (f" --policy {policy}" if policy else "")
+                       + " --online"*online + " --parts"*parts
+                       + (f" --faults {' '.join(faults)}" if faults else ""),
+            "seed": str(seed), "mlscale": mlscale.__version__,
+            "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+            "requirements.lock": digest(lock) if lock.exists() else "none: not in a checkout",
+            "flights": SOURCES["flights.csv.zip"]}
+
+# %% ../nbs/12c_system.ipynb #fed70e9f
 _GIVEN = SCHEDULE[:7]                                  # a client knows its schedule
 _STORED = [c for c in FEATURES if c not in _GIVEN]
 
@@ -418,7 +532,7 @@ def write_features(system: System, rows: pd.DataFrame) -> int:
         "event_timestamp"], created_timestamp=rows.event_timestamp)
     return write(_online_store(system.store), "flights", facts)
 
-# %% ../nbs/12c_system.ipynb #71981785
+# %% ../nbs/12c_system.ipynb #1686bad9
 def request_predictions(url: str, X: pd.DataFrame, at: pd.Series, entity: pd.Series, *,
                         by_key: bool = False) -> tuple[np.ndarray, list[float]]:
     """Send rows to the server, an hour's worth in one request, over two connections.
@@ -562,7 +676,58 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
-# %% ../nbs/12c_system.ipynb #18e55e18
+# %% ../nbs/12c_system.ipynb #d1eb11c4
+def taught_by(system: System, seen: pd.DataFrame) -> pd.DataFrame:
+    """Of the known outcomes those that may teach or judge.
+
+    Parameters
+    ----------
+    system : System
+        Its rules say whether a flight that the desk has acted on may.
+    seen : DataFrame
+        As from `labelled`.
+
+    Returns
+    -------
+    DataFrame
+        The mature ones, with their weights.
+
+    Examples
+    --------
+    With a `system` as `launch` gives it:
+
+    >>> import pandas as pd
+    >>> from mlscale.system import taught_by
+    >>> seen = pd.DataFrame({"mature": [True, True, False], "weight": [10., 0., 1.]})
+    >>> len(taught_by(system, seen))   # the second one was acted on, the third is too young
+    1
+    """
+    if system.rules.left_alone: return seen[seen.mature & (seen.weight > 0)]
+    return seen[seen.mature].assign(weight=1.)
+
+def expected_losses(p: Any) -> np.ndarray:
+    """The log loss that a probability expects of itself.
+
+    Parameters
+    ----------
+    p : array of float, shape (n,)
+        Probabilities.
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+        Nats: at most log 2, where the probability is one half.
+
+    Examples
+    --------
+    >>> from mlscale.system import expected_losses
+    >>> expected_losses([.5, .9]).round(3).tolist()
+    [0.693, 0.325]
+    """
+    p = np.asarray(p, float)
+    return p*log_losses(np.ones(len(p)), p) + (1 - p)*log_losses(np.zeros(len(p)), p)
+
+# %% ../nbs/12c_system.ipynb #3dff99c6
 def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any = None) -> np.ndarray:
     """Score flights in batch.
 
@@ -601,7 +766,7 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any = None)
                   id="flight_id")
     return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
 
-# %% ../nbs/12c_system.ipynb #15488b2a
+# %% ../nbs/12c_system.ipynb #4f77ced9
 def served_version(system: System) -> int:
     """The version that is served.
 
@@ -655,7 +820,7 @@ def deploy(system: System, url: str, *, canary: int | None = None) -> None:
     _post(connection, "/reload", {})
     connection.close()
 
-# %% ../nbs/12c_system.ipynb #e71f4321
+# %% ../nbs/12c_system.ipynb #308e9be7
 CHANGE = "change"   # of the features: a reason to look, and none to retrain
 HARM = "loss"   # the alert that may trigger a retraining: it alone says that it hurts
 TIMED = "latency"   # by the clock of this machine, so it is another one in the next run
