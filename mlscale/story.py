@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from .storage import needs, replacing, style
-from .system import HARM, START, WEEK
+from .system import HARM, START, WEEK, decisions_digest, decisions_of
 
 # %% ../nbs/12e_story.ipynb #3ee6782a
 def merge_futures(frame: pd.DataFrame) -> pd.DataFrame:

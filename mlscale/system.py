@@ -398,7 +398,7 @@ def decisions_of(events: pd.DataFrame) -> list[dict]:
     Parameters
     ----------
     events : DataFrame
-        Rows of `System.events`, with the columns `run`, `at`, `kind`, `version`, `text`, `evidence`.
+        Rows of `System.events`.
 
     Returns
     -------
