@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #47a524cf
+# %% ../nbs/12h_faults.ipynb #e49c7e52
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ from .system import NAME, START, System, served_version
 from .training import fit_model
 from .world import without_horizon
 
-# %% ../nbs/12h_faults.ipynb #2a5c1cf8
+# %% ../nbs/12h_faults.ipynb #139560c1
 REACTION = HOUR   # from an alarm until somebody has acted
 
 def _by_hour(rows: pd.DataFrame, when: pd.Series) -> pd.Series:
@@ -59,7 +59,7 @@ def _alarm_rings(stage: ForkedDays, feed: pd.DataFrame) -> list[str]:
         rang |= {change.feature for change in alarm.update(X[WEATHER]).end_day(day)}
     return sorted(rang)
 
-# %% ../nbs/12h_faults.ipynb #62a527e0
+# %% ../nbs/12h_faults.ipynb #ea11bbcb
 def _celsius(stage: ForkedDays) -> FaultResult:
     "The feed gives degrees Celsius."
     feed = stage.feed(temp=(stage.X.temp[stage.faulty] - 32)/1.8)
@@ -79,7 +79,7 @@ def _celsius(stage: ForkedDays) -> FaultResult:
         outside_of_the_contract=len(contract.violations(feed[stage.faulty])) if contract else 0,
         change_alarm_rang_for=_alarm_rings(stage, feed))
 
-# %% ../nbs/12h_faults.ipynb #5cd4ceea
+# %% ../nbs/12h_faults.ipynb #952fc230
 OLD, FRESH = LOOKUPS["weather"][1], 3*HOUR   # after this a fact is missing; and after this it rings
 
 def _silent(stage: ForkedDays) -> FaultResult:
@@ -101,7 +101,7 @@ def _silent(stage: ForkedDays) -> FaultResult:
     return compared(stage, good, stage.scores(feed), known, "the age of the newest weather, hourly",
                    f"after {OLD/HOUR:g} hours the weather is missing", stage.faulty.sum())
 
-# %% ../nbs/12h_faults.ipynb #14d7b5e3
+# %% ../nbs/12h_faults.ipynb #788374a6
 def _again(stage: ForkedDays, past: int, flights: Callable[[pd.DataFrame], pd.DataFrame],
            horizon: pd.Timedelta = HORIZON) -> pd.DataFrame:
     "The features of the days once more, from the flights of `past` days, changed by `flights`."
@@ -135,7 +135,7 @@ def _stale(stage: ForkedDays) -> FaultResult:
                    "the store is filled from the events again", (differ & stage.faulty).sum(),
                    dollars_if_switched_off=off)
 
-# %% ../nbs/12h_faults.ipynb #0e6d3fe9
+# %% ../nbs/12h_faults.ipynb #58e31e1a
 RENAMED = "EV", "XE"   # ExpressJet, and the code that it flew under before
 
 def _renamed(stage: ForkedDays) -> FaultResult:
@@ -162,7 +162,7 @@ def _renamed(stage: ForkedDays) -> FaultResult:
                    their_flights=int(theirs.sum()),
                    unanswered_alone=int(for_all.isna().sum()))
 
-# %% ../nbs/12h_faults.ipynb #982f1bc3
+# %% ../nbs/12h_faults.ipynb #e3c37513
 SKEW, TOLERANCE = DAY, pd.Timedelta(minutes=5)
 
 def _a_day_ahead(stage: ForkedDays) -> tuple[pd.DataFrame, pd.Series]:
@@ -200,7 +200,7 @@ def _skewed(stage: ForkedDays) -> FaultResult:
                    "answers stamped in the future", (0, int(mine.sum())),
                    known_before_predicted=early, not_mature=int((~seen.mature).sum()))
 
-# %% ../nbs/12h_faults.ipynb #f85e0a7d
+# %% ../nbs/12h_faults.ipynb #1d50f1f3
 def _killed(stage: ForkedDays) -> FaultResult:
     "The process that serves is killed in the middle of a question."
     system, out = stage.fork("with"), pd.Series(np.nan, stage.rows.index)
@@ -231,7 +231,7 @@ def _killed(stage: ForkedDays) -> FaultResult:
                    answered_otherwise_the_second_time=other, twice_in_the_log=int(
                        logged.index.duplicated().sum()))
 
-# %% ../nbs/12h_faults.ipynb #4844355f
+# %% ../nbs/12h_faults.ipynb #a32b00af
 FULL = 6*HOUR   # until somebody has made room
 
 def _on_a_full_disk(stage: ForkedDays, mode: str) -> tuple[pd.Series, int, dict]:
@@ -265,7 +265,7 @@ def _disk_full(stage: ForkedDays) -> FaultResult:
                    refused_by_available=int(answered.isna().sum()),
                    not_in_the_log_of_available=missed)
 
-# %% ../nbs/12h_faults.ipynb #3804e6d3
+# %% ../nbs/12h_faults.ipynb #f7124e10
 AWAY = 6*HOUR
 
 def _release(system: System) -> str:
@@ -300,7 +300,7 @@ def _registry_down(stage: ForkedDays) -> FaultResult:
                    "a release, which is refused", "the release is tried again; the server goes on "
                    "with its bundle", during.sum(), refused=said[0], tried_again=said[1])
 
-# %% ../nbs/12h_faults.ipynb #cc1ce820
+# %% ../nbs/12h_faults.ipynb #be8873c6
 def _without_check(data: bytes, X: pd.DataFrame) -> pd.Series | str:
     "What a model answers whose bytes nobody has compared; or why it does not."
     try: return pd.Series(onnx_scorer(data)(X.to_numpy()), X.index)
@@ -318,7 +318,7 @@ def _damage(tried: pd.Series | str, right: pd.Series) -> float:
     "By how much an answer is wrong at most; not a number where there is none."
     return np.nan if isinstance(tried, str) else float((tried - right).abs().max())
 
-# %% ../nbs/12h_faults.ipynb #238709ad
+# %% ../nbs/12h_faults.ipynb #682203e2
 def _once_more(system: System, X: pd.DataFrame) -> Path:
     "Register the model that is served as a new version, and copy its bundle to be served."
     served = system.registry.version(NAME, served_version(system))
@@ -353,7 +353,7 @@ def _corrupt(stage: ForkedDays) -> FaultResult:
                    refused=int(bits.isna().sum()), unnoticed=int((bits <= PARITY).sum()),
                    answered_otherwise=int((bits > PARITY).sum()), largest=float(bits.max()))
 
-# %% ../nbs/12h_faults.ipynb #5f1d716d
+# %% ../nbs/12h_faults.ipynb #09bf4ec3
 Model = Callable[[pd.DataFrame], pd.Series]
 
 def _fitted(rows: pd.DataFrame, table: pd.DataFrame, kind: str = "logistic") -> Model:
@@ -390,7 +390,7 @@ def _leak(stage: ForkedDays) -> FaultResult:
                    "it never serves anybody", stage.faulty.sum(), "answers of the leaky model",
                    (0, len(bad)), gate=gate.difference, gate_passed=gate.high < 0)
 
-# %% ../nbs/12h_faults.ipynb #dfbaf27d
+# %% ../nbs/12h_faults.ipynb #c13926ab
 def _slow_world(system: System, since: pd.Timestamp) -> System:
     "The same system in a world that tells of flights predicted from a moment on a week later."
     flights = system.world.flights
@@ -425,7 +425,7 @@ def _labels_late(stage: ForkedDays) -> FaultResult:
     return replace(found, began=stage.began, detected_at=hours,
                    detected_by="the age of the newest outcome, at midnight")
 
-# %% ../nbs/12h_faults.ipynb #50dd7544
+# %% ../nbs/12h_faults.ipynb #c460fa15
 SHORT = {s: [r for r in some if r.window is None or r.window <= DAY]
          for s, some in ROLLINGS.items()}   # a day before fills their windows
 
@@ -478,7 +478,7 @@ def _engine(events: Sequence[_Event], *, by_id: bool) -> pd.DataFrame:
             seen.add(e.id)
     return pd.DataFrame.from_dict(out, orient="index", columns=names).astype(np.float32)
 
-# %% ../nbs/12h_faults.ipynb #06ea790a
+# %% ../nbs/12h_faults.ipynb #4364a3da
 def _disordered(stage: ForkedDays) -> FaultResult:
     "Clients ask twice; facts come late, out of order and twice; so do outcomes."
     year = stage.system.world.flights
@@ -505,7 +505,7 @@ def _disordered(stage: ForkedDays) -> FaultResult:
                    asked=2*len(out), rows_in_the_log=rows, answers_differ=int((out != again).sum()),
                    outcomes_new_the_second_time=twice)
 
-# %% ../nbs/12h_faults.ipynb #a1362f73
+# %% ../nbs/12h_faults.ipynb #2df5d55e
 @dataclass(frozen=True)
 class Fault:
     """A fault that can be tried.
@@ -578,7 +578,7 @@ FAULTS: Mapping[str, Fault] = {
         "it", "a check at the door, and the event's own moment", 3, _LATER, _skewed),
 }
 
-# %% ../nbs/12h_faults.ipynb #939e7542
+# %% ../nbs/12h_faults.ipynb #a1c57f92
 def try_fault(system: System, name: str, *, at: pd.Timestamp = START,
               folder: Path | str | None = None) -> FaultResult:
     """Let copies of a system live through a fault, with its protection and without it.
@@ -655,7 +655,7 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
         return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
                           disable=None if progress else True))
 
-# %% ../nbs/12h_faults.ipynb #527382e5
+# %% ../nbs/12h_faults.ipynb #a04a25f6
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     """Results side by side.
 
