@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #47a524cf
+# %% ../nbs/12h_faults.ipynb #e49c7e52
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ from .system import NAME, START, System, served_version
 from .training import fit_model
 from .world import without_horizon
 
-# %% ../nbs/12h_faults.ipynb #2a5c1cf8
+# %% ../nbs/12h_faults.ipynb #139560c1
 REACTION = HOUR   # from an alarm until somebody has acted
 
 def _by_hour(rows: pd.DataFrame, when: pd.Series) -> pd.Series:
@@ -58,7 +58,7 @@ def _alarm_rings(stage: ForkedDays, feed: pd.DataFrame) -> list[str]:
         rang |= {change.feature for change in alarm.update(X[WEATHER]).end_day(day)}
     return sorted(rang)
 
-# %% ../nbs/12h_faults.ipynb #62a527e0
+# %% ../nbs/12h_faults.ipynb #ea11bbcb
 def _celsius(stage: ForkedDays) -> FaultResult:
     "The feed gives degrees Celsius."
     feed = stage.feed(temp=(stage.X.temp[stage.faulty] - 32)/1.8)
@@ -78,7 +78,7 @@ def _celsius(stage: ForkedDays) -> FaultResult:
         outside_of_the_contract=len(contract.violations(feed[stage.faulty])) if contract else 0,
         change_alarm_rang_for=_alarm_rings(stage, feed))
 
-# %% ../nbs/12h_faults.ipynb #5cd4ceea
+# %% ../nbs/12h_faults.ipynb #d7e15737
 OLD, FRESH = LOOKUPS["weather"][1], 3*HOUR   # after this a fact is missing; and after this it rings
 
 def _silent(stage: ForkedDays) -> FaultResult:
@@ -98,9 +98,9 @@ def _silent(stage: ForkedDays) -> FaultResult:
     look = lambda system, end, error: end if end >= rings else None
     _, good, known = stage.live(lambda X, known: kept.loc[X.index], look)
     return compared(stage, good, stage.scores(feed), known, "the age of the newest weather, hourly",
-                   f"after {OLD/HOUR:g} hours the weather is missing", stage.faulty.sum())
+                    f"after {OLD/HOUR:g} hours the weather is missing", stage.faulty.sum())
 
-# %% ../nbs/12h_faults.ipynb #14d7b5e3
+# %% ../nbs/12h_faults.ipynb #c05bafc6
 def _again(stage: ForkedDays, past: int, flights: Callable[[pd.DataFrame], pd.DataFrame],
            horizon: pd.Timedelta = HORIZON) -> pd.DataFrame:
     "The features of the days once more, from the flights of `past` days, changed by `flights`."
@@ -130,11 +130,11 @@ def _stale(stage: ForkedDays) -> FaultResult:
     off = excess_bill(stage, stage.scores(missing))
     differ = (feed[AIRCRAFT] != stage.X[AIRCRAFT]).any(axis=1)
     return compared(stage, good, stage.scores(feed), known,
-                   "the skew report of the log against the offline table, at midnight",
-                   "the store is filled from the events again", (differ & stage.faulty).sum(),
-                   dollars_if_switched_off=off)
+                    "the skew report of the log against the offline table, at midnight",
+                    "the store is filled from the events again", (differ & stage.faulty).sum(),
+                    dollars_if_switched_off=off)
 
-# %% ../nbs/12h_faults.ipynb #0e6d3fe9
+# %% ../nbs/12h_faults.ipynb #62674617
 RENAMED = "EV", "XE"   # ExpressJet, and the code that it flew under before
 
 def _renamed(stage: ForkedDays) -> FaultResult:
@@ -155,13 +155,11 @@ def _renamed(stage: ForkedDays) -> FaultResult:
     hour = stage.when.dt.floor("h")
     refused = hour.isin(hour[theirs])   # with their neighbours in the request
     bad = stage.usual.mask(refused)
-    for_all = stage.scores(feed[~theirs]).reindex(bad.index)
     return compared(stage, good, bad, known, "the server refuses the request: 422",
-                   f"an hour later {new} is read as {old}", refused.sum(),
-                   their_flights=int(theirs.sum()),
-                   unanswered_alone=int(for_all.isna().sum()))
+                    f"an hour later {new} is read as {old}", refused.sum(),
+                    their_flights=int(theirs.sum()))
 
-# %% ../nbs/12h_faults.ipynb #982f1bc3
+# %% ../nbs/12h_faults.ipynb #955cddae
 SKEW, TOLERANCE = DAY, pd.Timedelta(minutes=5)
 
 def _a_day_ahead(stage: ForkedDays) -> tuple[pd.DataFrame, pd.Series]:
@@ -179,6 +177,7 @@ def _a_day_ahead(stage: ForkedDays) -> tuple[pd.DataFrame, pd.Series]:
         feed.loc[gone, [f"last_{c}_delay", f"last_{c}_age"]] = np.nan
     return feed, mine
 
+# %% ../nbs/12h_faults.ipynb #5691de68
 def _skewed(stage: ForkedDays) -> FaultResult:
     "One of two servers looks features up, and stamps its answers, by a clock a day ahead."
     feed, mine = _a_day_ahead(stage)
@@ -191,19 +190,19 @@ def _skewed(stage: ForkedDays) -> FaultResult:
     look = lambda system, end, error: found[0] if found else None
     _, good, known = stage.live(checked, look)
     blind, bad, _ = stage.live(lambda X, known: feed.loc[X.index], lambda *_: None,
-                          label="without", stamped=stamped)
+                               label="without", stamped=stamped)
     seen = labelled(blind.log, stage.end + MATURE)
     early = int((seen.known_at < seen["at"]).sum())
     return compared(stage, good, bad, known, "a check at the door: a moment of the future",
-                   "the event's own moment is taken", mine.sum(),
-                   "answers stamped in the future", (0, int(mine.sum())),
-                   known_before_predicted=early, not_mature=int((~seen.mature).sum()))
+                    "the event's own moment is taken", mine.sum(),
+                    "answers stamped in the future", (0, int(mine.sum())),
+                    known_before_predicted=early, not_mature=int((~seen.mature).sum()))
 
-# %% ../nbs/12h_faults.ipynb #f85e0a7d
+# %% ../nbs/12h_faults.ipynb #b4779ec5
 def _killed(stage: ForkedDays) -> FaultResult:
     "The process that serves is killed in the middle of a question."
     system, out = stage.fork("with"), pd.Series(np.nan, stage.rows.index)
-    told = out.copy()   # what clients were told the first time, if they were
+    first = out.copy()   # what clients were told at once, if they were
     with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
         url, child = stack.enter_context(killable_server(system))
         for hour, X in stage.hours():
@@ -212,7 +211,7 @@ def _killed(stage: ForkedDays) -> FaultResult:
                 child.kill()
                 child.wait()
             scores, error = asked.result()
-            told[X.index] = scores
+            first[X.index] = scores
             if hour == stage.began:   # a supervisor starts another one; clients ask again
                 url, child = stack.enter_context(killable_server(system))
                 scores, error = stage.ask(url, X)
@@ -220,17 +219,17 @@ def _killed(stage: ForkedDays) -> FaultResult:
         stage.settle(system, out, stage.at)
     logged = logged_predictions(system.log, since=stage.at, until=stage.end)
     logged = logged.set_index(logged.request_id.astype(int)).prediction
-    acknowledged = told.dropna()
+    acknowledged = first.dropna()
     other = int((acknowledged != out[acknowledged.index]).sum())
     lost = len(acknowledged.index.difference(logged.index))
     bad = stage.usual.mask(stage.when >= stage.began)
     return compared(stage, out, bad, stage.began, "a supervisor that waits for the process",
-                   "another process is started, and clients ask again with the same ids",
-                   len(stage.X[stage.faulty]), acknowledged_and_lost=lost,
-                   answered_otherwise_the_second_time=other, twice_in_the_log=int(
-                       logged.index.duplicated().sum()))
+                    "another process is started, and clients ask again with the same ids",
+                    len(stage.X[stage.faulty]), acknowledged_and_lost=lost,
+                    answered_otherwise_the_second_time=other, twice_in_the_log=int(
+                        logged.index.duplicated().sum()))
 
-# %% ../nbs/12h_faults.ipynb #4844355f
+# %% ../nbs/12h_faults.ipynb #981b6de8
 FULL = 6*HOUR   # until somebody has made room
 
 def _on_a_full_disk(stage: ForkedDays, mode: str) -> tuple[pd.Series, int, dict]:
@@ -257,14 +256,14 @@ def _disk_full(stage: ForkedDays) -> FaultResult:
     answered, missed, _ = _on_a_full_disk(stage, "available")
     during = stage.faulty & (stage.when < stage.began + FULL)
     return compared(stage, refused, stage.usual, stage.began + HOUR,
-                   "the server refuses (503) and is not ready",
-                   "what was refused is asked again when there is room", during.sum(),
-                   "answers that are not in the log", (lost, int(during.sum())), **said,
-                   refused_in_time=int(refused.isna().sum()),
-                   refused_by_available=int(answered.isna().sum()),
-                   not_in_the_log_of_available=missed)
+                    "the server refuses (503) and is not ready",
+                    "what was refused is asked again when there is room", during.sum(),
+                    "answers that are not in the log", (lost, int(during.sum())), **said,
+                    refused_in_time=int(refused.isna().sum()),
+                    refused_by_available=int(answered.isna().sum()),
+                    not_in_the_log_of_available=missed)
 
-# %% ../nbs/12h_faults.ipynb #3804e6d3
+# %% ../nbs/12h_faults.ipynb #f984a678
 AWAY = 6*HOUR
 
 def _release(system: System) -> str:
@@ -296,10 +295,10 @@ def _registry_down(stage: ForkedDays) -> FaultResult:
             out[X.index], _ = stage.ask(url, X)
     during = stage.faulty & (stage.when < stage.began + AWAY)
     return compared(stage, out, stage.usual.mask(during), stage.began,
-                   "a release, which is refused", "the release is tried again; the server goes on "
-                   "with its bundle", during.sum(), refused=said[0], tried_again=said[1])
+                    "a release, which is refused", "the release is tried again; the server goes on "
+                    "with its bundle", during.sum(), refused=said[0], tried_again=said[1])
 
-# %% ../nbs/12h_faults.ipynb #cc1ce820
+# %% ../nbs/12h_faults.ipynb #be8873c6
 def _without_check(data: bytes, X: pd.DataFrame) -> pd.Series | str:
     "What a model answers whose bytes nobody has compared; or why it does not."
     try: return pd.Series(onnx_scorer(data)(X.to_numpy()), X.index)
@@ -317,7 +316,7 @@ def _damage(tried: pd.Series | str, right: pd.Series) -> float:
     "By how much an answer is wrong at most; not a number where there is none."
     return np.nan if isinstance(tried, str) else float((tried - right).abs().max())
 
-# %% ../nbs/12h_faults.ipynb #238709ad
+# %% ../nbs/12h_faults.ipynb #26ba1e72
 def _once_more(system: System, X: pd.DataFrame) -> Path:
     "Register the model that is served as a new version, and copy its bundle to be served."
     served = system.registry.version(NAME, served_version(system))
@@ -326,6 +325,7 @@ def _once_more(system: System, X: pd.DataFrame) -> Path:
                                        metrics={}).version
     return system.registry.export(NAME, version, system.bundles/NAME/str(version))
 
+# %% ../nbs/12h_faults.ipynb #82514daf
 def _corrupt(stage: ForkedDays) -> FaultResult:
     "A bundle is deployed, and a bit of it has changed on the way."
     system, out = stage.fork("with"), pd.Series(np.nan, stage.rows.index)
@@ -347,12 +347,12 @@ def _corrupt(stage: ForkedDays) -> FaultResult:
     bad = stage.usual.where(~stage.faulty, _without_check(damaged, stage.X))
     wrong = int(((bad - stage.usual).abs() > PARITY).sum())
     return compared(stage, out, bad, stage.began, "the digest, when the server looks at the bundle",
-                   "the server goes on with the bundle that it has", stage.faulty.sum(),
-                   "wrong answers", (0, wrong), error=error, bits=BITS,
-                   refused=int(bits.isna().sum()), unnoticed=int((bits <= PARITY).sum()),
-                   answered_otherwise=int((bits > PARITY).sum()), largest=float(bits.max()))
+                    "the server goes on with the bundle that it has", stage.faulty.sum(),
+                    "wrong answers", (0, wrong), error=error, bits=BITS,
+                    refused=int(bits.isna().sum()), unnoticed=int((bits <= PARITY).sum()),
+                    answered_otherwise=int((bits > PARITY).sum()), largest=float(bits.max()))
 
-# %% ../nbs/12h_faults.ipynb #5f1d716d
+# %% ../nbs/12h_faults.ipynb #6791f3c4
 Model = Callable[[pd.DataFrame], pd.Series]
 
 def _fitted(rows: pd.DataFrame, table: pd.DataFrame, kind: str = "logistic") -> Model:
@@ -362,6 +362,7 @@ def _fitted(rows: pd.DataFrame, table: pd.DataFrame, kind: str = "logistic") -> 
                            sample_weight=rows.weight.to_numpy(), kind=kind)
     return lambda X: pd.Series(model.predict_proba(X[FEATURES])[:, 1], X.index)
 
+# %% ../nbs/12h_faults.ipynb #718a2ab6
 def _leak(stage: ForkedDays) -> FaultResult:
     "A challenger was trained on features that know what was not known."
     system, (true, leaky) = stage.fork("trained"), (
@@ -386,10 +387,10 @@ def _leak(stage: ForkedDays) -> FaultResult:
     _, good, known = stage.live(lambda X, known: X, look)
     bad = new(stage.X)
     return compared(stage, good, bad, known, "daily looks at its shadow, on what was asked",
-                   "it never serves anybody", stage.faulty.sum(), "answers of the leaky model",
-                   (0, len(bad)), gate=gate.difference, gate_passed=gate.high < 0)
+                    "it never serves anybody", stage.faulty.sum(), "answers of the leaky model",
+                    (0, len(bad)), gate=gate.difference, gate_passed=gate.high < 0)
 
-# %% ../nbs/12h_faults.ipynb #dfbaf27d
+# %% ../nbs/12h_faults.ipynb #0defe5bc
 def _slow_world(system: System, since: pd.Timestamp) -> System:
     "The same system in a world that tells of flights predicted from a moment on a week later."
     flights = system.world.flights
@@ -398,6 +399,7 @@ def _slow_world(system: System, since: pd.Timestamp) -> System:
                              sched_arr=flights.sched_arr + later)
     return replace(system, world=replace(system.world, flights=flights))
 
+# %% ../nbs/12h_faults.ipynb #3a8397e3
 def _labels_late(stage: ForkedDays) -> FaultResult:
     "Outcomes become known a week late."
     real = stage.system
@@ -424,7 +426,7 @@ def _labels_late(stage: ForkedDays) -> FaultResult:
     return replace(found, began=stage.began, detected_at=hours,
                    detected_by="the age of the newest outcome, at midnight")
 
-# %% ../nbs/12h_faults.ipynb #50dd7544
+# %% ../nbs/12h_faults.ipynb #552a3bc2
 SHORT = {s: [r for r in some if r.window is None or r.window <= DAY]
          for s, some in ROLLINGS.items()}   # a day before fills their windows
 
@@ -452,6 +454,7 @@ def _events(flights: pd.DataFrame) -> list[_Event]:
     out.sort(key=lambda e: (e[0], e[1] == "flight"))
     return [_Event(at, i, source, id, row) for i, (at, source, id, row) in enumerate(out)]
 
+# %% ../nbs/12h_faults.ipynb #e19a6c90
 def _in_disorder(events: Sequence[_Event], since: pd.Timestamp) -> list[_Event]:
     "One fact in five late by up to a quarter of an hour, and one in twenty twice."
     rng, out = np.random.default_rng(0), []
@@ -477,7 +480,7 @@ def _engine(events: Sequence[_Event], *, by_id: bool) -> pd.DataFrame:
             seen.add(e.id)
     return pd.DataFrame.from_dict(out, orient="index", columns=names).astype(np.float32)
 
-# %% ../nbs/12h_faults.ipynb #06ea790a
+# %% ../nbs/12h_faults.ipynb #331f21ee
 def _disordered(stage: ForkedDays) -> FaultResult:
     "Clients ask twice; facts come late, out of order and twice; so do outcomes."
     year = stage.system.world.flights
@@ -498,13 +501,14 @@ def _disordered(stage: ForkedDays) -> FaultResult:
     rows = len(logged_predictions(system.log, since=stage.at))
     queue = [int(((f[WAITING.name] - fed[0][WAITING.name]).abs() >= 1).sum()) for f in fed[1:]]
     return compared(stage, out, stage.scores(fed[2]), stage.began,
-                   "an id that is known already",
-                   "what is known is not taken in again; what is late takes its place",
-                   len(stage.X[stage.faulty]), "flights with a wrong queue", (queue[0], queue[1]),
-                   asked=2*len(out), rows_in_the_log=rows, answers_differ=int((out != again).sum()),
-                   outcomes_new_the_second_time=twice)
+                    "an id that is known already",
+                    "what is known is not taken in again; what is late takes its place",
+                    len(stage.X[stage.faulty]), "flights with a wrong queue", (queue[0], queue[1]),
+                    asked=2*len(out), rows_in_the_log=rows,
+                    answers_differ=int((out != again).sum()),
+                    outcomes_new_the_second_time=twice)
 
-# %% ../nbs/12h_faults.ipynb #a1362f73
+# %% ../nbs/12h_faults.ipynb #2df5d55e
 @dataclass(frozen=True)
 class Fault:
     """A fault that can be tried.
@@ -577,7 +581,7 @@ FAULTS: Mapping[str, Fault] = {
         "it", "a check at the door, and the event's own moment", 3, _LATER, _skewed),
 }
 
-# %% ../nbs/12h_faults.ipynb #939e7542
+# %% ../nbs/12h_faults.ipynb #a1c57f92
 def try_fault(system: System, name: str, *, at: pd.Timestamp = START,
               folder: Path | str | None = None) -> FaultResult:
     """Let copies of a system live through a fault, with its protection and without it.
@@ -654,7 +658,7 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
         return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
                           disable=None if progress else True))
 
-# %% ../nbs/12h_faults.ipynb #527382e5
+# %% ../nbs/12h_faults.ipynb #187469b2
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     """Results side by side.
 
@@ -720,7 +724,9 @@ def plot_faults(results: Sequence[FaultResult], ax: Any = None) -> Any:
         ax.barh(place + up, cost, .38, color=color, label=f"{name} the protection")
     ax.set_yticks(place, [FAULTS[r.name].title for r in results])
     ax.axvline(0, color="0.3", lw=1)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="cost above that of the same days without the fault, thousand dollars",
            title="What each fault cost, with its protection and without")
-    ax.legend()
+    ax.legend(loc="lower right")
     return ax

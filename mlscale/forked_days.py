@@ -6,7 +6,7 @@
 __all__ = ['HOUR', 'DAY', 'Sent', 'Look', 'FaultResult', 'ForkedDays', 'excess_bill', 'excess_loss', 'compared', 'told',
            'killable_server']
 
-# %% ../nbs/12g_forked_days.ipynb #bea2ebff
+# %% ../nbs/12g_forked_days.ipynb #d11f3ebc
 import json
 import socket
 import subprocess
@@ -28,7 +28,7 @@ from .serving import PredictionLog, serving_process
 from .system import NAME, System, act, record_known_outcomes, request_predictions
 from .system import served_version
 
-# %% ../nbs/12g_forked_days.ipynb #b2c54d01
+# %% ../nbs/12g_forked_days.ipynb #0cb4afe3
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class FaultResult:
         """
         return {"format": 1, **plain(asdict(self)), "began": self.began.isoformat()}
 
-# %% ../nbs/12g_forked_days.ipynb #868f5020
+# %% ../nbs/12g_forked_days.ipynb #39bedec6
 Sent = Callable[[pd.DataFrame, pd.Timestamp | None], pd.DataFrame]
 Look = Callable[[System, pd.Timestamp, str], pd.Timestamp | None]
 
@@ -286,7 +286,7 @@ class ForkedDays:
                 if known is None: known = look(system, hour + HOUR, error)
         return system, out, known
 
-# %% ../nbs/12g_forked_days.ipynb #55e06853
+# %% ../nbs/12g_forked_days.ipynb #9013a183
 def excess_bill(days: ForkedDays, scores: pd.Series) -> float:
     """By how much the bill of the faulty days is above the usual one.
 
@@ -395,7 +395,7 @@ def compared(days: ForkedDays, good: pd.Series, bad: pd.Series, known: pd.Timest
         excess_loss(days, good), excess_loss(days, bad), excess_bill(days, good),
         excess_bill(days, bad), lost, with_, without, more)
 
-# %% ../nbs/12g_forked_days.ipynb #87080bf1
+# %% ../nbs/12g_forked_days.ipynb #909205e8
 def told(url: str, path: str, method: str = "GET") -> dict:
     """What a server says of itself.
 
