@@ -268,7 +268,7 @@ class Progress:
     --------
     >>> from mlscale.checker import progress
     >>> print("So far:", progress().total)
-    So far: ... of 26 solved, ... of 130 points, about ... minutes left.
+    So far: ... of 28 solved, ... of 140 points, about ... minutes left.
     """
     exercises: pd.DataFrame
     begun: tuple
