@@ -248,7 +248,7 @@ def record(verdict: Verdict) -> Verdict:
     with suppress(OSError): verdict = replace(verdict, links=_links(verdict))   # a folder is gone
     return verdict
 
-# %% ../nbs/90e_checker.ipynb #0dfb117b
+# %% ../nbs/90e_checker.ipynb #bc3fd731
 _TROUBLES = {"version": _VERSION,
              "damaged": "The file of your progress is damaged: here is what can be read of it. Your"
                         " next try keeps a copy before it goes on."}

@@ -506,7 +506,7 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
         code = getattr(inspect.unwrap(function), "__code__", None)
         return Outcome(error=type(e).__name__, detail=explain(e, getattr(code, "co_filename", "")))
 
-# %% ../nbs/90b_student_answers.ipynb #ec8ade80
+# %% ../nbs/90b_student_answers.ipynb #57f6b053
 def encode(x: Any) -> Any:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
@@ -555,7 +555,7 @@ def encode(x: Any) -> Any:
     raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from"
                     " 0 (`reset_index(drop=True)`), and use plain types and UTC")
 
-# %% ../nbs/90b_student_answers.ipynb #cfcf7835
+# %% ../nbs/90b_student_answers.ipynb #c6cc8dcb
 def _equal(a: Any, b: Any) -> bool:
     "Whether a stored input came back as it was."
     if isinstance(b, np.ndarray):
