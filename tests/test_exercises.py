@@ -806,7 +806,8 @@ def test_an_answer_that_cannot_be_compared_is_named(x):
 
 @pytest.mark.parametrize("x", [pd.Series([1., 2.], index=["a", "b"]), pd.Series([1, 2], index=[1, 2]), pd.DataFrame({"a": [1, 2]}, index=[1, 0]), pd.DataFrame({0: [1.]}),
     pd.DataFrame([[1, 2]], columns=["a", "a"]),
-    pd.DataFrame(index=[0, 1]), np.zeros((0, 3)), pd.Series(pd.Categorical(["b"], categories=["b", "a"])), pd.Timestamp("2013-07-01", tz="America/New_York"), {1: 2}, {"a": {1, 2}}, {1, 2}, (1, 2), 1j])
+    pd.DataFrame(index=[0, 1]), np.zeros((0, 3)), pd.Series(pd.Categorical(["b"], categories=["b", "a"])), pd.Timestamp("2013-07-01", tz="America/New_York"), {1: 2},
+    {"a": {1, 2}}, {1, 2}, (1, 2), 1j])
 def test_an_input_that_would_not_come_back_as_it_was_is_refused(x):
     with pytest.raises(TypeError, match="would not come back as it was|cannot be stored"): encode(x)
 
@@ -815,7 +816,8 @@ def test_an_input_that_would_not_come_back_as_it_was_is_refused(x):
     pd.Series([1.5, float("inf")]),
                                pd.Series(pd.to_datetime(["2013-07-01 12:00:00.5", None], utc=True)), pd.Series(pd.to_timedelta([5, None], unit="min")), pd.Timestamp("2013-07-01", tz="UTC"),
                                pd.Timestamp("2013-07-01"),
-                               pd.Timedelta(microseconds=1), pd.DataFrame({"a": [1, 2], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}), [1, [2., "x"], None], {"at": [pd.Timedelta("5min")], "dict": {"float": 1.5, "": None}}, {}, pd.NaT], ids=repr)
+                               pd.Timedelta(microseconds=1), pd.DataFrame({"a": [1, 2], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}), [1, [2., "x"], None],
+                               {"at": [pd.Timedelta("5min")], "dict": {"float": 1.5, "": None}}, {}, pd.NaT], ids=repr)
 def test_an_input_comes_back_as_it_was_and_new_each_time(x):
     stored = json.dumps(encode(x))
     back, again = decode(json.loads(stored)), decode(json.loads(stored))
