@@ -33,7 +33,8 @@ def _rules(policy: list[str]) -> Any:
     "Rules from words such as retrain=monthly."
     from mlscale.lifecycle import Rules
     usual, given = asdict(Rules()), dict[str, Any]()
-    read = {str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
+    read: dict[type, Callable[[str], Any]] = {
+        str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
     for word in policy:
         name, _, value = word.partition("=")
         if name not in usual:
@@ -44,17 +45,24 @@ def _rules(policy: list[str]) -> Any:
             raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
     return Rules(**given)
 
+def _faults(words: list[str]) -> list[str]:
+    "Names of faults; all stands for each of them."
+    from mlscale.faults import FAULTS
+    return [*FAULTS] if words == ["all"] else words
+
 def _arguments(words: argparse.Namespace) -> dict:
     "What `run` is given: what was typed; else what the run to go on with was begun with."
     from mlscale.lifecycle import BAD_RELEASE, END, Rules, arguments_of
     given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0, "rules": Rules(),
-             "online": False}
+             "online": False, "faults": [], "parts": False}
     if words.resume: given = arguments_of(words.resume)
     if words.until: given["until"] = _time(words.until)
     if words.seed is not None: given["seed"] = words.seed
     if release := words.bad_release:
         given["bad_release"] = None if release == "none" else _time(release)
-    if words.online: given["online"] = True
+    if words.faults: given["faults"] = _faults(words.faults)
+    if words.full: given["faults"] = _faults(["all"])
+    given |= {name: True for name in ("online", "parts") if words.full or getattr(words, name)}
     if words.policy: given["rules"] = _rules(words.policy)
     return given
 
@@ -381,6 +389,12 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--online", action="store_true", help="read the features from Feast's online "
                      "store, written once a day: the same decisions, later (default: they come "
                      "with the question)")
+    sub.add_argument("--faults", nargs="+", metavar="FAULT", help="what to break on copies of the "
+                     "system, or all (default: nothing)")
+    sub.add_argument("--parts", action="store_true", help="also live through the year once for each "
+                     "part that can be turned off, in memory (default: no)")
+    sub.add_argument("--full", action="store_true", help="--online, --parts and --faults all: some "
+                     "half an hour (default: the year alone)")
     sub.add_argument("--policy", nargs="+", metavar="NAME=VALUE", help="by what is decided, such "
                      "as retrain=monthly gate=no check='shadow, canary' share=.1 "
                      "(default: retrain='measured harm' check=canary)")

@@ -17,7 +17,7 @@ __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', '
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -25,13 +25,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 import pandas as pd
-from .spark import session
+from .arguments import one_of
+from .faults import FAULTS
 from .features import FEATURES
+from .full_run import faults_tried, parts_worth
 from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, daily_differences
 from .policy import expected_losses, gate, history, judge_release, launch, learnable
 from .policy import monitors, release, reopen, surely_worse, taught_by, train, watch
 from .policy import watch_day, why_retrain
 from .serving import serving_process
+from .spark import session
 from .storage import home, locked, needs, replacing
 from .story import Run, decisions_digest, decisions_of, draw_gates, draw_year, merge_futures
 from .story import page, provenance, read_run, side_by_side, taken_back, write_run
@@ -193,7 +196,7 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
     return weeks
 
 # %% ../nbs/12_lifecycle.ipynb #1f8194fb
-_ARGUMENTS = "arguments.json"
+_ARGUMENTS, _EXTRAS = "arguments.json", {"online": False, "faults": [], "parts": False}
 
 def new_folder() -> Path:
     """A name for a new run, in `runs` of the home folder.
@@ -222,7 +225,7 @@ def arguments_of(folder: Path | str) -> dict:
     Returns
     -------
     dict
-        `until`, `bad_release`, `seed`, `rules` and `online`, as for `run`.
+        `until`, `bad_release`, `seed`, `rules`, `online`, `faults` and `parts`, as for `run`.
 
     Raises
     ------
@@ -243,7 +246,7 @@ def arguments_of(folder: Path | str) -> dict:
     day = lambda text: text and pd.Timestamp(text)
     return {"until": day(given["until"]), "bad_release": day(given["bad_release"]),
             "seed": given["seed"], "rules": Rules(**given.get("rules", {})),
-            "online": given.get("online", False)}
+            **{name: given.get(name, usual) for name, usual in _EXTRAS.items()}}
 
 def _folder(given: Path | str | None, arguments: dict) -> Path:
     "A new folder that holds the arguments, or that of a run with the same."
@@ -319,15 +322,16 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
 # %% ../nbs/12_lifecycle.ipynb #9358e297
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
-        online: bool = False, progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
+        online: bool = False, faults: Sequence[str] = (), parts: bool = False,
+        progress: bool = True, say: Callable[[str], None] | None = None) -> Run:
     """Run the whole loop through the year, or go on with a run that was interrupted.
 
     Parameters
     ----------
     folder : path, optional
         For everything durable and `report.html`: a new one, or that of an earlier run with the
-        same `until`, `bad_release`, `seed`, `rules` and `online`. An unfinished one goes on after
-        its last whole week; a finished one is read, and nothing is run. Default: a new one in
+        arguments. An unfinished one goes on after its last whole week and result; a finished one is
+        read, and nothing is run. Default: a new one in
         `runs` of the home folder.
     until : Timestamp
         The end, UTC; whole weeks from the 1st of April are run.
@@ -342,6 +346,12 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     online : bool
         Whether the server reads the features from Feast's online store, which is written once a
         day. It decides the same, and takes longer.
+    faults : sequence of str
+        Names of `mlscale.faults.FAULTS`: what is broken on copies of the system as it was launched,
+        with the protection and without it.
+    parts : bool
+        Whether the year is also lived in memory, once for each part of the system that can be
+        turned off. It takes some minutes.
     progress : bool
         Whether to show bars and the story while it happens.
     say : callable, optional
@@ -373,18 +383,27 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     if bad_release not in weeks: bad_release = None   # the default one, after the end
     until = weeks[-1] + WEEK
     folder = _folder(folder, {"until": until, "bad_release": bad_release, "seed": seed,
-                              "rules": rules, "online": online})
+                              "rules": rules, "online": online,
+                              "faults": [one_of(name, "faults", tuple(FAULTS)) for name in faults],
+                              "parts": parts})
     if (folder/"run.json").exists(): return read_run(folder)
     with _alone(folder), ThreadPoolExecutor(1) as beside, ExitStack() as stack:
         # Java takes its time; meanwhile the models train
         started = beside.submit(stack.enter_context, session(None))
         system = _begun(folder/"state", rules=rules, online=online, label="the year", seed=seed,
                         say=say or (tqdm.write if progress else lambda line: None))
+        launched = system.fork(folder/"state at launch", "at launch") if faults else system
         futures = _futures(system, weeks, bad_release, started.result(), progress)
         events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])
                                   for name in ("events", "weeks", "gates"))
         result = Run(folder, events, metrics, gates, system.performance.threshold,
-                     provenance(until, bad_release, seed, rules))
+                     provenance(until, bad_release, seed, rules, online=online, faults=faults,
+                                parts=parts))
+        if faults:
+            result.faults = faults_tried(folder/"faults.json", launched, faults, progress=progress)
+        if parts:
+            result.parts = parts_worth(folder/"parts.json", system.world, system.features,
+                                       until=until, bad_release=bad_release, progress=progress)
         result.report(folder/"report.html")
         write_run(result)   # last: what is there is finished
     return result

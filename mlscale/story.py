@@ -13,6 +13,7 @@ import json
 import platform
 import shlex
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from html import escape
@@ -112,15 +113,17 @@ _MARKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
           "rollback": ("v", "#D55E00", "#D55E00", 55, "rolled back")}
 
 def _draw_marks(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
-    "What happened in the first future, at the loss of the week in which it did."
+    "What happened in the first future, on its line."
     name = metrics.run.iloc[0]
-    first = metrics[metrics.run == name].set_index("week").log_loss
+    first = metrics[(metrics.run == name) & metrics.log_loss.notna()]
+    seconds = lambda times: (times - START)/pd.Timedelta(seconds=1)
+    on_line = lambda at: np.interp(seconds(at), seconds(first.week + WEEK), first.log_loss)
     for kind, (marker, face, edge, size, label) in _MARKS.items():
         some = events[(events.run == name) & (events.kind == kind) & (events["at"] > START)
                       & ((kind != "alert") | events.text.str.startswith(HARM))]
         colors = {"color": face} if marker == "x" else {"facecolors": face, "edgecolors": edge}
-        ax.scatter(some["at"], [first.get(at - WEEK, np.nan) for at in some["at"]], size,
-                   marker=marker, **colors, linewidths=1.6, zorder=3, label=label)
+        ax.scatter(some["at"], on_line(some["at"]), size, marker=marker, **colors, linewidths=1.6,
+                   zorder=3, label=label)
 
 def _shade(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
     "The weeks in which the first future served a release that was taken back."
@@ -309,12 +312,13 @@ def decisions_digest(decisions: list[dict]) -> str:
 
 # %% ../nbs/12e_story.ipynb #dc5d0ed4
 def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
-               rules: Rules = Rules()) -> dict[str, str]:
+               rules: Rules = Rules(), *, online: bool = False, faults: Sequence[str] = (),
+               parts: bool = False) -> dict[str, str]:
     """How a run was made, and how it is made again.
 
     Parameters
     ----------
-    until, bad_release, seed, rules
+    until, bad_release, seed, rules, online, faults, parts
         As for `mlscale.lifecycle.run`.
 
     Returns
@@ -341,7 +345,9 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
     policy = " ".join(shlex.quote(f"{name}={yes_or_no(value)}") for name, value
                       in asdict(rules).items() if value != usual[name])
     return {"command": f"mlscale run --until {until:%Y-%m-%d} --bad-release {release} "
-                       f"--seed {seed}" + (f" --policy {policy}" if policy else ""),
+                       f"--seed {seed}" + (f" --policy {policy}" if policy else "")
+                       + " --online"*online + " --parts"*parts
+                       + (f" --faults {' '.join(faults)}" if faults else ""),
             "seed": str(seed), "mlscale": mlscale.__version__,
             "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
             "requirements.lock": digest(lock) if lock.exists() else "none: not in a checkout",
@@ -731,8 +737,14 @@ class Run:
             *(self._bad_release(bad) for bad in taken_back(self.events).itertuples()),
             f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
             f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million"
-            + "".join(f"; {other}, ${self.of(other).saved/1e6:.2f} million" for other in others)
-            + "."]
+            + "".join(map(self._other, others)) + "."]
+
+    def _other(self, name: str) -> str:
+        "What another future saved, beside the first in the same weeks."
+        other, first = self.of(name), self.of(self.metrics.run.iloc[0])
+        same = first.metrics[first.metrics.week.isin(other.metrics.week)]
+        return (f"; {name}, ${other.saved/1e6:.2f} million against"
+                f" ${replace(first, metrics=same).saved/1e6:.2f} million in the same weeks")
 
     def _bad_release(self, bad: Any) -> str:
         "What a release did that was taken back, and what its weeks were like in other futures."
