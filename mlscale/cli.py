@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #efd038a7
+# %% ../nbs/91_cli.ipynb #81cdf19f
 import argparse
 import importlib.util
 import os
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from .storage import home, needs, replacing, without_password
 
-# %% ../nbs/91_cli.ipynb #e6f1fb79
+# %% ../nbs/91_cli.ipynb #7ab17e03
 def _time(text: str) -> Any:
     "A date in words, UTC."
     import pandas as pd
@@ -45,7 +45,7 @@ def _rules(policy: list[str]) -> Any:
             raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
     return Rules(**given)
 
-# %% ../nbs/91_cli.ipynb #4fe0627d
+# %% ../nbs/91_cli.ipynb #10c21aa8
 def _faults(words: list[str]) -> list[str]:
     "Names of faults; all stands for each of them."
     from mlscale.faults import FAULTS
@@ -67,7 +67,7 @@ def _arguments(words: argparse.Namespace) -> dict:
     if words.policy: given["rules"] = _rules(words.policy)
     return given
 
-# %% ../nbs/91_cli.ipynb #16f5655d
+# %% ../nbs/91_cli.ipynb #7ea83604
 def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
     "Tells the story, and first, once there is something to lose, how to go on after a crash."
     with needs("data"): from tqdm.auto import tqdm
@@ -77,7 +77,7 @@ def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
         if not quiet: tqdm.write(line)
     return say
 
-# %% ../nbs/91_cli.ipynb #86938843
+# %% ../nbs/91_cli.ipynb #92bb5291
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import new_folder, run
     start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
@@ -364,7 +364,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #cfce8207
+# %% ../nbs/91_cli.ipynb #d1f708fb
 def _wait(text: str, unit: str = "hours", low: float = 0) -> float:
     "How long to wait."
     try: wait = float(text)
@@ -524,7 +524,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("entity", metavar="ENTITY", help="what is forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #72ea4446
+# %% ../nbs/91_cli.ipynb #22d4513f
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands.
 

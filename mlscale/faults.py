@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #e49c7e52
+# %% ../nbs/12h_faults.ipynb #4de817ef
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

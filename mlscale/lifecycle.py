@@ -13,7 +13,7 @@ __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', '
            'record_known_outcomes', 'request_predictions', 'served_version', 'write_checkpoint', 'write_features',
            'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #8e0be2d3
+# %% ../nbs/12_lifecycle.ipynb #2b7d9104
 import json
 import shutil
 import uuid

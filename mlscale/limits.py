@@ -477,7 +477,7 @@ class Limits:
         answer = refusal(status, why, Connection="close")
         await answer(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #8651b060
+# %% ../nbs/06e_limits.ipynb #3078f06d
 MOST_IN_PROGRESS = 8
 
 def _stated_deadline(scope: dict) -> float:

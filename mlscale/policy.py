@@ -7,7 +7,7 @@ __all__ = ['LEARN_FROM', 'RECENT', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learn
            'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'daily_differences',
            'surely_worse', 'judge_release', 'why_retrain']
 
-# %% ../nbs/12d_policy.ipynb #e6812d85
+# %% ../nbs/12d_policy.ipynb #e5943dda
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -73,7 +73,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
                          "known_at": rows.label_time.to_numpy(), "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #f41f739d
+# %% ../nbs/12d_policy.ipynb #313eba67
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.
@@ -195,7 +195,7 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
                                  week=week.to_numpy()))
     return pd.concat(parts, ignore_index=True)[["day", "label", "prediction", "week"]]
 
-# %% ../nbs/12d_policy.ipynb #eb68ed42
+# %% ../nbs/12d_policy.ipynb #c518b83f
 RECENT = 45   # days: what a change is measured against
 
 def monitors(features: pd.DataFrame, tried: pd.DataFrame, rules: Rules = Rules()
@@ -580,7 +580,7 @@ def new_to_the_champion(system: System, rows: pd.DataFrame, features: pd.DataFra
     tally.update(features.loc[new.flight_id, FEATURES])
     return tally.broken
 
-# %% ../nbs/12d_policy.ipynb #1bf2a79c
+# %% ../nbs/12d_policy.ipynb #a693c0ec
 def _challenger(system: System, at: pd.Timestamp, table: pd.DataFrame, held_out: pd.DataFrame,
                 why: str) -> int:
     "Train a version on what is older than the held-out weeks, and register it."
@@ -600,7 +600,7 @@ def _challenger(system: System, at: pd.Timestamp, table: pd.DataFrame, held_out:
     system.trained_at = at
     return version
 
-# %% ../nbs/12d_policy.ipynb #8a985633
+# %% ../nbs/12d_policy.ipynb #e17d8d3e
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, let its trial begin.
@@ -654,7 +654,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     system.note(at, "promote", f"version {version} is live; {better_by}", version,
                 evidence=evidence)
 
-# %% ../nbs/12d_policy.ipynb #02ae6a20
+# %% ../nbs/12d_policy.ipynb #b37fafc8
 def _begin(system: System, at: pd.Timestamp, url: str, version: int, held_out: pd.DataFrame,
            table: pd.DataFrame, better_by: str, evidence: dict) -> None:
     "Begin a trial; how far days stray is seen on the held-out flights of those that it will serve."

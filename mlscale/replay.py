@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fit', 'WITHOUT', 'Decision', 'Replay', 'replay', 'worth']
 
-# %% ../nbs/12f_replay.ipynb #5cb467ee
+# %% ../nbs/12f_replay.ipynb #2f8365a4
 import hashlib
 import json
 from collections.abc import Callable
@@ -243,7 +243,7 @@ def _routed(loop: _Loop, rows: Any) -> np.ndarray:
     return uniform_hash(loop.record.ids[rows], seed=loop.record.world.desk.seed,
                         salt=7) < loop.rules.share
 
-# %% ../nbs/12f_replay.ipynb #ab8eafe0
+# %% ../nbs/12f_replay.ipynb #aa4db2fe
 def _look(loop: _Loop, now: pd.Timestamp) -> None:
     "Stop a release that is surely worse; let one serve everybody that held out for two weeks."
     if loop.trial is None or loop.rules.check in ("none", "week"): return
@@ -265,7 +265,7 @@ def _look(loop: _Loop, now: pd.Timestamp) -> None:
     else: return
     loop.trial = None
 
-# %% ../nbs/12f_replay.ipynb #98441b94
+# %% ../nbs/12f_replay.ipynb #b9decf02
 def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
     "Roll a release back that was surely worse in its first week."
     if loop.trial is None or loop.rules.check != "week" or now - loop.trial["since"] < WEEK: return

@@ -95,7 +95,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #865f62ed
+# %% ../nbs/06i_service.ipynb #0f62c076
 _OTHER_COLUMNS = "it takes other columns than production, so production answers for it"
 
 def _fits(tried: DeployedModel | None, production: DeployedModel | None) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['merge_futures', 'taken_back', 'draw_year', 'draw_gates', 'page', 'Run', 'write_run', 'read_run', 'side_by_side']
 
-# %% ../nbs/12e_story.ipynb #f6127949
+# %% ../nbs/12e_story.ipynb #150bb162
 import base64
 import io
 import json

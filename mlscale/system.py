@@ -8,7 +8,7 @@ __all__ = ['NAME', 'START', 'END', 'WEEK', 'DAY', 'RETRAIN', 'CHECK', 'TRIAL', '
            'write_features', 'request_predictions', 'act', 'record_known_outcomes', 'taught_by', 'expected_losses',
            'batch_scores', 'served_version', 'deploy', 'record']
 
-# %% ../nbs/12c_system.ipynb #cc70ce28
+# %% ../nbs/12c_system.ipynb #b4383fc9
 import copy
 import json
 import os
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12c_system.ipynb #f61d868f
+# %% ../nbs/12c_system.ipynb #5b0b4eb1
 from .arguments import number, one_of, plain
 from .artifacts import read_pointer
 from .batch import batch_predict
@@ -385,7 +385,7 @@ class System:
         self.label = label
         for row in [*self.events, *self.weeks, *self.gates]: row["run"] = label
 
-# %% ../nbs/12c_system.ipynb #35571a39
+# %% ../nbs/12c_system.ipynb #4fc2dd83
 def _rounded(x: Any) -> Any:
     "Numbers with six digits, wherever they stand."
     if isinstance(x, dict): return {name: _rounded(value) for name, value in x.items()}
@@ -449,7 +449,7 @@ def decisions_digest(decisions: list[dict]) -> str:
     bare = [{name: x for name, x in decision.items() if name != "text"} for decision in decisions]
     return sha256(json.dumps(_rounded(bare), sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/12c_system.ipynb #be405a69
+# %% ../nbs/12c_system.ipynb #ba72a512
 def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
                rules: Rules = Rules(), *, online: bool = False, faults: Sequence[str] = (),
                parts: bool = False) -> dict[str, str]:
@@ -676,7 +676,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     found = found[found.known_at <= at]
     return record_outcomes(found.assign(request_id=found.flight_id.astype(str)), log=system.log)
 
-# %% ../nbs/12c_system.ipynb #d1eb11c4
+# %% ../nbs/12c_system.ipynb #c657e883
 def taught_by(system: System, seen: pd.DataFrame) -> pd.DataFrame:
     """Of the known outcomes those that may teach or judge.
 
