@@ -26,8 +26,8 @@ class Rule:
 
     Parameters
     ----------
-    severity : str
-        "info", "warning" or "critical".
+    severity : str, optional
+        "info", "warning" or "critical". Default: what the finding says, else "warning".
     hold : int
         How many findings in a row must be alarms before it fires.
     hold_for : Timedelta
@@ -45,7 +45,7 @@ class Rule:
     >>> Rule("critical", hold_for="30min", clear=3).hold_for
     Timedelta('0 days 00:30:00')
     """
-    severity: str = "warning"
+    severity: str | None = None
     hold: int = 1
     hold_for: pd.Timedelta = pd.Timedelta(0)
     clear: int = 1
@@ -53,7 +53,7 @@ class Rule:
     runbook: str = ""
 
     def __post_init__(self) -> None:
-        one_of(self.severity, "severity", SEVERITIES)
+        if self.severity is not None: one_of(self.severity, "severity", SEVERITIES)
         for name in ("hold", "clear"): whole(getattr(self, name), name, low=1)
         try: wait = pd.Timedelta(self.hold_for)
         except (TypeError, ValueError): wait = pd.NaT
@@ -99,6 +99,8 @@ class Alert:
         The name of an alert that was open when this one fired, and explains it.
     runbook : str
         What to do first.
+    again : int
+        How many troubles of this name began at this very moment before, and were over.
 
     Examples
     --------
@@ -128,6 +130,7 @@ class Alert:
     note: str = ""
     cause: str = ""
     runbook: str = ""
+    again: int = 0
 
     @property
     def state(self) -> str:
@@ -140,7 +143,8 @@ class Alert:
     def id(self) -> str:
         "What tells this state of this trouble from all others, the same after a restart."
         who = f" by {self.acknowledged_by}" if self.state == "acknowledged" else ""
-        return f"{self.name}/{self.at.isoformat()}/{self.severity}/{self.state}{who}"
+        which = f"/{self.again + 1}" if self.again else ""
+        return f"{self.name}/{self.at.isoformat()}{which}/{self.severity}/{self.state}{who}"
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, which knows no infinite number: that is a text.
@@ -151,6 +155,7 @@ class Alert:
             By field.
         """
         state = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.again: del state["again"]   # the first writers of this format knew none
         moments = {k: x.isoformat() for k, x in state.items() if isinstance(x, pd.Timestamp)}
         return state | moments | {k: str(x) for k, x in state.items() if x in (math.inf, -math.inf)}
 
@@ -194,6 +199,7 @@ def _since_format_2(state: Any) -> Any:
 def _read(state: Any) -> Alert:
     "What `to_dict` wrote; anything else is refused."
     try:
+        state = {"again": 0, **state}
         check_names([*state], [f.name for f in fields(Alert)], "alert")
         newest = Finding(state["name"], float(state["value"]), float(state["threshold"]),
                          state["unit"], state["seen_at"], True, state["evidence"])
@@ -205,7 +211,7 @@ def _read(state: Any) -> Alert:
         severity = one_of(state["severity"], "severity", SEVERITIES)
         alert = replace(_opened_by(newest, severity), at=utc_moment(state["at"]),
                         seen=whole(state["seen"], "seen", low=1), well=whole(state["well"], "well"),
-                        **moments, **texts)
+                        again=whole(state["again"], "again"), **moments, **texts)
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
     life = [x for x in (alert.at, alert.fired_at, alert.resolved_at) if x]
@@ -369,7 +375,7 @@ class Alerts:
             Not older than what the last alert of its name holds.
         severity : str, optional
             "info", "warning" or "critical", of an alarm; an open alert keeps its highest. Default:
-            that of the rule.
+            that of the rule, else of the finding, else "warning".
 
         Returns
         -------
@@ -383,7 +389,8 @@ class Alerts:
             If the severity is unknown, or the finding is too old.
         """
         rule = self.rules.get(finding.name, Rule())
-        severity = one_of(rule.severity if severity is None else severity, "severity", SEVERITIES)
+        if severity is None: severity = rule.severity or finding.severity or "warning"
+        one_of(severity, "severity", SEVERITIES)
         place, before = self._place(finding.name), self._pending.get(finding.name)
         last = None if place is None else self.history[place]
         _check_order(before or last, finding)
@@ -393,6 +400,7 @@ class Alerts:
             self._pending.pop(finding.name, None)
             return None
         alert = _opened_by(finding, severity)
+        if last is not None and last.at == alert.at: alert = replace(alert, again=last.again + 1)
         if before is not None: alert = _after(before, finding, severity, rule.clear)
         if alert.seen < rule.hold or finding.at - alert.at < rule.hold_for:
             self._pending[finding.name] = alert

@@ -30,7 +30,7 @@ class BurnRule:
     share : float
         The share of the period's budget that is spent in the long window when it rings, above 0.
     severity : str
-        "info", "warning" or "critical".
+        "info", "warning" or "critical", of its findings.
 
     Examples
     --------
@@ -328,4 +328,5 @@ def _finding(slo: SLO, rule: BurnRule, at: Any) -> Finding:
     evidence = (f"{long:.2f} over {_words(rule.long)}, {short:.2f} over {_words(rule.short)}{none};"
                 f" {slo.remaining(at):.0%} of the budget is left")
     name = f"{slo.name}: {rule.share:.3g} of the budget in {_words(rule.long)}"
-    return Finding(name, burn, factor, "times the budget", at, burn > factor, evidence)
+    return Finding(name, burn, factor, "times the budget", at, burn > factor, evidence,
+                   rule.severity)
