@@ -16,7 +16,7 @@ from .arguments import check_names, one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
 from .storage import needs
 
-# %% ../nbs/08b_alerts.ipynb #3acb548d
+# %% ../nbs/08b_alerts.ipynb #63e88c21
 SEVERITIES = ("info", "warning", "critical")
 _COLORS = ("C5", "C1", "C3")
 
@@ -64,7 +64,7 @@ class Rule:
         object.__setattr__(self, "hold_for", wait)
         object.__setattr__(self, "causes", tuple(self.causes))
 
-# %% ../nbs/08b_alerts.ipynb #70ddc8bb
+# %% ../nbs/08b_alerts.ipynb #258b4ca2
 @dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
@@ -171,11 +171,17 @@ class Alert:
 
     def __repr__(self) -> str: return f"Alert({self})"
 
-# %% ../nbs/08b_alerts.ipynb #0dc30a41
-def _opened_by(finding: Finding, severity: str) -> Alert:
-    "The alert that a first finding opens."
+# %% ../nbs/08b_alerts.ipynb #086a4d19
+def _how_bad(given: str | None, rule: Rule, finding: Finding) -> str:
+    "What the caller says; else the rule, else the finding."
+    if given is None: given = rule.severity or finding.severity or "warning"
+    return one_of(given, "severity", SEVERITIES)
+
+def _opened_by(finding: Finding, severity: str, last: Alert | None = None) -> Alert:
+    "The alert that a first finding opens; `last` is the one of its name before."
+    again = last.again + 1 if last is not None and last.at == finding.at else 0
     return Alert(finding.name, finding.at, finding.value, finding.threshold, finding.unit, severity,
-                 finding.evidence, seen=1, seen_at=finding.at)
+                 finding.evidence, seen=1, seen_at=finding.at, again=again)
 
 def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     "An open alert after one more finding of its name; it ends after `clear` that are well."
@@ -189,7 +195,7 @@ def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     if worst == old.severity: return new
     return replace(new, acknowledged_at=None, acknowledged_by="", note="")   # taken on as less
 
-# %% ../nbs/08b_alerts.ipynb #adc47755
+# %% ../nbs/08b_alerts.ipynb #0c64e840
 def _since_format_2(state: Any) -> Any:
     "An alert of the first format fired when it opened, and nobody could take it on."
     if not isinstance(state, Mapping): return state
@@ -317,7 +323,7 @@ def _timeline(history: Sequence[Alert], ax: Any) -> Any:
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/08b_alerts.ipynb #462955aa
+# %% ../nbs/08b_alerts.ipynb #0d5b48d3
 @dataclass(repr=False, eq=False)
 class Alerts:
     """The register of all alerts so far. One trouble is one alert, however often it is found.
@@ -389,8 +395,7 @@ class Alerts:
             If the severity is unknown, or the finding is too old.
         """
         rule = self.rules.get(finding.name, Rule())
-        if severity is None: severity = rule.severity or finding.severity or "warning"
-        one_of(severity, "severity", SEVERITIES)
+        severity = _how_bad(severity, rule, finding)
         place, before = self._place(finding.name), self._pending.get(finding.name)
         last = None if place is None else self.history[place]
         _check_order(before or last, finding)
@@ -399,8 +404,7 @@ class Alerts:
         if not finding:
             self._pending.pop(finding.name, None)
             return None
-        alert = _opened_by(finding, severity)
-        if last is not None and last.at == alert.at: alert = replace(alert, again=last.again + 1)
+        alert = _opened_by(finding, severity, last)
         if before is not None: alert = _after(before, finding, severity, rule.clear)
         if alert.seen < rule.hold or finding.at - alert.at < rule.hold_for:
             self._pending[finding.name] = alert

@@ -198,7 +198,7 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #780ba931
+# %% ../nbs/07c_drift_monitor.ipynb #c147b3f3
 @dataclass(frozen=True, repr=False)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.

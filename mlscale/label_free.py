@@ -164,7 +164,7 @@ def surprise(y: Any, p: Any) -> np.ndarray:
     """
     return log_losses(y, p) - expected_log_losses(p)
 
-# %% ../nbs/07h_label_free.ipynb #62f6e029
+# %% ../nbs/07h_label_free.ipynb #560a14e4
 def _same_categories(X: pd.DataFrame, reference: pd.DataFrame,
                      columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Both tables with the categories of both, the reference's first, as a model has learned them."

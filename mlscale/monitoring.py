@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['Delivery', 'Outbox', 'RefusedError', 'file_sink', 'log_sink', 'message', 'webhook', 'SEVERITIES', 'Alert', 'Alerts',
-           'Rule', 'Finding', 'ks_test', 'LatencySketch', 'ModelMetrics', 'ModelMonitor', 'usual_effects', 'labelled',
-           'logged_predictions', 'record_actions', 'record_outcome', 'record_outcomes', 'record_training', 'FORMAT',
-           'PerformanceMonitor', 'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics', 'alerting_rules', 'arrival_findings',
-           'arrivals', 'dashboard', 'write_prometheus', 'DutyReport', 'duty_report']
+           'Rule', 'Finding', 'ks_test', 'LatencySketch', 'Episode', 'LogDrift', 'ModelMetrics', 'ModelMonitor',
+           'usual_effects', 'labelled', 'logged_predictions', 'record_actions', 'record_outcome', 'record_outcomes',
+           'record_training', 'FORMAT', 'PerformanceMonitor', 'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics',
+           'alerting_rules', 'arrival_findings', 'arrivals', 'dashboard', 'write_prometheus', 'DutyReport',
+           'duty_report']
 
-# %% ../nbs/08_monitoring.ipynb #3fb3cc76
+# %% ../nbs/08_monitoring.ipynb #d3b9be94
 from .alert_sinks import Delivery, Outbox, RefusedError, file_sink, log_sink, message
 from .alert_sinks import webhook
 from .alerts import SEVERITIES, Alert, Alerts, Rule
 from .drift import Finding, ks_test
 from .duty_report import DutyReport, duty_report
 from .latency_sketch import LatencySketch
+from .log_drift import Episode, LogDrift
 from .model_monitor import ModelMetrics, ModelMonitor, usual_effects
 from .outcomes import labelled, logged_predictions, record_actions, record_outcome
 from .outcomes import record_outcomes, record_training
@@ -24,11 +26,11 @@ from .slo import SLO, WORKBOOK, BurnRule
 from .watchdog import MonitorMetrics, alerting_rules, arrival_findings, arrivals
 from .watchdog import dashboard, write_prometheus
 
-# %% ../nbs/08_monitoring.ipynb #c09743ac
+# %% ../nbs/08_monitoring.ipynb #edc6d68d
 _all_ = ["Delivery", "Outbox", "RefusedError", "file_sink", "log_sink", "message", "webhook",
          "SEVERITIES", "Alert", "Alerts", "Rule", "Finding", "ks_test", "LatencySketch",
-         "ModelMetrics", "ModelMonitor", "usual_effects", "labelled", "logged_predictions",
-         "record_actions", "record_outcome", "record_outcomes", "record_training", "FORMAT",
-         "PerformanceMonitor", "SLO", "WORKBOOK", "BurnRule", "MonitorMetrics", "alerting_rules",
-         "arrival_findings", "arrivals", "dashboard", "write_prometheus", "DutyReport",
-         "duty_report"]
+         "Episode", "LogDrift", "ModelMetrics", "ModelMonitor", "usual_effects",
+         "labelled", "logged_predictions", "record_actions", "record_outcome",
+         "record_outcomes", "record_training", "FORMAT", "PerformanceMonitor", "SLO",
+         "WORKBOOK", "BurnRule", "MonitorMetrics", "alerting_rules", "arrival_findings",
+         "arrivals", "dashboard", "write_prometheus", "DutyReport", "duty_report"]

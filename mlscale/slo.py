@@ -16,7 +16,7 @@ from .arguments import column_of_floats, number, one_of
 from .alerts import SEVERITIES
 from .drift_monitor import Finding, check_state, utc_moment
 
-# %% ../nbs/08h_slo.ipynb #eb1b1b87
+# %% ../nbs/08h_slo.ipynb #046e8083
 _STEP = pd.Timedelta("5min")
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ class SLO:
         for step, bad, n in d["counts"]: out._counts[int(step)] = np.array([bad, n], float)
         return out
 
-# %% ../nbs/08h_slo.ipynb #f37ac552
+# %% ../nbs/08h_slo.ipynb #92f790dc
 def _words(x: pd.Timedelta) -> str:
     "A duration as people write it."
     for unit, name in (("1D", "d"), ("1h", "h"), ("1min", "min")):

@@ -174,7 +174,8 @@ def test_two_troubles_of_one_name_at_one_moment_are_told_apart_and_stay_so_after
     assert "again" not in alerts.to_dict()["history"][0] and alerts.history[0].id == f"age/{NIGHT.isoformat()}/warning/resolved"
 
 
-@pytest.mark.parametrize(("rule", "of_finding", "given", "becomes"), [(None, "", None, "warning"), (None, "critical", None, "critical"), ("info", "critical", None, "info"), ("info", "critical", "warning", "warning")])
+@pytest.mark.parametrize(("rule", "of_finding", "given", "becomes"), [
+    (None, "", None, "warning"), (None, "critical", None, "critical"), ("info", "critical", None, "info"), ("info", "critical", "warning", "warning")])
 def test_how_bad_it_is_says_the_caller_else_the_rule_else_the_finding(rule, of_finding, given, becomes):
     alerts = again(Alerts({"age": Rule(rule, hold=1)}))
     assert alerts.update(dataclasses.replace(found(0), severity=of_finding), severity=given).severity == becomes
