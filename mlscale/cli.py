@@ -106,6 +106,7 @@ def _serve(words: argparse.Namespace) -> int:
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
+# %% ../nbs/91_cli.ipynb #2e81ca9d
 def _compare(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import read_run, side_by_side
     runs = {Path(folder).resolve().name: read_run(folder) for folder in words.folders}
