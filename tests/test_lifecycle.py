@@ -594,8 +594,8 @@ def test_resume_with_other_arguments_is_refused_and_a_second_process_kept_out(un
     folder, expected = undisturbed
     shutil.copytree(f"{folder}.launched", tmp_path / "run")
     given = arguments_of(tmp_path / "run")
-    assert given == {"until": START + 4 * WEEK, "bad_release": START + 2 * WEEK, "seed": 0, "rules": given["rules"]}
-    for name, other in {"until": START + 5 * WEEK, "bad_release": None, "seed": 1, "rules": Rules(gate=False)}.items():
+    assert given == {"until": START + 4 * WEEK, "bad_release": START + 2 * WEEK, "seed": 0, "rules": Rules(), "online": False, "faults": [], "parts": False}
+    for name, other in {"until": START + 5 * WEEK, "bad_release": None, "seed": 1, "rules": Rules(gate=False), "online": True, "faults": ["killed"], "parts": True}.items():
         with pytest.raises(ValueError, match=re.escape(f"{name}={other}: the run in 'run' was begun with")): run(folder=tmp_path / "run", progress=False, **{**given, name: other})
     with locked(tmp_path / "run" / "run.lock"), pytest.raises(ValueError, match="under way in another process"): run(folder=tmp_path / "run", progress=False, **given)
     said = []
