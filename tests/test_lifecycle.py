@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +23,7 @@ from scipy import stats
 import mlscale
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
+from mlscale.flight_features import SCHEDULE
 from mlscale.lifecycle import (
     CHANGE,
     DAY,
@@ -56,6 +58,7 @@ from mlscale.lifecycle import (
     release,
     request_predictions,
     run,
+    run_day,
     run_week,
     served_version,
     side_by_side,
@@ -66,6 +69,7 @@ from mlscale.lifecycle import (
     watch_day,
     why_retrain,
     without_horizon,
+    write_features,
     write_run,
 )
 from mlscale.monitoring import Finding, labelled, logged_predictions
@@ -488,6 +492,27 @@ def test_a_week_that_was_cut_short_is_run_again_with_the_same_result(system, spa
     assert untimed(first) == untimed(again)
     back = replace(before, alerts=type(before.alerts)()).restore()
     assert back.alerts.to_dict() == before.alerts.to_dict() and back.weeks == before.weeks and back.events == before.events and back.trained_at == START
+
+
+def test_features_from_the_online_store_give_the_same_answers_and_nothing_of_a_later_day(system, tmp_path):
+    pytest.importorskip("feast")
+    online = replace(system.fork(tmp_path / "online", "online"), online=True)
+    write_features(online, online.features.head(1))
+    with serving_process(system.bundles, model=NAME, log=system.log) as url: run_day(system, START, url, None)
+    with serving_process(online.bundles, model=NAME, log=online.log, features=online.store) as url:
+        run_day(online, START, url, None)
+        assert request_entity(url, online.features[online.features.event_timestamp > START + 2 * DAY].head(1)) == ["unknown"]   # tomorrow is not written yet
+    there, here = (logged_predictions(s.log, until=START + DAY).sort_values("request_id", ignore_index=True) for s in (online, system))
+    assert len(here) > 700 and there[["request_id", "at", "entity", "version", "action"]].equals(here[["request_id", "at", "entity", "version", "action"]])
+    assert np.array_equal(there[FEATURES].to_numpy(), here[FEATURES].to_numpy(), equal_nan=True) and np.allclose(there.prediction, here.prediction, atol=1e-9)
+    assert online.events == [{**e, "run": "online"} for e in system.events]
+
+
+def request_entity(url, row):
+    "The state of what the store knows of a flight."
+    body = {"keys": [{"flight_id": int(row.index[0])}], "features": row[list(SCHEDULE[:7])].to_dict("records"), "at": row.event_timestamp.iloc[0].isoformat()}
+    asked = Request(f"{url}/predict/entity", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return [state["flights"] for state in json.load(urlopen(asked))["states"]]
 
 
 def test_what_the_registry_did_since_the_last_checkpoint_is_taken_back_before_a_resume(system):
