@@ -659,7 +659,7 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
         return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
                           disable=None if progress else True))
 
-# %% ../nbs/12h_faults.ipynb #187469b2
+# %% ../nbs/12h_faults.ipynb #cf92e8b2
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     """Results side by side.
 
@@ -677,7 +677,8 @@ def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.forked_days import FaultResult, fault_table
+    >>> from mlscale.faults import fault_table
+    >>> from mlscale.forked_days import FaultResult
     >>> began = pd.Timestamp("2013-06-04 06:00Z")
     >>> one = FaultResult("celsius", began, 18., "the alarm", "temp is off", 5000, .001, .01, 900.,
     ...                   4000., "answers", 0, 0)
@@ -710,7 +711,8 @@ def plot_faults(results: Sequence[FaultResult], ax: Any = None) -> Any:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.forked_days import FaultResult, plot_faults
+    >>> from mlscale.faults import plot_faults
+    >>> from mlscale.forked_days import FaultResult
     >>> began = pd.Timestamp("2013-06-04 06:00Z")
     >>> one = FaultResult("celsius", began, 18., "the alarm", "temp is off", 5000, .001, .01, 900.,
     ...                   4000., "answers", 0, 0)
@@ -727,7 +729,7 @@ def plot_faults(results: Sequence[FaultResult], ax: Any = None) -> Any:
     ax.axvline(0, color="0.3", lw=1)
     ax.set_xscale("symlog", linthresh=1)
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="cost above that of the same days without the fault, thousand dollars",
+    ax.set(xlabel="cost above the same days without the fault, thousand dollars (log beyond 1)",
            title="What each fault cost, with its protection and without")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower left")
     return ax
