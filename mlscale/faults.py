@@ -59,7 +59,7 @@ def _alarm_rings(stage: ForkedDays, feed: pd.DataFrame) -> list[str]:
         rang |= {change.feature for change in alarm.update(X[WEATHER]).end_day(day)}
     return sorted(rang)
 
-# %% ../nbs/12h_faults.ipynb #ea11bbcb
+# %% ../nbs/12h_faults.ipynb #b009bdc4
 def _celsius(stage: ForkedDays) -> FaultResult:
     "The feed gives degrees Celsius."
     feed = stage.feed(temp=(stage.X.temp[stage.faulty] - 32)/1.8)
@@ -72,11 +72,11 @@ def _celsius(stage: ForkedDays) -> FaultResult:
         jump = 0. if seen.empty else _by_hour(seen, seen["at"]).diff().abs().max()
         return end if jump > allowed else None
     _, good, known = stage.live(sent, look)
-    contract = stage.model.contract
+    broken = stage.model.contract.violations(feed[stage.faulty]) if stage.model.contract else []
     return compared(
         stage, good, stage.scores(feed), known, "a jump from one hour to the next, in the log",
         "an hour later the temperature is missing", stage.faulty.sum(), allowed_jump=allowed,
-        outside_of_the_contract=len(contract.violations(feed[stage.faulty])) if contract else 0,
+        outside_of_the_contract=sum(v.rows for v in broken if v.column == "temp"),
         change_alarm_rang_for=_alarm_rings(stage, feed))
 
 # %% ../nbs/12h_faults.ipynb #d7e15737
