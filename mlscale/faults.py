@@ -135,8 +135,8 @@ def _stale(stage: ForkedDays) -> FaultResult:
                     "the store is filled from the events again", (differ & stage.faulty).sum(),
                     dollars_if_switched_off=off)
 
-# %% ../nbs/12h_faults.ipynb #62674617
-RENAMED = "EV", "XE"   # ExpressJet, and the code that it flew under before
+# %% ../nbs/12h_faults.ipynb #ef695096
+RENAMED = "EV", "XE"   # ExpressJet, and a code that no list holds
 
 def _renamed(stage: ForkedDays) -> FaultResult:
     "A carrier has another code, and nobody was told."
