@@ -158,7 +158,7 @@ def queue(until, quiet, windows=5):
                 cpu, cores = (used([pid]) - mine)/len(at)*1e3, others.cores()
                 with open(said) as log:
                     log.seek(begin)
-                    logged = [line["ms"] for line in map(json.loads, log) if line["path"] == "/predict"]
+                    logged = [line["ms"] for line in map(json.loads, log) if line.get("path") == "/predict"]
                 return cores, (took[at > WARM]*1e3, np.array(logged), cpu)
 
             table, logs, share = [], {}, (np.arange(200) + .5)/200

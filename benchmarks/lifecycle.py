@@ -17,10 +17,10 @@ from harness import store
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlscale.data import OperationsDesk, load_flights
-from mlscale.evaluation import estimate_mean
 from mlscale.features import load_features
-from mlscale.replay import CHECK, RETRAIN, Rules, daily_differences, replay, surely_worse
-from mlscale.system import END, START, WEEK
+from mlscale.policy import daily_differences, surely_worse
+from mlscale.replay import WITHOUT, replay, worth
+from mlscale.system import CHECK, END, RETRAIN, START, WEEK, Rules
 from mlscale.world import World, without_horizon
 
 PACKAGES = ("numpy", "pandas", "scikit-learn")
@@ -64,14 +64,9 @@ def live(rules=None, seed=0, **more): return replay(world(seed), features(), rul
 
 
 def against(year, other):
-    "By how much a year's losses and dollars are above another's, with 90 % intervals by blocks of weeks."
-    weeks = np.arange(len(year.weeks))
-    loss = estimate_mean((year.weeks.log_loss - other.weeks.log_loss).to_numpy(), days=weeks, weights=year.weeks.flights.to_numpy())
-    money = estimate_mean((year.weeks.saved - other.weeks.saved).to_numpy(), days=weeks)
-    low, high = loss.interval(.9)
-    cheap, dear = money.interval(.9)
-    return {"log loss": year.log_loss, "difference": loss.value, "low": low, "high": high, "saved": year.saved,
-            "more saved": money.value * len(weeks), "saved low": cheap * len(weeks), "saved high": dear * len(weeks)}
+    "As `worth`, under the names of the stored tables."
+    told, names = worth(year, other), {"log_loss": "log loss", "more_saved": "more saved", "saved_low": "saved low", "saved_high": "saved high"}
+    return {names.get(name, name): value for name, value in told.items()}
 
 
 def policies():
@@ -140,11 +135,7 @@ def ledger():
     "Each part turned off, in a year with the bad release."
     bad = {"bad_release": BAD, "leaky": leaky()}
     whole = live(**bad)
-    without = {"everything on": whole, "no random share left alone": live(Rules(left_alone=False), **bad), "no gate": live(Rules(gate=False), **bad),
-               "no check after a release": live(Rules(check="none"), **bad), "a check after a week": live(Rules(check="week"), **bad),
-               "never retrained": live(Rules(retrain="never"), **bad),
-               "neither check nor retraining": live(Rules(retrain="never", check="none"), **bad),
-               "no point-in-time features": live(leaky=leaky())}
+    without = {name: live(rules, **bad) for name, rules in WITHOUT.items()} | {"no point-in-time features": live(leaky=leaky())}
     store("lifecycle_ledger", [{"year": name, "trained": year.count("train"), "released": year.count("release"),
                                 "taken back": year.count("stop", "rollback"), **against(year, whole)} for name, year in without.items()], PACKAGES)
 

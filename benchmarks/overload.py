@@ -72,7 +72,7 @@ async def connected(port, n):
     return [(await loop.create_connection(Connection, "127.0.0.1", port))[1] for _ in range(n)]
 
 
-async def closed_loop(port, request, seconds=4., clients=16):
+async def closed_loop(port, request, seconds=4., clients=MOST_IN_PROGRESS):
     "The statuses of all answers, where each client asks again when it has one."
     end, seen = time.perf_counter() + seconds, []
     async def client(connection):
@@ -135,7 +135,7 @@ def costs(bundles, request):
 def measured(name, most, quick, bundles, request):
     "The phases of one server, a row each."
     with server(bundles, most, quick) as (port, _):
-        highest = (uvloop.run(closed_loop(port, request)) == 200).sum() / 4.
+        highest = (uvloop.run(closed_loop(port, request, clients=min(most, MOST_IN_PROGRESS))) == 200).sum() / 4.
         print(f"{name}: peak {highest:.0f}/s", flush=True)
         seen = uvloop.run(open_loop(port, request, [(share * highest, s) for share, s in PHASES.values()]))
     rows, begin = [], 0

@@ -16,7 +16,7 @@ from .arguments import check_names, one_of, whole
 from .drift_monitor import Finding, check_state, utc_moment
 from .storage import needs
 
-# %% ../nbs/08b_alerts.ipynb #3acb548d
+# %% ../nbs/08b_alerts.ipynb #63e88c21
 SEVERITIES = ("info", "warning", "critical")
 _COLORS = ("C5", "C1", "C3")
 
@@ -26,8 +26,8 @@ class Rule:
 
     Parameters
     ----------
-    severity : str
-        "info", "warning" or "critical".
+    severity : str, optional
+        "info", "warning" or "critical". Default: what the finding says, else "warning".
     hold : int
         How many findings in a row must be alarms before it fires.
     hold_for : Timedelta
@@ -45,7 +45,7 @@ class Rule:
     >>> Rule("critical", hold_for="30min", clear=3).hold_for
     Timedelta('0 days 00:30:00')
     """
-    severity: str = "warning"
+    severity: str | None = None
     hold: int = 1
     hold_for: pd.Timedelta = pd.Timedelta(0)
     clear: int = 1
@@ -53,7 +53,7 @@ class Rule:
     runbook: str = ""
 
     def __post_init__(self) -> None:
-        one_of(self.severity, "severity", SEVERITIES)
+        if self.severity is not None: one_of(self.severity, "severity", SEVERITIES)
         for name in ("hold", "clear"): whole(getattr(self, name), name, low=1)
         try: wait = pd.Timedelta(self.hold_for)
         except (TypeError, ValueError): wait = pd.NaT
@@ -64,7 +64,7 @@ class Rule:
         object.__setattr__(self, "hold_for", wait)
         object.__setattr__(self, "causes", tuple(self.causes))
 
-# %% ../nbs/08b_alerts.ipynb #70ddc8bb
+# %% ../nbs/08b_alerts.ipynb #258b4ca2
 @dataclass(frozen=True, repr=False)
 class Alert:
     """One trouble, from its beginning to its end.
@@ -99,6 +99,8 @@ class Alert:
         The name of an alert that was open when this one fired, and explains it.
     runbook : str
         What to do first.
+    again : int
+        How many troubles of this name began at this very moment before, and were over.
 
     Examples
     --------
@@ -128,6 +130,7 @@ class Alert:
     note: str = ""
     cause: str = ""
     runbook: str = ""
+    again: int = 0
 
     @property
     def state(self) -> str:
@@ -140,7 +143,8 @@ class Alert:
     def id(self) -> str:
         "What tells this state of this trouble from all others, the same after a restart."
         who = f" by {self.acknowledged_by}" if self.state == "acknowledged" else ""
-        return f"{self.name}/{self.at.isoformat()}/{self.severity}/{self.state}{who}"
+        which = f"/{self.again + 1}" if self.again else ""
+        return f"{self.name}/{self.at.isoformat()}{which}/{self.severity}/{self.state}{who}"
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON, which knows no infinite number: that is a text.
@@ -151,6 +155,7 @@ class Alert:
             By field.
         """
         state = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.again: del state["again"]   # the first writers of this format knew none
         moments = {k: x.isoformat() for k, x in state.items() if isinstance(x, pd.Timestamp)}
         return state | moments | {k: str(x) for k, x in state.items() if x in (math.inf, -math.inf)}
 
@@ -166,11 +171,17 @@ class Alert:
 
     def __repr__(self) -> str: return f"Alert({self})"
 
-# %% ../nbs/08b_alerts.ipynb #0dc30a41
-def _opened_by(finding: Finding, severity: str) -> Alert:
-    "The alert that a first finding opens."
+# %% ../nbs/08b_alerts.ipynb #086a4d19
+def _how_bad(given: str | None, rule: Rule, finding: Finding) -> str:
+    "What the caller says; else the rule, else the finding."
+    if given is None: given = rule.severity or finding.severity or "warning"
+    return one_of(given, "severity", SEVERITIES)
+
+def _opened_by(finding: Finding, severity: str, last: Alert | None = None) -> Alert:
+    "The alert that a first finding opens; `last` is the one of its name before."
+    again = last.again + 1 if last is not None and last.at == finding.at else 0
     return Alert(finding.name, finding.at, finding.value, finding.threshold, finding.unit, severity,
-                 finding.evidence, seen=1, seen_at=finding.at)
+                 finding.evidence, seen=1, seen_at=finding.at, again=again)
 
 def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     "An open alert after one more finding of its name; it ends after `clear` that are well."
@@ -184,7 +195,7 @@ def _after(old: Alert, finding: Finding, severity: str, clear: int) -> Alert:
     if worst == old.severity: return new
     return replace(new, acknowledged_at=None, acknowledged_by="", note="")   # taken on as less
 
-# %% ../nbs/08b_alerts.ipynb #adc47755
+# %% ../nbs/08b_alerts.ipynb #0c64e840
 def _since_format_2(state: Any) -> Any:
     "An alert of the first format fired when it opened, and nobody could take it on."
     if not isinstance(state, Mapping): return state
@@ -194,6 +205,7 @@ def _since_format_2(state: Any) -> Any:
 def _read(state: Any) -> Alert:
     "What `to_dict` wrote; anything else is refused."
     try:
+        state = {"again": 0, **state}
         check_names([*state], [f.name for f in fields(Alert)], "alert")
         newest = Finding(state["name"], float(state["value"]), float(state["threshold"]),
                          state["unit"], state["seen_at"], True, state["evidence"])
@@ -205,7 +217,7 @@ def _read(state: Any) -> Alert:
         severity = one_of(state["severity"], "severity", SEVERITIES)
         alert = replace(_opened_by(newest, severity), at=utc_moment(state["at"]),
                         seen=whole(state["seen"], "seen", low=1), well=whole(state["well"], "well"),
-                        **moments, **texts)
+                        again=whole(state["again"], "again"), **moments, **texts)
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"d: an alert that no register wrote ({e!s:.150})") from None
     life = [x for x in (alert.at, alert.fired_at, alert.resolved_at) if x]
@@ -311,7 +323,7 @@ def _timeline(history: Sequence[Alert], ax: Any) -> Any:
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/08b_alerts.ipynb #462955aa
+# %% ../nbs/08b_alerts.ipynb #0d5b48d3
 @dataclass(repr=False, eq=False)
 class Alerts:
     """The register of all alerts so far. One trouble is one alert, however often it is found.
@@ -369,7 +381,7 @@ class Alerts:
             Not older than what the last alert of its name holds.
         severity : str, optional
             "info", "warning" or "critical", of an alarm; an open alert keeps its highest. Default:
-            that of the rule.
+            that of the rule, else of the finding, else "warning".
 
         Returns
         -------
@@ -383,7 +395,7 @@ class Alerts:
             If the severity is unknown, or the finding is too old.
         """
         rule = self.rules.get(finding.name, Rule())
-        severity = one_of(rule.severity if severity is None else severity, "severity", SEVERITIES)
+        severity = _how_bad(severity, rule, finding)
         place, before = self._place(finding.name), self._pending.get(finding.name)
         last = None if place is None else self.history[place]
         _check_order(before or last, finding)
@@ -392,7 +404,7 @@ class Alerts:
         if not finding:
             self._pending.pop(finding.name, None)
             return None
-        alert = _opened_by(finding, severity)
+        alert = _opened_by(finding, severity, last)
         if before is not None: alert = _after(before, finding, severity, rule.clear)
         if alert.seen < rule.hold or finding.at - alert.at < rule.hold_for:
             self._pending[finding.name] = alert

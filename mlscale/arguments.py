@@ -484,7 +484,7 @@ def typed_rows(table: Any, columns: Sequence[str], types: Sequence[str],
     _check_lengths(found, what)
     return np.column_stack(found)
 
-# %% ../nbs/001_arguments.ipynb #8a282d8d
+# %% ../nbs/001_arguments.ipynb #81ce3e81
 def plain(x: Any) -> Any:
     """Values of numpy as those of Python, for JSON.
 
@@ -509,7 +509,8 @@ def plain(x: Any) -> Any:
     """
     if isinstance(x, Mapping): return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)): return [plain(value) for value in x]
-    if isinstance(x, np.ndarray): return plain(x.tolist())
+    if isinstance(x, np.ndarray):   # most of what is kept are long arrays of these
+        return x.tolist() if x.dtype.kind in "bi" or x.dtype == float else plain(x.tolist())
     if isinstance(x, np.floating): return float(x)   # `item` leaves a longdouble as it is
     return x.item() if isinstance(x, np.generic) else x
 

@@ -127,7 +127,9 @@ def outer_edges(edges: np.ndarray) -> np.ndarray:
         wide = np.concatenate([edges[0] - span[::-1], edges, edges[-1] + span])
     return np.unique(np.clip(wide, -far, far))
 
-# %% ../nbs/07a_bins.ipynb #01ec3e8d
+# %% ../nbs/07a_bins.ipynb #e21f1215
+_MANY_ROWS, _MANY_EDGES = 5000, 100   # where comparing with each edge is faster than searching
+
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Count values by bin.
 
@@ -151,8 +153,13 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     [1, 1, 2, 1]
     """
     x = np.ascontiguousarray(column_of_floats(x, "x", "x"))   # a table's column is in strides
-    known = x[np.isfinite(x)]
-    counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
+    finite = np.isfinite(x)
+    known = x if finite.all() else x[finite]
+    if len(known) < _MANY_ROWS or len(edges) > _MANY_EDGES:
+        counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
+    else:
+        below = [np.count_nonzero(known <= edge) for edge in edges]
+        counts = np.diff(below, prepend=0, append=len(known))
     return np.concatenate([[len(x) - len(known)], counts])
 
 # %% ../nbs/07a_bins.ipynb #5f527879

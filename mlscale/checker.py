@@ -248,7 +248,7 @@ def record(verdict: Verdict) -> Verdict:
     with suppress(OSError): verdict = replace(verdict, links=_links(verdict))   # a folder is gone
     return verdict
 
-# %% ../nbs/90e_checker.ipynb #0dfb117b
+# %% ../nbs/90e_checker.ipynb #bc3fd731
 _TROUBLES = {"version": _VERSION,
              "damaged": "The file of your progress is damaged: here is what can be read of it. Your"
                         " next try keeps a copy before it goes on."}
@@ -268,7 +268,7 @@ class Progress:
     --------
     >>> from mlscale.checker import progress
     >>> print("So far:", progress().total)
-    So far: ... of 26 solved, ... of 130 points, about ... minutes left.
+    So far: ... of 28 solved, ... of 140 points, about ... minutes left.
     """
     exercises: pd.DataFrame
     begun: tuple

@@ -198,7 +198,7 @@ def utc_moment(at: Any, name: str = "at") -> pd.Timestamp:
                          'pd.Timestamp("2013-09-02 06:00", tz="UTC")')
     return moment.tz_convert("UTC")
 
-# %% ../nbs/07c_drift_monitor.ipynb #780ba931
+# %% ../nbs/07c_drift_monitor.ipynb #c147b3f3
 @dataclass(frozen=True, repr=False)
 class Finding:
     """What a check found: a number, beside what is allowed. True if it is an alarm.
@@ -217,6 +217,9 @@ class Finding:
         Whether something is wrong.
     evidence : str
         For people: what the alarm rests on.
+    severity : str
+        How bad it is if it is an alarm, "info", "warning" or "critical", where the check knows;
+        empty where it does not.
 
     Examples
     --------
@@ -236,9 +239,10 @@ class Finding:
     at: pd.Timestamp
     alarm: bool
     evidence: str = ""
+    severity: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("name", "unit", "evidence"):
+        for name in ("name", "unit", "evidence", "severity"):
             if not isinstance(text := getattr(self, name), str):
                 raise TypeError(f"{name}={text!r}: text")
         for name in ("value", "threshold"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DutyReport', 'duty_report']
 
-# %% ../nbs/08j_duty_report.ipynb #5315c0c0
+# %% ../nbs/08j_duty_report.ipynb #4d71b09f
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from .arguments import whole
 from .data import MATURE
 from .drift_monitor import Finding, utc_moment
 from .log_archive import as_of, read_log
+from .log_drift import Episode, LogDrift
 from .prediction_log import Log, existing_log
 from .storage import replacing, without_password
 from .watchdog import arrivals
@@ -44,7 +45,7 @@ def _by(rows: pd.DataFrame, mature: pd.DataFrame, keys: Sequence[str]) -> pd.Dat
                           **_judged(found.get(key, mature[:0]))}
                          for key, some in rows.groupby(list(keys), dropna=False)])
 
-# %% ../nbs/08j_duty_report.ipynb #9ce484b8
+# %% ../nbs/08j_duty_report.ipynb #56d4fbe2
 @dataclass(frozen=True, repr=False)
 class DutyReport:
     """What a person on duty wants to know first.
@@ -63,6 +64,12 @@ class DutyReport:
         error), `z` (NaN for numbers).
     days : DataFrame
         The same, one row a day, the newest first.
+    watched : tuple of str
+        How changes of what is asked are watched, a line a model; empty if nobody asked for it.
+    changes : tuple of Episode
+        What rings, and what ended within these days.
+    columns : DataFrame, optional
+        How near each column is to ringing, as from `LogDrift.columns`.
 
     Examples
     --------
@@ -79,10 +86,13 @@ class DutyReport:
     arrivals: dict[str, tuple[float, int]]
     versions: pd.DataFrame
     days: pd.DataFrame
+    watched: tuple[str, ...] = ()
+    changes: tuple[Episode, ...] = ()
+    columns: pd.DataFrame | None = None
 
     @property
     def first(self) -> list[str]:
-        "What stands out, in sentences: what has stopped arriving, then who is off."
+        "What stands out, in sentences: what has stopped arriving, who is off, what has changed."
         out = []
         for what, (age, _) in self.arrivals.items():
             if np.isinf(age): out.append(f"no {what[:-1]} is in the log")
@@ -91,7 +101,7 @@ class DutyReport:
             if abs(v.z) > 4:
                 out.append(f"{v.model} version {v.version} is off: {v.happened:.3f} happened where "
                            f"{v.expected:.3f} was expected ({v.z:+.1f} standard deviations)")
-        return out
+        return out + [f"{e.model}: {e}" for e in self.changes if not e.ended]
 
     @property
     def findings(self) -> list[Finding]:
@@ -132,8 +142,9 @@ class DutyReport:
         with replacing(path) as new: new.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/08j_duty_report.ipynb #77a201f3
-def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> DutyReport:
+# %% ../nbs/08j_duty_report.ipynb #b7f88030
+def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
+                drift: LogDrift | None = None) -> DutyReport:
     """Look at a log as a person on duty would.
 
     Parameters
@@ -146,6 +157,8 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> Dut
         How old a prediction must be to be judged.
     days : int
         How many days are told of, 1 or above.
+    drift : LogDrift, optional
+        A watch over the changes in this log, told of as it was last updated.
 
     Returns
     -------
@@ -170,8 +183,14 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14) -> Dut
     mature = seen[(seen["at"] <= moment - pd.Timedelta(wait)) & (seen.weight > 0)]
     name = without_password(getattr(book, "where", book))
     by_day = _by(rows, mature, ["day"])
+    told = () if drift is None else _told_of(drift, str(since.date()))
     return DutyReport(Path(name).name, moment, arrivals(book, moment),
-                      _by(rows, mature, ["model", "version"]), by_day[::-1])
+                      _by(rows, mature, ["model", "version"]), by_day[::-1], *told)
+
+def _told_of(drift: LogDrift, since: str) -> tuple:
+    "How models are watched, what rings or ended from a day on, and the columns."
+    some = (e for e in drift.episodes if not e.ended or e.ended >= since)
+    return tuple(drift.lines), tuple(some), drift.columns
 
 # %% ../nbs/08j_duty_report.ipynb #e0f82fc6
 _STYLE = """:root{color-scheme:light dark;--page:#fff;--ink:#1f2328;--soft:#5b626d;--line:#d8dce2;
@@ -202,7 +221,7 @@ def _ago(seconds: float) -> str:
 
 def _number(x: float, form: str = ".3f") -> str: return "" if np.isnan(x) else format(x, form)
 
-# %% ../nbs/08j_duty_report.ipynb #50328162
+# %% ../nbs/08j_duty_report.ipynb #daa7e9c7
 def _table(frame: pd.DataFrame, names: Sequence[str], label: Any, most: float) -> str:
     "Rows of what is judged; a bar for the number of predictions."
     head = "".join(f"<th>{name}</th>" for name in names)
@@ -215,6 +234,26 @@ def _table(frame: pd.DataFrame, names: Sequence[str], label: Any, most: float) -
     return (f'<div class="scroll" tabindex="0" role="region" aria-label="{names[0]}"><table>'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
 
+def _changed(report: DutyReport) -> str:
+    "What was asked of late that was not asked before, and which columns are near it."
+    if not report.watched: return ""
+    said = "".join(f"<li{'' if e.ended else ' class=bad'}>{escape(f'{e.model}: {e}')}</li>"
+                   for e in report.changes)
+    how = "".join(f'<p class="soft">{escape(line)}</p>' for line in report.watched)
+    table = ""
+    if report.columns is not None and len(report.columns):
+        near = report.columns.sort_values("evidence", ascending=False, kind="stable")[:10]
+        rows = "".join(f"<tr><td>{escape(' '.join(name))}</td>"
+                       f"<td>{escape(f'{r.kind} {r.detail}'.strip())}</td>"
+                       f"<td{' class=bad' if r.evidence > 1 else ''}>{r.evidence:.2f}</td>"
+                       f"<td>{r.distance:.2f}</td></tr>" for name, r in near.iterrows())
+        head = "".join(f"<th>{x}</th>" for x in ("column", "nearest", "of allowed", "distance"))
+        table = (f'<div class="scroll" tabindex="0" role="region" aria-label="columns"><table>'
+                 f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
+    return f"<h2>What changed</h2><ul>{said}</ul>{how}{table}" if said else (
+        f"<h2>What changed</h2><p>Nothing that rings.</p>{how}{table}")
+
+# %% ../nbs/08j_duty_report.ipynb #ee035f69
 def _page(report: DutyReport) -> str:
     "The whole page."
     names = ["z", "expected", "happened", "predictions", "judged", "loss"]
@@ -232,10 +271,13 @@ def _page(report: DutyReport) -> str:
 {tile("newest outcome", _ago(label_age))}{tile("outcomes, last hour", f"{labels:,}")}</div>
 <h2>Versions</h2>{_table(report.versions, ["version", *names],
                          lambda r: f"{r.model} {r.version}", most(report.versions))}
+{_changed(report)}
 <h2>Days</h2>{_table(report.days, ["day", *names], lambda r: f"{r.day:%a %d %b}",
                      most(report.days))}
 <p class="soft">Judged is what is old enough, known, and was left alone; expected is the mean score
 of these, happened the mean outcome, z their difference over what luck allows if outcomes are
-independent (above 4: look), loss the mean log loss, of numbers the mean absolute error.</p>
+independent (above 4: look), loss the mean log loss, of numbers the mean absolute error. Of allowed
+is how near a column's nearest number is to ringing (above 1), distance how far its last seven days
+are from the first ones (0 to 1), which is a state and calls nobody.</p>
 </main></body></html>
 """

@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #e49c7e52
+# %% ../nbs/12h_faults.ipynb #4de817ef
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +27,8 @@ from .flight_features import LOOKUPS, ROLLINGS
 from .forked_days import DAY, HOUR, FaultResult, ForkedDays, compared, excess_bill
 from .forked_days import killable_server, told
 from .monitoring import arrival_findings, labelled, logged_predictions, record_outcomes
-from .policy import HOLDOUT, compare_on, learnable
+from .policy import HOLDOUT, compare_on, daily_differences, learnable, surely_worse
 from .registry import Registry
-from .replay import daily_differences, surely_worse
 from .serving import serving_process
 from .storage import needs
 from .system import NAME, START, System, served_version

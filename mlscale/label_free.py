@@ -164,7 +164,18 @@ def surprise(y: Any, p: Any) -> np.ndarray:
     """
     return log_losses(y, p) - expected_log_losses(p)
 
-# %% ../nbs/07h_label_free.ipynb #62f6e029
+# %% ../nbs/07h_label_free.ipynb #560a14e4
+def _same_categories(X: pd.DataFrame, reference: pd.DataFrame,
+                     columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Both tables with the categories of both, the reference's first, as a model has learned them."
+    for c in columns:
+        old, new = reference[c].dtype, X[c].dtype
+        if all(isinstance(d, pd.CategoricalDtype) for d in (old, new)) and old != new:
+            kinds = old.categories.union(new.categories, sort=False)
+            dtype = pd.CategoricalDtype(kinds, ordered=old.ordered)
+            X, reference = (t.assign(**{c: t[c].astype(dtype)}) for t in (X, reference))
+    return X, reference
+
 def _sample(table: pd.DataFrame, rows: int, rng: np.random.Generator) -> pd.DataFrame:
     return table.iloc[rng.integers(len(table), size=rows)].reset_index(drop=True)
 
@@ -212,6 +223,7 @@ def drift_effects(predict: Callable[[pd.DataFrame], Any], X: pd.DataFrame, refer
         if not len(table): raise ValueError(f"{what}: no rows; at least one")
     if not columns: raise ValueError("columns: none; name at least one")
     rows, rng = whole(rows, "rows", low=100), np.random.default_rng(whole(seed, "seed"))
+    X, reference = _same_categories(X, reference, columns)
     now, own, old = (_sample(t, rows, rng) for t in (X, X, reference))
     tables = [now.assign(**{c: source[c]}) for c in columns for source in (own, old)]
     scores = _probabilities(predict(pd.concat(tables, ignore_index=True)))

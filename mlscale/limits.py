@@ -477,8 +477,8 @@ class Limits:
         answer = refusal(status, why, Connection="close")
         await answer(scope, receive, send)
 
-# %% ../nbs/06e_limits.ipynb #8651b060
-MOST_IN_PROGRESS = 16
+# %% ../nbs/06e_limits.ipynb #3078f06d
+MOST_IN_PROGRESS = 8
 
 def _stated_deadline(scope: dict) -> float:
     "The time (monotonic, seconds) until which an answer is of use; infinite where none is stated."

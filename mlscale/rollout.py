@@ -29,7 +29,7 @@ from .hot_swap import ReloadingModel
 from .prediction_log import Log, Prediction, PredictionLog, existing_log, open_log
 if TYPE_CHECKING: import pandas as pd
 
-# %% ../nbs/06f_rollout.ipynb #220097bc
+# %% ../nbs/06f_rollout.ipynb #6fbbd1db
 CANARY, SHADOW = "canary", "shadow"   # the aliases under which a new model is tried
 
 def in_share(unit: str, share: float, salt: str) -> bool:
@@ -42,7 +42,7 @@ def in_share(unit: str, share: float, salt: str) -> bool:
     share : float
         From 0 to 1. Who is in a share is in every larger one with the same salt, too.
     salt : str
-        Whatever is to draw anew, such as the digest of a bundle.
+        Whatever is to draw anew, such as the name and version of a model.
 
     Returns
     -------

@@ -95,7 +95,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #865f62ed
+# %% ../nbs/06i_service.ipynb #0f62c076
 _OTHER_COLUMNS = "it takes other columns than production, so production answers for it"
 
 def _fits(tried: DeployedModel | None, production: DeployedModel | None) -> bool:
@@ -116,7 +116,8 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
                 for a in aliases]
     tried = live(CANARY).current() if share else None
     if tried is None or not _fits(tried, production): return [stays]*len(ids)
-    return [(CANARY, tried) if in_share(e or id, share, tried.sha256) else stays
+    salt = f"{tried.name} {tried.version}"   # each canary draws anew
+    return [(CANARY, tried) if in_share(e or id, share, salt) else stays
             for id, e in zip(ids, whom)]
 
 def _told(production: DeployedModel, asked: Sequence[Prediction] = (),

@@ -16,7 +16,7 @@ from .arguments import column_of_floats, number, one_of
 from .alerts import SEVERITIES
 from .drift_monitor import Finding, check_state, utc_moment
 
-# %% ../nbs/08h_slo.ipynb #eb1b1b87
+# %% ../nbs/08h_slo.ipynb #046e8083
 _STEP = pd.Timedelta("5min")
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BurnRule:
     share : float
         The share of the period's budget that is spent in the long window when it rings, above 0.
     severity : str
-        "info", "warning" or "critical".
+        "info", "warning" or "critical", of its findings.
 
     Examples
     --------
@@ -312,7 +312,7 @@ class SLO:
         for step, bad, n in d["counts"]: out._counts[int(step)] = np.array([bad, n], float)
         return out
 
-# %% ../nbs/08h_slo.ipynb #f37ac552
+# %% ../nbs/08h_slo.ipynb #92f790dc
 def _words(x: pd.Timedelta) -> str:
     "A duration as people write it."
     for unit, name in (("1D", "d"), ("1h", "h"), ("1min", "min")):
@@ -328,4 +328,5 @@ def _finding(slo: SLO, rule: BurnRule, at: Any) -> Finding:
     evidence = (f"{long:.2f} over {_words(rule.long)}, {short:.2f} over {_words(rule.short)}{none};"
                 f" {slo.remaining(at):.0%} of the budget is left")
     name = f"{slo.name}: {rule.share:.3g} of the budget in {_words(rule.long)}"
-    return Finding(name, burn, factor, "times the budget", at, burn > factor, evidence)
+    return Finding(name, burn, factor, "times the budget", at, burn > factor, evidence,
+                   rule.severity)

@@ -506,16 +506,16 @@ def outcome(function: Callable, inputs: Mapping[str, Any], *,
         code = getattr(inspect.unwrap(function), "__code__", None)
         return Outcome(error=type(e).__name__, detail=explain(e, getattr(code, "co_filename", "")))
 
-# %% ../nbs/90b_student_answers.ipynb #ec8ade80
+# %% ../nbs/90b_student_answers.ipynb #57f6b053
 def encode(x: Any) -> Any:
     """Turn an input into plain values for JSON, without losing a digit or a type.
 
     Parameters
     ----------
     x : object
-        None, a bool, int, float, str, Timestamp or Timedelta, a list of them, or a numpy array,
-        Series or DataFrame. Rows are numbered from 0 and columns have words as names; the name of a
-        Series is not kept.
+        None, a bool, int, float, str, Timestamp or Timedelta, a list or a dict (by
+        words) of them, or a numpy array, Series or DataFrame. Rows are numbered from 0 and columns
+        have words as names; the name of a Series is not kept.
 
     Returns
     -------
@@ -537,6 +537,8 @@ def encode(x: Any) -> Any:
     if x is None or isinstance(x, (bool, int, str)): return x
     if isinstance(x, float): return float(x) if isfinite(x) else {"float": repr(float(x))}
     if isinstance(x, list): return [encode(v) for v in x]
+    if isinstance(x, dict) and all(isinstance(name, str) for name in x):
+        return {"dict": {name: encode(v) for name, v in x.items()}}
     named = isinstance(x, pd.DataFrame) and all(isinstance(name, str) for name in x)
     out: dict
     if x is pd.NaT or isinstance(x, pd.Timestamp):
@@ -547,13 +549,13 @@ def encode(x: Any) -> Any:
     elif named and x.columns.is_unique: out = {"DataFrame": {name: encode(x[name]) for name in x}}
     else:
         raise TypeError(f"an input of type {type(x).__name__} cannot be stored: use numbers, "
-                        "words, times of pandas, lists, arrays, Series or DataFrames with words as "
-                        "column names")
+                        "words, times of pandas, lists, dicts with words as keys, arrays, Series or"
+                        " DataFrames with words as column names")
     if _equal(decode(out), x): return out
     raise TypeError(f"this {type(x).__name__} would not come back as it was: number its rows from"
                     " 0 (`reset_index(drop=True)`), and use plain types and UTC")
 
-# %% ../nbs/90b_student_answers.ipynb #cfcf7835
+# %% ../nbs/90b_student_answers.ipynb #c6cc8dcb
 def _equal(a: Any, b: Any) -> bool:
     "Whether a stored input came back as it was."
     if isinstance(b, np.ndarray):
@@ -584,6 +586,7 @@ def decode(x: Any) -> Any:
     if isinstance(x, list): return [decode(v) for v in x]
     if not isinstance(x, dict): return x
     kind, value = next(iter(x.items()))
+    if kind == "dict": return {name: decode(v) for name, v in value.items()}
     if kind == "DataFrame":
         return pd.DataFrame({name: decode(column) for name, column in value.items()})
     if kind == "Series": return pd.Series(decode(value), dtype=x["dtype"])

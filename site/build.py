@@ -15,7 +15,7 @@ import webbrowser
 from pathlib import Path
 
 from fixed import exercises_index, front, reference_index, reference_page, results
-from pages import CHAPTERS, EXERCISES, NBS, ROOT, module, page
+from pages import CHAPTERS, EXERCISES, MODULES, NBS, ROOT, module, page
 
 HERE = Path(__file__).resolve().parent
 FONT = range(0x20, 0x250), range(0x370, 0x400), range(0x2000, 0x2400), range(0x1D400, 0x1D7FF)
@@ -37,7 +37,7 @@ def stage(folder):
         made.append(write(folder / "chapters" / path.name, json.dumps(nb)))
     for path in EXERCISES:
         made.append(write(folder / "exercises" / path.name, json.dumps(page(path, "exercises")[0])))
-    for path in CHAPTERS:
+    for path in MODULES:
         made.append(write(folder / "api" / f"{module(path)}.md", reference_page(path)))
     others = {"index": front, "results": results, "api/index": reference_index,
               "exercises/index": exercises_index}

@@ -7,6 +7,7 @@ import re
 from pages import (
     CHAPTERS,
     EXERCISES,
+    MODULES,
     RESULTS,
     ROOT,
     companions,
@@ -136,7 +137,7 @@ def reference_page(path):
         links = {home: ", ".join(f"{{py:obj}}`{n} <mlscale.{home}.{n}>`" for n in names)
                  for home, names in others.items()}
         rows.append("\n".join(f"- {{py:mod}}`mlscale.{m}`: {some}" for m, some in links.items()))
-    mine = companions(path)
+    mine = [p for p in companions(path) if p in MODULES]
     if mine: rows.append(toctree([f"{module_of(p)} <{module_of(p)}>" for p in mine]))
     return "\n\n".join([f"# mlscale.{name}", *rows])
 
@@ -154,7 +155,7 @@ def reference_index():
     for path in [p for p in CHAPTERS if not place(p)[1]]:
         groups.append(f"## {short_title(path)}")
         groups.append("\n".join(f"- {{py:mod}}`mlscale.{module_of(p)}`: {prose(summary(p))}"
-                                for p in [path, *companions(path)]))
+                                for p in [path, *companions(path)] if p in MODULES))
         entries.append(f"{module_of(path)} <{module_of(path)}>")
     return "\n\n".join([*groups, toctree(entries)])
 

@@ -41,6 +41,10 @@ def module(path):
     return path.stem.split("_", 1)[1]
 
 
+# those that export a module; some only measure
+MODULES = [p for p in CHAPTERS if (ROOT / "mlscale" / f"{module(p)}.py").exists()]
+
+
 def short_title(path):
     "Number and title, without what follows a colon."
     head = read(path)["cells"][0]["source"].splitlines()[0].removeprefix("# ").split(":")[0]
@@ -55,7 +59,7 @@ def slug(heading):
 def public_names():
     "Each public function and class: (module, name)."
     found = []
-    for path in CHAPTERS:
+    for path in MODULES:
         tree = ast.parse((ROOT / "mlscale" / f"{module(path)}.py").read_text(encoding="utf-8"))
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         found += [(module(path), node.name) for node in tree.body
@@ -296,7 +300,7 @@ def page(path, folder=""):
             *steps, keep = reader_steps(cell["source"])
             about = [prose(p) for p in keep]
             about.append(f'<a href="../notebooks/{path.name}" download>Download this notebook</a>')
-            if path in CHAPTERS: about[-1] += f" · {{py:mod}}`mlscale.{name}` in the reference"
+            if path in MODULES: about[-1] += f" · {{py:mod}}`mlscale.{name}` in the reference"
             cells.append(markdown("\n\n".join(about)))
     cells.append(markdown(contents(path)))
     metadata = {"language_info": {"name": "python"}, "kernelspec": nb["metadata"]["kernelspec"]}

@@ -21,18 +21,14 @@ import mlscale.lifecycle as lifecycle
 import mlscale.policy as policy
 import mlscale.system as system
 import mlscale.world as world
-from mlscale.batch import batch_predict
 from mlscale.lifecycle import START, WEEK, run
 from mlscale.registry import Registry
 from mlscale.story import Run
 
-HOOKS = [(lifecycle, name) for name in ("request_predictions", "act", "record_known_outcomes", "watch", "judge_release", "release")]
-HOOKS += [(policy, name) for name in ("batch_scores", "deploy", "record_training")] + [(Registry, name) for name in ("register", "promote", "rollback", "deploy")]
+HOOKS = [(lifecycle, name) for name in ("request_predictions", "act", "record_known_outcomes", "watch", "watch_day", "judge_release", "release")]
+HOOKS += [(policy, name) for name in ("batch_scores", "deploy", "record_training")] + [(Registry, name) for name in ("register", "promote", "rollback", "deploy", "withdraw")]
 HOOKS += [(system, name) for name in ("write_checkpoint", "read_checkpoint", "_copy_database", "record_outcomes")] + [(lifecycle, "write_run")]
 WEEKS, BAD = 4, START + 2 * WEEK
-
-
-def without_spark(bundle, source, to, *, spark, **words): return batch_predict(bundle, source, to, engine="arrow", **words)
 
 
 class Moments:
@@ -73,9 +69,7 @@ def lived(folder, deadly, spark, copy):
         change(policy, "load_features", lambda: full.iloc[::8])
         change(lifecycle, "without_horizon", wrong)
         for where, name in HOOKS: change(where, name, moments.wrapped(getattr(where, name), name))
-        if not spark:
-            change(lifecycle, "session", contextlib.nullcontext)
-            change(system, "batch_predict", without_spark)
+        if not spark: change(lifecycle, "session", contextlib.nullcontext)
         if copy: change(lifecycle, "run_weeks", copied_once(lifecycle.run_weeks, folder))
         change(Run, "report", lambda self, path: path)   # it is drawn in other tests
         result = run(folder=folder, until=START + WEEKS * WEEK, bad_release=BAD, progress=False)

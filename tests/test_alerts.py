@@ -161,3 +161,22 @@ def test_who_takes_it_on_by_a_clock_that_is_ahead_of_the_data_survives_a_restart
     assert alerts.update(found(30, False)).state == "resolved"
     assert Alerts.from_dict(json.loads(json.dumps(alerts.to_dict()))).history == alerts.history
     assert len(set(told)) == len(told) == 4
+
+
+def test_two_troubles_of_one_name_at_one_moment_are_told_apart_and_stay_so_after_a_restart():
+    said = []
+    alerts = Alerts(notify=said.append)
+    for alarm in (True, False, True, False):
+        alerts.update(found(0, alarm))
+        alerts = again(alerts, notify=said.append)
+    alerts.update(found(10))
+    assert [a.state for a in said] == ["firing", "resolved"] * 2 + ["firing"] and len({a.id for a in said}) == 5 and [a.again for a in alerts.history] == [0, 1, 0]
+    assert "again" not in alerts.to_dict()["history"][0] and alerts.history[0].id == f"age/{NIGHT.isoformat()}/warning/resolved"
+
+
+@pytest.mark.parametrize(("rule", "of_finding", "given", "becomes"), [
+    (None, "", None, "warning"), (None, "critical", None, "critical"), ("info", "critical", None, "info"), ("info", "critical", "warning", "warning")])
+def test_how_bad_it_is_says_the_caller_else_the_rule_else_the_finding(rule, of_finding, given, becomes):
+    alerts = again(Alerts({"age": Rule(rule, hold=1)}))
+    assert alerts.update(dataclasses.replace(found(0), severity=of_finding), severity=given).severity == becomes
+    with pytest.raises(ValueError, match="severity"): alerts.update(dataclasses.replace(found(1), severity="dreadful", name="other"))

@@ -17,10 +17,10 @@ from sklearn.linear_model import LogisticRegression
 
 import mlscale
 from mlscale.artifacts import load_bundle, save
-from mlscale.cli import _follow, _judge, diagnose, main, parser
+from mlscale.cli import _follow, _judge, _round, diagnose, main, parser
 from mlscale.data import MATURE
 from mlscale.duty_report import duty_report
-from mlscale.monitoring import MonitorMetrics, labelled, record_actions, record_outcome, record_outcomes
+from mlscale.monitoring import Alerts, LogDrift, MonitorMetrics, labelled, record_actions, record_outcome, record_outcomes
 from mlscale.prediction_log import Prediction, PredictionLog, iso_utc
 from mlscale.registry import Registry
 from mlscale.training import evaluate
@@ -204,11 +204,15 @@ def log(tmp_path):
     return path
 
 
+def judged(capsys): return [line for line in capsys.readouterr().out.splitlines()[2:] if not line.startswith("changes of ")]
+
+
 def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("110 predictions") and said[1] == "left out: 10 made less than 36 hours before (--wait), 5 older ones on which somebody acted"
     seen = labelled(log, "2013-05-03T00:00:00Z")
+    assert said.pop().startswith("changes of late: not watched yet, 2 of the 60 days")
     for version, rows, line in zip((1, 2), (45, 50), said[2:], strict=True):
         some = seen[(seen.version == version) & seen.mature & (seen.weight > 0)]
         assert len(some) == rows and line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy(), weights=some.weight.to_numpy())}"
@@ -218,11 +222,11 @@ def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
 
 def test_monitor_keeps_models_apart_that_share_a_log(log, capsys):
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
-    alone = capsys.readouterr().out.splitlines()[2:]
+    alone = judged(capsys)
     with PredictionLog(log) as book: book.append(Prediction(f"other {i}", "2013-05-01T00:00Z", "other", 1, None, None, p, [1.]) for i, p in enumerate((.1, .9)))
     record_outcomes(pd.DataFrame({"request_id": ["other 0", "other 1"], "label": [1, 0], "known_at": "2013-05-01T08:00Z"}), log=log)
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
-    *late, other = capsys.readouterr().out.splitlines()[2:]
+    *late, other = judged(capsys)
     assert late == [f"late {line}" for line in alone] and other == f"other version 1: {evaluate([1, 0], [.1, .9])}"
 
 
@@ -230,7 +234,7 @@ def test_monitor_says_which_label_keeps_predictions_from_being_judged_as_probabi
     with PredictionLog(log) as book: book.append([Prediction("odd", "2013-05-01T00:00Z", "late", 2, None, None, .5, [1.])])
     record_outcome("odd", 7, "2013-05-01T08:00Z", log=log)
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
-    one, two = capsys.readouterr().out.splitlines()[2:]
+    one, two = judged(capsys)
     assert "log_loss" in one and two.startswith("version 2: n=51, mean error ") and two.endswith("(as numbers, since 1 labels, such as 7, are not 0 or 1)")
 
 
@@ -242,7 +246,7 @@ def test_monitor_without_outcomes_says_how_they_are_recorded(tmp_path, capsys):
     record_outcome("a", 5, pd.Timestamp.now(tz="UTC"), log=tmp_path / "log.db")
     assert main(["monitor", str(tmp_path / "log.db")]) == 0 and "none is left; with --wait 0" in capsys.readouterr().out
     assert main(["monitor", str(tmp_path / "log.db"), "--wait", "0"]) == 0   # a number, and no probability
-    assert capsys.readouterr().out.splitlines()[-1] == "version 1: n=1, mean error -1.5, mean absolute error 1.5"
+    assert judged(capsys) == ["version 1: n=1, mean error -1.5, mean absolute error 1.5"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -327,7 +331,9 @@ def test_monitor_writes_a_page_for_whoever_is_on_duty(log, tmp_path, capsys):
     assert main(["monitor", str(log), "--at", "2013-05-03"]) == 0
     said = capsys.readouterr().out
     assert main(["monitor", str(log), "--at", "2013-05-03", "--report", str(page)]) == 0 and capsys.readouterr().out == said
-    assert page.read_text() == duty_report(log, "2013-05-03T00:00:00Z").html() and "late 2" in page.read_text()
+    drift = LogDrift(log)
+    drift.update("2013-05-03T00:00:00Z")
+    assert page.read_text() == duty_report(log, "2013-05-03T00:00:00Z", drift=drift).html() and "late 2" in page.read_text() and "not watched yet" in page.read_text()
     for words, why in ((["--follow", "--at", "2013-05-03"], "--at: --follow looks at the present"), (["--metrics", "0"], "--metrics: only with --follow")):
         assert main(["monitor", str(log), *words]) == 1 and why in capsys.readouterr().err
     for wrong in ("0", "-1", "soon", "inf"):
@@ -340,10 +346,11 @@ def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_pa
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         url = child.stderr.readline().split()[-1]
-        lines = [child.stdout.readline() for _ in range(5)]
+        lines = [child.stdout.readline() for _ in range(6)]
         beat = lambda: float(re.search(r"(?m)^mlscale_monitor_heartbeat_timestamp_seconds (\S+)", urlopen(url, timeout=30).read().decode())[1])
         first = beat()
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", lines[0]) and lines[1].startswith("110 predictions") and lines[4].startswith("version 2: ")
+        assert lines[5].startswith("changes of late: not watched yet")
         until = time.monotonic() + 60
         while beat() <= first + .5: assert time.monotonic() < until   # several rounds, and nothing new to say
         with PredictionLog(log) as book: book.append([Prediction("new", "2013-05-01T00:00:00Z", "late", 2, "0" * 64, "production", .3, [1.])])
@@ -357,6 +364,44 @@ def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_pa
         out, err = child.communicate(timeout=60)
     finally: child.kill()
     assert child.returncode == 0 and err == ""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    "A log of 80 days of 40 rows; from the 65th to the 72nd a column comes in another unit."
+    path, rng = tmp_path_factory.mktemp("watched") / "log.db", np.random.default_rng(0)
+    with PredictionLog(path) as book:
+        book.describe("d", ["temp"])
+        book.append([Prediction(f"{day} {i}", pd.Timestamp("2013-05-01", tz="UTC") + pd.Timedelta(days=day, minutes=30*i), "late", 1, "d", "production", float(rng.beta(2, 6)),
+                                [float(rng.normal(20, 5))*(1.8 if 65 <= day < 72 else 1)]) for day in range(80) for i in range(40)])
+    return path
+
+
+def test_monitor_says_what_changed_since_when_how_large_and_when_it_was_over(watched, tmp_path, capsys):
+    said = lambda *words: (main(["monitor", str(watched), *words]), capsys.readouterr().out)[1]
+    early = said("--at", "2013-07-05")
+    assert "  late:" not in early and "changes of late: 5 days judged, 0 with too few rows; at most 2 false alarms a year, against the 52 days before" in early
+    page = tmp_path / "page.html"
+    open_ = said("--at", "2013-07-11", "--report", str(page))
+    assert re.search(r"(?m)^  late: temp: (location|spread) \S+.* since 2013-07-0\d \(rang 2013-07-0\d\)$", open_)
+    assert "late: temp: " in page.read_text() and "of allowed" in page.read_text() and "Nothing stands out" not in page.read_text()
+    over = said("--at", "2013-07-20")
+    assert re.search(r"(?m)^  late: temp: .*\(rang 2013-07-0\d\); over since 2013-07-1\d$", over) and "usual" not in over
+    assert "changes of" not in said("--at", "2013-07-20", "--false-alarms", "0") and "20 of the 30 days" in said("--at", "2013-07-20", "--since", "2013-06-30", "--reference-days", "30")
+    for words, why in ((["--reference-days", "29"], "--reference-days=29: "), (["--false-alarms", "-1"], "--false-alarms=-1")):
+        assert main(["monitor", str(watched), "--at", "2013-07-20", *words]) == 1 and why in capsys.readouterr().err
+
+
+def test_what_rings_while_a_log_is_followed_becomes_one_alert_and_ends(watched, capsys, monkeypatch):
+    words = parser().parse_args(["monitor", str(watched), "--follow"])
+    alerts, metrics, before = Alerts(), MonitorMetrics(), None
+    for day in pd.date_range("2013-07-01", "2013-07-20", freq="12h"):
+        words.at = str(day)
+        before = _round(words, str(watched), metrics, alerts, before)
+    rang, = [a for a in alerts.history if a.name == "changes of late"]
+    assert rang.state == "resolved" and rang.severity == "critical" and "temp" in rang.evidence and rang.at > pd.Timestamp("2013-07-05", tz="UTC")
+    told = capsys.readouterr().out
+    assert told.count("changes of late: ") == 20 and b'mlscale_monitor_finding{name="changes of late"}' in metrics.text()
 
 
 def test_a_round_that_fails_is_said_and_counted_and_the_next_one_goes_on(log, monkeypatch, capsys):

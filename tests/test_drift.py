@@ -308,3 +308,13 @@ def test_states_that_nobody_wrote_are_refused():
 def test_one_row_a_day_is_few_and_no_error_of_an_argument_that_nobody_gave():
     X, days = temperatures(60, 1)
     ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2)
+
+
+@pytest.mark.parametrize("n", [100, 6000, 50_000])
+@pytest.mark.parametrize("edges", [0, 1, 40, 150])
+def test_counting_many_rows_edge_by_edge_is_searching_each_row(n, edges):
+    rng = np.random.default_rng(n + edges)
+    x, e = np.round(rng.standard_normal(n), 2), np.sort(np.round(rng.standard_normal(edges), 2))   # many values lie on an edge
+    x[::7], x[1::50], x[2::50] = np.nan, np.inf, -np.inf
+    known = x[np.isfinite(x)]
+    assert bin_counts(x, e).tolist() == [n - len(known), *np.bincount(np.searchsorted(e, known), minlength=edges + 1)]

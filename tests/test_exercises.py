@@ -97,7 +97,7 @@ EARLY = "def early_look(late, label_time, at):\n    seen = label_time <= at\n   
 # ---- every question: the reference, the stub, the mistakes, another style, noise
 
 def test_there_are_two_questions_for_every_chapter_that_stands_at_the_full_standard():
-    full = ("00", "01", "05", "07", "08", "09", "10", "11", "13")
+    full = ("00", "01", "05", "07", "08", "09", "10", "11", "12", "13")
     assert {n: sum(name.startswith(n) for name in QUESTIONS) for n in full} == dict.fromkeys(full, 2)
     assert DRAFTS.keys() == QUESTIONS.keys() and min(q.minutes for q in QUESTIONS.values()) == 10
 
@@ -265,6 +265,31 @@ if {few}: return None
 far = [abs(np.mean(day) - np.mean(np.concatenate(reference[:i] + reference[i + 1:]))) for i, day in enumerate(reference)]
 threshold, usual = sorted(far)[::-1][{place}], np.mean(np.concatenate(reference))
 return threshold, [bool(abs(np.mean(day) - usual) > threshold) for day in live]"""
+RELEASES = """out, seen, ends = [], [], dict()
+for d in decisions:
+    e, v = d["evidence"], d["version"]
+    if d["kind"] == "retrain": ends[v] = pd.Timestamp(e["trained_until"])
+    if "comparison" not in e or d["kind"] not in {kinds}: continue
+    c = e["comparison"]
+    if v in seen: broken = [("worse", c["low"] > 0)]
+    else: broken = [("luck", c["high"] >= 0), ("seen", pd.Timestamp(c["since"]) < ends[v]), ("few", c["{size}"] < least)]
+    seen.append(v)
+    out += [[v, word] for word, bad in {order} if bad]
+return {answer}"""
+ALLOWED = '("trial", "promote", "keep")'
+LEDGER = """
+w, n, which = len(usual), usual.flights, np.arange(len(usual))//{block}
+def ends(x, n):
+    m, k = (n*x).sum()/n.sum(), which.max() + 1
+    r = pd.Series(n*(x - m)).groupby(which).sum()
+    s = {error}
+    return [m, m - stats.t.ppf(.95, k - 1)*s, m + stats.t.ppf(.95, k - 1)*s]
+from scipy import stats
+a = ends(changed.log_loss - usual.log_loss, n)
+b = [w*v for v in ends((changed.saved - usual.saved) - price*(changed.trained - usual.trained), pd.Series(np.ones(w)))]
+return a, b, {verdict}"""
+SPREAD = "(k/(k - 1)*(r**2).sum())**.5/n.sum()"
+VERDICT = "'keep' if b[2] < 0 or a[1] > 0 else 'adopt' if b[1] > 0 else 'cannot tell'"
 PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is taken for, if any
     ("00.q1", "seen = label_time <= at\nreturn (seen.mean(), late[seen].mean()) if seen.any() else (np.nan, np.nan)", None),
     ("00.q1", "seen = ~(label_time > at)\nreturn seen.mean(), late[seen].mean()", None),
@@ -333,6 +358,16 @@ PLAUSIBLE = [   # a wrong answer that nobody listed, and the mistake that it is 
     ("11.q2", LEARN.format(due=DUE.format(key="label_time[j]"), w="w0", b="b0"), None),
     ("11.q2", LEARN.format(due=DUE.format(key="(label_time[j], -j)"), w="w", b="b"), None),
     ("11.q2", LEARN.format(due=DUE.format(key="-label_time[j]"), w="w", b="b"), None),
+    ("12.q1", RELEASES.format(kinds=ALLOWED, size="rows", order="broken", answer="sorted(set(v for v, _ in out))"), None),
+    ("12.q1", RELEASES.format(kinds=ALLOWED, size="days", order="broken", answer="out"), None),
+    ("12.q1", RELEASES.format(kinds=ALLOWED, size="rows", order="sorted(broken)", answer="out"), None),
+    ("12.q1", RELEASES.format(kinds='("trial", "promote", "keep", "rollback", "alert", "stop")', size="rows", order="broken", answer="out"), "what was taken back is at fault"),
+    ("12.q1", "return [[d['evidence']['instead_of'], 'worse'] for d in decisions if d['kind'] == 'rollback']", None),
+    ("12.q2", LEDGER.format(block=5, error=SPREAD, verdict=VERDICT), None),
+    ("12.q2", LEDGER.format(block=4, error="r.std()/n.sum()", verdict=VERDICT), None),
+    ("12.q2", LEDGER.format(block=4, error=SPREAD, verdict="'adopt' if a[2] < 0 else 'keep' if a[1] > 0 else 'cannot tell'"), None),
+    ("12.q2", LEDGER.format(block=4, error=SPREAD, verdict=VERDICT.replace("or a[1] > 0", "and a[1] > 0")), None),
+    ("12.q2", LEDGER.format(block=4, error=SPREAD, verdict=VERDICT.replace(" or a[1] > 0", "")), "money alone"),
     ("11.q2", LEARN.format(due="[j for j in np.argsort(label_time) if j in wait and label_time[j] <= at[i]]", w="w", b="b"), None),
 ]
 
@@ -358,6 +393,10 @@ def test_the_judge_of_plausible_answers_also_says_right():
     assert judge(space["f"], QUESTIONS["05.q2"]).status == "right"
     exec(f"def f(reference, live, once_in):\n{textwrap.indent(WITNESSES.format(few='not allowed', place='allowed'), '    ')}", space)
     assert judge(space["f"], QUESTIONS["07.q1"]).status == "right"
+    exec(f"def f(decisions, least):\n{textwrap.indent(RELEASES.format(kinds=ALLOWED, size='rows', order='broken', answer='out'), '    ')}", space := {"pd": pd})
+    assert judge(space["f"], QUESTIONS["12.q1"]).status == "right"
+    exec(f"def f(usual, changed, price):\n{textwrap.indent(LEDGER.format(block=4, error=SPREAD, verdict=VERDICT), '    ')}", space := {"np": np, "pd": pd})
+    assert judge(space["f"], QUESTIONS["12.q2"]).status == "right"
 
 
 def test_a_job_that_nobody_kills_does_what_it_should(tmp_path):
@@ -465,7 +504,7 @@ def test_a_student_solves_the_first_exercise_in_a_fresh_kernel(tmp_path, home):
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("00.q1: right. All 6 inputs, 4 of 4 points, 1 try." in d.get("text/html", "") and "Chapter 00: 1 of 2 solved" in d["text/plain"] for d in shown)
-    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 26 solved" in shown[-1]["text/html"]
+    assert any("00.q2: not attempted" in d["text/plain"] for d in shown) and shown[-1]["text/html"].count("<td>yes</td>") == 1 and "1 of 28 solved" in shown[-1]["text/html"]
     assert kept(home) == {"00.q1": {"tries": 1, "points": 4, "right": True, "last": kept(home)["00.q1"]["last"]}}
 
 
@@ -767,7 +806,8 @@ def test_an_answer_that_cannot_be_compared_is_named(x):
 
 @pytest.mark.parametrize("x", [pd.Series([1., 2.], index=["a", "b"]), pd.Series([1, 2], index=[1, 2]), pd.DataFrame({"a": [1, 2]}, index=[1, 0]), pd.DataFrame({0: [1.]}),
     pd.DataFrame([[1, 2]], columns=["a", "a"]),
-    pd.DataFrame(index=[0, 1]), np.zeros((0, 3)), pd.Series(pd.Categorical(["b"], categories=["b", "a"])), pd.Timestamp("2013-07-01", tz="America/New_York"), {1, 2}, (1, 2), 1j])
+    pd.DataFrame(index=[0, 1]), np.zeros((0, 3)), pd.Series(pd.Categorical(["b"], categories=["b", "a"])), pd.Timestamp("2013-07-01", tz="America/New_York"), {1: 2},
+    {"a": {1, 2}}, {1, 2}, (1, 2), 1j])
 def test_an_input_that_would_not_come_back_as_it_was_is_refused(x):
     with pytest.raises(TypeError, match="would not come back as it was|cannot be stored"): encode(x)
 
@@ -776,7 +816,8 @@ def test_an_input_that_would_not_come_back_as_it_was_is_refused(x):
     pd.Series([1.5, float("inf")]),
                                pd.Series(pd.to_datetime(["2013-07-01 12:00:00.5", None], utc=True)), pd.Series(pd.to_timedelta([5, None], unit="min")), pd.Timestamp("2013-07-01", tz="UTC"),
                                pd.Timestamp("2013-07-01"),
-                               pd.Timedelta(microseconds=1), pd.DataFrame({"a": [1, 2], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}), [1, [2., "x"], None], pd.NaT], ids=repr)
+                               pd.Timedelta(microseconds=1), pd.DataFrame({"a": [1, 2], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}), [1, [2., "x"], None],
+                               {"at": [pd.Timedelta("5min")], "dict": {"float": 1.5, "": None}}, {}, pd.NaT], ids=repr)
 def test_an_input_comes_back_as_it_was_and_new_each_time(x):
     stored = json.dumps(encode(x))
     back, again = decode(json.loads(stored)), decode(json.loads(stored))
@@ -785,7 +826,7 @@ def test_an_input_comes_back_as_it_was_and_new_each_time(x):
     elif isinstance(x, pd.Series): pd.testing.assert_series_equal(back, x)
     elif isinstance(x, np.ndarray): assert back.dtype == x.dtype and np.array_equal(back, x, equal_nan=x.dtype.kind == "f")
     else: assert back is x is pd.NaT or back == x
-    if isinstance(x, (list, np.ndarray, pd.Series, pd.DataFrame)): assert back is not again
+    if isinstance(x, (list, dict, np.ndarray, pd.Series, pd.DataFrame)): assert back is not again
 
 
 # ---- running whatever students write
@@ -1106,7 +1147,7 @@ def test_a_function_of_an_earlier_cell_or_of_another_name_is_not_taken(capsys):
 
 
 @pytest.mark.parametrize("name, text", [("00.q9", "there is 00.q1, 00.q2"),
-                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
+                                        ("66.q1", "no such chapter; there are 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11, 12, 13"), ("", "no such chapter"), (None, "no such chapter"), (7,
     "no such chapter"), ("00", "there is 00.q1")])
 def test_an_unknown_exercise_is_an_error_before_the_block_runs(name, text):
     with pytest.raises(ValueError, match=re.escape(text)), check(name): raise AssertionError("the block ran")

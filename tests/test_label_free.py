@@ -115,3 +115,16 @@ def test_the_rows_of_a_table_and_its_index_and_order_do_not_matter():
     (lambda: drift_effects(predict, table(np.random.default_rng(0), 5), table(np.random.default_rng(0), 5), rows=10), "rows=10")])
 def test_what_makes_no_sense_is_refused_by_name(attempt, word):
     with pytest.raises(ValueError, match=word): attempt()
+
+
+def test_categories_that_differ_between_then_and_now_stay_categories_and_keep_their_codes():
+    before, now = (pd.DataFrame({"c": pd.Categorical(x * 50)}) for x in (["a", "b"], ["b", "z"]))
+    seen = []
+
+    def predict(X):
+        seen.append(tuple(X.c.cat.categories))
+        return X.c.cat.codes.map({0: .1, 1: .2, 2: .6})   # a and b as the reference has them, then what is new
+
+    effects = drift_effects(predict, now, before, rows=4000)
+    assert seen == [("a", "b", "z")] and effects.score["c"] == pytest.approx(.4 - .15, abs=.02)
+    assert drift_effects(predict, before, before, rows=100).score["c"] == pytest.approx(0, abs=.05) and list(now.c.cat.categories) == ["b", "z"]

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
 ORDER = [re.sub(r"^\d+[a-z]?_", "", p.stem) for p in CHAPTERS]
 PLACES = {re.sub(r"^\d+[a-z]?_", "", p.stem): re.match(r"(\d+)([a-z]?)_", p.stem).groups() for p in CHAPTERS}
+PAGES = {"takeaways"}   # they measure, and export nothing
 MODULES = [m for m in ORDER if (ROOT / "mlscale" / f"{m}.py").exists()]
 CORE = {"numpy", "scipy", "pandas"}
 
@@ -64,7 +65,7 @@ def test_a_module_imports_only_the_light_core_at_its_top(name):
 def test_every_module_comes_from_one_notebook_and_every_notebook_makes_its_module():
     made = {m for p in CHAPTERS for m in re.findall(r"#\| ?default_exp (\w+)", p.read_text(encoding="utf-8"))}
     files = {p.stem for p in (ROOT / "mlscale").glob("*.py")} - {"__init__", "_modidx"}
-    assert made == files == set(ORDER)
+    assert made == files == set(ORDER) - PAGES
 
 
 def test_a_reader_finds_a_title_and_a_summary_first():

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,13 +23,19 @@ from scipy import stats
 import mlscale
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
+from mlscale.flight_features import SCHEDULE
 from mlscale.lifecycle import (
+    CHANGE,
+    DAY,
     HARM,
     HOLDOUT,
     NAME,
     START,
+    TRIAL,
     WEEK,
+    Rules,
     Run,
+    Trial,
     World,
     _begun,
     act,
@@ -50,13 +57,19 @@ from mlscale.lifecycle import (
     record_known_outcomes,
     release,
     request_predictions,
-    rolled_back,
     run,
+    run_day,
     run_week,
     served_version,
+    side_by_side,
+    surely_worse,
+    taken_back,
     train,
     watch,
+    watch_day,
+    why_retrain,
     without_horizon,
+    write_features,
     write_run,
 )
 from mlscale.monitoring import Finding, labelled, logged_predictions
@@ -274,6 +287,53 @@ def test_drifted_features_are_an_alert_and_no_reason_to_retrain(system):
     assert len(drifted) == 1 and drifted[0].value > drifted[0].threshold
 
 
+def test_a_column_that_stays_missing_rings_and_is_over_when_it_is_back(system):
+    system.features = system.features.copy()
+    silent = system.features.event_timestamp.between(START + 2 * DAY, START + 12 * DAY)
+    system.features.loc[silent, ["temp", "humid", "pressure"]] = np.nan
+    for k in range(3): serve_week(system, START + k * WEEK, share=.6)
+    for k in range(21): watch_day(system, START + k * DAY)
+    (began, first), (ended, last) = [(e, (e["at"] - START) // DAY) for e in system.events if e["text"].startswith(CHANGE)]
+    assert (began["kind"], ended["kind"]) == ("alert", "resolved") and 3 <= first <= 11 and 12 < last <= 20   # storms pass, so it takes more than a day
+    assert "missing from 0.0% to 100.0%" in began["text"] and "since 2013-04-03" in began["text"] and began["evidence"]["value"] > began["evidence"]["threshold"] == 1
+    again = system.change.to_dict()
+    system.save()
+    assert system.restore().change.to_dict() == again
+
+
+def test_a_day_on_which_nobody_asked_is_not_said_to_be_well(system):
+    PredictionLog(system.log).close()
+    watch_day(system, START)
+    assert system.change.silent == 1 and not system.alerts.open
+
+
+@pytest.mark.parametrize("rule, expected", [("never", ["", "", "", ""]), ("monthly", ["", "a new month", "", "a new month"]), ("eight weeks", ["", "", "", "eight weeks have passed"]),
+                                            *((rule, ["", "", "the loss is too high", "eight weeks have passed"]) for rule in ("measured harm", "estimated harm"))])
+def test_when_a_challenger_is_trained_goes_by_the_rule(system, rule, expected):
+    system.rules = Rules(retrain=rule)
+    asked = ((1, False), (5, False), (2, True), (9, False))
+    assert [why_retrain(system, START + k * WEEK, alarm) for k, alarm in asked] == expected
+    system.trial = Trial(2, 1, START, [])
+    assert not any(why_retrain(system, START + k * WEEK, alarm) for k, alarm in asked)
+
+
+def test_the_naive_rule_learns_from_what_the_desk_changed(system):
+    serve_week(system, START)
+    honest = learnable(system, START + WEEK, since=START)
+    system.rules = Rules(left_alone=False)
+    naive = learnable(system, START + WEEK, since=START)
+    acted = naive[~naive.flight_id.isin(honest.flight_id)]
+    assert len(acted) > 300 and set(naive.weight) == {1.}
+    assert acted.label.mean() < system.features.late.loc[acted.flight_id].mean() - .05
+
+
+def test_estimated_harm_needs_no_labels(system):
+    from mlscale.policy import expected_losses, monitors
+    tried = pd.DataFrame({"label": 1., "week": np.repeat(range(8), 500), "prediction": np.random.default_rng(0).uniform(.2, .4, 4000)})
+    performance = monitors(system.features, tried, Rules(retrain="estimated harm"))[-1]
+    assert performance.baseline_losses == pytest.approx(expected_losses(tried.prediction).reshape(8, 500).mean(1)) and performance.threshold < .7
+
+
 # ---- gating, releasing, judging
 
 @pytest.fixture
@@ -311,7 +371,7 @@ def test_a_release_that_the_gate_refuses_changes_nothing_that_is_served(system, 
     at = START + 2 * WEEK
     record_known_outcomes(system, at)
     release(system, at, url, spark, why="a test", features=system.features.assign(**dict.fromkeys(FEATURES[10:], 0.)))
-    assert [e["kind"] for e in system.events[-2:]] == ["retrain", "refuse"] and served_version(system) == 1 and system.on_probation is None and system.trained_at == at
+    assert [e["kind"] for e in system.events[-2:]] == ["retrain", "refuse"] and served_version(system) == 1 and system.trial is None and system.trained_at == at
     why, refused = (e["evidence"] for e in system.events[-2:])
     assert why == {"why": "a test", "against": 1, "rows": why["rows"], "held_out": refused["comparison"]["rows"], "trained_until": str(at - HOLDOUT)} and why["rows"] > 50_000
     assert refused["against"] == 1 and refused["comparison"] == system.registry.history(NAME).comparison.dropna().iloc[-1].to_dict() and refused["comparison"]["high"] >= 0
@@ -322,29 +382,87 @@ def test_a_release_that_the_gate_refuses_changes_nothing_that_is_served(system, 
 
 
 def test_a_bad_release_passes_the_gate_goes_live_and_is_rolled_back_by_what_it_served(system, spark, url):
+    system.rules = Rules(check="week")
     for k in (0, 1): serve_week(system, START + k * WEEK, share=.5)
     at = START + 2 * WEEK
     record_known_outcomes(system, at)
     release(system, at, url, spark, why="the job was rewritten", features=without_horizon(system.features, at))
-    assert served_version(system) == 2 and system.on_probation == (2, 1) and system.gates[-1]["passed"] and system.events[-1]["kind"] == "promote"
+    assert served_version(system) == 2 and (system.trial.version, system.trial.against) == (2, 1) and system.gates[-1]["passed"] and system.events[-1]["kind"] == "promote"
     bundle = system.registry.load(NAME, 2)
     serve_week(system, at, version=2, scores=lambda rows: bundle.predict(rows[FEATURES]), share=.5)
     assert judge_release(system, at + WEEK, url, spark) is True
-    assert served_version(system) == 1 and system.on_probation is None and [e["kind"] for e in system.events[-2:]] == ["alert", "rollback"]
+    assert served_version(system) == 1 and system.trial is None and [e["kind"] for e in system.events[-2:]] == ["alert", "rollback"]
     assert "version 2 is worse in service than version 1" in system.events[-2]["text"] and system.events[-1]["at"] == at + WEEK
     assert system.events[-2]["evidence"]["against"] == 1 and system.events[-2]["evidence"]["comparison"]["low"] > 0 and system.events[-1]["evidence"] == {"instead_of": 2}
-    assert judge_release(system, at + WEEK, url, spark) is False   # nobody is on probation any more
+    assert judge_release(system, at + WEEK, url, spark) is False   # nothing is on trial any more
 
 
 def test_a_release_as_good_as_its_predecessor_stays(system, spark, url):
     register_challenger(system)
     system.registry.promote(NAME, 2)
     system.registry.deploy(NAME)
-    system.on_probation, bundle = (2, 1), system.registry.load(NAME, 1)
+    system.rules, system.trial, bundle = Rules(check="week"), Trial(2, 1, START, []), system.registry.load(NAME, 1)
     serve_week(system, START, version=2, scores=lambda rows: bundle.predict(rows[FEATURES]), share=.5)
-    assert judge_release(system, START + WEEK, url, spark) is False and served_version(system) == 2 and system.on_probation is None
+    assert judge_release(system, START + WEEK, url, spark) is False and served_version(system) == 2 and system.trial is None
     kept = system.events[-1]
     assert (kept["kind"], kept["version"], kept["evidence"]["against"]) == ("keep", 2, 1) and kept["evidence"]["comparison"]["low"] <= 0 < kept["evidence"]["comparison"]["rows"]
+
+
+def tried(system, at, spark, url, features=None, **rules):
+    "A challenger begins its trial two weeks after the first of April."
+    system.rules = Rules(**rules)
+    for k in (0, 1): serve_week(system, START + k * WEEK, share=.5)
+    record_known_outcomes(system, at)
+    release(system, at, url, spark, why="a test", features=features)
+
+
+def live_on_trial(system, day, url, spark):
+    "A day that both models serve as the server would, and the look at its end."
+    rows = system.features[system.features.event_timestamp.between(day, day + DAY, inclusive="left")]
+    scores, _ = request_predictions(url, rows[FEATURES], rows.event_timestamp, system.world.flights.tailnum.loc[rows.index])
+    act(system, pd.Series(scores, rows.index), rows.event_timestamp)
+    record_known_outcomes(system, day + DAY)
+    return judge_release(system, day + DAY, url, spark)
+
+
+@pytest.mark.parametrize("check", ["canary", "shadow"])
+def test_a_bad_release_is_stopped_on_trial_within_days_and_answers_a_share_or_nobody(system, spark, check):
+    at = START + 2 * WEEK
+    with serving_process(system.bundles, model=NAME, log=system.log, canary=.2) as url:
+        tried(system, at, spark, url, without_horizon(system.features, at), check=check)
+        assert system.events[-1]["kind"] == "trial" and served_version(system) == 1 and len(system.trial.held_out) >= 10
+        trial = system.trial
+        stopped = [(live_on_trial(system, at + k * DAY, url, spark), k) for k in range(9) if system.trial]
+    (worse, k) = stopped[-1]
+    log = logged_predictions(system.log, since=at)
+    assert worse and 2 <= k <= 8 and system.trial is None and served_version(system) == 1
+    share = (log.version == 2).mean()
+    assert (.1 < share < .3) if check == "canary" else share == 0
+    if check == "canary":   # the same aircraft, always
+        mine = log[log.version == 2].entity.dropna()
+        assert set(log.alias) == {"canary", "production"} and not set(mine) & set(log[log.version == 1].entity) and mine.duplicated().any()
+    end = system.events[-1]
+    assert (end["kind"], end["version"], end["at"]) == ("stop", 2, at + (k + 1) * DAY) and end["evidence"]["comparison"]["difference"] > 0
+    assert surely_worse(np.array([*end["evidence"]["days"].values()]), np.array(trial.held_out))
+    assert not (system.bundles / NAME / "canary.json").exists()
+
+
+def test_a_release_that_is_no_worse_is_promoted_after_its_trial_first_in_shadow_then_as_canary(system, spark):
+    at = START + 2 * WEEK
+    with serving_process(system.bundles, model=NAME, log=system.log, canary=.2) as url:
+        tried(system, at, spark, url, check="shadow, canary", gate=False)
+        assert [e["kind"] for e in system.events[-2:]] == ["retrain", "trial"] and system.gates[-1]["passed"] and "not heard" in system.events[-1]["text"]
+        for k in range(TRIAL // DAY):
+            system.save()
+            system.restore()   # a trial survives
+            live_on_trial(system, at + k * DAY, url, spark)
+    log = logged_predictions(system.log, since=at)
+    by_week = log.groupby((log["at"] - at) // WEEK).version.apply(lambda v: (v == 2).mean())
+    assert by_week[0] == 0 and .1 < by_week[1] < .3
+    assert [e["kind"] for e in system.events[-2:]] == ["trial", "promote"] and system.events[-1]["at"] == at + TRIAL
+    assert served_version(system) == 2 and system.trial is None and system.registry.version(NAME, "champion").version == 2 and not (system.bundles / NAME / "canary.json").exists()
+    told = system.events[-1]["evidence"]
+    assert len(told["days"]) == 12 and told["comparison"]["rows"] > 3000
 
 
 # ---- a future of its own, and a restart
@@ -362,7 +480,7 @@ def test_two_futures_share_a_past_and_nothing_else(system, tmp_path):
 
 
 def test_a_week_that_was_cut_short_is_run_again_with_the_same_result(system, spark, url, monkeypatch):
-    monkeypatch.setattr("mlscale.lifecycle.request_predictions", lambda *rows: (request_predictions(*rows)[0], [5.]))   # how fast this machine answers is another matter
+    monkeypatch.setattr("mlscale.lifecycle.request_predictions", lambda *rows, **how: (request_predictions(*rows, **how)[0], [5.]))   # how fast this machine answers is another matter
     system.save()
     run_week(system, START, url, spark)
     first = (system.weeks[-1], system.alerts.to_dict(), system.performance.to_dict(), len(labelled(system.log, START + WEEK)))
@@ -374,6 +492,27 @@ def test_a_week_that_was_cut_short_is_run_again_with_the_same_result(system, spa
     assert untimed(first) == untimed(again)
     back = replace(before, alerts=type(before.alerts)()).restore()
     assert back.alerts.to_dict() == before.alerts.to_dict() and back.weeks == before.weeks and back.events == before.events and back.trained_at == START
+
+
+def test_features_from_the_online_store_give_the_same_answers_and_nothing_of_a_later_day(system, tmp_path):
+    pytest.importorskip("feast")
+    online = replace(system.fork(tmp_path / "online", "online"), online=True)
+    write_features(online, online.features.head(1))
+    with serving_process(system.bundles, model=NAME, log=system.log) as url: run_day(system, START, url, None)
+    with serving_process(online.bundles, model=NAME, log=online.log, features=online.store) as url:
+        run_day(online, START, url, None)
+        assert request_entity(url, online.features[online.features.event_timestamp > START + 2 * DAY].head(1)) == ["unknown"]   # tomorrow is not written yet
+    there, here = (logged_predictions(s.log, until=START + DAY).sort_values("request_id", ignore_index=True) for s in (online, system))
+    assert len(here) > 700 and there[["request_id", "at", "entity", "version", "action"]].equals(here[["request_id", "at", "entity", "version", "action"]])
+    assert np.array_equal(there[FEATURES].to_numpy(), here[FEATURES].to_numpy(), equal_nan=True) and np.allclose(there.prediction, here.prediction, atol=1e-9)
+    assert online.events == [{**e, "run": "online"} for e in system.events]
+
+
+def request_entity(url, row):
+    "The state of what the store knows of a flight."
+    body = {"keys": [{"flight_id": int(row.index[0])}], "features": row[list(SCHEDULE[:7])].to_dict("records"), "at": row.event_timestamp.iloc[0].isoformat()}
+    asked = Request(f"{url}/predict/entity", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return [state["flights"] for state in json.load(urlopen(asked))["states"]]
 
 
 def test_what_the_registry_did_since_the_last_checkpoint_is_taken_back_before_a_resume(system):
@@ -421,11 +560,12 @@ def small_year(folder, *words, hash_seed):
 def remains(folder):
     "What a run has left, but for what was measured by clocks."
     out = []
-    for state in (folder / "state", folder / "state without"):
+    for state in sorted(path.parent for path in folder.glob("state*/predictions.db")):
         registry = Registry(f"sqlite:///{state / 'registry' / 'mlflow.db'}", bundles=state / "bundles")
         history, log = registry.history(NAME), labelled(state / "predictions.db", pd.Timestamp("2014-01-01", tz=UTC))
-        promoted = history.version[history.event == "promote"]
-        assert promoted.is_unique and sorted(p.name for p in (state / "bundles" / NAME).iterdir() if p.name.isdigit()) == sorted(map(str, promoted))
+        promoted = history.version[(history.event == "promote") & (history.alias == "champion")]
+        served = {*promoted, *history.version[history.event == "deploy"]}
+        assert promoted.is_unique and sorted(p.name for p in (state / "bundles" / NAME).iterdir() if p.name.isdigit()) == sorted(map(str, served))
         told = [(e.event, e.version, e.alias, e.reason, e.comparison) for e in history.itertuples()]
         out.append((sorted(told, key=str), log.sort_values("request_id", ignore_index=True)))
     weeks = read_run(folder).metrics.drop(columns=["p99_ms", "open_alerts"])
@@ -479,8 +619,8 @@ def test_resume_with_other_arguments_is_refused_and_a_second_process_kept_out(un
     folder, expected = undisturbed
     shutil.copytree(f"{folder}.launched", tmp_path / "run")
     given = arguments_of(tmp_path / "run")
-    assert given == {"until": START + 4 * WEEK, "bad_release": START + 2 * WEEK, "seed": 0}
-    for name, other in {"until": START + 5 * WEEK, "bad_release": None, "seed": 1}.items():
+    assert given == {"until": START + 4 * WEEK, "bad_release": START + 2 * WEEK, "seed": 0, "rules": Rules(), "online": False, "faults": [], "parts": False}
+    for name, other in {"until": START + 5 * WEEK, "bad_release": None, "seed": 1, "rules": Rules(gate=False), "online": True, "faults": ["killed"], "parts": True}.items():
         with pytest.raises(ValueError, match=re.escape(f"{name}={other}: the run in 'run' was begun with")): run(folder=tmp_path / "run", progress=False, **{**given, name: other})
     with locked(tmp_path / "run" / "run.lock"), pytest.raises(ValueError, match="under way in another process"): run(folder=tmp_path / "run", progress=False, **given)
     said = []
@@ -522,7 +662,7 @@ def test_a_folder_that_exists_is_refused_and_untouched(tmp_path):
 def told(tmp_path_factory):
     "Two futures that part in their second week; in the first a release is taken back. What is written is written by somebody who means no good."
     weeks = pd.date_range(START, periods=3, freq=WEEK)
-    week = {"flights": 10, "log_loss": .4, "auc": .7, "acted": 2, "cost": 5., "cost_if_nobody_acts": 8., "p99_ms": 3., "open_alerts": 0, "version": 1}
+    week = {"flights": 10, "log_loss": .4, "auc": .7, "acted": 2, "on_trial": 0, "cost": 5., "cost_if_nobody_acts": 8., "p99_ms": 3., "open_alerts": 0, "version": 1}
     metrics = pd.DataFrame([{"run": r, "week": w, **week} for r in ("a", "b") for w in weeks])
     metrics.loc[1, ["log_loss", "version"]] = .9, 2
     metrics.loc[metrics.week == START, "log_loss"] = np.nan   # no label was mature
@@ -546,9 +686,24 @@ def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
 
 
 def test_a_release_that_was_taken_back_is_the_disaster(told):
-    (bad,) = rolled_back(told.events).itertuples(index=False)
-    assert bad == ("a", 2, START + WEEK, START + 2 * WEEK) and rolled_back(told.of("b").events).empty
-    assert told.summary()[2] == "The disaster: version 2 was live from 8 Apr to 15 Apr, with a log loss of 0.900 (b: 0.400)."
+    (bad,) = taken_back(told.events).itertuples(index=False)
+    assert bad == ("a", 2, START + WEEK, START + 2 * WEEK, False) and taken_back(told.of("b").events).empty
+    assert told.summary()[2] == "a: version 2 was live from 8 Apr to 15 Apr and answered 10 flights; log loss 0.900 (b: 0.400)."
+
+
+def test_a_release_that_was_stopped_on_trial_answered_its_share(told):
+    events = told.events.replace({"kind": {"rollback": "stop"}})
+    events.loc[events.text == "second", "kind"] = "trial"
+    stopped = replace(told, events=events, metrics=told.metrics.assign(on_trial=[0, 3, 0, 0, 0, 0]))
+    assert [*taken_back(events).on_trial] == [True] and "was on trial from 8 Apr to 15 Apr and answered 3 flights" in stopped.summary()[2]
+    assert "1 stopped on trial, 0 released, 0 rolled back" in stopped.summary()[1] and "answers a share until 15 Apr" in page(stopped)
+
+
+def test_two_runs_side_by_side_are_two_futures(told):
+    both = side_by_side(one=told, other=told.of("b"))
+    assert [*both.metrics.run.unique()] == ["one", "other"] and len(both.events) == 12 and len(both.gates) == 2
+    assert "one" in page(both) and both.provenance == {"one": "mlscale run --seed <0>", "other": "mlscale run --seed <0>"}
+    with pytest.raises(ValueError, match="runs: 1; two or more"): side_by_side(one=told)
 
 
 def test_the_report_needs_no_network_and_runs_no_words_of_the_story(told, written):
@@ -567,7 +722,7 @@ def test_the_timeline_marks_each_kind_once_and_puts_the_disaster_where_it_was(wr
     words = {day: re.findall(r"<b class=\"\w+\">\S (.*?)</b>", text) for day, text in days.items()}
     assert words == {"2013-04-01": ["released"], "2013-04-08": ["warning", "released", "retrained"], "2013-04-15": ["alert", "rolled back"], "2013-04-22": ["retrained", "refused"]}
     assert [day for day, text in days.items() if "disaster" in text] == ["2013-04-08", "2013-04-15"]
-    assert "version 2,\nlive until 15 Apr" in days["2013-04-08"] and timeline.count("The disaster") == 1
+    assert "version 2\nanswers everybody until 15 Apr" in days["2013-04-08"] and timeline.count("The bad release") == 1
     shared, apart = days["2013-04-08"].split("lane disaster", 1)
     assert "drift" in shared and "disaster" not in shared and "<h3>a</h3>" in apart and "second" in apart
 
@@ -599,12 +754,13 @@ def test_a_report_says_how_it_was_made():
     assert made["command"] == "mlscale run --until 2013-05-27 --bad-release 2013-05-06 --seed 3" and made["seed"] == "3"
     assert made["mlscale"] == mlscale.__version__ and made["requirements.lock"] == sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
     assert provenance(START + WEEK, None, 0)["command"].endswith("--bad-release none --seed 0")
+    assert provenance(START + WEEK, None, 0, Rules(check="shadow, canary", gate=False))["command"].endswith("--seed 0 --policy gate=no 'check=shadow, canary'")
 
 
 def test_the_summary_counts_one_future_and_compares_the_other(told):
     lines = told.summary()
     assert lines[0].startswith("30 flights") and "acted on 6" in lines[0] and len(lines) == 4 and told.of("a").saved == 9
-    assert told.of("b").summary()[1] == "Challengers: 1 trained, 1 refused by the gate, 0 released, 0 rolled back."
+    assert told.of("b").summary()[1] == "Challengers: 1 trained, 1 refused by the gate, 0 stopped on trial, 0 released, 0 rolled back."
     assert "from 1 April to 22 April 2013" in told.title and repr(told) == "Run(3 weeks, a and b)" and lines[0] in told._repr_html_()
 
 

@@ -10,8 +10,9 @@ from scipy import stats
 
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import load_features
-from mlscale.replay import Decision, Rules, daily_differences, replay, surely_worse
-from mlscale.system import START, WEEK
+from mlscale.policy import daily_differences, surely_worse
+from mlscale.replay import Decision, replay
+from mlscale.system import START, WEEK, Rules
 from mlscale.training import fit_model
 from mlscale.world import World, without_horizon
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlscale.alerts import Alerts
 from mlscale.slo import SLO, WORKBOOK, BurnRule
 
 T0 = pd.Timestamp("2013-09-02", tz="UTC")
@@ -104,3 +105,10 @@ def test_rules_that_differ_have_names_that_differ():
     rules = [BurnRule("1d", "2h", share) for share in (.104, .1)]
     slo = SLO(.9, rules=rules).update(times([1]), [0])
     assert len({finding.name for finding in slo.findings(T0 + pd.Timedelta("1h"))}) == 2
+
+
+def test_a_rule_hands_its_severity_to_the_alert_of_its_finding():
+    slo = SLO(.99).update(times(range(0, 600, 5)), np.ones(120))
+    alerts = Alerts()
+    for finding in slo.findings(T0 + pd.Timedelta("595min")): alerts.update(finding)
+    assert [a.severity for a in alerts.open] == [rule.severity for rule in WORKBOOK] == ["critical", "critical", "warning"]
