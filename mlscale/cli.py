@@ -79,7 +79,7 @@ def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
         if not quiet: tqdm.write(line)
     return say
 
-# %% ../nbs/91_cli.ipynb #86938843
+# %% ../nbs/91_cli.ipynb #92bb5291
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import new_folder, run
     start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
@@ -106,7 +106,7 @@ def _serve(words: argparse.Namespace) -> int:
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
-# %% ../nbs/91_cli.ipynb #2302c091
+# %% ../nbs/91_cli.ipynb #2e81ca9d
 def _compare(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import read_run, side_by_side
     runs = {Path(folder).resolve().name: read_run(folder) for folder in words.folders}
