@@ -57,11 +57,54 @@ def verbs(): return parser()._subparsers._group_actions[0].choices
 
 
 def test_every_word_has_a_help_and_every_flag_says_its_default():
-    assert len(verbs()) == 9
+    assert len(verbs()) == 10
     for verb, sub in verbs().items():
         for action in sub._actions:
             told = not action.option_strings or action.dest == "help" or "(default: " in action.help
             assert action.help and told, (verb, action.dest)
+
+
+@pytest.mark.parametrize(("policy", "told"), [(["retrain=monthly", "gate=no", "share=.1"], None), (["check=shadow, canary"], None), (["gate=perhaps"], "gate is yes or no"),
+                                              (["alpha=often"], "alpha is a number"),
+                                              (["canary"], "give name=value, with one of retrain, left_alone, gate"), (["check=prayer"], "check='prayer'"), (["share=2"], "share=2")])
+def test_a_policy_is_read_from_words_or_refused_by_the_word(policy, told):
+    from mlscale.cli import _rules
+    from mlscale.lifecycle import Rules
+    if told:
+        with pytest.raises(ValueError, match=re.escape(told)): _rules(policy)
+    elif len(policy) == 3: assert _rules(policy) == Rules(retrain="monthly", gate=False, share=.1)
+    else: assert _rules(policy) == Rules(check="shadow, canary")
+
+
+def test_faults_are_named_or_all_and_full_means_everything(monkeypatch, tmp_path):
+    import mlscale.lifecycle as lifecycle
+    from mlscale.faults import FAULTS
+    asked = []
+    def refused(**given):
+        asked.append({name: given[name] for name in ("faults", "online", "parts")})
+        raise ValueError("enough")
+    monkeypatch.setattr(lifecycle, "run", refused)
+    for words in (["--faults", "all"], ["--faults", "killed", "celsius"], ["--online"], ["--full"]): main(["run", "--folder", str(tmp_path / "x"), *words])
+    assert asked == [{"faults": [*FAULTS], "online": False, "parts": False}, {"faults": ["killed", "celsius"], "online": False, "parts": False},
+                     {"faults": [], "online": True, "parts": False}, {"faults": [*FAULTS], "online": True, "parts": True}]
+
+
+def test_finished_runs_are_compared_and_others_refused(tmp_path, capsys):
+    import pandas as pd
+
+    from mlscale.story import Run, write_run
+    from mlscale.system import START
+    week = {"run": "the year", "week": START, "flights": 10, "log_loss": .4, "auc": .7, "acted": 2, "on_trial": 0, "cost": 5e5, "cost_if_nobody_acts": 8e5, "p99_ms": 3., "open_alerts": 0,
+            "version": 1}
+    event = {"run": "the year", "at": START, "kind": "promote", "version": 1, "text": "version 1 is live", "evidence": {"rows": 3}}
+    for name, loss in (("one", .4), ("two", .5)):
+        (tmp_path / name).mkdir()
+        write_run(Run(tmp_path / name, pd.DataFrame([event]), pd.DataFrame([{**week, "log_loss": loss}]), pd.DataFrame(), .6, {"command": f"mlscale run {name}"}))
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--report", str(tmp_path / "both.html")]) == 0
+    said = capsys.readouterr().out
+    assert "one: log loss 0.4000, $0.30 million saved, 1 decisions" in said and "two: log loss 0.5000" in said and (tmp_path / "both.html").read_text().count("mlscale run two") == 1
+    for words in ([str(tmp_path / "one")], [str(tmp_path / "one"), str(tmp_path / "none")]):
+        assert main(["compare", *words]) == 1 and re.match("mlscale compare: (FOLDERS: give|folder: 'none')", capsys.readouterr().err)
 
 
 def test_the_defaults_that_help_tells_are_those_of_the_library():
@@ -101,7 +144,8 @@ def test_run_says_how_it_goes_on_once_there_is_something_to_lose_and_when_it_is_
     said = capsys.readouterr()
     assert said.err == f"if this is interrupted, go on with: {place}\ninterrupted; go on with: {place}\n" and not said.out
     assert main(["run", "--folder", str(folder)]) == 130 and "version 1 is live" in capsys.readouterr().out
-    assert asked[0] == {"folder": folder, "until": lifecycle.END, "bad_release": lifecycle.BAD_RELEASE, "seed": 0, "progress": False}
+    usual = {"until": lifecycle.END, "bad_release": lifecycle.BAD_RELEASE, "seed": 0, "rules": lifecycle.Rules(), "online": False, "faults": [], "parts": False}
+    assert asked[0] == {"folder": folder, "progress": False, **usual}
 
 
 def test_resume_takes_the_words_that_the_run_was_begun_with(monkeypatch, tmp_path, capsys):
