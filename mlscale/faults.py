@@ -58,7 +58,7 @@ def _alarm_rings(stage: ForkedDays, feed: pd.DataFrame) -> list[str]:
         rang |= {change.feature for change in alarm.update(X[WEATHER]).end_day(day)}
     return sorted(rang)
 
-# %% ../nbs/12h_faults.ipynb #ea11bbcb
+# %% ../nbs/12h_faults.ipynb #b009bdc4
 def _celsius(stage: ForkedDays) -> FaultResult:
     "The feed gives degrees Celsius."
     feed = stage.feed(temp=(stage.X.temp[stage.faulty] - 32)/1.8)
@@ -71,11 +71,11 @@ def _celsius(stage: ForkedDays) -> FaultResult:
         jump = 0. if seen.empty else _by_hour(seen, seen["at"]).diff().abs().max()
         return end if jump > allowed else None
     _, good, known = stage.live(sent, look)
-    contract = stage.model.contract
+    broken = stage.model.contract.violations(feed[stage.faulty]) if stage.model.contract else []
     return compared(
         stage, good, stage.scores(feed), known, "a jump from one hour to the next, in the log",
         "an hour later the temperature is missing", stage.faulty.sum(), allowed_jump=allowed,
-        outside_of_the_contract=len(contract.violations(feed[stage.faulty])) if contract else 0,
+        outside_of_the_contract=sum(v.rows for v in broken if v.column == "temp"),
         change_alarm_rang_for=_alarm_rings(stage, feed))
 
 # %% ../nbs/12h_faults.ipynb #d7e15737
@@ -134,8 +134,8 @@ def _stale(stage: ForkedDays) -> FaultResult:
                     "the store is filled from the events again", (differ & stage.faulty).sum(),
                     dollars_if_switched_off=off)
 
-# %% ../nbs/12h_faults.ipynb #62674617
-RENAMED = "EV", "XE"   # ExpressJet, and the code that it flew under before
+# %% ../nbs/12h_faults.ipynb #ef695096
+RENAMED = "EV", "XE"   # ExpressJet, and a code that no list holds
 
 def _renamed(stage: ForkedDays) -> FaultResult:
     "A carrier has another code, and nobody was told."
@@ -658,7 +658,7 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
         return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
                           disable=None if progress else True))
 
-# %% ../nbs/12h_faults.ipynb #187469b2
+# %% ../nbs/12h_faults.ipynb #cf92e8b2
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     """Results side by side.
 
@@ -676,7 +676,8 @@ def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.forked_days import FaultResult, fault_table
+    >>> from mlscale.faults import fault_table
+    >>> from mlscale.forked_days import FaultResult
     >>> began = pd.Timestamp("2013-06-04 06:00Z")
     >>> one = FaultResult("celsius", began, 18., "the alarm", "temp is off", 5000, .001, .01, 900.,
     ...                   4000., "answers", 0, 0)
@@ -709,7 +710,8 @@ def plot_faults(results: Sequence[FaultResult], ax: Any = None) -> Any:
     Examples
     --------
     >>> import pandas as pd
-    >>> from mlscale.forked_days import FaultResult, plot_faults
+    >>> from mlscale.faults import plot_faults
+    >>> from mlscale.forked_days import FaultResult
     >>> began = pd.Timestamp("2013-06-04 06:00Z")
     >>> one = FaultResult("celsius", began, 18., "the alarm", "temp is off", 5000, .001, .01, 900.,
     ...                   4000., "answers", 0, 0)
@@ -726,7 +728,7 @@ def plot_faults(results: Sequence[FaultResult], ax: Any = None) -> Any:
     ax.axvline(0, color="0.3", lw=1)
     ax.set_xscale("symlog", linthresh=1)
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="cost above that of the same days without the fault, thousand dollars",
+    ax.set(xlabel="cost above the same days without the fault, thousand dollars (log beyond 1)",
            title="What each fault cost, with its protection and without")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower left")
     return ax

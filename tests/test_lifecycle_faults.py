@@ -91,7 +91,7 @@ def test_lifecycle_on_a_full_disk_one_mode_refuses_and_the_other_catches_up(foun
 
 
 def test_lifecycle_the_same_fault_has_the_same_result_wherever_it_is_tried(system, found, tmp_path):
-    for name in ("celsius", "killed"):
+    for name in ("silent", "killed"):
         assert json.dumps(try_fault(system, name, folder=tmp_path).to_dict()) == json.dumps(found[name].to_dict())
     assert not any(tmp_path.iterdir())   # the copies are gone
 
