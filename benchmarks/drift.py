@@ -190,7 +190,9 @@ def scipy_tests(usual: pd.DataFrame, table: pd.DataFrame) -> None:
 
 
 NANNYML = """
-import time
+import os, time, warnings
+os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"   # it reports each call to its makers otherwise
+warnings.simplefilter("ignore")
 import numpy as np, pandas as pd
 import nannyml
 rng = np.random.default_rng(0)
