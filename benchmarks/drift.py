@@ -6,7 +6,7 @@ mean and the variance, with the whole budget of the column for this one number. 
 
     python benchmarks/drift.py                 both tables, in some minutes
     python benchmarks/drift.py power           one table: power or speed
-    python benchmarks/drift.py speed --all     beside NannyML, too
+    python benchmarks/drift.py speed --all     beside NannyML and deepchecks, too
 """
 import sys
 from collections.abc import Callable
@@ -190,7 +190,9 @@ def scipy_tests(usual: pd.DataFrame, table: pd.DataFrame) -> None:
 
 
 NANNYML = """
-import time
+import os, time, warnings
+os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"   # it reports each call to its makers otherwise
+warnings.simplefilter("ignore")
 import numpy as np, pandas as pd
 import nannyml
 rng = np.random.default_rng(0)
@@ -204,9 +206,28 @@ def turn(word):
 """
 
 
-def nannyml(rows: int, rounds: int) -> float:
-    "Seconds of its Kolmogorov-Smirnov distance of a table from a fitted reference, the median."
-    with waiting(peer("nannyml", ("nannyml==0.13.1", "statsmodels")), NANNYML, rows=rows) as turn: return float(np.median([turn("") for _ in range(rounds)]))
+DEEPCHECKS = """
+import time, warnings
+warnings.simplefilter("ignore")
+import numpy as np, pandas as pd
+from deepchecks.tabular import Dataset
+from deepchecks.tabular.checks import FeatureDrift
+rng = np.random.default_rng(0)
+names = [f"x{k}" for k in range(20)]
+usual, table = (Dataset(pd.DataFrame(rng.standard_normal((n, 20)), columns=names), cat_features=[]) for n in (100_000, data["rows"]))
+def turn(word):
+    start = time.perf_counter()
+    FeatureDrift(n_samples=data["rows"], numerical_drift_method="KS").run(train_dataset=usual, test_dataset=table, with_display=False)
+    return time.perf_counter() - start
+"""
+COUNTERS = {"NannyML": ("nannyml", ("nannyml==0.13.1", "statsmodels"), NANNYML),
+            "deepchecks": ("deepchecks", ("deepchecks==0.19.1", "setuptools<81", "scikit-learn==1.5.2", "numpy<2"), DEEPCHECKS)}
+
+
+def other(name: str, rows: int, rounds: int) -> float:
+    "The median seconds of a peer's Kolmogorov-Smirnov distances of a table from a reference."
+    folder, requirements, code = COUNTERS[name]
+    with waiting(peer(folder, requirements), code, rows=rows) as turn: return float(np.median([turn("") for _ in range(rounds)]))
 
 
 def speed() -> None:
@@ -223,7 +244,7 @@ def speed() -> None:
         took = seconds(contenders, rounds)
         rows.append({"rows of 20 columns": f"{n:,}", "counting over numpy.sort": took["ours"]/took["numpy.sort"],
                      "scipy's KS test over counting": took["scipy"]/took["ours"] if "scipy" in took else "-",
-                     **({"NannyML over counting": nannyml(n, rounds)/took["ours"] if n > 1000 else "-"} if "--all" in sys.argv else {}),
+                     **({f"{name} over counting": other(name, n, rounds)/took["ours"] if n > 1000 else "-" for name in COUNTERS} if "--all" in sys.argv else {}),
                      "kept of them, bytes": str(reference.count(table).nbytes)})
     store("drift_speed", rows, PACKAGES)
 
