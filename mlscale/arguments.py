@@ -507,10 +507,10 @@ def plain(x: Any) -> Any:
     >>> json.dumps(plain({"rows": np.int64(3), "late": np.array([.5, .25])}))   # without: TypeError
     '{"rows": 3, "late": [0.5, 0.25]}'
     """
+    if type(x) in (float, int, str, bool, type(None)): return x   # most of what is asked for
     if isinstance(x, Mapping): return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)): return [plain(value) for value in x]
-    if isinstance(x, np.ndarray):   # most of what is kept are long arrays of these
-        return x.tolist() if x.dtype.kind in "bi" or x.dtype == float else plain(x.tolist())
+    if isinstance(x, np.ndarray): return plain(x.tolist())
     if isinstance(x, np.floating): return float(x)   # `item` leaves a longdouble as it is
     return x.item() if isinstance(x, np.generic) else x
 

@@ -26,6 +26,7 @@ from threading import Event
 from typing import Any
 import pandas as pd
 from .arguments import one_of
+from .data import MATURE
 from .faults import FAULTS
 from .features import FEATURES
 from .full_run import faults_tried, parts_worth
@@ -94,7 +95,7 @@ def run_day(system: System, day: pd.Timestamp, url: str, spark: Any) -> list[flo
                                      system.world.flights.tailnum.loc[rows.index],
                                      by_key=system.online)
     act(system, pd.Series(scores, rows.index), rows.event_timestamp)
-    record_known_outcomes(system, end)
+    record_known_outcomes(system, end, since=end - 2*MATURE)   # no outcome takes longer
     watch_day(system, day)
     judge_release(system, end, url, spark)
     return ms

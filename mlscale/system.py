@@ -640,8 +640,9 @@ def act(system: System, scores: pd.Series, at: pd.Series) -> int:
     return int(plan.acted.sum())
 
 # %% ../nbs/12c_system.ipynb #5b9fd139
-def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
-    """Record the outcomes of the last two weeks' flights that are known by now.
+def record_known_outcomes(system: System, at: pd.Timestamp, *,
+                          since: pd.Timestamp | None = None) -> int:
+    """Record the outcomes of the last flights that are known by now.
 
     Parameters
     ----------
@@ -649,6 +650,8 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
         With a prediction log.
     at : Timestamp
         Now.
+    since : Timestamp, optional
+        Flights predicted earlier are not asked about. Default: two weeks before.
 
     Returns
     -------
@@ -669,7 +672,7 @@ def record_known_outcomes(system: System, at: pd.Timestamp) -> int:
     >>> [record_known_outcomes(system, at + pd.Timedelta(hours=hours)) for hours in (4, 9, 9)]
     [24, 72, 0]
     """
-    rows = read_log(system.log, since=at - 2*WEEK)
+    rows = read_log(system.log, since=at - 2*WEEK if since is None else since)
     rows = rows[rows.label.isna()]
     acted = rows.action.fillna("none") != "none"
     found = system.world.outcomes(rows.request_id.astype(int).to_numpy(), acted.to_numpy())
