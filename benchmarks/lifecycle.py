@@ -17,9 +17,10 @@ from harness import store
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlscale.data import OperationsDesk, load_flights
+from mlscale.evaluation import daily_differences
 from mlscale.features import load_features
-from mlscale.policy import daily_differences, surely_worse
-from mlscale.replay import WITHOUT, replay, worth
+from mlscale.policy import surely_worse
+from mlscale.replay import TURNED_OFF, replay, worth
 from mlscale.system import CHECK, END, RETRAIN, START, WEEK, Rules
 from mlscale.world import World, without_horizon
 
@@ -135,7 +136,7 @@ def ledger():
     "Each part turned off, in a year with the bad release."
     bad = {"bad_release": BAD, "leaky": leaky()}
     whole = live(**bad)
-    without = {name: live(rules, **bad) for name, rules in WITHOUT.items()} | {"no point-in-time features": live(leaky=leaky())}
+    without = {name: live(Rules(**changed), **bad) for name, changed in TURNED_OFF.items()} | {"no point-in-time features": live(leaky=leaky())}
     store("lifecycle_ledger", [{"year": name, "trained": year.count("train"), "released": year.count("release"),
                                 "taken back": year.count("stop", "rollback"), **against(year, whole)} for name, year in without.items()], PACKAGES)
 

@@ -65,7 +65,7 @@ class Fault:
         spent = np.concatenate([[0.], np.cumsum(self.costs)])
         return float(np.interp(days, np.arange(len(spent)), spent))
 
-# %% ../nbs/08k_alert_costs.ipynb #65db6ca7
+# %% ../nbs/08k_alert_costs.ipynb #9d4e01a2
 @dataclass(frozen=True)
 class AlertAccount:
     """What an alarm did in a year.
@@ -133,17 +133,21 @@ def alert_account(pages: Iterable[Any], faults: Sequence[Fault], *, page_cost: f
     >>> settled = alert_account(pages, [fault], page_cost=3)
     >>> settled.damage, settled.paging, settled.wolves
     (25.0, 6.0, 1)
-    >>> alert_account(pages, [fault], page_cost=3, patience=1).damage   # nobody got up
-    50.0
+    >>> muted = alert_account(pages, [fault], page_cost=3, patience=1)
+    >>> muted.damage, muted.paging   # nobody got up for the second one
+    (50.0, 3.0)
     """
     cost = number(page_cost, "page_cost", low=0)
     most = np.inf if patience is None else whole(patience, "patience", low=1)
-    found, wolves, true, unheard = dict[int, pd.Timestamp](), [], 0, 0
+    found, wolves = dict[int, pd.Timestamp](), list[pd.Timestamp]()
+    true = unheard = up = 0
     moments = sorted(utc_moment(page, "pages") for page in pages)
     for at in moments:
         about = [k for k, f in enumerate(faults) if f.begin <= at < f.end + pd.Timedelta(after)]
+        deaf = sum(wolf > at - pd.Timedelta(memory) for wolf in wolves) >= most
+        up += not deaf
         if not about: wolves.append(at)
-        elif sum(wolf > at - pd.Timedelta(memory) for wolf in wolves) >= most: unheard += 1
+        elif deaf: unheard += 1
         else:
             for k in about:
                 if at < faults[k].end: found.setdefault(k, at)
@@ -152,4 +156,4 @@ def alert_account(pages: Iterable[Any], faults: Sequence[Fault], *, page_cost: f
                  for k, f in enumerate(faults))
     days = tuple((found[k] - f.begin)/pd.Timedelta(days=1) if k in found else float("inf")
                  for k, f in enumerate(faults))
-    return AlertAccount(len(moments), true, len(wolves), unheard, days, damage, len(moments)*cost)
+    return AlertAccount(len(moments), true, len(wolves), unheard, days, damage, up*cost)

@@ -484,7 +484,7 @@ def typed_rows(table: Any, columns: Sequence[str], types: Sequence[str],
     _check_lengths(found, what)
     return np.column_stack(found)
 
-# %% ../nbs/001_arguments.ipynb #81ce3e81
+# %% ../nbs/001_arguments.ipynb #6d953a33
 def plain(x: Any) -> Any:
     """Values of numpy as those of Python, for JSON.
 

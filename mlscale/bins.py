@@ -127,7 +127,7 @@ def outer_edges(edges: np.ndarray) -> np.ndarray:
         wide = np.concatenate([edges[0] - span[::-1], edges, edges[-1] + span])
     return np.unique(np.clip(wide, -far, far))
 
-# %% ../nbs/07a_bins.ipynb #e21f1215
+# %% ../nbs/07a_bins.ipynb #0fb12f48
 _MANY_ROWS, _MANY_EDGES = 5000, 100   # where comparing with each edge is faster than searching
 
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -159,7 +159,7 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
         counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     else:
         below = [np.count_nonzero(known <= edge) for edge in edges]
-        counts = np.diff(below, prepend=0, append=len(known))
+        counts = np.diff(np.array(below, int), prepend=0, append=len(known))
     return np.concatenate([[len(x) - len(known)], counts])
 
 # %% ../nbs/07a_bins.ipynb #5f527879

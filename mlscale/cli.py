@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parser', 'main', 'diagnose']
 
-# %% ../nbs/91_cli.ipynb #17a1ae00
+# %% ../nbs/91_cli.ipynb #b4b3916b
 import argparse
 import os
 import re
@@ -15,59 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 from .diagnosis import diagnose
+from .run_words import beside_each_other, read_time, run_arguments
 from .storage import home, needs, replacing, without_password
 
 # %% ../nbs/91_cli.ipynb #ba6ce7e0
 _all_ = ["diagnose"]
-
-# %% ../nbs/91_cli.ipynb #7ab17e03
-def _time(text: str) -> Any:
-    "A date in words, UTC."
-    import pandas as pd
-    try: return pd.Timestamp(text, tz="UTC")
-    except ValueError: raise ValueError(f"{text!r} is no date; give one like 2013-07-01") from None
-
-def _rules(policy: list[str]) -> Any:
-    "Rules from words such as retrain=monthly."
-    from mlscale.lifecycle import Rules
-    usual, given = asdict(Rules()), dict[str, Any]()
-    read: dict[type, Callable[[str], Any]] = {
-        str: str, bool: {"yes": True, "no": False}.__getitem__, float: float}
-    for word in policy:
-        name, _, value = word.partition("=")
-        if name not in usual:
-            raise ValueError(f"policy: {word!r}; give name=value, with one of {', '.join(usual)}")
-        try: given[name] = read[type(usual[name])](value)
-        except (KeyError, ValueError):
-            kind = "yes or no" if isinstance(usual[name], bool) else "a number"
-            raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
-    return Rules(**given)
-
-# %% ../nbs/91_cli.ipynb #10c21aa8
-def _faults(words: list[str]) -> list[str]:
-    "Names of faults; all stands for each of them."
-    from mlscale.faults import FAULTS
-    return [*FAULTS] if words == ["all"] else words
-
-def _arguments(words: argparse.Namespace) -> dict:
-    "What `run` is given: what was typed; else what the run to go on with was begun with."
-    from mlscale.lifecycle import BAD_RELEASE, END, Rules, arguments_of
-    given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0, "rules": Rules(),
-             "online": False, "faults": [], "parts": False}
-    if words.resume: given = arguments_of(words.resume)
-    if words.until: given["until"] = _time(words.until)
-    if words.seed is not None: given["seed"] = words.seed
-    if release := words.bad_release:
-        given["bad_release"] = None if release == "none" else _time(release)
-    if words.faults: given["faults"] = _faults(words.faults)
-    if words.full: given["faults"] = _faults(["all"])
-    given |= {name: True for name in ("online", "parts") if words.full or getattr(words, name)}
-    if words.policy: given["rules"] = _rules(words.policy)
-    return given
 
 # %% ../nbs/91_cli.ipynb #7ea83604
 def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
@@ -79,13 +34,13 @@ def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
         if not quiet: tqdm.write(line)
     return say
 
-# %% ../nbs/91_cli.ipynb #86938843
+# %% ../nbs/91_cli.ipynb #7ba9d68d
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import new_folder, run
     start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
     go_on = f"mlscale run --resume {shlex.quote(str(folder))}"
     try:
-        result = run(**_arguments(words), folder=folder, progress=not words.quiet,
+        result = run(**run_arguments(words), folder=folder, progress=not words.quiet,
                      say=_teller(go_on, words.quiet))
     except KeyboardInterrupt:
         print(f"interrupted; go on with: {go_on}", file=sys.stderr)
@@ -106,18 +61,14 @@ def _serve(words: argparse.Namespace) -> int:
           say=lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
-# %% ../nbs/91_cli.ipynb #2302c091
+# %% ../nbs/91_cli.ipynb #5ca6d82b
 def _compare(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import read_run, side_by_side
     runs = {Path(folder).resolve().name: read_run(folder) for folder in words.folders}
-    if len(runs) < 2: raise ValueError("folders: give those of two runs or more, with other names")
+    if len(runs) < max(2, len(words.folders)):
+        raise ValueError("folders: give those of two or three runs, with different names")
     together = side_by_side(**runs)
-    for name, run in runs.items():
-        first = run.of(run.metrics.run.iloc[0])
-        m = first.metrics
-        loss = (m.log_loss*m.flights).sum()/m.flights[m.log_loss.notna()].sum()
-        print(f"{name}: log loss {loss:.4f}, ${first.saved/1e6:.2f} million saved, "
-              f"{len(first.decisions)} decisions, {first.digest[:12]}; {run.provenance['command']}")
+    print(*beside_each_other(runs), sep="\n")
     if words.report: print(f"The report: {together.report(words.report)}")
     return 0
 
@@ -194,7 +145,7 @@ def _table(path: str, id: str) -> Any:
         return pd.read_parquet(path)
     return pd.read_csv(path, dtype={id: str})
 
-# %% ../nbs/91_cli.ipynb #50f0a51b
+# %% ../nbs/91_cli.ipynb #ca0f1e88
 def _rows_of(words: argparse.Namespace) -> Any:
     "The outcomes in a file, with the names of the log; where no label is, nothing is known yet."
     columns = words.request_id_column, words.label_column
@@ -204,7 +155,7 @@ def _rows_of(words: argparse.Namespace) -> Any:
                          f"{', '.join(map(str, table))} (--id, --label and --known-at name them)")
     known_at = words.known_at_column
     rows = table[[*columns]].set_axis(["request_id", "label"], axis=1)
-    return rows.assign(known_at=table[known_at] if known_at in table else _time("now"))
+    return rows.assign(known_at=table[known_at] if known_at in table else read_time("now"))
 
 def _outcomes(words: argparse.Namespace) -> int:
     from mlscale.outcomes import record_outcomes, without_prediction
@@ -256,7 +207,7 @@ def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
         name = f"{model} version {version}" if several else f"version {version}"
         print(f"{name}: {_judged(y, p, weights)}")
 
-# %% ../nbs/91_cli.ipynb #99dc7278
+# %% ../nbs/91_cli.ipynb #a9001872
 class _Look(NamedTuple):
     "What a look at the log leaves for the next one: what had arrived, the watch, what it said."
     arrived: dict
@@ -267,16 +218,16 @@ def _watch(words: argparse.Namespace, log: str) -> Any:
     "The watch over what is asked and answered, unless nobody wants it."
     from mlscale.monitoring import LogDrift
     if words.false_alarms == 0: return None
-    since = None if words.since is None else _time(words.since)
+    since = None if words.since is None else read_time(words.since)
     return LogDrift(log, since=since, reference_days=words.reference_days,
                     false_alarms_per_year=words.false_alarms)
 
-# %% ../nbs/91_cli.ipynb #e4f90d39
+# %% ../nbs/91_cli.ipynb #6e22e4a7
 def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, before: Any) -> Any:
     "One look at a log, and what the next one must know to tell what is new."
     import pandas as pd
     from mlscale.monitoring import arrivals, duty_report
-    at = _time(words.at)
+    at = read_time(words.at)
     ever = at - pd.Timestamp(0, tz="UTC")
     arrived = {what: n for what, (_, n) in arrivals(log, at, window=ever).items()}
     drift = before.drift if before else _watch(words, log)
@@ -327,10 +278,10 @@ def _monitor(words: argparse.Namespace) -> int:
     _round(words, log, None, None, None)
     return 0
 
-# %% ../nbs/91_cli.ipynb #99096705
+# %% ../nbs/91_cli.ipynb #5ea777a4
 def _rotate(words: argparse.Namespace) -> int:
     with needs("data"): from mlscale.log_archive import rotate
-    months = rotate(_log(words.log), _time(words.before), folder=words.folder)
+    months = rotate(_log(words.log), read_time(words.before), folder=words.folder)
     for month in months: print(f"{month.month}: {month.rows:,} predictions in {month.path}")
     if not months: print("no month was finished by then that is not in a file already")
     return 0

@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #4de817ef
+# %% ../nbs/12h_faults.ipynb #2f42e083
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +21,14 @@ from .artifacts import PARITY, ModelVersion, onnx_scorer, read_pointer, read_sko
 from .artifacts import write_pointer
 from .data import HORIZON, MATURE, load_planes, load_weather
 from .drift import ChangeAlarm, Reference
+from .evaluation import daily_differences
 from .features import AIRCRAFT, AIRPORT, ARRIVALS, FEATURES, RATES, WAITING, WEATHER
 from .features import OnlineFlights, flight_facts, flight_features, skew_report
 from .flight_features import LOOKUPS, ROLLINGS
 from .forked_days import DAY, HOUR, FaultResult, ForkedDays, compared, excess_bill
 from .forked_days import killable_server, told
 from .monitoring import arrival_findings, labelled, logged_predictions, record_outcomes
-from .policy import HOLDOUT, compare_on, daily_differences, learnable, surely_worse
+from .policy import HOLDOUT, compare_on, learnable, surely_worse
 from .registry import Registry
 from .serving import serving_process
 from .storage import needs
@@ -399,7 +400,7 @@ def _slow_world(system: System, since: pd.Timestamp) -> System:
                              sched_arr=flights.sched_arr + later)
     return replace(system, world=replace(system.world, flights=flights))
 
-# %% ../nbs/12h_faults.ipynb #3a8397e3
+# %% ../nbs/12h_faults.ipynb #62c3645b
 def _labels_late(stage: ForkedDays) -> FaultResult:
     "Outcomes become known a week late."
     real = stage.system
@@ -412,8 +413,11 @@ def _labels_late(stage: ForkedDays) -> FaultResult:
     since = stage.end - 28*DAY
     taught = learnable(system, stage.end, since=since)
     asked = logged_predictions(system.log, since=stage.at, until=stage.end - MATURE)
-    silent = asked[asked.action == "none"].request_id.astype(int)
-    silent = pd.DataFrame({"flight_id": silent[~silent.isin(taught.flight_id)], "weight": 1.})
+    ids = asked.request_id.astype(int)
+    asked = asked[(asked.action == "none") & ~ids.isin(taught.flight_id)]
+    ids = asked.request_id.astype(int).to_numpy()
+    chance = real.world.desk.decide(ids, asked.prediction.to_numpy()).propensity_left_alone
+    silent = pd.DataFrame({"flight_id": ids, "weight": 1/chance.to_numpy()})
     late = real.features.late.loc[silent.flight_id].to_numpy()
     truth = pd.concat([taught, silent.assign(label=late)]).dropna(subset="label")
     naive = pd.concat([taught, silent.assign(label=0.)])
@@ -423,8 +427,8 @@ def _labels_late(stage: ForkedDays) -> FaultResult:
     found = compared(after, good, bad, None, "", "it is trained on the labels that came",
                     len(silent), "wrong labels that teach", (0, int((late == 1).sum())))
     hours = None if known is None else (known - stage.began)/HOUR
-    return replace(found, began=stage.began, detected_at=hours,
-                   detected_by="the age of the newest outcome, at midnight")
+    by = "" if known is None else "the age of the newest outcome, at midnight"
+    return replace(found, began=stage.began, detected_at=hours, detected_by=by)
 
 # %% ../nbs/12h_faults.ipynb #552a3bc2
 SHORT = {s: [r for r in some if r.window is None or r.window <= DAY]

@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['PARTS', 'each_once', 'quick_trees', 'parts_worth', 'faults_tried']
 
-# %% ../nbs/12i_full_run.ipynb #43fe6fdf
+# %% ../nbs/12i_full_run.ipynb #fced8d2a
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
+from .data import OperationsDesk
 from .faults import fault_table, try_fault
-from .replay import WITHOUT, Fit, Replay, replay, worth
+from .replay import TURNED_OFF, Fit, Replay, replay, worth
 from .storage import needs, replacing
 from .system import RETRAIN, START, Rules, System
 from .training import fit_model
 from .world import World, without_horizon
 
-# %% ../nbs/12i_full_run.ipynb #9a9b5a68
+# %% ../nbs/12i_full_run.ipynb #a5e9d248
 def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict], *,
               progress: bool = True) -> pd.DataFrame:
     """Compute a result for each name, and write it down before the next.
@@ -51,7 +53,10 @@ def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict]
     """
     with needs("data"): from tqdm.auto import tqdm
     path, names = Path(path), list(names)
-    done = json.loads(path.read_text()) if path.exists() else {}
+    try: done = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError: done = None
+    if not isinstance(done, dict):
+        raise ValueError(f"path: {path.name!r} holds no results; remove it, and they are computed")
     bar = tqdm(names, unit="result", disable=None if progress else True)
     for name in bar:
         bar.set_description(name)
@@ -60,9 +65,9 @@ def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict]
         with replacing(path) as new: new.write_text(json.dumps(done))
     return pd.DataFrame([{"name": name, **done[name]} for name in names])
 
-# %% ../nbs/12i_full_run.ipynb #d017eff1
-PARTS = {**WITHOUT, **{f"retrained: {rule}": Rules(retrain=rule) for rule in RETRAIN},
-         "no point-in-time features": Rules()}
+# %% ../nbs/12i_full_run.ipynb #192ee5e8
+PARTS = {**TURNED_OFF, **{f"retrained: {rule}": {"retrain": rule} for rule in RETRAIN},
+         "no point-in-time features": {}}
 
 def quick_trees(X: pd.DataFrame, y: np.ndarray, weights: np.ndarray) -> Callable:
     """Boosted trees on thirty thousand of the rows, as `replay` takes them.
@@ -95,16 +100,16 @@ def quick_trees(X: pd.DataFrame, y: np.ndarray, weights: np.ndarray) -> Callable
 
 def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
                 until: pd.Timestamp, bad_release: pd.Timestamp | None = None,
-                fit: Fit = quick_trees, parts: Iterable[str] = PARTS,
-                progress: bool = True) -> pd.DataFrame:
+                rules: Rules = Rules(), fit: Fit = quick_trees,
+                parts: Iterable[str] = PARTS, progress: bool = True) -> pd.DataFrame:
     """What each part of the system was worth: the year with it against the year without it.
 
     Parameters
     ----------
     path : path
         Where results are kept, see `each_once`.
-    world, features, until, bad_release, fit
-        As for `replay`.
+    world, features, until, bad_release, rules, fit
+        As for `replay`; a part is turned off by changing `rules`.
     parts : iterable of str
         Names of `PARTS`.
     progress : bool
@@ -130,16 +135,21 @@ def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
     ('no gate', 0.0)
     """
     features = features.sort_values("event_timestamp", kind="stable")
-    leaky, whole = without_horizon(features, until), list[Replay]()
+    leaky, lived = without_horizon(features, until), dict[tuple[Rules, bool], Replay]()
     bad = {} if bad_release is None else {"bad_release": bad_release, "leaky": leaky}
+    desk = replace(world.desk, holdout=OperationsDesk().holdout)   # also where a run had none
+    world = replace(world, desk=desk)
+
+    def live(rules: Rules, always: bool) -> Replay:   # always: all models are of the wrong job
+        if (rules, always) not in lived:
+            lived[rules, always] = replay(world, features, rules, fit=fit, until=until,
+                                          **({"leaky": leaky} if always else bad))
+        return lived[rules, always]
 
     def one(name: str) -> dict:
-        always = name == "no point-in-time features"   # then all models are of the wrong job
-        live = lambda rules, more: replay(world, features, rules, fit=fit, until=until, **more)
-        if not whole: whole.append(live(Rules(), bad))
-        year = live(PARTS[name], {"leaky": leaky} if always else bad)
+        year = live(replace(rules, **PARTS[name]), name == "no point-in-time features")
         return {"trained": year.count("train"), "released": year.count("release"),
-                "taken_back": year.count("stop", "rollback"), **worth(year, whole[0])}
+                "taken_back": year.count("stop", "rollback"), **worth(year, live(rules, False))}
 
     return each_once(path, parts, one, progress=progress)
 

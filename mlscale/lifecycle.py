@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', 'run_weeks', 'new_folder', 'arguments_of', 'run',
-           'HOLDOUT', 'RETRAIN_EVERY', 'backtest', 'compare_on', 'daily_differences', 'expected_losses', 'gate',
-           'history', 'judge_release', 'launch', 'learnable', 'monitors', 'release', 'reopen', 'surely_worse',
-           'taught_by', 'train', 'watch', 'watch_day', 'why_retrain', 'Run', 'decisions_digest', 'decisions_of',
-           'draw_gates', 'draw_year', 'merge_futures', 'page', 'provenance', 'read_run', 'side_by_side', 'taken_back',
-           'write_run', 'CHANGE', 'CHECK', 'DAY', 'END', 'HARM', 'NAME', 'RETRAIN', 'START', 'TIMED', 'TRIAL', 'WEEK',
-           'Rules', 'System', 'Trial', 'act', 'batch_scores', 'deploy', 'read_checkpoint', 'record',
-           'record_known_outcomes', 'request_predictions', 'served_version', 'write_checkpoint', 'write_features',
-           'World', 'without_horizon']
+           'HOLDOUT', 'RETRAIN_EVERY', 'backtest', 'compare_on', 'gate', 'history', 'judge_release', 'launch',
+           'learnable', 'monitors', 'release', 'reopen', 'surely_worse', 'taught_by', 'train', 'watch', 'watch_day',
+           'why_retrain', 'Run', 'decisions_digest', 'decisions_of', 'draw_gates', 'draw_year', 'merge_futures', 'page',
+           'phase', 'provenance', 'read_run', 'side_by_side', 'taken_back', 'write_run', 'CHANGE', 'CHECK', 'DAY',
+           'END', 'HARM', 'NAME', 'RETRAIN', 'START', 'TIMED', 'TRIAL', 'WEEK', 'Rules', 'System', 'Trial', 'act',
+           'batch_scores', 'deploy', 'read_checkpoint', 'record', 'record_known_outcomes', 'request_predictions',
+           'served_version', 'write_checkpoint', 'write_features', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #2b7d9104
+# %% ../nbs/12_lifecycle.ipynb #28ebd899
 import json
 import shutil
 import uuid
@@ -30,7 +29,7 @@ from .data import MATURE
 from .faults import FAULTS
 from .features import FEATURES
 from .full_run import faults_tried, parts_worth
-from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on, daily_differences
+from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on
 from .policy import gate, history, judge_release, launch, learnable, monitors, release
 from .policy import reopen, surely_worse, train, watch, watch_day, why_retrain
 from .serving import serving_process
@@ -40,23 +39,23 @@ from .story import Run, draw_gates, draw_year, merge_futures, page, read_run
 from .story import side_by_side, taken_back, write_run
 from .system import CHANGE, CHECK, DAY, END, HARM, NAME, RETRAIN, START, TIMED, TRIAL, WEEK
 from .system import Rules, System, Trial, act, batch_scores, decisions_digest, decisions_of
-from .system import deploy, expected_losses, provenance, read_checkpoint, record
+from .system import deploy, phase, provenance, read_checkpoint, record
 from .system import record_known_outcomes, request_predictions, served_version, taught_by
 from .system import write_checkpoint, write_features
 from .world import World, without_horizon
 
-# %% ../nbs/12_lifecycle.ipynb #dc0bf730
-_all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on", "daily_differences",
-         "expected_losses", "gate", "history", "judge_release", "launch", "learnable", "monitors",
+# %% ../nbs/12_lifecycle.ipynb #5cd609da
+_all_ = ["HOLDOUT", "RETRAIN_EVERY", "backtest", "compare_on",
+         "gate", "history", "judge_release", "launch", "learnable", "monitors",
          "release", "reopen", "surely_worse", "taught_by", "train", "watch", "watch_day",
          "why_retrain", "Run", "decisions_digest", "decisions_of", "draw_gates", "draw_year",
-         "merge_futures", "page", "provenance", "read_run", "side_by_side", "taken_back",
+         "merge_futures", "page", "phase", "provenance", "read_run", "side_by_side", "taken_back",
          "write_run", "CHANGE", "CHECK", "DAY", "END", "HARM", "NAME", "RETRAIN", "START", "TIMED",
          "TRIAL", "WEEK", "Rules", "System", "Trial", "act", "batch_scores", "deploy",
          "read_checkpoint", "record", "record_known_outcomes", "request_predictions",
          "served_version", "write_checkpoint", "write_features", "World", "without_horizon"]
 
-# %% ../nbs/12_lifecycle.ipynb #037724f5
+# %% ../nbs/12_lifecycle.ipynb #7dda92d5
 def run_day(system: System, day: pd.Timestamp, url: str, spark: Any) -> list[float]:
     """Serve a day, act, record what became known, look at the features and a release on trial.
 
@@ -180,7 +179,7 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
             run_week(system, week, url, spark)
     return system
 
-# %% ../nbs/12_lifecycle.ipynb #791eebd6
+# %% ../nbs/12_lifecycle.ipynb #b7bac3cf
 WITH, WITHOUT = "with the bad release", "without the bad release"
 UNTRIED = "the bad release for everybody"   # without a trial: it is judged after its week
 BAD_RELEASE = pd.Timestamp("2013-09-02", tz="UTC")
@@ -193,11 +192,11 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
         raise ValueError(f"until={until}: at least a week after {START:%Y-%m-%d}")
     if bad_release not in (None, BAD_RELEASE, *weeks[2:]):
         raise ValueError(f"bad_release={bad_release}: a Monday from {START + 2*WEEK:%Y-%m-%d} on, "
-                         "more than a week before the end")
+                         "a week or more before the end")
     return weeks
 
-# %% ../nbs/12_lifecycle.ipynb #1dccc35c
-_ARGUMENTS, _EXTRAS = "arguments.json", {"online": False, "faults": [], "parts": False}
+# %% ../nbs/12_lifecycle.ipynb #cdfcbe5c
+_ARGUMENTS = "arguments.json"
 
 def new_folder() -> Path:
     """A name for a new run, in `runs` of the home folder.
@@ -231,7 +230,7 @@ def arguments_of(folder: Path | str) -> dict:
     Raises
     ------
     ValueError
-        If no run was begun there.
+        If no run was begun there, or one of an earlier version.
 
     Examples
     --------
@@ -244,10 +243,13 @@ def arguments_of(folder: Path | str) -> dict:
     except FileNotFoundError:
         raise ValueError(f"folder: in {Path(folder).name!r} no run was begun; a run needs a new "
                          "folder, or its own") from None
+    if given.get("format") != 2:
+        raise ValueError(f"folder: the run in {Path(folder).name!r} was begun by an earlier "
+                         "mlscale, which decided by other rules; begin a new one")
     day = lambda text: text and pd.Timestamp(text)
     return {"until": day(given["until"]), "bad_release": day(given["bad_release"]),
-            "seed": given["seed"], "rules": Rules(**given.get("rules", {})),
-            **{name: given.get(name, usual) for name, usual in _EXTRAS.items()}}
+            "seed": given["seed"], "rules": Rules(**given["rules"]),
+            **{name: given[name] for name in ("online", "faults", "parts")}}
 
 def _folder(given: Path | str | None, arguments: dict) -> Path:
     "A new folder that holds the arguments, or that of a run with the same."
@@ -320,7 +322,7 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #36fc1eed
+# %% ../nbs/12_lifecycle.ipynb #714c266c
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,
@@ -338,8 +340,8 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         The end, UTC; whole weeks from the 1st of April are run.
     bad_release : Timestamp, optional
         The Monday, UTC, before which the bad release goes out. Beside it are shown the run without
-        it, and two weeks of one in which it serves everybody. None: no bad release, as where the
-        run ends before the default one.
+        it and, if releases are tried, two weeks in which it serves everybody. None: no bad release,
+        as where the run ends before the default one.
     seed : int
         Of the desk's luck.
     rules : Rules
@@ -404,7 +406,8 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
             result.faults = faults_tried(folder/"faults.json", launched, faults, progress=progress)
         if parts:
             result.parts = parts_worth(folder/"parts.json", system.world, system.features,
-                                       until=until, bad_release=bad_release, progress=progress)
+                                       until=until, bad_release=bad_release, rules=rules,
+                                       progress=progress)
         result.report(folder/"report.html")
         write_run(result)   # last: what is there is finished
     return result

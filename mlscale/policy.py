@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEARN_FROM', 'RECENT', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learnable', 'train', 'backtest', 'monitors', 'launch',
-           'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'daily_differences',
-           'surely_worse', 'judge_release', 'why_retrain']
+           'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'surely_worse',
+           'judge_release', 'why_retrain']
 
-# %% ../nbs/12d_policy.ipynb #e5943dda
+# %% ../nbs/12d_policy.ipynb #7e279003
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,6 +21,7 @@ from .data import MATURE, SOURCES, OperationsDesk, load_flights, matured
 from .contract import Contract, ContractTally
 from .change_alarm import ChangeAlarm
 from .drift import DriftMonitor, Reference
+from .evaluation import daily_differences, expected_losses
 from .features import FEATURES, RATES, SCHEDULE, load_features
 from .flight_features import LOOKUPS, ROLLINGS
 from .monitoring import ModelMonitor, PerformanceMonitor, labelled, logged_predictions
@@ -29,7 +30,7 @@ from .registry import GateRefused, GateResult
 from .storage import replacing
 from .rollout import CANARY, in_share
 from .system import CHANGE, DAY, HARM, NAME, START, TRIAL, WEEK, Rules, System, Trial
-from .system import batch_scores, deploy, expected_losses, record, served_version, taught_by
+from .system import batch_scores, deploy, phase, record, served_version, taught_by
 from . import training_run
 from .training import Comparison, compare, evaluate, log_losses
 from .training_run import TrainingRun
@@ -600,7 +601,16 @@ def _challenger(system: System, at: pd.Timestamp, table: pd.DataFrame, held_out:
     system.trained_at = at
     return version
 
-# %% ../nbs/12d_policy.ipynb #e17d8d3e
+# %% ../nbs/12d_policy.ipynb #5b1f26e1
+def _give_up(system: System, at: pd.Timestamp, url: str) -> None:
+    "End a trial that another release puts an end to."
+    trial, system.trial = system.trial, None
+    assert trial is not None
+    deploy(system, url)
+    system.note(at, "keep" if trial.check == "week" else "refuse", f"version {trial.version} is no "
+                "longer on trial: another release takes its place", trial.version,
+                evidence={"against": trial.against, "days": trial.differences})
+
 def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
             features: pd.DataFrame | None = None) -> None:
     """Train a challenger, register it, and if it passes the gate, let its trial begin.
@@ -635,6 +645,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     1
     """
     table = system.features if features is None else features
+    if system.trial is not None: _give_up(system, at, url)
     held_out = learnable(system, at, since=at - HOLDOUT)
     version, before = _challenger(system, at, table, held_out, why), served_version(system)
     better, champion = (gate(system, at, held_out, table, spark),
@@ -649,24 +660,28 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     better_by = f"on held-out flights its log loss is {compared['difference']:+.4f} against the " \
                 "champion's"
     if tried: return _begin(system, at, url, version, held_out, table, better_by, evidence)
-    system.trial = None if system.rules.check == "none" else Trial(version, before, at, [])
+    system.trial = None if system.rules.check == "none" else Trial(version, before, at, [], "week")
     deploy(system, url)
     system.note(at, "promote", f"version {version} is live; {better_by}", version,
                 evidence=evidence)
 
-# %% ../nbs/12d_policy.ipynb #b37fafc8
+# %% ../nbs/12d_policy.ipynb #0d8ef6e9
 def _begin(system: System, at: pd.Timestamp, url: str, version: int, held_out: pd.DataFrame,
            table: pd.DataFrame, better_by: str, evidence: dict) -> None:
     "Begin a trial; how far days stray is seen on the held-out flights of those that it will serve."
     rules, before, rows = system.rules, served_version(system), held_out
-    canary = rules.phase(pd.Timedelta(0)) == CANARY
+    canary = phase(rules.check, pd.Timedelta(0)) == CANARY
     if "canary" in rules.check: rows = held_out[_routed(system, held_out.flight_id, version)]
     new, old = (batch_scores(system.registry.version(NAME, v).path, X.loc[rows.flight_id],
                              system.folder/"batch") for v, X in ((version, table),
                                                                  (before, system.features)))
     days = daily_differences(new, old, rows.label, rows.weight, rows.day)
-    system.trial = Trial(version, before, at, days.tolist())
-    deploy(system, url, canary=version if canary else None)
+    evidence |= {"held_out": days.tolist(), "alpha": rules.alpha}
+    if len(days) < 5:   # to know how days stray
+        return system.note(at, "refuse", f"version {version}: a share of {rules.share:g} had "
+                           f"flights on {len(days)} days of the gate", version, evidence=evidence)
+    system.trial = Trial(version, before, at, days.tolist(), rules.check)
+    deploy(system, url, canary=canary)
     how = f"answers {rules.share:.0%} of the aircraft" if canary else "is asked and not heard"
     system.note(at, "trial", f"version {version} {how}; {better_by}", version, evidence=evidence)
 
@@ -676,40 +691,7 @@ def _routed(system: System, flight_id: Any, version: int) -> np.ndarray:
     units = whom.where(whom.notna(), pd.Series(whom.index.astype(str), whom.index))
     return np.array([in_share(unit, system.rules.share, f"{NAME} {version}") for unit in units])
 
-# %% ../nbs/12d_policy.ipynb #1d642677
-def daily_differences(new: np.ndarray, old: np.ndarray, label: np.ndarray, weight: np.ndarray,
-                      day: np.ndarray) -> np.ndarray:
-    """By how much the loss of one model is above that of another, day by day.
-
-    Parameters
-    ----------
-    new, old : array of float, shape (n,)
-        Probabilities for the same flights.
-    label : array, shape (n,)
-        0 or 1.
-    weight : array of float, shape (n,)
-        Above 0.
-    day : array, shape (n,)
-        The day of each flight.
-
-    Returns
-    -------
-    ndarray of float, shape (days,)
-        Weighted means, nats, in the order of the days.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlscale.policy import daily_differences
-    >>> new, old, one = np.array([.5, .5, .9]), np.array([.5, .5, .5]), np.ones(3)
-    >>> daily_differences(new, old, one, one, np.array([1, 1, 2])).round(3).tolist()
-    [0.0, -0.588]
-    """
-    if not len(day): return np.zeros(0)
-    _, place = np.unique(day, return_inverse=True)
-    d = log_losses(label, new) - log_losses(label, old)
-    return np.bincount(place, weight*d)/np.bincount(place, weight)
-
+# %% ../nbs/12d_policy.ipynb #6cee8605
 @lru_cache(maxsize=1024)
 def _edge(k: int, alpha: float, days: float) -> float:
     "What the sum of k daily differences of variance 1 exceeds, ever, with probability alpha."
@@ -726,7 +708,8 @@ def surely_worse(differences: np.ndarray, held_out: np.ndarray, *, alpha: float 
     held_out : array of float, shape (n,)
         The same of the days that the gate judged on, 5 or more: how much days stray.
     alpha : float
-        Probability that a release as good as its predecessor is ever stopped.
+        Probability that a release as good as its predecessor is ever stopped, where days are normal
+        and independent.
     days : float
         When the look is sharpest.
 
@@ -753,14 +736,14 @@ def surely_worse(differences: np.ndarray, held_out: np.ndarray, *, alpha: float 
     edge = wider*np.std(held_out, ddof=1)*_edge(len(differences), alpha, days)
     return bool(np.sum(differences) > edge)
 
-# %% ../nbs/12d_policy.ipynb #ed39e925
+# %% ../nbs/12d_policy.ipynb #4bbfc27a
 def _tried(system: System, at: pd.Timestamp, since: pd.Timestamp, until: pd.Timestamp,
            spark: Any = None) -> pd.DataFrame:
     "Flights of a trial with the scores of both models: one was given, the other is computed."
     trial = system.trial
     assert trial is not None
     given, asked = trial.version, trial.against
-    if system.rules.phase(since - trial.since) == "shadow": given, asked = asked, given
+    if phase(trial.check, since - trial.since) == "shadow": given, asked = asked, given
     seen = taught_by(system, labelled(system.log, at, since=since, until=until))
     seen = seen[seen.version == given]
     rows = pd.DataFrame({"day": seen["at"].dt.floor("D"), "label": seen.label,
@@ -771,18 +754,19 @@ def _tried(system: System, at: pd.Timestamp, since: pd.Timestamp, until: pd.Time
                                system.folder/"batch", spark)
     return rows.rename(columns={trial.version: "new", trial.against: "old"})
 
-def _whole_trial(system: System, at: pd.Timestamp, spark: Any) -> Comparison:
-    "Both models on all flights of the trial."
+def _whole_trial(system: System, at: pd.Timestamp, spark: Any) -> Comparison | None:
+    "Both models on all flights of the trial; None where there were too few."
     trial = system.trial
     assert trial is not None
     middle = min(at, trial.since + TRIAL/2)
     parts = [_tried(system, at, *span, spark) for span in ((trial.since, middle), (middle, at))
              if span[0] < span[1]]
-    rows = pd.concat([part for part in parts if len(part)])
+    rows = pd.concat(parts)
+    if rows.day.nunique() < 2: return None
     return compare_on(rows, rows.new.to_numpy(), rows.old.to_numpy(),
                       f"flights on which version {trial.version} was tried")
 
-# %% ../nbs/12d_policy.ipynb #257db715
+# %% ../nbs/12d_policy.ipynb #c6d01364
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare the release on trial with its predecessor on what was served, and take it back if it
     is worse: every day, or after a week where the rule says so.
@@ -816,17 +800,18 @@ def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> boo
     """
     trial, rules = system.trial, system.rules
     if trial is None: return False
-    if rules.check == "week":
+    if trial.check == "week":
         if at - trial.since < WEEK: return False
-        worse, over = _whole_trial(system, at, spark).low > 0, True
+        c = _whole_trial(system, at, spark)
+        worse, over = c is not None and c.low > 0, True
     else:
         _look(system, trial, at)
         worse = surely_worse(np.array([*trial.differences.values()]), np.array(trial.held_out),
                              alpha=rules.alpha)
         over = at - trial.since >= TRIAL
     if worse or over: return _end(system, at, url, spark, worse)
-    if (rules.phase(at - trial.since), rules.phase(at - trial.since - DAY)) == (CANARY, "shadow"):
-        deploy(system, url, canary=trial.version)
+    if [phase(trial.check, at - trial.since - k*DAY) for k in (0, 1)] == [CANARY, "shadow"]:
+        deploy(system, url, canary=True)
         system.note(at, "trial", f"version {trial.version} answers {rules.share:.0%} of the "
                     "aircraft, after a week in which it was not heard", trial.version,
                     evidence={"against": trial.against, "days": trial.differences})
@@ -841,13 +826,15 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #5d68ba51
+# %% ../nbs/12d_policy.ipynb #7e6821a5
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
-    c, trial, served = _whole_trial(system, at, spark), system.trial, system.rules.check == "week"
+    c, trial = _whole_trial(system, at, spark), system.trial
     assert trial is not None
+    served = trial.check == "week"
     version, before, system.trial = trial.version, trial.against, None
-    evidence = {"against": before, "comparison": c.to_dict(), "days": trial.differences}
+    evidence = {"against": before, "comparison": c and c.to_dict(), "days": trial.differences,
+                "held_out": trial.held_out, "alpha": system.rules.alpha}
     if worse:
         system.note(at, "alert" if served else "stop", f"version {version} is worse in service "
                     f"than version {before}: {c}", version, evidence=evidence)

@@ -98,7 +98,7 @@ def _wrapped(text: str, width: float) -> str:
     "A title in as many lines as a figure of this width, inches, needs."
     return textwrap.fill(text, int(9.5*width))
 
-# %% ../nbs/12e_story.ipynb #afaaaed1
+# %% ../nbs/12e_story.ipynb #128c27e0
 _MARKS = {"alert": ("o", "none", "#D55E00", 110, "alert: it hurts"),
           "refuse": ("x", "0.5", "0.5", 45, "challenger refused"),
           "trial": ("^", "none", "#009E73", 55, "new model on trial"),
@@ -124,7 +124,7 @@ def _shade(ax: Any, metrics: pd.DataFrame, events: pd.DataFrame) -> None:
     first = taken_back(events[events.run == metrics.run.iloc[0]])
     for i, bad in enumerate(first.itertuples()):
         ax.axvspan(bad.since, bad.until, color="#D55E00", alpha=.1 if bad.on_trial else .25, lw=0,
-                   label="" if i else "the bad release answers")
+                   label="" if i else "the bad release")
 
 # %% ../nbs/12e_story.ipynb #b97c7255
 def draw_year(metrics: pd.DataFrame, events: pd.DataFrame, threshold: float, *, width: float = 9.,
@@ -354,7 +354,7 @@ footer {border-top: 1px solid var(--line); margin-top: 3rem; font-size: .9rem}
   .lane {grid-column: var(--lane)}}
 """
 
-# %% ../nbs/12e_story.ipynb #1bae978d
+# %% ../nbs/12e_story.ipynb #12dc26f7
 _PARTS = """
 {% macro chapter(page) %}{% set name = "chapter\u00a0" ~ page.split("_")[0] -%}
 {% if book %}<a href="{{ book }}/chapters/{{ page }}.html">{{ name }}</a>
@@ -374,7 +374,8 @@ _PARTS = """
   style="--lane: {{ block.lane }}; --color: var(--{{ block.lane }})">
 {% if block.run %}<h3>{{ block.run }}</h3>{% endif %}
 {% for bad in block.begins %}<p class="flag">The bad release: version {{ bad.version }}
-answers {{ "a share" if bad.on_trial else "everybody" }} until {{ day(bad.until) }}</p>{% endfor %}
+{{ "is on trial" if bad.on_trial else "answers everybody" }} until
+{{ day(bad.until) }}</p>{% endfor %}
 {% for kind, text in block.events %}<p class="{{ kind }}">{{ mark(kind) }} {{ text }}</p>
 {% endfor %}</div>{% endfor %}
 </div></li>
@@ -393,7 +394,7 @@ aria-label="every week in figures"><table>
 {% for cell in week.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}"""
 
-# %% ../nbs/12e_story.ipynb #1a6e8648
+# %% ../nbs/12e_story.ipynb #a259fba1
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -418,10 +419,10 @@ it what acting saved", year) }}
 {{ picture("Each challenger against the champion on held-out weeks, as an interval", gates) }}
 {% endif %}
 {% if faults | length %}<h2>What was broken on purpose</h2>{{ rows(faults) }}
-<p>With the protection and without it, each in a future of its own
-({{ chapter("12g_faults") }}).</p>{% endif %}
+<p>With the protection, in a future of its own, and without it
+({{ chapter("12h_faults") }}).</p>{% endif %}
 {% if parts | length %}<h2>What each part was worth</h2>{{ rows(parts) }}
-<p>The year in memory, each time with one rule changed; the intervals hold nine times in ten
+<p>The year in memory, each time under changed rules; the intervals hold nine times in ten
 ({{ chapter("12f_replay") }}).</p>{% endif %}
 <details><summary>Every week in figures</summary>{{ table() }}
 <p>What a flight costs that arrives late, and what acting costs and changes, is stated in
@@ -507,7 +508,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #92054155
+# %% ../nbs/12e_story.ipynb #d7b0d340
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -638,11 +639,11 @@ class Run:
                              & (self.metrics.week < bad.until)]
         loss, mine = weeks.groupby("run").log_loss.mean(), weeks[weeks.run == bad.run]
         flights = mine.on_trial.sum() if bad.on_trial else mine.flights.sum()
-        how = "on trial" if bad.on_trial else "live"
-        return (f"{bad.run}: version {bad.version} was {how} from {_day(bad.since)} to"
-                f" {_day(bad.until)} and answered {flights:,} flights; log loss"
-                f" {loss[bad.run]:.3f}" + "".join(f" ({other}: {value:.3f})" for other, value
-                                                   in loss.items() if other != bad.run) + ".")
+        beside = "".join(f" ({other}: {value:.3f})" for other, value in loss.items()
+                         if other != bad.run)
+        return (f"{bad.run}: version {bad.version} {'tried' if bad.on_trial else 'live'} from"
+                f" {_day(bad.since)} to {_day(bad.until)} answered {flights:,} flights; log"
+                f" loss of what became mature in these weeks {loss[bad.run]:.3f}{beside}.")
 
     def plot(self, *, width: float = 9., dark: bool = False) -> Any:
         """Draw the year.
@@ -744,7 +745,7 @@ def read_run(folder: Path | str) -> Run:
     return Run(Path(folder), **tables, threshold=state["threshold"],
                provenance=state["provenance"])
 
-# %% ../nbs/12e_story.ipynb #d8f3b58c
+# %% ../nbs/12e_story.ipynb #b16f92a6
 def side_by_side(**runs: Run) -> Run:
     """Several runs as futures of one, for one figure and one page.
 
@@ -761,7 +762,7 @@ def side_by_side(**runs: Run) -> Run:
     Raises
     ------
     ValueError
-        If there are fewer than two.
+        If there are fewer than two, or more than three, which nobody could tell apart.
 
     Examples
     --------
@@ -774,7 +775,7 @@ def side_by_side(**runs: Run) -> Run:
     >>> side_by_side(monthly=run, never=run)
     Run(1 weeks, monthly and never)
     """
-    if len(runs) < 2: raise ValueError(f"runs: {len(runs)}; two or more are compared")
+    if not 2 <= len(runs) <= 3: raise ValueError(f"runs: {len(runs)}; two or three are compared")
     first, parts = next(iter(runs.values())), dict[str, list]()
     for name, run in runs.items():
         mine = run.of(run.metrics.run.iloc[0])

@@ -66,14 +66,15 @@ def test_every_word_has_a_help_and_every_flag_says_its_default():
 
 @pytest.mark.parametrize(("policy", "told"), [(["retrain=monthly", "gate=no", "share=.1"], None), (["check=shadow, canary"], None), (["gate=perhaps"], "gate is yes or no"),
                                               (["alpha=often"], "alpha is a number"),
-                                              (["canary"], "give name=value, with one of retrain, left_alone, gate"), (["check=prayer"], "check='prayer'"), (["share=2"], "share=2")])
+                                              (["canary"], "give name=value, with one of retrain, left_alone, gate"), (["check=prayer"], "check='prayer'"), (["share=2"], "share=2"),
+                                              (["gate=no", "gate=yes"], "gate is given twice")])
 def test_a_policy_is_read_from_words_or_refused_by_the_word(policy, told):
-    from mlscale.cli import _rules
-    from mlscale.lifecycle import Rules
+    from mlscale.run_words import read_rules
+    from mlscale.system import Rules
     if told:
-        with pytest.raises(ValueError, match=re.escape(told)): _rules(policy)
-    elif len(policy) == 3: assert _rules(policy) == Rules(retrain="monthly", gate=False, share=.1)
-    else: assert _rules(policy) == Rules(check="shadow, canary")
+        with pytest.raises(ValueError, match=re.escape(told)): read_rules(policy)
+    elif len(policy) == 3: assert read_rules(policy) == Rules(retrain="monthly", gate=False, share=.1)
+    else: assert read_rules(policy) == Rules(check="shadow, canary")
 
 
 def test_faults_are_named_or_all_and_full_means_everything(monkeypatch, tmp_path):
@@ -158,7 +159,8 @@ def test_resume_takes_the_words_that_the_run_was_begun_with(monkeypatch, tmp_pat
 
     monkeypatch.setattr(lifecycle, "run", refused)
     assert main(["run", "--resume", str(tmp_path)]) == 1 and "no run was begun" in capsys.readouterr().err and not asked
-    (tmp_path / "arguments.json").write_text(json.dumps({"format": 1, "until": "2013-06-03 00:00:00+00:00", "bad_release": None, "seed": 7}))
+    others = {"rules": {}, "online": False, "faults": [], "parts": False}
+    (tmp_path / "arguments.json").write_text(json.dumps({**others, "format": 2, "until": "2013-06-03 00:00:00+00:00", "bad_release": None, "seed": 7}))
     for words in ([], ["--seed", "8"], ["--until", "2013-07-01", "--bad-release", "2013-05-06"]): assert main(["run", "--resume", str(tmp_path), *words]) == 1
     assert asked == [{"until": at(until), "bad_release": at(release), "seed": seed} for until, release, seed in (("2013-06-03", None, 7), ("2013-06-03", None, 8), ("2013-07-01", "2013-05-06", 7))]
     with pytest.raises(SystemExit): main(["run", "--resume", str(tmp_path), "--folder", str(tmp_path)])

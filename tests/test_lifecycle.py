@@ -328,7 +328,8 @@ def test_the_naive_rule_learns_from_what_the_desk_changed(system):
 
 
 def test_estimated_harm_needs_no_labels(system):
-    from mlscale.policy import expected_losses, monitors
+    from mlscale.evaluation import expected_losses
+    from mlscale.policy import monitors
     tried = pd.DataFrame({"label": 1., "week": np.repeat(range(8), 500), "prediction": np.random.default_rng(0).uniform(.2, .4, 4000)})
     performance = monitors(system.features, tried, Rules(retrain="estimated harm"))[-1]
     assert performance.baseline_losses == pytest.approx(expected_losses(tried.prediction).reshape(8, 500).mean(1)) and performance.threshold < .7
@@ -401,7 +402,7 @@ def test_a_release_as_good_as_its_predecessor_stays(system, spark, url):
     register_challenger(system)
     system.registry.promote(NAME, 2)
     system.registry.deploy(NAME)
-    system.rules, system.trial, bundle = Rules(check="week"), Trial(2, 1, START, []), system.registry.load(NAME, 1)
+    system.rules, system.trial, bundle = Rules(check="week"), Trial(2, 1, START, [], "week"), system.registry.load(NAME, 1)
     serve_week(system, START, version=2, scores=lambda rows: bundle.predict(rows[FEATURES]), share=.5)
     assert judge_release(system, START + WEEK, url, spark) is False and served_version(system) == 2 and system.trial is None
     kept = system.events[-1]
@@ -688,22 +689,22 @@ def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
 def test_a_release_that_was_taken_back_is_the_disaster(told):
     (bad,) = taken_back(told.events).itertuples(index=False)
     assert bad == ("a", 2, START + WEEK, START + 2 * WEEK, False) and taken_back(told.of("b").events).empty
-    assert told.summary()[2] == "a: version 2 was live from 8 Apr to 15 Apr and answered 10 flights; log loss 0.900 (b: 0.400)."
+    assert told.summary()[2] == "a: version 2 live from 8 Apr to 15 Apr answered 10 flights; log loss of what became mature in these weeks 0.900 (b: 0.400)."
 
 
 def test_a_release_that_was_stopped_on_trial_answered_its_share(told):
     events = told.events.replace({"kind": {"rollback": "stop"}})
     events.loc[events.text == "second", "kind"] = "trial"
     stopped = replace(told, events=events, metrics=told.metrics.assign(on_trial=[0, 3, 0, 0, 0, 0]))
-    assert [*taken_back(events).on_trial] == [True] and "was on trial from 8 Apr to 15 Apr and answered 3 flights" in stopped.summary()[2]
-    assert "1 stopped on trial, 0 released, 0 rolled back" in stopped.summary()[1] and "answers a share until 15 Apr" in page(stopped)
+    assert [*taken_back(events).on_trial] == [True] and "version 2 tried from 8 Apr to 15 Apr answered 3 flights" in stopped.summary()[2]
+    assert "1 stopped on trial, 0 released, 0 rolled back" in stopped.summary()[1] and "is on trial until 15 Apr" in page(stopped)
 
 
 def test_two_runs_side_by_side_are_two_futures(told):
     both = side_by_side(one=told, other=told.of("b"))
     assert [*both.metrics.run.unique()] == ["one", "other"] and len(both.events) == 12 and len(both.gates) == 2
     assert "one" in page(both) and both.provenance == {"one": "mlscale run --seed <0>", "other": "mlscale run --seed <0>"}
-    with pytest.raises(ValueError, match="runs: 1; two or more"): side_by_side(one=told)
+    with pytest.raises(ValueError, match="runs: 1; two or three"): side_by_side(one=told)
 
 
 def test_the_report_needs_no_network_and_runs_no_words_of_the_story(told, written):

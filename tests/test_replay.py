@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from mlscale.data import MATURE, OperationsDesk, load_flights
+from mlscale.evaluation import daily_differences
 from mlscale.features import load_features
-from mlscale.policy import daily_differences, surely_worse
+from mlscale.policy import surely_worse
 from mlscale.replay import Decision, replay
 from mlscale.system import START, WEEK, Rules
 from mlscale.training import fit_model
