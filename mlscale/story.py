@@ -508,7 +508,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #d7b0d340
+# %% ../nbs/12e_story.ipynb #98822034
 @dataclass(repr=False)
 class Run:
     """What happened.

@@ -12,11 +12,13 @@ FAULTS = [Fault("one", at(10), [100.]*20), Fault("two", at(60), [1., 2, 3, 4])]
 
 def by_the_minute(pages, faults, page_cost, mend, after, patience, memory):
     "The same account, walking through time."
-    found, wolves, unheard = {}, [], 0
+    found, wolves, unheard, asleep = {}, [], 0, 0
     for page in sorted(pages):
+        deaf = patience is not None and len([w for w in wolves if w > page - memory]) >= patience   # nobody gets up, so it costs nothing
+        asleep += deaf
         about = [f for f in faults if f.begin <= at(page) < f.end + pd.Timedelta(days=after)]
         if not about: wolves.append(page)
-        elif patience is not None and len([w for w in wolves if w > page - memory]) >= patience: unheard += 1
+        elif deaf: unheard += 1
         else:
             for f in about:
                 if at(page) < f.end: found.setdefault(f.name, page)
@@ -25,7 +27,7 @@ def by_the_minute(pages, faults, page_cost, mend, after, patience, memory):
         for minute in range(len(f.costs)*1440):
             moment = f.begin + pd.Timedelta(minutes=minute)
             if f.name not in found or moment < at(found[f.name] + mend): damage += f.costs[minute//1440]/1440
-    return damage, len(pages)*page_cost, len(wolves), unheard
+    return damage, (len(pages) - asleep)*page_cost, len(wolves), unheard
 
 
 @pytest.mark.parametrize("seed", range(6))
