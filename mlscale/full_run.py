@@ -65,7 +65,7 @@ def each_once(path: Path | str, names: Iterable[str], one: Callable[[str], dict]
         with replacing(path) as new: new.write_text(json.dumps(done))
     return pd.DataFrame([{"name": name, **done[name]} for name in names])
 
-# %% ../nbs/12i_full_run.ipynb #192ee5e8
+# %% ../nbs/12i_full_run.ipynb #8326d634
 PARTS = {**TURNED_OFF, **{f"retrained: {rule}": {"retrain": rule} for rule in RETRAIN},
          "no point-in-time features": {}}
 
@@ -131,7 +131,7 @@ def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
     >>> def fit(X, y, weights): return lambda rows: np.full(len(rows), .3)
     >>> table = parts_worth("parts.json", system.world, system.features, until=START + 4*WEEK,
     ...                     fit=fit, parts=["no gate"], progress=False)
-    >>> table.name[0], table.difference[0]
+    >>> table.name[0], float(table.difference[0])
     ('no gate', 0.0)
     """
     features = features.sort_values("event_timestamp", kind="stable")

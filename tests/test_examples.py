@@ -69,7 +69,8 @@ def given(elsewhere, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_are_true(name, given):
+def test_the_examples_of_a_module_are_true(name, given, monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)   # nbdev leaves it behind, and guesses are not kept where it is
     module = importlib.import_module(f"mlscale.{name}")
     said, runner = [], doctest.DocTestRunner(optionflags=FLAGS)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, globs={"__name__": "example"}):

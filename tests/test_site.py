@@ -267,7 +267,7 @@ QUESTIONS = {
     "swap model without failed request": ["06_serving", "06d_hot_swap", "hot_swap"],
     "delete one person from the log": ["06l_log_archive", "log_archive"],
     "drift false alarms": ["07_drift", "07c_drift_monitor", "07a_bins"],
-    "labels that come late": ["00_data", "08_monitoring", "08d_outcomes", "11d_online_learning"],
+    "labels that come late": ["00_data", "08_monitoring", "08d_outcomes", "11d_online_learning", "12h_faults"],
     "alert keeps ringing": ["08_monitoring", "08b_alerts", "alerts"],
     "CUPED": ["09_experiments", "09d_effects", "effects"],
     "learning rate after concept drift": ["11_schedules", "11e_concept_drift", "11b_learning_rates"],
