@@ -265,7 +265,7 @@ def _kind(event: Any) -> str:
     hurts = event.text.startswith(HARM) or pd.notna(event.version)
     return event.kind if event.kind != "alert" or hurts else "warning"
 
-# %% ../nbs/12e_story.ipynb #c5b86286
+# %% ../nbs/12e_story.ipynb #49b6b7b8
 def _blocks(events: pd.DataFrame) -> list[dict]:
     "The timeline: of each day what all futures share, then what each has for itself."
     names, bad, days = list(events.run.unique()), taken_back(events), list[dict]()
@@ -273,10 +273,11 @@ def _blocks(events: pd.DataFrame) -> list[dict]:
         blocks = []
         now = bad[(bad.since <= at) & (at <= bad.until)]
         for runs, some in day.groupby("runs", sort=False):
-            live = now if set(runs) <= set(now.run) else now[:0]
+            live = now[now.run.isin(runs)] if set(runs) <= set(now.run) else now[:0]
+            begins = live[live.since == at] if len(runs) == 1 else live[:0]   # said once
             blocks.append({"run": "" if len(runs) == len(names) else " and ".join(runs),
                            "lane": names.index(runs[0]) + 1, "disaster": len(live) > 0,
-                           "begins": list(live[live.since == at].itertuples()),
+                           "begins": list(begins.itertuples()),
                            "events": [(_kind(e), e.text) for e in some.itertuples()]})
         blocks.sort(key=lambda block: (block["run"] != "", block["lane"]))
         days.append({"at": at, "blocks": blocks})

@@ -728,6 +728,14 @@ def test_the_timeline_marks_each_kind_once_and_puts_the_disaster_where_it_was(wr
     assert "drift" in shared and "disaster" not in shared and "<h3>a</h3>" in apart and "second" in apart
 
 
+def test_where_two_futures_have_a_bad_release_each_says_its_own(told):
+    other = told.events[told.events.run == "a"].replace({"run": {"a": "b"}, "kind": {"rollback": "stop"}})
+    other.loc[other.text == "second", ["kind", "text"]] = "trial", "tried"
+    both = replace(told, events=pd.concat([told.events[told.events.run == "a"], other]))
+    timeline = re.search(r'<ol class="timeline">(.*?)</ol>', page(both), re.S)[1]
+    assert timeline.count("answers everybody until") == timeline.count("is on trial until") == 1
+
+
 def test_the_weeks_are_a_table_with_the_disaster_tinted(written):
     table = re.search("<table>(.*?)</table>", written, re.S)[1]
     rows = re.findall("<tr( class=\"disaster\")?>\n<td[^>]*>(.*?) <small>(.*?)</small>", table)
