@@ -339,8 +339,8 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         The end, UTC; whole weeks from the 1st of April are run.
     bad_release : Timestamp, optional
         The Monday, UTC, before which the bad release goes out. Beside it are shown the run without
-        it and, if releases are tried, two weeks in which it serves everybody. None: no bad release,
-        as where the run ends before the default one.
+        it and, if releases are tried, two weeks of one in which it goes to everybody untried. None:
+        no bad release, as where the run ends before the default one.
     seed : int
         Of the desk's luck.
     rules : Rules

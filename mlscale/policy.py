@@ -761,8 +761,8 @@ def _whole_trial(system: System, at: pd.Timestamp, spark: Any) -> Comparison | N
     middle = min(at, trial.since + TRIAL/2)
     parts = [_tried(system, at, *span, spark) for span in ((trial.since, middle), (middle, at))
              if span[0] < span[1]]
-    rows = pd.concat(parts)
-    if rows.day.nunique() < 2: return None
+    parts = [part for part in parts if len(part)]
+    if not parts or (rows := pd.concat(parts)).day.nunique() < 2: return None
     return compare_on(rows, rows.new.to_numpy(), rows.old.to_numpy(),
                       f"flights on which version {trial.version} was tried")
 
@@ -832,12 +832,13 @@ def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) ->
     c, trial = _whole_trial(system, at, spark), system.trial
     assert trial is not None
     served = trial.check == "week"
+    told = c or "too few flights to compare"
     version, before, system.trial = trial.version, trial.against, None
     evidence = {"against": before, "comparison": c and c.to_dict(), "days": trial.differences,
                 "held_out": trial.held_out, "alpha": system.rules.alpha}
     if worse:
         system.note(at, "alert" if served else "stop", f"version {version} is worse in service "
-                    f"than version {before}: {c}", version, evidence=evidence)
+                    f"than version {before}: {told}", version, evidence=evidence)
         if served: system.registry.rollback(NAME)
     elif not served: system.registry.promote(NAME, version)
     deploy(system, url)   # also ends the canary
@@ -847,7 +848,7 @@ def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) ->
     elif not worse:
         what = "stays" if served else "is live, after its trial"
         system.note(at, "keep" if served else "promote", f"version {version} {what}; in service "
-                    f"{c}", version, evidence=evidence)
+                    f"{told}", version, evidence=evidence)
     return worse
 
 def why_retrain(system: System, at: pd.Timestamp, alarm: bool) -> str:
