@@ -321,7 +321,7 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #714c266c
+# %% ../nbs/12_lifecycle.ipynb #b1ec4152
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,

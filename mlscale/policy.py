@@ -736,7 +736,7 @@ def surely_worse(differences: np.ndarray, held_out: np.ndarray, *, alpha: float 
     edge = wider*np.std(held_out, ddof=1)*_edge(len(differences), alpha, days)
     return bool(np.sum(differences) > edge)
 
-# %% ../nbs/12d_policy.ipynb #4bbfc27a
+# %% ../nbs/12d_policy.ipynb #94093d11
 def _tried(system: System, at: pd.Timestamp, since: pd.Timestamp, until: pd.Timestamp,
            spark: Any = None) -> pd.DataFrame:
     "Flights of a trial with the scores of both models: one was given, the other is computed."
@@ -826,7 +826,7 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #7e6821a5
+# %% ../nbs/12d_policy.ipynb #a05e5856
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
     c, trial = _whole_trial(system, at, spark), system.trial
