@@ -775,7 +775,7 @@ def test_pages_are_sorted_into_the_file_now_and_then_and_not_on_the_loop(tmp_pat
     async def story(writer):
         for times in (1, 2):      # one at a time: who sorts while another does finds the file busy and lets it be
             for i in range(5): await writer.append_async([row(f"{times}-{i}")])
-            await asyncio.to_thread(wait_for, lambda: len(sorted_by) == times)
+            await asyncio.to_thread(wait_for, lambda upto=times: len(sorted_by) == upto)
     with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
         monkeypatch.setattr(log_writer, "COMMITS", 5)
         monkeypatch.setattr(log_writer, "TOO_SLOW", float("inf"))
