@@ -329,7 +329,7 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--parts", action="store_true", help="also live through the year once for "
                      "each part that can be turned off, in memory (default: no)")
     sub.add_argument("--full", action="store_true", help="--online, --parts and --faults all: some "
-                     "half an hour (default: the year alone)")
+                     "twenty minutes (default: the year alone)")
     sub.add_argument("--policy", nargs="+", metavar="NAME=VALUE", help="by what is decided, such "
                      "as retrain=monthly gate=no check='shadow, canary' share=.1 "
                      "(default: retrain='measured harm' check=canary)")

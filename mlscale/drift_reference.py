@@ -173,7 +173,7 @@ def _merged(one: "Reference", other: "Reference") -> "Reference":
     counts = np.stack([at[d] for d in days]) if days else one.counts
     return Reference(one.columns, one.cuts, one.category, counts, one.has_days, days, tuple(rare))
 
-# %% ../nbs/07b_drift_reference.ipynb #0ae9622e
+# %% ../nbs/07b_drift_reference.ipynb #becd1831
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What normal days look like: bins for each column, and counts by day. Make it with
@@ -321,13 +321,7 @@ class Reference:
         """
         X = _table(X)
         check_names(list(X), self.columns, "X", more=True)
-        out = np.zeros(self.counts.shape[1:], int)
-        for j, (row, name, cuts) in enumerate(zip(out, self.columns, self.cuts)):
-            rare = None if self.rare is None else self.rare[j]
-            counts = (category_counts(X[name], cuts, rare) if self.category[j]
-                      else bin_counts(numbers_of(X[name]), np.array(cuts)))
-            row[:len(counts)] = counts
-        return out
+        return _counts(self, X)
 
     @property
     def total(self) -> np.ndarray:
@@ -378,6 +372,24 @@ class Reference:
                    counts, d["by_day" if d["format"] == 1 else "has_days"],
                    tuple(d.get("labels", range(len(counts)))),
                    rare and tuple({k: tuple(v) for k, v in r.items()} for r in rare))
+
+# %% ../nbs/07b_drift_reference.ipynb #a35a6bfa
+_AT_ONCE = 2**15   # rows
+
+def _counts(reference: Reference, X: pd.DataFrame) -> np.ndarray:
+    "The rows of each column by bin."
+    out = np.zeros(reference.counts.shape[1:], int)
+    types = [X.dtypes[name] for name in reference.columns]
+    floats = all(isinstance(t, np.dtype) and t.kind == "f" for t in types)
+    step = _AT_ONCE if floats else max(len(X), 1)
+    for first in range(0, max(len(X), 1), step):
+        some = X.iloc[first:first + step]
+        for j, (row, name, cuts) in enumerate(zip(out, reference.columns, reference.cuts)):
+            rare = None if reference.rare is None else reference.rare[j]
+            counts = (category_counts(some[name], cuts, rare) if reference.category[j]
+                      else bin_counts(numbers_of(some[name]), np.array(cuts)))
+            row[:len(counts)] += counts
+    return out
 
 # %% ../nbs/07b_drift_reference.ipynb #7149bb1d
 def _fitted(X: Any, days: Any, bins: int) -> Reference:

@@ -7,7 +7,7 @@ __all__ = ['LEARN_FROM', 'RECENT', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learn
            'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'surely_worse',
            'judge_release', 'why_retrain']
 
-# %% ../nbs/12d_policy.ipynb #7e279003
+# %% ../nbs/12d_policy.ipynb #2c5ec065
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -28,7 +28,7 @@ from .monitoring import ModelMonitor, PerformanceMonitor, labelled, logged_predi
 from .monitoring import record_training
 from .registry import GateRefused, GateResult
 from .storage import replacing
-from .rollout import CANARY, in_share
+from .rollout import CANARY, canary_salt, in_share
 from .system import CHANGE, DAY, HARM, NAME, START, TRIAL, WEEK, Rules, System, Trial
 from .system import batch_scores, deploy, phase, record, served_version, taught_by
 from . import training_run
@@ -665,7 +665,7 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
     system.note(at, "promote", f"version {version} is live; {better_by}", version,
                 evidence=evidence)
 
-# %% ../nbs/12d_policy.ipynb #0d8ef6e9
+# %% ../nbs/12d_policy.ipynb #2f73c704
 def _begin(system: System, at: pd.Timestamp, url: str, version: int, held_out: pd.DataFrame,
            table: pd.DataFrame, better_by: str, evidence: dict) -> None:
     "Begin a trial; how far days stray is seen on the held-out flights of those that it will serve."
@@ -689,7 +689,8 @@ def _routed(system: System, flight_id: Any, version: int) -> np.ndarray:
     "Which flights the server lets a canary answer: those of some aircraft."
     whom = system.world.flights.tailnum.loc[flight_id]
     units = whom.where(whom.notna(), pd.Series(whom.index.astype(str), whom.index))
-    return np.array([in_share(unit, system.rules.share, f"{NAME} {version}") for unit in units])
+    salt = canary_salt(NAME, version)
+    return np.array([in_share(unit, system.rules.share, salt) for unit in units])
 
 # %% ../nbs/12d_policy.ipynb #6cee8605
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #3fbaceb7
+# %% ../nbs/06i_service.ipynb #00cceb80
 from .arguments import number, one_of, whole
 from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
@@ -34,7 +34,7 @@ from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
-from .rollout import CANARY, Shadow, check_rollout, in_share, open_shadow
+from .rollout import CANARY, Shadow, canary_salt, check_rollout, in_share, open_shadow
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -95,7 +95,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #0f62c076
+# %% ../nbs/06i_service.ipynb #802200ab
 _OTHER_COLUMNS = "it takes other columns than production, so production answers for it"
 
 def _fits(tried: DeployedModel | None, production: DeployedModel | None) -> bool:
@@ -116,7 +116,7 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
                 for a in aliases]
     tried = live(CANARY).current() if share else None
     if tried is None or not _fits(tried, production): return [stays]*len(ids)
-    salt = f"{tried.name} {tried.version}"   # each canary draws anew
+    salt = canary_salt(tried.name, tried.version)   # each canary draws anew
     return [(CANARY, tried) if in_share(e or id, share, salt) else stays
             for id, e in zip(ids, whom)]
 

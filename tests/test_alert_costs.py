@@ -3,11 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlscale.alert_costs import Fault, alert_account
+from mlscale.alert_costs import Incident, alert_account
 
 T0 = pd.Timestamp("2013-09-02", tz="UTC")
 at = lambda days: T0 + pd.Timedelta(days=days)
-FAULTS = [Fault("one", at(10), [100.]*20), Fault("two", at(60), [1., 2, 3, 4])]
+FAULTS = [Incident("one", at(10), [100.]*20), Incident("two", at(60), [1., 2, 3, 4])]
 
 
 def by_the_minute(pages, faults, page_cost, mend, after, patience, memory):
@@ -53,4 +53,4 @@ def test_what_makes_no_sense_is_refused():
     for wrong in (dict(page_cost=-1), dict(page_cost=np.nan), dict(page_cost=1, patience=0)):
         with pytest.raises(ValueError): alert_account([], FAULTS, **wrong)
     with pytest.raises(ValueError, match="a time with a zone"): alert_account(["2013-09-02"], FAULTS, page_cost=1)
-    with pytest.raises(ValueError, match="costs"): Fault("x", at(0), [np.nan])
+    with pytest.raises(ValueError, match="costs"): Incident("x", at(0), [np.nan])
