@@ -17,7 +17,7 @@ from harness import store
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlscale.data import OperationsDesk, load_flights
-from mlscale.evaluation import daily_differences
+from mlscale.evaluation import daily_differences, estimate_mean
 from mlscale.features import load_features
 from mlscale.policy import surely_worse
 from mlscale.replay import TURNED_OFF, replay, worth
@@ -116,7 +116,7 @@ def stops():
     models = [fit(known[columns], known.late.to_numpy(), np.ones(len(known)), seed)(later[columns]) for seed in range(8)]
     for share in (1., .2):
         some = np.random.default_rng(0).random(len(later)) < share
-        stopped = ordinary = trials = 0
+        stopped = ordinary = weekly = trials = 0
         for a, new in enumerate(models):
             for b, old in enumerate(models):
                 if a == b: continue
@@ -127,8 +127,10 @@ def stops():
                     stopped += any(surely_worse(now[:k], before) for k in range(1, 15))
                     z = [now[:k].mean() / (before.std(ddof=1) / k**.5) for k in range(1, 15)]
                     ordinary += max(z) > 1.645
+                    weekly += estimate_mean(now[:7], days=np.arange(7), block_days=1).interval(.9)[0] > 0
                     trials += 1
-        found.append({"share": share, "trials": trials, "stopped": stopped / trials, "by an ordinary interval looked at daily": ordinary / trials})
+        found.append({"share": share, "trials": trials, "stopped": stopped / trials, "by an ordinary interval looked at daily": ordinary / trials,
+                      "by the check after a week": weekly / trials})
     store("lifecycle_stops", found, PACKAGES)
 
 

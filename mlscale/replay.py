@@ -424,7 +424,8 @@ def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit:
 TURNED_OFF: dict[str, dict] = {
     "everything on": {}, "no random share left alone": {"left_alone": False},
     "no gate": {"gate": False}, "no check after a release": {"check": "none"},
-    "a check after a week": {"check": "week"}, "never retrained": {"retrain": "never"},
+    "a check after a week": {"check": "week"}, "no monitor of the loss": {"retrain": "eight weeks"},
+    "never retrained": {"retrain": "never"},
     "neither check nor retraining": {"retrain": "never", "check": "none"}}
 
 def worth(year: Replay, other: Replay, *, level: float = .9) -> dict[str, float]:
