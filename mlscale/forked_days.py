@@ -460,11 +460,14 @@ def killable_server(system: System, *,
     True -9 {}
     """
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    program = ("import sys; from mlscale.serving import serve; "
+    program = ("import os, sys, threading; from mlscale.serving import serve; "
+               "end = lambda: (sys.stdin.read(), os._exit(1)); "   # with the process that started it
+               "threading.Thread(target=end, daemon=True).start(); "
                "serve(sys.argv[1], model=sys.argv[2], log=sys.argv[3], mode=sys.argv[4], "
                "port=int(sys.argv[5]))")
     words = [str(system.bundles), NAME, str(system.log), mode, str(port)]
-    child = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, "-c", program, *words], stdin=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
     try:
         while not told(url, "/health/ready"):
@@ -476,3 +479,4 @@ def killable_server(system: System, *,
         child.terminate()
         try: child.wait(30)
         except subprocess.TimeoutExpired: child.kill()
+        if child.stdin: child.stdin.close()

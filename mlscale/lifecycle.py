@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 from .arguments import one_of
 from .data import MATURE
-from .faults import FAULTS
+from .faults import TRIABLE
 from .features import FEATURES
 from .full_run import faults_tried, parts_worth
 from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on
@@ -294,7 +294,7 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
     run_weeks(system, _left(system, before), spark, progress=progress)
     if bad_release is None: return [system]
     others = [(system.fork(system.folder.with_name("state without"), WITHOUT), weeks, None)]
-    if system.rules.check != "week":
+    if system.rules.check not in ("none", "week"):   # else it serves everybody as it is
         untried = system.fork(system.folder.with_name("state untried"), UNTRIED)
         untried.rules, after = replace(system.rules, check="week"), bad_release + 2*WEEK
         others.append((untried, weeks[weeks < after], bad_release))
@@ -386,7 +386,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     until = weeks[-1] + WEEK
     folder = _folder(folder, {"until": until, "bad_release": bad_release, "seed": seed,
                               "rules": rules, "online": online,
-                              "faults": [one_of(name, "faults", tuple(FAULTS)) for name in faults],
+                              "faults": [one_of(name, "faults", TRIABLE) for name in faults],
                               "parts": parts})
     if (folder/"run.json").exists(): return read_run(folder)
     with _alone(folder), ThreadPoolExecutor(1) as beside, ExitStack() as stack:

@@ -24,8 +24,8 @@ from .drift import DriftMonitor, Reference
 from .evaluation import daily_differences, expected_losses
 from .features import FEATURES, RATES, SCHEDULE, load_features
 from .flight_features import LOOKUPS, ROLLINGS
-from .monitoring import ModelMonitor, PerformanceMonitor, labelled, logged_predictions
-from .monitoring import record_training
+from .monitoring import ModelMonitor, PerformanceMonitor, arrival_findings, labelled
+from .monitoring import logged_predictions, record_training
 from .registry import GateRefused, GateResult
 from .storage import replacing
 from .rollout import CANARY, canary_salt, in_share
@@ -357,8 +357,8 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
 
 # %% ../nbs/12d_policy.ipynb #2227a27e
 def watch_day(system: System, day: pd.Timestamp) -> None:
-    """Look at the features that were sent on a day, raise an alert about what changed lately, and
-    resolve it when that is over.
+    """Look at the features that were sent on a day and at the age of the newest outcome; raise an
+    alert about what changed lately or stays away, and resolve it when that is over.
 
     Parameters
     ----------
@@ -383,6 +383,9 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
     if len(sent): system.change.update(sent[FEATURES])
     system.change.end_day(f"{day:%Y-%m-%d}")
     if not system.change.silent: record(system, system.change.finding(day + DAY, name=CHANGE))
+    if len(sent):   # who hears nothing of outcomes does not know that all is well
+        for finding in arrival_findings(system.log, day + DAY, oldest={"outcomes": "12h"}):
+            record(system, finding)
 
 # %% ../nbs/12d_policy.ipynb #dfe39841
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
@@ -450,7 +453,11 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "on_trial": int((week.alias == CANARY).sum()),
                          "cost": cost(acted), "cost_if_nobody_acts": cost(np.zeros_like(acted)),
                          "p99_ms": float(np.quantile(ms, .99)),
-                         "open_alerts": len(system.alerts.open), "version": served_version(system)})
+                         "open_alerts": len(system.alerts.open), "version": _mostly(week, system)})
+
+def _mostly(week: pd.DataFrame, system: System) -> int:
+    "The version that answered most of a week; where nobody asked, the one that would have."
+    return int(week.version.mode().iloc[0]) if len(week) else served_version(system)
 
 # %% ../nbs/12d_policy.ipynb #74ee8521
 HOLDOUT = pd.Timedelta(days=14)

@@ -8,7 +8,7 @@ __all__ = ['read_time', 'read_rules', 'run_arguments', 'beside_each_other']
 # %% ../nbs/91c_run_words.ipynb #2dbabb46
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ def run_arguments(words: argparse.Namespace) -> dict[str, Any]:
     >>> given["bad_release"], given["rules"].retrain, given["seed"]
     (None, 'never', 0)
     """
-    from mlscale.lifecycle import BAD_RELEASE, END, FAULTS, Rules, arguments_of
+    from mlscale.lifecycle import BAD_RELEASE, END, TRIABLE, Rules, arguments_of
     given = {"until": END, "bad_release": BAD_RELEASE, "seed": 0, "rules": Rules(),
              "online": False, "faults": [], "parts": False}
     if words.resume: given = arguments_of(words.resume)
@@ -116,8 +116,8 @@ def run_arguments(words: argparse.Namespace) -> dict[str, Any]:
     if words.seed is not None: given["seed"] = words.seed
     if release := words.bad_release:
         given["bad_release"] = None if release == "none" else read_time(release)
-    if words.faults: given["faults"] = [*FAULTS] if words.faults == ["all"] else words.faults
-    if words.full: given["faults"] = [*FAULTS]
+    if words.faults: given["faults"] = [*TRIABLE] if words.faults == ["all"] else words.faults
+    if words.full: given["faults"] = [*TRIABLE]
     given |= {name: True for name in ("online", "parts") if words.full or getattr(words, name)}
     if words.policy: given["rules"] = read_rules(words.policy)
     return given
@@ -134,7 +134,7 @@ def beside_each_other(runs: Mapping[str, "Run"]) -> list[str]:
     Returns
     -------
     list of str
-        Of the first future of each.
+        Of the first future of each, over the weeks that all of them have.
 
     Examples
     --------
@@ -148,10 +148,14 @@ def beside_each_other(runs: Mapping[str, "Run"]) -> list[str]:
     >>> beside_each_other({"mine": run})
     ['mine: log loss 0.4500, $0.10 million saved, 0 decisions, ...; mlscale run']
     """
-    lines = []
-    for name, run in runs.items():
-        first, command = run.of(run.metrics.run.iloc[0]), run.provenance.get("command", "")
-        known = first.metrics[first.metrics.log_loss.notna()]
+    lines, firsts = [], {name: run.of(run.metrics.run.iloc[0]) for name, run in runs.items()}
+    common = set.intersection(*(set(first.metrics.week) for first in firsts.values()))
+    for name, first in firsts.items():
+        command = runs[name].provenance.get("command", "")
+        metrics = first.metrics[first.metrics.week.isin(common)]
+        if len(metrics) < len(first.metrics):
+            name = f"{name} (the {len(metrics)} weeks that all have)"
+        first, known = replace(first, metrics=metrics), metrics[metrics.log_loss.notna()]
         loss = (known.log_loss*known.flights).sum()/known.flights.sum()
         changed = " (of outcomes that the desk has changed, too)"*("left_alone=no" in command)
         lines.append(f"{name}: log loss {loss:.4f}{changed}, ${first.saved/1e6:.2f} million saved, "

@@ -269,15 +269,18 @@ def _kind(event: Any) -> str:
 def _blocks(events: pd.DataFrame) -> list[dict]:
     "The timeline: of each day what all futures share, then what each has for itself."
     names, bad, days = list(events.run.unique()), taken_back(events), list[dict]()
+    told = set[tuple]()   # each future's release is named once
     for at, day in merge_futures(events).groupby("at"):
         blocks = []
         now = bad[(bad.since <= at) & (at <= bad.until)]
         for runs, some in day.groupby("runs", sort=False):
             live = now[now.run.isin(runs)] if set(runs) <= set(now.run) else now[:0]
-            begins = live[live.since == at] if len(runs) == 1 else live[:0]   # said once
+            new = [b for b in live.itertuples() if b.since == at and (b.run, at) not in told]
+            begins = new[:1] if len({(b.version, b.until, b.on_trial) for b in new}) == 1 else []
+            if begins: told |= {(b.run, at) for b in new}
             blocks.append({"run": "" if len(runs) == len(names) else " and ".join(runs),
                            "lane": names.index(runs[0]) + 1, "disaster": len(live) > 0,
-                           "begins": list(begins.itertuples()),
+                           "begins": begins,
                            "events": [(_kind(e), e.text) for e in some.itertuples()]})
         blocks.sort(key=lambda block: (block["run"] != "", block["lane"]))
         days.append({"at": at, "blocks": blocks})
@@ -423,11 +426,12 @@ it what acting saved", year) }}
 <p>With the protection, in a future of its own, and without it
 ({{ chapter("12h_faults") }}).</p>{% endif %}
 {% if parts | length %}<h2>What each part was worth</h2>{{ rows(parts) }}
-<p>The year in memory, each time under changed rules; the intervals hold nine times in ten
-({{ chapter("12f_replay") }}).</p>{% endif %}
+<p>The year in memory, each time under changed rules, against the whole system: a log loss above 0
+is worse without the part, dollars above 0 are more saved without it; the intervals hold nine times
+in ten ({{ chapter("12f_replay") }}).</p>{% endif %}
 <details><summary>Every week in figures</summary>{{ table() }}
-<p>What a flight costs that arrives late, and what acting costs and changes, is stated in
-{{ chapter("12b_world") }}.</p></details>
+{% if provenance.costs %}<p>The stated costs: {{ provenance.costs }}
+({{ chapter("12b_world") }}).</p>{% endif %}</details>
 {% if provenance %}<footer><h2>How this page was made</h2>
 <dl>{% for name, text in provenance.items() %}<dt>{{ name }}</dt>
 <dd>{% if name == "command" %}<code>{{ text }}</code>{% else %}{{ text }}{% endif %}</dd>
@@ -462,6 +466,12 @@ def _book() -> str:
 def _provenance(run: "Run") -> dict[str, str]:
     "How a run was made, and a digest of what it decided, if it decided anything."
     return run.provenance | ({"decisions, SHA-256": run.digest} if run.decisions else {})
+
+_READ = {   # the columns of the tables of a full run
+    "name": "short name", "hours": "hours to detection", "difference": "log loss above",
+    "low": "from", "high": "to", "more_saved": "dollars more saved", "saved_low": "at least",
+    "saved_high": "at most", "more_saved_half": "more saved, an action at half the price",
+    "more_saved_double": "more saved, an action at twice the price"}
 
 def _said(x: Any) -> str:
     "A cell as it is read."
@@ -505,7 +515,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         title=run.title, style=_STYLE, summary=run.summary(), provenance=_provenance(run),
         kinds=_KINDS, columns=_COLUMNS, day=_day, book=_book() if book is None else book,
         days=_blocks(run.events), weeks=_weeks(run.metrics, bad),
-        faults=run.faults, parts=run.parts, said=_said, futures=run.metrics.run.nunique(),
+        faults=run.faults.rename(columns=_READ), parts=run.parts.rename(columns=_READ), said=_said, futures=run.metrics.run.nunique(),
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
@@ -616,35 +626,41 @@ class Run:
         name, *others = self.metrics.run.unique()
         first = self.of(name)
         m, kinds = first.metrics, first.events.kind.value_counts()
+        where = f" ({name})"*bool(others)
         return [
             f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks;"
             f" the desk acted on {m.acted.sum():,}.",
-            f"Challengers: {kinds.get('retrain', 0)} trained, {kinds.get('refuse', 0)} refused by"
+            f"Challengers{where}: {kinds.get('retrain', 0)} trained, {kinds.get('refuse', 0)} refused by"
             f" the gate, {kinds.get('stop', 0)} stopped on trial, {kinds['promote'] - 1} released,"
             f" {kinds.get('rollback', 0)} rolled back.",
-            *(self._bad_release(bad) for bad in taken_back(self.events).itertuples()),
+            *(self._bad_release(bad) for _, bad in taken_back(self.events).groupby("since")),
             f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
             f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million"
             + "".join(map(self._other, others)) + "."]
 
     def _other(self, name: str) -> str:
         "What another future saved, beside the first in the same weeks."
-        other, first = self.of(name), self.of(self.metrics.run.iloc[0])
-        same = first.metrics[first.metrics.week.isin(other.metrics.week)]
-        return (f"; {name}, ${other.saved/1e6:.2f} million against"
-                f" ${replace(first, metrics=same).saved/1e6:.2f} million in the same weeks")
+        first, other = self.of(self.metrics.run.iloc[0]), self.of(name)
+        same = first.metrics.week[first.metrics.week.isin(other.metrics.week)]
+        mine, its = (replace(run, metrics=run.metrics[run.metrics.week.isin(same)]).saved
+                     for run in (first, other))
+        return (f"; {name}, ${its/1e6:.2f} million against ${mine/1e6:.2f} million in the same"
+                f" {len(same)} weeks")
 
-    def _bad_release(self, bad: Any) -> str:
-        "What a release did that was taken back, and what its weeks were like in other futures."
-        weeks = self.metrics[(self.metrics.week > bad.since - WEEK)
-                             & (self.metrics.week < bad.until)]
-        loss, mine = weeks.groupby("run").log_loss.mean(), weeks[weeks.run == bad.run]
-        flights = mine.on_trial.sum() if bad.on_trial else mine.flights.sum()
-        beside = "".join(f" ({other}: {value:.3f})" for other, value in loss.items()
-                         if other != bad.run)
-        return (f"{bad.run}: version {bad.version} {'tried' if bad.on_trial else 'live'} from"
-                f" {_day(bad.since)} to {_day(bad.until)} answered {flights:,} flights; log"
-                f" loss of what became mature in these weeks {loss[bad.run]:.3f}{beside}.")
+    def _bad_release(self, taken: pd.DataFrame) -> str:
+        "What a release did that was taken back, in one future or several, and what that cost."
+        since, until, told = taken.since.iloc[0], taken.until.max(), list[str]()
+        weeks = self.metrics[(self.metrics.week > since - WEEK) & (self.metrics.week < until)]
+        for bad in taken.itertuples():
+            mine = weeks[(weeks.run == bad.run) & (weeks.week < bad.until)]
+            flights = mine.on_trial.sum() if bad.on_trial else mine.flights.sum()
+            did, end = (("was tried, answered", "was stopped") if bad.on_trial else
+                        ("served everybody, answered", "was rolled back"))
+            told.append(f"{bad.run}: it {did} {flights:,} flights, and {end} on {_day(bad.until)}")
+        loss = weeks.groupby("run", sort=False).log_loss.mean()
+        return (f"Version {taken.version.iloc[0]} was released on {_day(since)}. "
+                + ". ".join(told) + ". Log loss of what became mature in these weeks: "
+                + ", ".join(f"{run} {value:.3f}" for run, value in loss.items()) + ".")
 
     def plot(self, *, width: float = 9., dark: bool = False) -> Any:
         """Draw the year.
@@ -763,7 +779,8 @@ def side_by_side(**runs: Run) -> Run:
     Raises
     ------
     ValueError
-        If there are fewer than two, or more than three, which nobody could tell apart.
+        If there are fewer than two, or more than three, which nobody could tell apart; or if they
+        have no week in common.
 
     Examples
     --------
@@ -784,5 +801,8 @@ def side_by_side(**runs: Run) -> Run:
             rows = getattr(mine, table)
             parts.setdefault(table, []).append(rows.assign(run=name) if len(rows) else rows)
     tables = {table: pd.concat(rows, ignore_index=True) for table, rows in parts.items()}
+    lived = tables["metrics"].groupby("week").run.nunique() if len(tables["metrics"]) else pd.Series()
+    if not (lived == len(runs)).any():
+        raise ValueError("runs: they have no week in common; give runs of the same part of a year")
     return replace(first, **tables, provenance={name: run.provenance.get("command", "")
                                                 for name, run in runs.items()})

@@ -488,8 +488,8 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
     Returns
     -------
     dict of str
-        The command, the versions, the seed, and the SHA-256 of the flights and of the lock where
-        there is one: in a checkout.
+        The command, the seed, the stated costs, the versions, and the SHA-256 of the flights and of
+        the lock where there is one: in a checkout.
 
     Examples
     --------
@@ -498,12 +498,12 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
     >>> made["command"]
     'mlscale run --until 2013-04-29 --bad-release none --seed 1'
     >>> list(made)
-    ['command', 'seed', 'mlscale', 'Python', 'requirements.lock', 'flights']
+    ['command', 'seed', 'costs', 'mlscale', 'Python', 'requirements.lock', 'flights']
     """
     import mlscale
     lock = Path(mlscale.__file__).resolve().parent.parent/"requirements.lock"
     release = "none" if bad_release is None else f"{bad_release:%Y-%m-%d}"
-    usual = asdict(Rules())
+    usual, desk = asdict(Rules()), OperationsDesk()
     yes_or_no = lambda value: ("no", "yes")[value] if isinstance(value, bool) else value
     policy = " ".join(shlex.quote(f"{name}={yes_or_no(value)}") for name, value
                       in asdict(rules).items() if value != usual[name])
@@ -511,7 +511,10 @@ def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
                        f"--seed {seed}" + (f" --policy {policy}" if policy else "")
                        + " --online"*online + " --parts"*parts
                        + (f" --faults {' '.join(faults)}" if faults else ""),
-            "seed": str(seed), "mlscale": mlscale.__version__,
+            "seed": str(seed),
+            "costs": f"an action ${desk.cost_action:,.0f}, a late arrival ${desk.cost_late:,.0f}; "
+                     f"acting spares {desk.effect:.0%} of the late arrivals",
+            "mlscale": mlscale.__version__,
             "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
             "requirements.lock": digest(lock) if lock.exists() else "none: not in a checkout",
             "flights": SOURCES["flights.csv.zip"]}
