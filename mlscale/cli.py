@@ -297,7 +297,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #d1f708fb
+# %% ../nbs/91_cli.ipynb #0ea09b1f
 def _wait(text: str, unit: str = "hours", low: float = 0) -> float:
     "How long to wait."
     try: wait = float(text)

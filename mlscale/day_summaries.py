@@ -169,7 +169,7 @@ def _shares(reference: Reference, j: int, seen: np.ndarray) -> list[tuple[str, s
     higher = [("share", "the higher value", [int(seen[1])])] if len(seen) == 2 else []
     return [*missing, *higher, ("share", "other values", other)]
 
-# %% ../nbs/07d_day_summaries.ipynb #1f199301
+# %% ../nbs/07d_day_summaries.ipynb #8f9eed30
 class _Column:
     "The numbers of one column: moments of its scores, shares of its rows."
     def __init__(self, reference: Reference, j: int) -> None:
@@ -189,7 +189,7 @@ class _Column:
                             for (kind, detail, _), f in zip(shares, flipped)]
 
     def of(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        "Values, the rows behind them, and the variance of one row."
+        "Values of some `counts`, the rows behind them, and the variance of one row."
         total = counts.sum(-1, keepdims=True)
         share = counts @ self.weights/np.maximum(total, 1)
         rows = np.broadcast_to(total, share.shape)

@@ -126,7 +126,7 @@ class _Losses:
         self._spoke = time.monotonic()
         _logger.error(what)
 
-# %% ../nbs/06c_log_writer.ipynb #06aa3825
+# %% ../nbs/06c_log_writer.ipynb #0dc1544a
 ON_LOOP = 200     # rows; more would hold an event loop for some milliseconds
 TOO_SLOW = .02    # seconds; where a commit held the loop for longer, the thread has the next second
 COMMITS = 1000    # after so many, pages are sorted into the file
@@ -139,7 +139,7 @@ class _OnLoop:
         self._slow_until, self._commits = 0., 0
 
     def put(self, rows: list[Prediction]) -> asyncio.Future:
-        "The word to wait for, on the loop that runs."
+        "Take `rows` for the end of this turn of the loop that runs; the word to wait for."
         loop = asyncio.get_running_loop()
         if loop not in self._coming:
             self._coming[loop] = []

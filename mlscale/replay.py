@@ -131,7 +131,7 @@ class Replay:
                 f"{self.count('release')} released, {self.count('stop', 'rollback')} taken back; "
                 f"log loss {self.log_loss:.4f}, ${self.saved:,.0f} saved)")
 
-# %% ../nbs/12f_replay.ipynb #bb7803b7
+# %% ../nbs/12f_replay.ipynb #59d9ba37
 class _Record:
     "Predictions, actions and outcomes; the flights in the order of their predictions."
 
@@ -150,12 +150,12 @@ class _Record:
         self.score, self.version = np.full(len(features), np.nan), np.zeros(len(features), int)
 
     def between(self, since: Any, until: Any) -> slice:
-        "The places of the flights that are predicted then."
+        "The places of the flights that are predicted from `since` on and before `until`."
         first, last = (np.datetime64(t.tz_convert(None), "us") for t in (since, until))
         return slice(*np.searchsorted(self.at, [first, last]))
 
     def serve(self, rows: slice, score: np.ndarray, version: np.ndarray) -> None:
-        "Answer, let the desk act, and write down what will come of it."
+        "Give `rows` a `score` by a `version`, let the desk act, and note what will come of it."
         plan = self.world.desk.decide(self.ids[rows], score)
         came = self.world.outcomes(self.ids[rows], plan.acted.to_numpy())
         self.score[rows], self.version[rows] = score, version
@@ -165,13 +165,13 @@ class _Record:
         self.weight[rows] = np.where(plan.acted, 0, alone) if self.left_alone else 1
 
     def known(self, now: pd.Timestamp, since: pd.Timestamp, until: pd.Timestamp) -> np.ndarray:
-        "The places of flights predicted then that may teach or judge now."
+        "The places of flights predicted from `since` to `until` that may teach or judge `now`."
         rows, moment = self.between(since, until), np.datetime64(now.tz_convert(None), "us")
         good = (self.known_at[rows] <= moment) & (self.weight[rows] > 0)
         good &= self.at[rows] <= moment - np.timedelta64(MATURE)
         return rows.start + np.flatnonzero(good)
 
-# %% ../nbs/12f_replay.ipynb #78c494fe
+# %% ../nbs/12f_replay.ipynb #5a395025
 Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]
 
 class _Loop:
@@ -191,11 +191,13 @@ class _Loop:
         self.monitor = PerformanceMonitor(np.concatenate(losses))
 
     def note(self, at: pd.Timestamp, kind: str, version: int, **evidence: Any) -> None:
+        "Write down a decision of a `kind` about a `version`, `at` a moment, on its `evidence`."
         self.decisions.append(Decision(at, kind, version, evidence))
 
     def train(self, now: pd.Timestamp, until: pd.Timestamp, X: pd.DataFrame) -> tuple:
-        """A new version with its scores of all flights as served and as the offline table has them,
-        and its scores on the table `X`."""
+        """A new version, trained on what is known `now` of the flights until `until`, with its
+        scores of all flights as served and as the offline table has them, and its scores on the
+        table `X`."""
         rows = self.record.known(now, LEARN_FROM, until)
         model = self.fit(X.iloc[rows], self.record.label[rows], self.record.weight[rows])
         self.versions, served = self.versions + 1, model(self.X)
@@ -203,7 +205,7 @@ class _Loop:
         return (self.versions, served, offline), offline if X is self.offline else model(X)
 
     def backtest(self, month: pd.Timestamp) -> list[float]:
-        "The weekly losses of four weeks, of a model trained on what was known before."
+        "The weekly losses of four weeks from `month` on, of a model trained on what came before."
         p = self.train(month, month, self.offline)[1]
         self.versions -= 1
         weeks = [month + k*WEEK for k in range(4)]

@@ -248,7 +248,7 @@ class _Impatient(_Protocol):
         self._metrics.slow.labels("answer").inc()
         self.transport.abort()
 
-# %% ../nbs/06j_server.ipynb #5a2af914
+# %% ../nbs/06j_server.ipynb #7412bb4d
 # a question that is answered already, as uvicorn looks at it: what follows of it is dropped
 _ANSWERED = SimpleNamespace(response_complete=True, message_event=asyncio.Event())
 
@@ -258,6 +258,7 @@ class _Doorkeeper(_Impatient):
     _refused: Any                                # counts the answers
 
     def on_headers_complete(self):
+        "Turn the question away if its door is closed, else let uvicorn go on with it."
         door, answer = self._doors.get(self.url, (None, b""))
         if door is None or door.announce(self.loop) or not self._may_answer():
             return super().on_headers_complete()

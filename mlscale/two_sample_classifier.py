@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from .arguments import check_names, data_frame, numeric_rows, whole
 from .drift_reference import checked_days
 
-# %% ../nbs/07g_two_sample_classifier.ipynb #4215c8de
+# %% ../nbs/07g_two_sample_classifier.ipynb #1136b871
 def _terms(rows: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
     "Ranks from -1 to 1, what is missing as a column of its own, and all products of two."
     columns, labels = [], []
@@ -52,7 +52,7 @@ class _Folds:
             self.halves.append((learn, np.linalg.solve(x.T @ x + ridge, x.T), terms[~learn]))
 
     def fit(self, is_now: np.ndarray) -> tuple[float, np.ndarray]:
-        "The AUC on days not learned from, the mean of both halves, and the mean weights."
+        "The AUC for rows that `is_now` marks, on days not learned from, and weights: both means."
         weights = [solve @ (is_now[learn] - is_now[learn].mean())
                    for learn, solve, _ in self.halves]
         found = [_auc(x @ w, is_now[~learn])
