@@ -6,7 +6,7 @@
 __all__ = ['REACTION', 'OLD', 'FRESH', 'RENAMED', 'SKEW', 'TOLERANCE', 'FULL', 'AWAY', 'BITS', 'Model', 'SHORT', 'FAULTS',
            'TRIABLE', 'Fault', 'try_fault', 'try_faults', 'fault_table', 'plot_faults']
 
-# %% ../nbs/12h_faults.ipynb #2f42e083
+# %% ../nbs/12h_faults.ipynb #531f21aa
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -513,7 +513,7 @@ def _disordered(stage: ForkedDays) -> FaultResult:
                     answers_differ=int((out != again).sum()),
                     outcomes_new_the_second_time=twice)
 
-# %% ../nbs/12h_faults.ipynb #2df5d55e
+# %% ../nbs/12h_faults.ipynb #a24b754b
 @dataclass(frozen=True)
 class Fault:
     """A fault that can be tried.
@@ -588,7 +588,7 @@ FAULTS: Mapping[str, Fault] = {
 TRIABLE = tuple(name for name in FAULTS   # from outside, only Linux takes the disk away
                 if name != "disk" or sys.platform == "linux")
 
-# %% ../nbs/12h_faults.ipynb #a1c57f92
+# %% ../nbs/12h_faults.ipynb #bb9088a8
 def try_fault(system: System, name: str, *, at: pd.Timestamp = START,
               folder: Path | str | None = None) -> FaultResult:
     """Let copies of a system live through a fault, with its protection and without it.

@@ -395,7 +395,7 @@ def compared(days: ForkedDays, good: pd.Series, bad: pd.Series, known: pd.Timest
         excess_loss(days, good), excess_loss(days, bad), excess_bill(days, good),
         excess_bill(days, bad), lost, with_, without, more)
 
-# %% ../nbs/12g_forked_days.ipynb #909205e8
+# %% ../nbs/12g_forked_days.ipynb #b8a9d1b2
 def told(url: str, path: str, method: str = "GET") -> dict:
     """What a server says of itself.
 
@@ -461,7 +461,7 @@ def killable_server(system: System, *,
     """
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
     program = ("import os, sys, threading; from mlscale.serving import serve; "
-               "end = lambda: (sys.stdin.read(), os._exit(1)); "   # with the process that started it
+               "end = lambda: (sys.stdin.read(), os._exit(1)); "   # with its parent
                "threading.Thread(target=end, daemon=True).start(); "
                "serve(sys.argv[1], model=sys.argv[2], log=sys.argv[3], mode=sys.argv[4], "
                "port=int(sys.argv[5]))")

@@ -12,7 +12,7 @@ __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', '
            'batch_scores', 'deploy', 'read_checkpoint', 'record', 'record_known_outcomes', 'request_predictions',
            'served_version', 'write_checkpoint', 'write_features', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #28ebd899
+# %% ../nbs/12_lifecycle.ipynb #8f096ed5
 import json
 import shutil
 import uuid
@@ -286,7 +286,7 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-# %% ../nbs/12_lifecycle.ipynb #d61ae1d3
+# %% ../nbs/12_lifecycle.ipynb #4b2ab39c
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
              spark: Any, progress: bool) -> list[System]:
     "The system after its weeks; with a bad release beside it those without it and without trial."
@@ -321,7 +321,7 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #b1ec4152
+# %% ../nbs/12_lifecycle.ipynb #b4771342
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,

@@ -7,7 +7,7 @@ __all__ = ['LEARN_FROM', 'RECENT', 'HOLDOUT', 'RETRAIN_EVERY', 'history', 'learn
            'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release', 'surely_worse',
            'judge_release', 'why_retrain']
 
-# %% ../nbs/12d_policy.ipynb #2c5ec065
+# %% ../nbs/12d_policy.ipynb #63b3c68e
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -355,7 +355,7 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #2227a27e
+# %% ../nbs/12d_policy.ipynb #03befa79
 def watch_day(system: System, day: pd.Timestamp) -> None:
     """Look at the features that were sent on a day and at the age of the newest outcome; raise an
     alert about what changed lately or stays away, and resolve it when that is over.
@@ -387,7 +387,7 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
         for finding in arrival_findings(system.log, day + DAY, oldest={"outcomes": "12h"}):
             record(system, finding)
 
-# %% ../nbs/12d_policy.ipynb #dfe39841
+# %% ../nbs/12d_policy.ipynb #b7e2cc1d
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 

@@ -422,7 +422,7 @@ def replay(world: World, features: pd.DataFrame, rules: Rules = Rules(), *, fit:
     return Replay(rules, weeks.drop(columns="version").assign(exposed=exposed),
                   tuple(loop.decisions))
 
-# %% ../nbs/12f_replay.ipynb #d14e69c5
+# %% ../nbs/12f_replay.ipynb #b59f4a7c
 TURNED_OFF: dict[str, dict] = {
     "everything on": {}, "no random share left alone": {"left_alone": False},
     "no gate": {"gate": False}, "no check after a release": {"check": "none"},

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_time', 'read_rules', 'run_arguments', 'beside_each_other']
 
-# %% ../nbs/91c_run_words.ipynb #2dbabb46
+# %% ../nbs/91c_run_words.ipynb #4c4f94a1
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -84,7 +84,7 @@ def read_rules(words: Sequence[str]) -> "Rules":
             raise ValueError(f"policy: {word!r}; {name} is {kind}") from None
     return Rules(**given)
 
-# %% ../nbs/91c_run_words.ipynb #14d3e297
+# %% ../nbs/91c_run_words.ipynb #030250cd
 def run_arguments(words: argparse.Namespace) -> dict[str, Any]:
     """What `mlscale.lifecycle.run` is given: what was typed; else what the run to go on with was
     begun with; else what is usual.
@@ -122,7 +122,7 @@ def run_arguments(words: argparse.Namespace) -> dict[str, Any]:
     if words.policy: given["rules"] = read_rules(words.policy)
     return given
 
-# %% ../nbs/91c_run_words.ipynb #bf31df80
+# %% ../nbs/91c_run_words.ipynb #e52305ea
 def beside_each_other(runs: Mapping[str, "Run"]) -> list[str]:
     """A line for each of several finished runs.
 

@@ -265,7 +265,7 @@ def _kind(event: Any) -> str:
     hurts = event.text.startswith(HARM) or pd.notna(event.version)
     return event.kind if event.kind != "alert" or hurts else "warning"
 
-# %% ../nbs/12e_story.ipynb #49b6b7b8
+# %% ../nbs/12e_story.ipynb #b3d37b0e
 def _blocks(events: pd.DataFrame) -> list[dict]:
     "The timeline: of each day what all futures share, then what each has for itself."
     names, bad, days = list(events.run.unique()), taken_back(events), list[dict]()
@@ -398,7 +398,7 @@ aria-label="every week in figures"><table>
 {% for cell in week.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}"""
 
-# %% ../nbs/12e_story.ipynb #a259fba1
+# %% ../nbs/12e_story.ipynb #aa6cf141
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -462,7 +462,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #66ef98db
+# %% ../nbs/12e_story.ipynb #80b18ad6
 def _provenance(run: "Run") -> dict[str, str]:
     "How a run was made, and a digest of what it decided, if it decided anything."
     return run.provenance | ({"decisions, SHA-256": run.digest} if run.decisions else {})
@@ -515,11 +515,12 @@ def page(run: "Run", *, book: str | None = None) -> str:
         title=run.title, style=_STYLE, summary=run.summary(), provenance=_provenance(run),
         kinds=_KINDS, columns=_COLUMNS, day=_day, book=_book() if book is None else book,
         days=_blocks(run.events), weeks=_weeks(run.metrics, bad),
-        faults=run.faults.rename(columns=_READ), parts=run.parts.rename(columns=_READ), said=_said, futures=run.metrics.run.nunique(),
+        faults=run.faults.rename(columns=_READ), parts=run.parts.rename(columns=_READ),
+        said=_said, futures=run.metrics.run.nunique(),
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #98822034
+# %% ../nbs/12e_story.ipynb #3ebdff75
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -630,10 +631,12 @@ class Run:
         return [
             f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks;"
             f" the desk acted on {m.acted.sum():,}.",
-            f"Challengers{where}: {kinds.get('retrain', 0)} trained, {kinds.get('refuse', 0)} refused by"
-            f" the gate, {kinds.get('stop', 0)} stopped on trial, {kinds['promote'] - 1} released,"
+            f"Challengers{where}: {kinds.get('retrain', 0)} trained,"
+            f" {kinds.get('refuse', 0)} refused by the gate,"
+            f" {kinds.get('stop', 0)} stopped on trial, {kinds['promote'] - 1} released,"
             f" {kinds.get('rollback', 0)} rolled back.",
-            *(self._bad_release(bad) for _, bad in taken_back(self.events).groupby("since")),
+            *(self._bad_release(bad)
+              for _, bad in taken_back(self.events).groupby(["since", "version"])),
             f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
             f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million"
             + "".join(map(self._other, others)) + "."]
@@ -762,7 +765,7 @@ def read_run(folder: Path | str) -> Run:
     return Run(Path(folder), **tables, threshold=state["threshold"],
                provenance=state["provenance"])
 
-# %% ../nbs/12e_story.ipynb #b16f92a6
+# %% ../nbs/12e_story.ipynb #a6d576f6
 def side_by_side(**runs: Run) -> Run:
     """Several runs as futures of one, for one figure and one page.
 
@@ -801,8 +804,7 @@ def side_by_side(**runs: Run) -> Run:
             rows = getattr(mine, table)
             parts.setdefault(table, []).append(rows.assign(run=name) if len(rows) else rows)
     tables = {table: pd.concat(rows, ignore_index=True) for table, rows in parts.items()}
-    lived = tables["metrics"].groupby("week").run.nunique() if len(tables["metrics"]) else pd.Series()
-    if not (lived == len(runs)).any():
+    if not (tables["metrics"].groupby("week").run.nunique() == len(runs)).any():
         raise ValueError("runs: they have no week in common; give runs of the same part of a year")
     return replace(first, **tables, provenance={name: run.provenance.get("command", "")
                                                 for name, run in runs.items()})

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12c_system.ipynb #237f91b5
+# %% ../nbs/12c_system.ipynb #d58f4859
 from .arguments import number, one_of, plain
 from .artifacts import read_pointer
 from .batch import batch_predict
 from .change_alarm import ChangeAlarm
-from .data import SOURCES
+from .data import SOURCES, OperationsDesk
 from .drift import DriftMonitor
 from .feature_store import quiet, repository
 from .features import FEATURES, SCHEDULE
@@ -474,7 +474,7 @@ def decisions_digest(decisions: list[dict]) -> str:
             for decision in decisions]
     return sha256(json.dumps(_rounded(bare), sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/12c_system.ipynb #ba72a512
+# %% ../nbs/12c_system.ipynb #ec546398
 def provenance(until: pd.Timestamp, bad_release: pd.Timestamp | None, seed: int,
                rules: Rules = Rules(), *, online: bool = False, faults: Sequence[str] = (),
                parts: bool = False) -> dict[str, str]:

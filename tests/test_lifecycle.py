@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import Request, urlopen
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ from matplotlib.text import Text
 from scipy import stats
 
 import mlscale
+from mlscale import lifecycle
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
 from mlscale.flight_features import SCHEDULE
@@ -74,6 +76,7 @@ from mlscale.lifecycle import (
 )
 from mlscale.monitoring import Finding, labelled, logged_predictions
 from mlscale.registry import GateRefused, Registry
+from mlscale.run_words import beside_each_other
 from mlscale.serving import Prediction, PredictionLog, serving_process
 from mlscale.storage import locked
 from mlscale.system import _link
@@ -307,6 +310,19 @@ def test_a_day_on_which_nobody_asked_is_not_said_to_be_well(system):
     assert system.change.silent == 1 and not system.alerts.open
 
 
+def test_outcomes_that_stay_away_are_an_alert_of_the_next_day_and_over_when_they_come(system, monkeypatch):
+    serve_week(system, START, share=.2)
+    for k in range(7): watch_day(system, START + k * DAY)
+    assert not [e for e in system.events if "outcomes" in e["text"]]
+    with monkeypatch.context() as m:
+        m.setitem(globals(), "record_known_outcomes", lambda *_: None)
+        serve_week(system, START + WEEK, share=.2)
+    watch_day(system, START + WEEK)
+    record_known_outcomes(system, START + 2 * WEEK)
+    watch_day(system, START + 8 * DAY)
+    assert [(e["kind"], e["at"]) for e in system.events if "age of outcomes" in e["text"]] == [("alert", START + 8 * DAY), ("resolved", START + 9 * DAY)]
+
+
 @pytest.mark.parametrize("rule, expected", [("never", ["", "", "", ""]), ("monthly", ["", "a new month", "", "a new month"]), ("eight weeks", ["", "", "", "eight weeks have passed"]),
                                             *((rule, ["", "", "the loss is too high", "eight weeks have passed"]) for rule in ("measured harm", "estimated harm"))])
 def test_when_a_challenger_is_trained_goes_by_the_rule(system, rule, expected):
@@ -467,6 +483,12 @@ def test_a_release_that_is_no_worse_is_promoted_after_its_trial_first_in_shadow_
 
 
 # ---- a future of its own, and a restart
+
+def test_a_week_is_told_under_the_version_that_answered_most_of_it(system):
+    rows = serve_week(system, START, version=7)
+    watch(system, START + WEEK, [10.])   # version 1 is live, as after a rollback at the week's end
+    assert len(rows) and system.weeks[-1]["version"] == 7 and served_version(system) == 1
+
 
 def test_two_futures_share_a_past_and_nothing_else(system, tmp_path):
     serve_week(system, START, share=.1)
@@ -689,18 +711,25 @@ def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
 def test_a_release_that_was_taken_back_is_the_disaster(told):
     (bad,) = taken_back(told.events).itertuples(index=False)
     assert bad == ("a", 2, START + WEEK, START + 2 * WEEK, False) and taken_back(told.of("b").events).empty
-    assert told.summary()[2] == "a: version 2 live from 8 Apr to 15 Apr answered 10 flights; log loss of what became mature in these weeks 0.900 (b: 0.400)."
+    assert told.summary()[2] == ("Version 2 was released on 8 Apr. a: it served everybody, answered 10 flights, and was rolled back on 15 Apr. "
+                                 "Log loss of what became mature in these weeks: a 0.900, b 0.400.")
 
 
 def test_a_release_that_was_stopped_on_trial_answered_its_share(told):
     events = told.events.replace({"kind": {"rollback": "stop"}})
     events.loc[events.text == "second", "kind"] = "trial"
     stopped = replace(told, events=events, metrics=told.metrics.assign(on_trial=[0, 3, 0, 0, 0, 0]))
-    assert [*taken_back(events).on_trial] == [True] and "version 2 tried from 8 Apr to 15 Apr answered 3 flights" in stopped.summary()[2]
+    assert [*taken_back(events).on_trial] == [True] and "a: it was tried, answered 3 flights, and was stopped on 15 Apr" in stopped.summary()[2]
     assert "1 stopped on trial, 0 released, 0 rolled back" in stopped.summary()[1] and "is on trial until\n15 Apr" in page(stopped)
 
 
 def test_two_runs_side_by_side_are_two_futures(told):
+    same = page(side_by_side(one=told, other=told))
+    assert same.count("The bad release: version 2") == 1, "of two runs with the same release it is said once, and not never"
+    short = replace(told, metrics=told.metrics[told.metrics.week == START])
+    assert "$0.00 million against $0.00 million in the same 1 weeks" in side_by_side(one=told, other=short).summary()[-1]
+    assert [line.startswith("one (the 1 weeks that all have)") for line in beside_each_other({"one": told, "other": short})] == [True, False]
+    with pytest.raises(ValueError, match="no week in common"): side_by_side(one=told, other=replace(told, metrics=told.metrics.assign(week=told.metrics.week + 9*WEEK)))
     both = side_by_side(one=told, other=told.of("b"))
     assert [*both.metrics.run.unique()] == ["one", "other"] and len(both.events) == 12 and len(both.gates) == 2
     assert "one" in page(both) and both.provenance == {"one": "mlscale run --seed <0>", "other": "mlscale run --seed <0>"}
@@ -800,6 +829,17 @@ def test_resume_of_a_run_that_died_while_its_first_checkpoint_was_made_launches_
     assert _begun(folder) == "launched" and not folder.exists()
     (folder / "checkpoints" / "0").mkdir(parents=True)
     assert _begun(folder) == "reopened"
+
+
+@pytest.mark.parametrize("check, others", [("none", 1), ("week", 1), ("canary", 2)])
+def test_an_untried_future_is_lived_only_where_releases_are_tried(check, others, monkeypatch):
+    lived = []
+    monkeypatch.setattr(lifecycle, "run_weeks", lambda *_, **__: None)
+    monkeypatch.setattr(lifecycle, "_left", lambda system, weeks: weeks)
+    monkeypatch.setattr(lifecycle, "_side_by_side", lambda system, weeks, bad, others, *_: lived.extend(others))
+    one = SimpleNamespace(rules=Rules(check=check), folder=Path("here"), rename=lambda name: None, fork=lambda folder, label: SimpleNamespace(label=label))
+    lifecycle._futures(one, pd.date_range(START, periods=4, freq=WEEK), START + 2 * WEEK, None, False)
+    assert len(lived) == others
 
 
 def test_two_futures_share_bundles_and_no_log_whatever_their_folders_are_called(tmp_path):

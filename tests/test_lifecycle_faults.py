@@ -1,7 +1,9 @@
 "A living system and its faults: each is noticed by what should notice it, its protection is worth what is claimed, and nothing is decided by luck."
 import json
 import math
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -132,6 +134,17 @@ def test_lifecycle_a_killed_server_answers_nothing_and_a_broken_one_says_so(syst
         process.wait()
         scores, said = day.ask(url, day.X.head(5))
         assert scores.isna().all() and said and told(url, "/health/ready") == {}
+    parent = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from types import SimpleNamespace; "
+                               "from mlscale.forked_days import killable_server\n"
+                               "with killable_server(SimpleNamespace(bundles=Path(sys.argv[1]), log=Path(sys.argv[2]))) as (url, process):\n"
+                               "    print(process.pid, flush=True)\n    time.sleep(600)", copy.bundles, copy.log], stdout=subprocess.PIPE, text=True)
+    server = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while subprocess.run(["ps", "-o", "stat=", "-p", str(server)], capture_output=True, text=True).stdout.strip()[:1] not in ("", "Z"):
+        assert time.monotonic() < deadline, "a server outlives the process that started it"
+        time.sleep(.05)
     copy.log.unlink()
     copy.log.write_text("no log")
     with pytest.raises(RuntimeError, match="did not answer"), killable_server(copy): pass
