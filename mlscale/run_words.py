@@ -122,7 +122,7 @@ def run_arguments(words: argparse.Namespace) -> dict[str, Any]:
     if words.policy: given["rules"] = read_rules(words.policy)
     return given
 
-# %% ../nbs/91c_run_words.ipynb #e52305ea
+# %% ../nbs/91c_run_words.ipynb #0819e8e1
 def beside_each_other(runs: Mapping[str, "Run"]) -> list[str]:
     """A line for each of several finished runs.
 
@@ -156,7 +156,7 @@ def beside_each_other(runs: Mapping[str, "Run"]) -> list[str]:
         if len(metrics) < len(first.metrics):
             name = f"{name} (the {len(metrics)} weeks that all have)"
         first, known = replace(first, metrics=metrics), metrics[metrics.log_loss.notna()]
-        loss = (known.log_loss*known.flights).sum()/known.flights.sum()
+        loss = (known.log_loss*known.flights).sum()/(known.flights.sum() or float("nan"))
         changed = " (of outcomes that the desk has changed, too)"*("left_alone=no" in command)
         lines.append(f"{name}: log loss {loss:.4f}{changed}, ${first.saved/1e6:.2f} million saved, "
                      f"{len(first.decisions)} decisions, {first.digest[:12]}; {command}")

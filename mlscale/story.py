@@ -520,7 +520,7 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #3ebdff75
+# %% ../nbs/12e_story.ipynb #6625fdc9
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -659,7 +659,8 @@ class Run:
             flights = mine.on_trial.sum() if bad.on_trial else mine.flights.sum()
             did, end = (("was tried, answered", "was stopped") if bad.on_trial else
                         ("served everybody, answered", "was rolled back"))
-            told.append(f"{bad.run}: it {did} {flights:,} flights, and {end} on {_day(bad.until)}")
+            told.append(f'In "{bad.run}" it {did} {flights:,} flights, and {end} on '
+                        f"{_day(bad.until)}")
         loss = weeks.groupby("run", sort=False).log_loss.mean()
         return (f"Version {taken.version.iloc[0]} was released on {_day(since)}. "
                 + ". ".join(told) + ". Log loss of what became mature in these weeks: "

@@ -711,7 +711,7 @@ def test_what_is_common_is_written_once_and_the_rest_says_whose_it_is(told):
 def test_a_release_that_was_taken_back_is_the_disaster(told):
     (bad,) = taken_back(told.events).itertuples(index=False)
     assert bad == ("a", 2, START + WEEK, START + 2 * WEEK, False) and taken_back(told.of("b").events).empty
-    assert told.summary()[2] == ("Version 2 was released on 8 Apr. a: it served everybody, answered 10 flights, and was rolled back on 15 Apr. "
+    assert told.summary()[2] == ('Version 2 was released on 8 Apr. In "a" it served everybody, answered 10 flights, and was rolled back on 15 Apr. '
                                  "Log loss of what became mature in these weeks: a 0.900, b 0.400.")
 
 
@@ -719,7 +719,7 @@ def test_a_release_that_was_stopped_on_trial_answered_its_share(told):
     events = told.events.replace({"kind": {"rollback": "stop"}})
     events.loc[events.text == "second", "kind"] = "trial"
     stopped = replace(told, events=events, metrics=told.metrics.assign(on_trial=[0, 3, 0, 0, 0, 0]))
-    assert [*taken_back(events).on_trial] == [True] and "a: it was tried, answered 3 flights, and was stopped on 15 Apr" in stopped.summary()[2]
+    assert [*taken_back(events).on_trial] == [True] and 'In "a" it was tried, answered 3 flights, and was stopped on 15 Apr' in stopped.summary()[2]
     assert "1 stopped on trial, 0 released, 0 rolled back" in stopped.summary()[1] and "is on trial until\n15 Apr" in page(stopped)
 
 
