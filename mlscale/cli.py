@@ -207,12 +207,13 @@ def _judge(words: argparse.Namespace, at: Any, log: str) -> None:
         name = f"{model} version {version}" if several else f"version {version}"
         print(f"{name}: {_judged(y, p, weights)}")
 
-# %% ../nbs/91_cli.ipynb #a9001872
+# %% ../nbs/91_cli.ipynb #ef93b870
 class _Look(NamedTuple):
-    "What a look at the log leaves for the next one: what had arrived, the watch, what it said."
+    "What a look leaves for the next one: arrivals, the watch, what it said, whether it went well."
     arrived: dict
     drift: Any
     told: list
+    well: bool = True
 
 def _watch(words: argparse.Namespace, log: str) -> Any:
     "The watch over what is asked and answered, unless nobody wants it."
@@ -222,7 +223,25 @@ def _watch(words: argparse.Namespace, log: str) -> Any:
     return LogDrift(log, since=since, reference_days=words.reference_days,
                     false_alarms_per_year=words.false_alarms)
 
-# %% ../nbs/91_cli.ipynb #6e22e4a7
+# %% ../nbs/91_cli.ipynb #8904e72f
+def _changes(drift: Any, at: Any, alerts: Any) -> bool:
+    "Bring the watch up to a moment. A failure of it is said, and hides nothing else."
+    try:
+        for finding in drift.update(at) if drift else ():
+            if alerts is not None: alerts.update(finding)
+    except Exception as e:
+        print(f"mlscale monitor: changes could not be judged: {_one_line(e)}", file=sys.stderr,
+              flush=True)
+        return False
+    return True
+
+def _one_line(error: Exception) -> str:
+    "What an error says; of one that nobody foresaw also its kind."
+    said = " ".join(str(error).split())
+    if isinstance(error, (ValueError, OSError, RuntimeError)) and said: return said
+    return f"{type(error).__name__}: {said}"
+
+# %% ../nbs/91_cli.ipynb #ec9f154c
 def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, before: Any) -> Any:
     "One look at a log, and what the next one must know to tell what is new."
     import pandas as pd
@@ -231,39 +250,58 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     ever = at - pd.Timestamp(0, tz="UTC")
     arrived = {what: n for what, (_, n) in arrivals(log, at, window=ever).items()}
     drift = before.drift if before else _watch(words, log)
-    for finding in drift.update(at) if drift else ():
-        if alerts is not None: alerts.update(finding)
-    now = _Look(arrived, drift, drift.told(at) if drift else [])
+    well = _changes(drift, at, alerts)
+    now = _Look(arrived, drift, drift.told(at) if drift else [], well)
     grown = before is None or now.arrived != before.arrived
     news = now.told if before is None or now.told != before.told else []
     if words.follow and (grown or news): print(f"{at:%Y-%m-%d %H:%M:%S} UTC", flush=True)
     if grown: _judge(words, at, log)
     for line in news: print(line)
     if words.report or metrics:
-        report = duty_report(log, at, wait=pd.Timedelta(hours=words.wait), drift=drift)
+        report = duty_report(log, at, wait=pd.Timedelta(hours=words.wait), drift=drift,
+                             oldest=_oldest(words))
     if words.report: report.write(words.report)
     if metrics:
-        for finding in report.findings: alerts.update(finding, severity="critical")
+        for finding in report.findings: alerts.update(finding)
         findings = [*report.findings, *(drift.findings if drift else ())]
         metrics.round_done(alerts, findings, at=at, seen=report.arrivals)
+        if not well: metrics.round_failed()
     sys.stdout.flush()
     return now
 
-# %% ../nbs/91_cli.ipynb #b59adcee
+# %% ../nbs/91_cli.ipynb #0b745a9c
 def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
     "Look again and again, until somebody presses Ctrl-C."
     from mlscale.monitoring import Alerts
     before, alerts = None, Alerts()
     try:
         while True:
-            try: before = _round(words, log, metrics, alerts, before)
-            except (ValueError, OSError, RuntimeError) as e:
-                print(f"mlscale monitor: this round failed: {e}", file=sys.stderr, flush=True)
+            try:   # the watch outlives a round that fails: what it told the alerts is told once
+                before = before or _Look({}, _watch(words, log), [])
+                before = _round(words, log, metrics, alerts, before)
+            except Exception as e:
+                print(f"mlscale monitor: this round failed: {_one_line(e)}", file=sys.stderr,
+                      flush=True)
                 if metrics: metrics.round_failed()
             time.sleep(words.every)
     except KeyboardInterrupt: return 0
 
-# %% ../nbs/91_cli.ipynb #6e096f0c
+# %% ../nbs/91_cli.ipynb #0b55c035
+def _age(text: str) -> Any:
+    "How old the newest may be."
+    import pandas as pd
+    try: age = pd.Timedelta(text)
+    except ValueError: age = pd.NaT
+    if not text.replace(".", "", 1).isdigit() and age > pd.Timedelta(0): return age
+    raise argparse.ArgumentTypeError(f"{text!r} is no age: a time above 0 with its unit, such as "
+                                     "2h or 90min")
+
+def _oldest(words: argparse.Namespace) -> dict:
+    "What was said of how old the newest may be."
+    said = {"predictions": words.oldest_predictions, "outcomes": words.oldest_outcomes}
+    return {what: age for what, age in said.items() if age is not None}
+
+# %% ../nbs/91_cli.ipynb #8be4238c
 def _monitor(words: argparse.Namespace) -> int:
     with needs("serve"): from mlscale.monitoring import MonitorMetrics
     log, metrics = _log(words.log), None
@@ -275,8 +313,7 @@ def _monitor(words: argparse.Namespace) -> int:
         metrics = MonitorMetrics()
         print(f"numbers for Prometheus at {metrics.expose(words.metrics)}", file=sys.stderr)
     if words.follow: return _follow(words, log, metrics)
-    _round(words, log, None, None, None)
-    return 0
+    return 0 if _round(words, log, None, None, None).well else 1
 
 # %% ../nbs/91_cli.ipynb #5ea777a4
 def _rotate(words: argparse.Namespace) -> int:
@@ -441,7 +478,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("entity", metavar="ENTITY", help="what is forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #88227212
+# %% ../nbs/91_cli.ipynb #af4d3cf3
 def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)
     sub.add_argument("--at", metavar="DATE", default="now",
@@ -452,6 +489,10 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _words_of_changes(sub)
     sub.add_argument("--report", metavar="FILE", help="write a page of HTML for whoever is on duty "
                      "(default: none)")
+    for what in ("predictions", "outcomes"):
+        sub.add_argument(f"--oldest-{what}", metavar="AGE", type=_age, help="how old the newest of "
+                         "them may be, such as 2h; older is critical (default: 1.5 times the "
+                         "longest gap of the last two weeks, at least 1h; older is a warning)")
     sub.add_argument("--follow", action="store_true", help="look again whenever the log has grown, "
                      "until Ctrl-C (default: once)")
     sub.add_argument("--every", metavar="SECONDS", type=lambda text: _wait(text, "seconds", .1),

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['DutyReport', 'duty_report']
 
-# %% ../nbs/08j_duty_report.ipynb #4d71b09f
+# %% ../nbs/08j_duty_report.ipynb #b2fbd1dc
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
+from scipy import stats
 from .arguments import whole
 from .data import MATURE
 from .drift_monitor import Finding, utc_moment
@@ -23,20 +24,31 @@ from .prediction_log import Log, existing_log
 from .storage import replacing, without_password
 from .watchdog import arrivals
 
-# %% ../nbs/08j_duty_report.ipynb #48764e07
+# %% ../nbs/08j_duty_report.ipynb #37809bf4
+_LEAST_DAYS = 3   # fewer do not say how much days differ
+
+def _over_days(day: pd.Series, apart: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+    "The mean difference over what luck allows, with the days as witnesses, and what may be."
+    sums = pd.DataFrame({"a": apart, "n": weight}).groupby(day.to_numpy()).sum()
+    d, a, n = len(sums), sums.a.to_numpy(), sums.n.to_numpy()
+    if d < _LEAST_DAYS: return {"days": d, "t": np.nan, "allowed": np.nan}
+    luck = np.sqrt(d/(d - 1)*((a - a.sum()/n.sum()*n)**2).sum())
+    t = a.sum()/luck if luck else np.copysign(np.inf, a.sum()) if a.sum() else np.nan
+    return {"days": d, "t": t, "allowed": float(stats.t.isf(stats.norm.sf(4), d - 1))}
+
 def _judged(rows: pd.DataFrame) -> dict[str, float]:
     "What was expected of mature rows, what happened, and how far that is apart."
     y, p, w = (rows[c].to_numpy(float) for c in ("label", "prediction", "weight"))
-    if not len(y): return {"judged": 0, "expected": np.nan, "happened": np.nan, "loss": np.nan,
-                           "z": np.nan}
-    out = {"judged": len(y), "expected": np.average(p, weights=w),
-           "happened": np.average(y, weights=w)}
+    out = {"judged": len(y), "expected": np.nan, "happened": np.nan, "difference": np.nan,
+           "loss": np.nan, "days": 0, "t": np.nan, "allowed": np.nan}
+    if not len(y): return out
+    expected, happened = np.average(p, weights=w), np.average(y, weights=w)
+    out |= {"expected": expected, "happened": happened, "difference": happened - expected}
     if not np.isin(y, (0, 1)).all() or not ((p >= 0) & (p <= 1)).all():   # numbers
-        return out | {"loss": np.average(np.abs(y - p), weights=w), "z": np.nan}
+        return out | {"loss": np.average(np.abs(y - p), weights=w), "days": rows.day.nunique()}
     given = np.clip(np.where(y == 1, p, 1 - p), 1e-15, 1)
-    apart, luck = (w*(y - p)).sum(), np.sqrt((w**2*p*(1 - p)).sum())
     return out | {"loss": np.average(-np.log(given), weights=w),
-                  "z": apart/luck if luck else np.copysign(np.inf, apart) if apart else np.nan}
+                  **_over_days(rows.day, w*(y - p), w)}
 
 def _by(rows: pd.DataFrame, mature: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     "How many predictions there are in each group, and what is judged of them."
@@ -45,7 +57,9 @@ def _by(rows: pd.DataFrame, mature: pd.DataFrame, keys: Sequence[str]) -> pd.Dat
                           **_judged(found.get(key, mature[:0]))}
                          for key, some in rows.groupby(list(keys), dropna=False)])
 
-# %% ../nbs/08j_duty_report.ipynb #56d4fbe2
+# %% ../nbs/08j_duty_report.ipynb #955b43a8
+_AN_HOUR = (3600., "warning")
+
 @dataclass(frozen=True, repr=False)
 class DutyReport:
     """What a person on duty wants to know first.
@@ -60,16 +74,21 @@ class DutyReport:
         As from `mlscale.watchdog.arrivals`.
     versions : DataFrame
         One row a model and version: `predictions`, `judged` (mature, known, not acted on),
-        `expected` and `happened` (means, weighted), `loss` (log loss; of numbers the mean absolute
-        error), `z` (NaN for numbers).
+        `expected` and `happened` (means, weighted) and their `difference`, `loss` (log loss; of
+        numbers the mean absolute error), `days` that are judged, `t` (the mean difference over what
+        luck allows, with the days as witnesses) and what is `allowed` for it; NaN for numbers and
+        with fewer than three days.
     days : DataFrame
-        The same, one row a day, the newest first.
+        One row a day, the newest first, with the same but the last three.
     watched : tuple of str
         How changes of what is asked are watched, a line a model; empty if nobody asked for it.
     changes : tuple of Episode
         What rings, and what ended within these days.
     columns : DataFrame, optional
         How near each column is to ringing, as from `LogDrift.columns`.
+    oldest : mapping
+        For "predictions" and "outcomes" how old the newest may be, in seconds, and how bad it is if
+        it is older.
 
     Examples
     --------
@@ -89,6 +108,7 @@ class DutyReport:
     watched: tuple[str, ...] = ()
     changes: tuple[Episode, ...] = ()
     columns: pd.DataFrame | None = None
+    oldest: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
     def first(self) -> list[str]:
@@ -96,21 +116,28 @@ class DutyReport:
         out = []
         for what, (age, _) in self.arrivals.items():
             if np.isinf(age): out.append(f"no {what[:-1]} is in the log")
-            elif age > 3600: out.append(f"no {what[:-1]} has arrived for {_ago(age)}")
+            elif age > self._allowed(what)[0]:
+                out.append(f"no {what[:-1]} has arrived for {_ago(age)}")
         for v in self.versions.itertuples():
-            if abs(v.z) > 4:
+            if abs(v.t) > v.allowed:
                 out.append(f"{v.model} version {v.version} is off: {v.happened:.3f} happened where "
-                           f"{v.expected:.3f} was expected ({v.z:+.1f} standard deviations)")
+                           f"{v.expected:.3f} was expected (t {v.t:+.1f} over {v.days} days, "
+                           f"allowed {v.allowed:.1f})")
         return out + [f"{e.model}: {e}" for e in self.changes if not e.ended]
 
     @property
     def findings(self) -> list[Finding]:
         "The same as numbers, for a register of alerts."
-        aged = [Finding(f"age of {what}", age/60, 60., "min", self.at, age > 3600)
-                for what, (age, _) in self.arrivals.items()]
-        return aged + [Finding(f"{v.model} version {v.version}", abs(v.z), 4.,
-                               "standard deviations", self.at, abs(v.z) > 4)
-                       for v in self.versions.itertuples() if not np.isnan(v.z)]
+        out = []
+        for what, (age, _) in self.arrivals.items():
+            allowed, severity = self._allowed(what)
+            out.append(Finding(f"age of {what}", age/60, allowed/60, "min", self.at, age > allowed,
+                               severity=severity))
+        return out + [Finding(f"{v.model} version {v.version}", abs(v.t), v.allowed, "t", self.at,
+                              abs(v.t) > v.allowed, f"{v.days} days", severity="critical")
+                      for v in self.versions.itertuples() if not np.isnan(v.t)]
+
+    def _allowed(self, what: str) -> tuple[float, str]: return self.oldest.get(what, _AN_HOUR)
 
     def __repr__(self) -> str:
         return (f"DutyReport({self.name}, {self.at:%Y-%m-%d %H:%M} UTC; "
@@ -142,9 +169,10 @@ class DutyReport:
         with replacing(path) as new: new.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/08j_duty_report.ipynb #b7f88030
+# %% ../nbs/08j_duty_report.ipynb #732d3b7e
 def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
-                drift: LogDrift | None = None) -> DutyReport:
+                drift: LogDrift | None = None,
+                oldest: Mapping[str, Any] | None = None) -> DutyReport:
     """Look at a log as a person on duty would.
 
     Parameters
@@ -159,6 +187,10 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
         How many days are told of, 1 or above.
     drift : LogDrift, optional
         A watch over the changes in this log, told of as it was last updated.
+    oldest : mapping of str to Timedelta, optional
+        For "predictions", "outcomes" or both: how old the newest may be; older is critical. Default
+        for each: 1.5 times the longest gap between two that arrived within these days, at least
+        an hour; older is a warning.
 
     Returns
     -------
@@ -183,9 +215,28 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
     mature = seen[(seen["at"] <= moment - pd.Timedelta(wait)) & (seen.weight > 0)]
     name = without_password(getattr(book, "where", book))
     by_day = _by(rows, mature, ["day"])
-    told = () if drift is None else _told_of(drift, str(since.date()))
+    watched, changes, columns = (), (), None
+    if drift is not None: watched, changes, columns = _told_of(drift, str(since.date()))
+    came = {"predictions": rows["at"], "outcomes": seen.known_at}
     return DutyReport(Path(name).name, moment, arrivals(book, moment),
-                      _by(rows, mature, ["model", "version"]), by_day[::-1], *told)
+                      _by(rows, mature, ["model", "version"]),
+                      by_day[::-1].drop(columns=["days", "t", "allowed"], errors="ignore"),
+                      watched, changes, columns, _oldest(came, oldest or {}))
+
+def _oldest(came: dict[str, pd.Series], given: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+    "How old the newest of each may be, in seconds, and how bad it is if it is older."
+    if unknown := {*given} - {*came}:
+        raise ValueError(f"oldest: {min(unknown)!r} is not known; known are {', '.join(came)}")
+    out = {}
+    for what, times in came.items():
+        if what in given:
+            out[what] = pd.Timedelta(given[what]).total_seconds(), "critical"
+            if not out[what][0] > 0:
+                raise ValueError(f"oldest: {given[what]!r} for {what}; a time above 0, such as 2h")
+            continue
+        gaps = pd.to_datetime(times, utc=True).sort_values().diff().dropna().dt.total_seconds()
+        out[what] = max(_AN_HOUR[0], 1.5*gaps.max() if len(gaps) else 0.), _AN_HOUR[1]
+    return out
 
 def _told_of(drift: LogDrift, since: str) -> tuple:
     "How models are watched, what rings or ended from a day on, and the columns."
@@ -221,18 +272,24 @@ def _ago(seconds: float) -> str:
 
 def _number(x: float, form: str = ".3f") -> str: return "" if np.isnan(x) else format(x, form)
 
-# %% ../nbs/08j_duty_report.ipynb #daa7e9c7
-def _table(frame: pd.DataFrame, names: Sequence[str], label: Any, most: float) -> str:
+# %% ../nbs/08j_duty_report.ipynb #342cc8d6
+def _table(frame: pd.DataFrame, names: Sequence[str], label: Callable, near: Callable) -> str:
     "Rows of what is judged; a bar for the number of predictions."
+    most = max(frame.predictions.max() if len(frame) else 0, 1)
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = "".join(
-        f"<tr><td>{escape(label(r))}</td>"
-        f'<td{" class=bad" if abs(r.z) > 4 else ""}>{_number(r.z, "+.1f")}</td>'
+        f"<tr><td>{escape(label(r))}</td>{near(r)}"
         f"<td>{_number(r.expected)}</td><td>{_number(r.happened)}</td><td>{r.predictions:,}"
-        f'<span class="bar" style="width:{100*r.predictions/max(most, 1):.0f}%"></span></td>'
+        f'<span class="bar" style="width:{100*r.predictions/most:.0f}%"></span></td>'
         f"<td>{r.judged:,}</td><td>{_number(r.loss)}</td></tr>" for r in frame.itertuples())
     return (f'<div class="scroll" tabindex="0" role="region" aria-label="{names[0]}"><table>'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
+
+def _near(v: Any) -> str:
+    "How near a version is to ringing, or why that is not judged."
+    if 0 < v.days < _LEAST_DAYS: return f"<td>only {v.days} d</td>"
+    if np.isnan(v.t): return "<td></td>"
+    return f"<td{' class=bad' if abs(v.t) > v.allowed else ''}>{v.t:+.1f} of {v.allowed:.1f}</td>"
 
 def _changed(report: DutyReport) -> str:
     "What was asked of late that was not asked before, and which columns are near it."
@@ -253,14 +310,14 @@ def _changed(report: DutyReport) -> str:
     return f"<h2>What changed</h2><ul>{said}</ul>{how}{table}" if said else (
         f"<h2>What changed</h2><p>Nothing that rings.</p>{how}{table}")
 
-# %% ../nbs/08j_duty_report.ipynb #ee035f69
+# %% ../nbs/08j_duty_report.ipynb #2dcd6a33
 def _page(report: DutyReport) -> str:
     "The whole page."
-    names = ["z", "expected", "happened", "predictions", "judged", "loss"]
+    names = ["expected", "happened", "predictions", "judged", "loss"]
     tile = lambda text, value: f"<div>{text}<b>{value}</b></div>"
     (age, n), (label_age, labels) = report.arrivals["predictions"], report.arrivals["outcomes"]
     first = "".join(f'<li class="bad">{escape(x)}</li>' for x in report.first)
-    most = lambda frame: frame.predictions.max() if len(frame) else 0
+    apart = lambda r: f'<td>{_number(r.difference, "+.3f")}</td>'
     title = f"On duty: {escape(report.name)}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -269,15 +326,16 @@ def _page(report: DutyReport) -> str:
 {f"<ul>{first}</ul>" if first else "<p>Nothing stands out.</p>"}
 <div class="tiles">{tile("newest prediction", _ago(age))}{tile("predictions, last hour", f"{n:,}")}
 {tile("newest outcome", _ago(label_age))}{tile("outcomes, last hour", f"{labels:,}")}</div>
-<h2>Versions</h2>{_table(report.versions, ["version", *names],
-                         lambda r: f"{r.model} {r.version}", most(report.versions))}
+<h2>Versions</h2>{_table(report.versions, ["version", "t of allowed", *names],
+                         lambda r: f"{r.model} {r.version}", _near)}
 {_changed(report)}
-<h2>Days</h2>{_table(report.days, ["day", *names], lambda r: f"{r.day:%a %d %b}",
-                     most(report.days))}
+<h2>Days</h2>{_table(report.days, ["day", "difference", *names],
+                     lambda r: f"{r.day:%a %d %b}", apart)}
 <p class="soft">Judged is what is old enough, known, and was left alone; expected is the mean score
-of these, happened the mean outcome, z their difference over what luck allows if outcomes are
-independent (above 4: look), loss the mean log loss, of numbers the mean absolute error. Of allowed
-is how near a column's nearest number is to ringing (above 1), distance how far its last seven days
-are from the first ones (0 to 1), which is a state and calls nobody.</p>
+of these, happened the mean outcome, difference happened less expected, t the mean difference over
+what luck allows, seen from how much the days differ (fewer than three days: not judged), loss the
+mean log loss, of numbers the mean absolute error. In the table of columns, of allowed is how near a
+column's nearest number is to ringing (above 1), distance how far its last seven days are from the
+first ones (0 to 1), which is a state and calls nobody.</p>
 </main></body></html>
 """

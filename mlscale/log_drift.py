@@ -56,7 +56,7 @@ class Episode:
     def __str__(self) -> str:
         return f"{self.change}; {self.how} since {self.ended}" if self.ended else str(self.change)
 
-# %% ../nbs/08f_log_drift.ipynb #c4d9c456
+# %% ../nbs/08f_log_drift.ipynb #93521056
 class _ModelDrift:
     "The changes in the rows of one model."
     def __init__(self, model: str, settings: dict) -> None:
@@ -66,12 +66,13 @@ class _ModelDrift:
         self.episodes: list[Episode] = []
         self.quiet: dict[int, tuple[int, int]] = {}   # episodes to be told apart: place, days left
         self.week: list[np.ndarray] = []           # the counts of the last days
+        self.failed = 0                            # days that could not be counted
 
     def end_day(self, day: str, rows: pd.DataFrame) -> None:
         "Take the rows of a day that has ended."
         if self.alarm is None:
             if len(rows): self.first[day] = rows
-            if len(self.first) == self.settings["reference_days"]: self._begin()
+            if len(_full(self.first)) >= self.settings["reference_days"]: self._begin()
             return
         alarm, before = self.alarm, dict(self.alarm.firing)
         if len(rows): alarm.update(rows.reindex(columns=[*alarm.reference.columns]))
@@ -102,14 +103,24 @@ class _ModelDrift:
 
     def _begin(self) -> None:
         "Make the reference of the first days; columns that hold nothing are not this model's."
-        table = pd.concat(self.first.values()).dropna(axis=1, how="all")
-        days = np.repeat([*self.first], [len(rows) for rows in self.first.values()])
-        self.alarm = ChangeAlarm(Reference.fit(table, days=days),
-                                 false_alarms_per_year=self.settings["false_alarms_per_year"],
-                                 recent_days=self.settings["recent_days"])
+        first, settings = _full(self.first), self.settings
+        self.first.pop(min(self.first))   # if they make none, the next try is without the oldest
+        sizes = [len(rows) for rows in first.values()]
+        table = pd.concat(first.values()).dropna(axis=1, how="all")
+        usual = sum(sizes)//(3*len(sizes))
+        self.alarm = ChangeAlarm(Reference.fit(table, days=np.repeat([*first], sizes)),
+                                 false_alarms_per_year=settings["false_alarms_per_year"],
+                                 recent_days=settings["recent_days"],
+                                 min_rows=max(1, min(usual, *sizes)))
         self.first = {}
 
-# %% ../nbs/08f_log_drift.ipynb #563e6c71
+def _full(days: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    "Those with at least a third of the usual rows: a day cut short says nothing of what is normal."
+    if not days: return {}
+    least = np.median([len(rows) for rows in days.values()])/3
+    return {day: rows for day, rows in days.items() if len(rows) >= least}
+
+# %% ../nbs/08f_log_drift.ipynb #5093c406
 def _findings(drift: _ModelDrift, end: pd.Timestamp) -> list[Finding]:
     "What the day that ended then says: whether enough came, and whether that has changed."
     alarm = drift.alarm
@@ -121,15 +132,24 @@ def _findings(drift: _ModelDrift, end: pd.Timestamp) -> list[Finding]:
     said = alarm.finding(end, name=f"changes of {drift.model}")
     return [silent, replace(said, severity="critical")]
 
+def _failed(drift: _ModelDrift, day: str, end: pd.Timestamp, error: Exception) -> Finding:
+    "A day whose rows could not be counted: that is a change, too, and the days after it go on."
+    drift.failed += 1
+    said = " ".join(str(error).split())
+    return Finding(f"changes of {drift.model}", np.inf, 1., "of what is allowed", end, True,
+                   f"{day} could not be counted: {type(error).__name__}: {said}",
+                   severity="critical")
+
 def _how(drift: _ModelDrift) -> str:
     "How a model is watched, and with which promise, in a line."
     alarm, s = drift.alarm, drift.settings
+    lost = f", {drift.failed} that could not be counted" if drift.failed else ""
     if alarm is None:
-        return (f"{drift.model}: not watched yet, {len(drift.first)} of the {s['reference_days']} "
-                "days that say what is normal; a promise needs 30 or more")
+        return (f"{drift.model}: not watched yet{lost}, {len(_full(drift.first))} of the "
+                f"{s['reference_days']} days that say what is normal; a promise needs 30 or more")
     past = (f"the {s['recent_days']} days before" if s["recent_days"]
             else f"the first {s['reference_days']} days")
-    return (f"{drift.model}: {alarm.judged} days judged, {alarm.skipped} with too few rows; "
+    return (f"{drift.model}: {alarm.judged} days judged, {alarm.skipped} with too few rows{lost}; "
             f"at most {s['false_alarms_per_year']:g} false alarms a year, against {past}")
 
 def _columns(drift: _ModelDrift) -> pd.DataFrame:
@@ -140,7 +160,7 @@ def _columns(drift: _ModelDrift) -> pd.DataFrame:
     near = drift.alarm.report().assign(distance=pd.Series(far, reference.columns))
     return near.assign(model=drift.model).set_index("model", append=True).swaplevel()
 
-# %% ../nbs/08f_log_drift.ipynb #ab37b113
+# %% ../nbs/08f_log_drift.ipynb #9d087ec3
 class LogDrift:
     """Watches a prediction log for changes of what is asked and answered, day by day (UTC).
 
@@ -152,8 +172,9 @@ class LogDrift:
         Where to begin, such as the day of a new version; with a time zone. Default: where the log
         begins.
     reference_days : int
-        How many days, 30 or more, say what is normal before the first one is judged. With 38 or
-        more the days just before are compared with, eight fewer; else always the first ones.
+        How many days, 30 or more, say what is normal before the first one is judged; days with
+        less than a third of the usual rows do not count. With 38 or more the days just before are
+        compared with, eight fewer; else always the first ones.
     false_alarms_per_year : float
         For each model: the expected number of alarms a year if nothing changes is at most this.
 
@@ -203,12 +224,8 @@ class LogDrift:
         -------
         list of Finding
             Of each of these days and each model that is watched, in their order: "changes of NAME",
-            and "days without NAME".
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a column cannot be counted as it was in the reference.
+            and "days without NAME". A day that cannot be counted as the reference was,
+            since text stands where numbers stood, is an alarm of "changes of NAME", not judged.
         """
         out, end = [], utc_moment(at).floor("D")
         if self._next is None: self._next = _first_day(self.log)
@@ -267,7 +284,7 @@ class LogDrift:
         now = sum(not e.ended for e in self.episodes)
         return f"LogDrift({name}; {now} ringing; {'; '.join(self.lines) or 'no day has ended'})"
 
-# %% ../nbs/08f_log_drift.ipynb #de36ba7c
+# %% ../nbs/08f_log_drift.ipynb #4b8dde29
 def _first_day(log: Log) -> pd.Timestamp | None:
     "The day on which a log begins; of archived months the first of the month."
     with open_log(log) as book, book.transaction(write=False) as db:
@@ -289,10 +306,13 @@ def _end_day(log: "LogDrift", day: pd.Timestamp, rows: pd.DataFrame) -> list[Fin
     "Hand a day to each model, and only then go on to the next."
     asked = rows.drop(columns=["request_id", "at", "entity", "version", "alias", "action"])
     of_model = {name: some.drop(columns="model") for name, some in asked.groupby("model")}
-    out, label = [], str(day.date())
+    out, label, end = [], str(day.date()), day + pd.Timedelta(days=1)
     for name in [*log._models, *(n for n in of_model if n not in log._models)]:
         drift = log._models.setdefault(name, _ModelDrift(name, log.settings))
-        drift.end_day(label, of_model.get(name, asked[:0].drop(columns="model")))
-        out += _findings(drift, day + pd.Timedelta(days=1))
-    log._next = day + pd.Timedelta(days=1)
+        try:
+            drift.end_day(label, of_model.get(name, asked[:0].drop(columns="model")))
+            out += _findings(drift, end)
+        except Exception as e:   # whatever it is: the other models and days are judged all the same
+            out.append(_failed(drift, label, end, e))
+    log._next = end
     return out

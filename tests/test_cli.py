@@ -258,7 +258,7 @@ def test_monitor_judges_by_version_what_is_mature_and_weighs_it(log, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("110 predictions") and said[1] == "left out: 10 made less than 36 hours before (--wait), 5 older ones on which somebody acted"
     seen = labelled(log, "2013-05-03T00:00:00Z")
-    assert said.pop().startswith("changes of late: not watched yet, 2 of the 60 days")
+    assert said.pop().startswith("changes of late: not watched yet, 1 of the 60 days")
     for version, rows, line in zip((1, 2), (45, 50), said[2:], strict=True):
         some = seen[(seen.version == version) & seen.mature & (seen.weight > 0)]
         assert len(some) == rows and line == f"version {version}: {evaluate(some.label.to_numpy(), some.prediction.to_numpy(), weights=some.weight.to_numpy())}"
@@ -404,8 +404,9 @@ def test_monitor_follows_a_log_that_grows_beats_and_ends_with_ctrl_c(log, tmp_pa
         told = [child.stdout.readline() for _ in range(2)]   # the prediction may be seen a round before its outcome
         while not told[-1].startswith("111 predictions"): told.append(child.stdout.readline())
         assert len(told) <= 7 and told[0].endswith("UTC\n") and "On duty: log.db" in page.read_text()
-        numbers = urlopen(url, timeout=30).read().decode()   # the log is of 2013, so nothing has arrived for years, and that is an alert
-        assert 'mlscale_monitor_open_alerts{severity="critical",state="firing"} 0.0' not in numbers and 'mlscale_monitor_finding{name="age of predictions"}' in numbers
+        numbers = urlopen(url, timeout=30).read().decode()   # the log is of 2013, so nothing has arrived for years, and that is a warning
+        assert 'mlscale_monitor_open_alerts{severity="warning",state="firing"} 2.0' in numbers
+        assert 'mlscale_monitor_open_alerts{severity="critical",state="firing"} 0.0' in numbers and 'mlscale_monitor_finding{name="age of predictions"}' in numbers
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     finally: child.kill()
@@ -459,6 +460,49 @@ def test_a_round_that_fails_is_said_and_counted_and_the_next_one_goes_on(log, mo
     words = parser().parse_args(["monitor", str(log), "--follow", "--every", ".1"])
     assert _follow(words, str(log), metrics) == 0 and "this round failed: the disk is gone" in capsys.readouterr().err
     assert b'mlscale_monitor_rounds_total{how="failed"} 1.0' in metrics.text()
+
+
+def test_the_watch_over_changes_may_fail_and_the_rest_is_judged(watched, tmp_path, capsys, monkeypatch):
+    def broken(self, at): raise TypeError("no such\ncolumn")
+    monkeypatch.setattr(LogDrift, "update", broken)
+    page, metrics, alerts = tmp_path / "page.html", MonitorMetrics(), Alerts()
+    assert main(["monitor", str(watched), "--at", "2013-07-20", "--report", str(page)]) == 1
+    out, err = capsys.readouterr()
+    assert err == "mlscale monitor: changes could not be judged: TypeError: no such column\n" and out.startswith("no outcome was known") and "On duty" in page.read_text()
+    words = parser().parse_args(["monitor", str(watched), "--at", "2013-07-20"])
+    look = _round(words, str(watched), metrics, alerts, None)
+    numbers = metrics.text().decode()
+    assert not look.well and 'rounds_total{how="failed"} 1.0' in numbers and 'rounds_total{how="done"} 1.0' in numbers and 'finding{name="age of predictions"}' in numbers
+
+
+def test_a_round_that_nobody_foresaw_is_said_in_one_line_and_its_watch_goes_on(watched, monkeypatch, capsys):
+    words = parser().parse_args(["monitor", str(watched), "--follow", "--every", ".1"])
+    judged, times = iter([TypeError("no\nnumber"), None]), iter(["2013-07-20", KeyboardInterrupt()])
+    def judge(*_):
+        if (what := next(judged)) is not None: raise what
+    def sleep(_):
+        if isinstance(what := next(times), KeyboardInterrupt): raise what
+    monkeypatch.setattr("mlscale.cli._judge", judge)
+    monkeypatch.setattr("mlscale.cli.time.sleep", sleep)
+    monkeypatch.setattr("mlscale.cli.read_time", lambda text: pd.Timestamp("2013-07-20", tz="UTC"))
+    metrics = MonitorMetrics()
+    assert _follow(words, str(watched), metrics) == 0
+    out, err = capsys.readouterr()
+    assert err == "mlscale monitor: this round failed: TypeError: no number\n" and "over since" in out and b'rounds_total{how="done"} 1.0' in metrics.text()
+
+
+def test_how_old_the_newest_may_be_is_taken_from_the_log_or_said(watched, capsys):
+    def alerts(*said):
+        words, found = parser().parse_args(["monitor", str(watched), "--follow", "--false-alarms", "0", *said]), Alerts()
+        words.at = "2013-07-20 04:00"   # the last of 40 rows comes at 19:30, the next one would at midnight
+        _round(words, str(watched), MonitorMetrics(), found, None)
+        return {a.name: a.severity for a in found.open}
+    assert alerts() == {"age of predictions": "warning", "age of outcomes": "warning"}
+    assert alerts("--oldest-predictions", "9h") == {"age of outcomes": "warning"}
+    assert alerts("--oldest-predictions", "90min", "--oldest-outcomes", "2d") == {"age of predictions": "critical", "age of outcomes": "critical"}
+    for wrong in ("2", "-1h", "0h", "soon", "NaT"):
+        with pytest.raises(SystemExit): main(["monitor", str(watched), f"--oldest-outcomes={wrong}"])
+        assert f"'{wrong}' is no age" in capsys.readouterr().err
 
 
 def test_a_password_is_not_printed(log, capsys, monkeypatch):

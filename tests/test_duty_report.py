@@ -5,6 +5,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mlscale.duty_report import duty_report
 from mlscale.outcomes import labelled, record_actions, record_outcomes
@@ -22,15 +23,16 @@ def write(path, at, scores, *, labels=None, model="late", version=1, start=0):
 
 def test_what_stands_out_comes_first(tmp_path):
     rng = np.random.default_rng(0)
-    p, at = rng.uniform(.1, .5, 2000), [NOW - pd.Timedelta("3d") - i * HOUR / 20 for i in range(2000)]
+    p, at = rng.uniform(.1, .5, 2000), [NOW - pd.Timedelta("3d") - i * HOUR / 9 for i in range(2000)]
     y = (rng.random(2000) < p).astype(float)
     log = write(tmp_path / "a.db", at, p, labels=y)
     report = duty_report(log, NOW)
-    assert len(report.first) == 2 and report.first[0] == "no prediction has arrived for 3 d" and report.first[1].startswith("no outcome") and abs(report.versions.z[0]) < 4
+    assert len(report.first) == 2 and report.first[0] == "no prediction has arrived for 3 d" and report.first[1].startswith("no outcome") and abs(report.versions.t[0]) < report.versions.allowed[0]
     write(log, at, np.maximum(p - .1, .01), labels=y, version=2, start=5000)
     write(log, [NOW - HOUR / 2], [.3], start=9000)
     off = duty_report(log, NOW)
-    assert [x[:20] for x in off.first] == ["no outcome has arriv", "late version 2 is of"] and off.versions.z[1] > 4 and repr(off).startswith("DutyReport(a.db, 2013-09-12 04:00 UTC; no outcome")
+    assert [x[:20] for x in off.first] == ["no outcome has arriv", "late version 2 is of"] and off.versions.t[1] > off.versions.allowed[1]
+    assert repr(off).startswith("DutyReport(a.db, 2013-09-12 04:00 UTC; no outcome")
 
 
 def test_only_the_mature_are_judged_with_their_weights_and_as_of_the_moment(tmp_path):
@@ -63,7 +65,7 @@ def test_the_counts_of_days_add_up_to_those_of_versions(tmp_path):
 def test_numbers_are_judged_as_numbers_and_nothing_is_no_error(tmp_path):
     log = write(tmp_path / "n.db", [NOW - 50 * HOUR] * 3, [10., 20., 30.], labels=[12., 18., 33.])
     [row] = duty_report(log, NOW).versions.to_dict("records")
-    assert row["loss"] == pytest.approx(7 / 3) and np.isnan(row["z"])
+    assert row["loss"] == pytest.approx(7 / 3) and np.isnan(row["t"])
     PredictionLog(tmp_path / "e.db").close()
     empty = duty_report(tmp_path / "e.db", NOW)
     assert empty.first == ["no prediction is in the log", "no outcome is in the log"] and "<tbody></tbody>" in empty.html()
@@ -77,7 +79,7 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 
 
 def hostile(tmp_path):
-    log = write(tmp_path / "<b>&.db", [NOW - 50 * HOUR] * 400, [.2] * 400, labels=[1.] * 400, model=HOSTILE)
+    log = write(tmp_path / "<b>&.db", [NOW - 50 * HOUR - 24 * HOUR * (i % 5) for i in range(400)], [.2] * 400, labels=[1.] * 400, model=HOSTILE)
     return duty_report(log, NOW)
 
 
@@ -102,9 +104,62 @@ def test_the_page_fits_a_phone_and_a_desk(tmp_path):
 
 
 def test_predictions_without_a_version_are_told_of_and_certain_ones_that_are_wrong_are_off(tmp_path):
-    at = [NOW - pd.Timedelta("3d") - i * HOUR / 20 for i in range(40)]
+    at = [NOW - pd.Timedelta("3d") - 3 * i * HOUR for i in range(40)]
     log = write(tmp_path / "a.db", at, np.ones(40), labels=np.zeros(40), version=None)
     report = duty_report(log, NOW)
-    assert report.versions.predictions.tolist() == [40] and report.versions.z[0] == -np.inf and "is off" in report.first[-1]
+    assert report.versions.predictions.tolist() == [40] and report.versions.t[0] == -np.inf and "is off" in report.first[-1]
     off = report.findings[-1]
     assert off.alarm and off.value == np.inf
+
+
+def test_days_are_the_witnesses_and_their_number_says_what_is_allowed(tmp_path):
+    rng = np.random.default_rng(3)
+    at = [NOW - pd.Timedelta("2d") - i * HOUR / 8 for i in range(1900)]
+    p = rng.uniform(.1, .6, 1900)
+    bad = {t.floor("D"): rng.normal(0, .1) for t in at}
+    y = (rng.random(1900) < p + [bad[t.floor("D")] for t in at]).astype(float)
+    log = write(tmp_path / "a.db", at, p, labels=y)
+    every_third = range(0, 1900, 3)
+    record_actions(pd.DataFrame({"request_id": [f"r{i}" for i in every_third], "at": NOW - 300 * HOUR, "action": "none", "propensity": .5}), log=log)
+    [row] = duty_report(log, NOW).versions.to_dict("records")
+    seen = labelled(log, NOW)
+    sums = (seen.weight * (seen.label - seen.prediction)).groupby(seen["at"].dt.floor("D")).sum(), seen.weight.groupby(seen["at"].dt.floor("D")).sum()
+    a, n = (x.to_numpy() for x in sums)
+    assert row["days"] == len(a) == 11
+    m, D = a.sum() / n.sum(), row["days"]
+    assert row["t"] == pytest.approx(m * n.sum() / np.sqrt(D / (D - 1) * ((a - m * n) ** 2).sum())) and row["allowed"] == pytest.approx(stats.t.isf(stats.norm.sf(4), D - 1))
+
+
+def test_days_that_differ_ring_far_less_often_than_rows_taken_as_independent(tmp_path):
+    days, per = 12, 120
+    at = [NOW - pd.Timedelta("2d") - i * 24 * HOUR / per for i in range(days * per)]
+    of_day, rang, rows_rang = np.arange(days * per) // per, 0, 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        p = np.full(days * per, .35)
+        y = (rng.random(days * per) < p + rng.normal(0, .15, days)[of_day]).astype(float)
+        v = duty_report(write(tmp_path / f"{seed}.db", at, p, labels=y), NOW).versions.iloc[0]
+        rang, rows_rang = rang + (abs(v.t) > v.allowed), rows_rang + (abs((y - p).sum()) > 4 * np.sqrt((p * (1 - p)).sum()))
+    assert rang == 0 and rows_rang >= 2
+
+
+def test_two_days_are_not_judged_and_the_page_says_so(tmp_path):
+    at = [NOW - pd.Timedelta("2d") - i * HOUR for i in range(20)]
+    report = duty_report(write(tmp_path / "a.db", at, [.2] * 20, labels=[1.] * 20), NOW)
+    assert report.versions.days[0] == 2 and np.isnan(report.versions.t[0]) and "<td>only 2 d</td>" in report.html() and len(report.findings) == 2
+    assert report.days.difference.dropna().tolist() == pytest.approx([.8, .8]) and "<td>+0.800</td>" in report.html() and "t" not in report.days
+
+
+def test_a_silence_as_long_as_those_of_the_days_before_calls_nobody(tmp_path):
+    morning = NOW.floor("D") + 6 * HOUR
+    at = [morning - 24 * HOUR * d + HOUR * i / 2 for d in range(1, 8) for i in range(36)]   # 6:00 to 23:30, then 6.5 hours of none
+    log = write(tmp_path / "a.db", at, [.3] * len(at), labels=[0.] * len(at))
+    def ages(hours, **more): return {f.name: f for f in duty_report(log, morning - HOUR / 2 + hours * HOUR, **more).findings if f.name.startswith("age")}
+    night, late = ages(0), ages(5)
+    assert night["age of predictions"].value == 360 and night["age of predictions"].threshold == pytest.approx(1.5 * 390) and not any(f.alarm for f in night.values())
+    assert late["age of predictions"].alarm and {f.severity for f in late.values()} == {"warning"} and "no prediction has arrived for 11 h" in duty_report(log, morning + 4.5 * HOUR).first
+    strict = ages(0, oldest={"predictions": "2h"})
+    assert strict["age of predictions"].alarm and strict["age of predictions"].severity == "critical" and strict["age of predictions"].threshold == 120
+    assert strict["age of outcomes"].severity == "warning"
+    for wrong, why in (({"prediction": "2h"}, "oldest: 'prediction' is not known"), ({"outcomes": "0h"}, "oldest: '0h' for outcomes")):
+        with pytest.raises(ValueError, match=why): duty_report(log, NOW, oldest=wrong)

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlscale import log_drift
 from mlscale.log_archive import rotate
 from mlscale.log_drift import LogDrift
 from mlscale.outcomes import record_outcomes
@@ -124,3 +125,48 @@ def test_logs_in_which_nothing_changes_ring_as_seldom_as_promised(tmp_path):
         rang += len(drift.episodes)
     from scipy import stats
     assert rang <= stats.poisson.isf(.001, 2*worlds*100/365.25)
+
+
+def as_text(k, row): return row | {"temp": str(row["temp"])} if 50 <= k < 53 else row
+
+
+def test_a_column_that_holds_text_instead_of_numbers_rings_and_the_days_after_it_are_judged(tmp_path):
+    log = write(tmp_path / "log.db", range(60), as_text)
+    drift = LogDrift(log, reference_days=40)
+    found = drift.update(day(60))
+    assert sum(f.name == "changes of late" for f in found) == 20 and [f.value for f in found if f.value == np.inf] == [np.inf]*3
+    lost = [f for f in found if f.value == np.inf]
+    assert all(f.alarm and f.severity == "critical" and "'temp' held numbers" in f.evidence and f.evidence.startswith(str(day(50 + i).date())) for i, f in enumerate(lost))
+    assert [f.at for f in lost] == [day(k) for k in (51, 52, 53)]
+    assert "17 days judged, 0 with too few rows, 3 that could not be counted" in drift.lines[0] and not any(f.alarm for f in drift.findings)
+
+
+def test_a_model_whose_day_cannot_be_counted_does_not_stop_the_others(tmp_path):
+    log = write(tmp_path / "log.db", range(60), as_text, model="zate")
+    write(log, range(60), model="aaa", columns=("carrier",), seed=1)
+    daily, told = LogDrift(log, reference_days=40), []
+    for k in range(61): told += daily.update(day(k))
+    assert "aaa: 20 days judged, 0 with" in daily.lines[0] and "zate: 17 days judged" in daily.lines[1]
+    assert told == LogDrift(log, reference_days=40).update(day(60))
+
+
+@pytest.mark.parametrize(("reference", "lean"), [(30, 0), (38, 20), (38, 33), (60, 0)])
+def test_a_day_cut_short_is_not_among_those_that_say_what_is_normal(reference, lean, tmp_path):
+    left = iter(range(ROWS))
+    log = write(tmp_path / "log.db", range(80), lambda k, row: row if k != lean or next(left) < 4 else None)
+    drift = LogDrift(log, reference_days=reference)
+    for k in (reference, reference + 1, reference + 10, 80): drift.update(day(k))
+    assert f"{80 - reference - 1} days judged, 0 with too few rows;" in drift.lines[0] and not any(f.alarm for f in drift.findings)
+
+
+def test_first_days_that_make_no_reference_ring_until_they_have_passed(tmp_path, monkeypatch):
+    fit = log_drift.Reference.fit
+
+    def strict(table, *, days):
+        if str(day(4).date()) in days: raise ValueError("no such day")
+        return fit(table, days=days)
+    monkeypatch.setattr(log_drift.Reference, "fit", strict)
+    drift = LogDrift(write(tmp_path / "log.db", range(50)), reference_days=30)
+    found = drift.update(day(50))
+    assert [f.evidence for f in found if f.alarm] == [f"{day(k).date()} could not be counted: ValueError: no such day" for k in range(29, 34)]
+    assert "15 days judged" in drift.lines[0] and not any(f.alarm for f in drift.findings)
