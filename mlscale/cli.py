@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parser', 'main', 'diagnose']
 
-# %% ../nbs/91_cli.ipynb #b4b3916b
+# %% ../nbs/91_cli.ipynb #88260763
 import argparse
 import os
 import re
@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from .diagnosis import diagnose
-from .run_words import beside_each_other, read_time, run_arguments
+from .run_words import beside_each_other, judge_changes, one_line, read_age, read_time
+from .run_words import run_arguments, said_ages
 from .storage import home, needs, replacing, without_password
 
 # %% ../nbs/91_cli.ipynb #ba6ce7e0
@@ -223,25 +224,7 @@ def _watch(words: argparse.Namespace, log: str) -> Any:
     return LogDrift(log, since=since, reference_days=words.reference_days,
                     false_alarms_per_year=words.false_alarms)
 
-# %% ../nbs/91_cli.ipynb #8904e72f
-def _changes(drift: Any, at: Any, alerts: Any) -> bool:
-    "Bring the watch up to a moment. A failure of it is said, and hides nothing else."
-    try:
-        for finding in drift.update(at) if drift else ():
-            if alerts is not None: alerts.update(finding)
-    except Exception as e:
-        print(f"mlscale monitor: changes could not be judged: {_one_line(e)}", file=sys.stderr,
-              flush=True)
-        return False
-    return True
-
-def _one_line(error: Exception) -> str:
-    "What an error says; of one that nobody foresaw also its kind."
-    said = " ".join(str(error).split())
-    if isinstance(error, (ValueError, OSError, RuntimeError)) and said: return said
-    return f"{type(error).__name__}: {said}"
-
-# %% ../nbs/91_cli.ipynb #ec9f154c
+# %% ../nbs/91_cli.ipynb #b47a26e1
 def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, before: Any) -> Any:
     "One look at a log, and what the next one must know to tell what is new."
     import pandas as pd
@@ -250,7 +233,7 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     ever = at - pd.Timestamp(0, tz="UTC")
     arrived = {what: n for what, (_, n) in arrivals(log, at, window=ever).items()}
     drift = before.drift if before else _watch(words, log)
-    well = _changes(drift, at, alerts)
+    well = judge_changes(drift, at, alerts)
     now = _Look(arrived, drift, drift.told(at) if drift else [], well)
     grown = before is None or now.arrived != before.arrived
     news = now.told if before is None or now.told != before.told else []
@@ -259,7 +242,7 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     for line in news: print(line)
     if words.report or metrics:
         report = duty_report(log, at, wait=pd.Timedelta(hours=words.wait), drift=drift,
-                             oldest=_oldest(words))
+                             oldest=said_ages(words))
     if words.report: report.write(words.report)
     if metrics:
         for finding in report.findings: alerts.update(finding)
@@ -269,7 +252,7 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     sys.stdout.flush()
     return now
 
-# %% ../nbs/91_cli.ipynb #0b745a9c
+# %% ../nbs/91_cli.ipynb #4bfb30a3
 def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
     "Look again and again, until somebody presses Ctrl-C."
     from mlscale.monitoring import Alerts
@@ -280,26 +263,11 @@ def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
                 before = before or _Look({}, _watch(words, log), [])
                 before = _round(words, log, metrics, alerts, before)
             except Exception as e:
-                print(f"mlscale monitor: this round failed: {_one_line(e)}", file=sys.stderr,
+                print(f"mlscale monitor: this round failed: {one_line(e)}", file=sys.stderr,
                       flush=True)
                 if metrics: metrics.round_failed()
             time.sleep(words.every)
     except KeyboardInterrupt: return 0
-
-# %% ../nbs/91_cli.ipynb #0b55c035
-def _age(text: str) -> Any:
-    "How old the newest may be."
-    import pandas as pd
-    try: age = pd.Timedelta(text)
-    except ValueError: age = pd.NaT
-    if not text.replace(".", "", 1).isdigit() and age > pd.Timedelta(0): return age
-    raise argparse.ArgumentTypeError(f"{text!r} is no age: a time above 0 with its unit, such as "
-                                     "2h or 90min")
-
-def _oldest(words: argparse.Namespace) -> dict:
-    "What was said of how old the newest may be."
-    said = {"predictions": words.oldest_predictions, "outcomes": words.oldest_outcomes}
-    return {what: age for what, age in said.items() if age is not None}
 
 # %% ../nbs/91_cli.ipynb #8be4238c
 def _monitor(words: argparse.Namespace) -> int:
@@ -478,7 +446,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("entity", metavar="ENTITY", help="what is forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #af4d3cf3
+# %% ../nbs/91_cli.ipynb #72a98cdf
 def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)
     sub.add_argument("--at", metavar="DATE", default="now",
@@ -490,8 +458,8 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--report", metavar="FILE", help="write a page of HTML for whoever is on duty "
                      "(default: none)")
     for what in ("predictions", "outcomes"):
-        sub.add_argument(f"--oldest-{what}", metavar="AGE", type=_age, help="how old the newest of "
-                         "them may be, such as 2h; older is critical (default: 1.5 times the "
+        sub.add_argument(f"--oldest-{what}", metavar="AGE", type=read_age, help="how old the "
+                         "newest may be, such as 2h; older is critical (default: 1.5 times the "
                          "longest gap of the last two weeks, at least 1h; older is a warning)")
     sub.add_argument("--follow", action="store_true", help="look again whenever the log has grown, "
                      "until Ctrl-C (default: once)")

@@ -169,7 +169,23 @@ class DutyReport:
         with replacing(path) as new: new.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
-# %% ../nbs/08j_duty_report.ipynb #732d3b7e
+# %% ../nbs/08j_duty_report.ipynb #38a7b7b0
+def _oldest(came: dict[str, pd.Series], given: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+    "How old the newest of each may be, in seconds, and how bad it is if it is older."
+    if unknown := {*given} - {*came}:
+        raise ValueError(f"oldest: {min(unknown)!r} is not known; known are {', '.join(came)}")
+    out = {}
+    for what, times in came.items():
+        if what in given:
+            out[what] = pd.Timedelta(given[what]).total_seconds(), "critical"
+            if not out[what][0] > 0:
+                raise ValueError(f"oldest: {given[what]!r} for {what}; a time above 0, such as 2h")
+            continue
+        gaps = pd.to_datetime(times, utc=True).sort_values().diff().dropna().dt.total_seconds()
+        out[what] = max(_AN_HOUR[0], 1.5*gaps.max() if len(gaps) else 0.), _AN_HOUR[1]
+    return out
+
+# %% ../nbs/08j_duty_report.ipynb #61ce5858
 def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
                 drift: LogDrift | None = None,
                 oldest: Mapping[str, Any] | None = None) -> DutyReport:
@@ -222,21 +238,6 @@ def duty_report(log: Log, at: Any, *, wait: Any = MATURE, days: int = 14,
                       _by(rows, mature, ["model", "version"]),
                       by_day[::-1].drop(columns=["days", "t", "allowed"], errors="ignore"),
                       watched, changes, columns, _oldest(came, oldest or {}))
-
-def _oldest(came: dict[str, pd.Series], given: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
-    "How old the newest of each may be, in seconds, and how bad it is if it is older."
-    if unknown := {*given} - {*came}:
-        raise ValueError(f"oldest: {min(unknown)!r} is not known; known are {', '.join(came)}")
-    out = {}
-    for what, times in came.items():
-        if what in given:
-            out[what] = pd.Timedelta(given[what]).total_seconds(), "critical"
-            if not out[what][0] > 0:
-                raise ValueError(f"oldest: {given[what]!r} for {what}; a time above 0, such as 2h")
-            continue
-        gaps = pd.to_datetime(times, utc=True).sort_values().diff().dropna().dt.total_seconds()
-        out[what] = max(_AN_HOUR[0], 1.5*gaps.max() if len(gaps) else 0.), _AN_HOUR[1]
-    return out
 
 def _told_of(drift: LogDrift, since: str) -> tuple:
     "How models are watched, what rings or ended from a day on, and the columns."

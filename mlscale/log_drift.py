@@ -120,7 +120,16 @@ def _full(days: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     least = np.median([len(rows) for rows in days.values()])/3
     return {day: rows for day, rows in days.items() if len(rows) >= least}
 
-# %% ../nbs/08f_log_drift.ipynb #5093c406
+# %% ../nbs/08f_log_drift.ipynb #b631db2d
+def _failed(drift: _ModelDrift, day: str, end: pd.Timestamp, error: Exception) -> Finding:
+    "A day whose rows could not be counted: that is a change, too, and the days after it go on."
+    drift.failed += 1
+    said = " ".join(str(error).split())
+    return Finding(f"changes of {drift.model}", np.inf, 1., "of what is allowed", end, True,
+                   f"{day} could not be counted: {type(error).__name__}: {said}",
+                   severity="critical")
+
+# %% ../nbs/08f_log_drift.ipynb #d55fa575
 def _findings(drift: _ModelDrift, end: pd.Timestamp) -> list[Finding]:
     "What the day that ended then says: whether enough came, and whether that has changed."
     alarm = drift.alarm
@@ -131,14 +140,6 @@ def _findings(drift: _ModelDrift, end: pd.Timestamp) -> list[Finding]:
     if alarm.silent or not alarm.judged: return [silent]
     said = alarm.finding(end, name=f"changes of {drift.model}")
     return [silent, replace(said, severity="critical")]
-
-def _failed(drift: _ModelDrift, day: str, end: pd.Timestamp, error: Exception) -> Finding:
-    "A day whose rows could not be counted: that is a change, too, and the days after it go on."
-    drift.failed += 1
-    said = " ".join(str(error).split())
-    return Finding(f"changes of {drift.model}", np.inf, 1., "of what is allowed", end, True,
-                   f"{day} could not be counted: {type(error).__name__}: {said}",
-                   severity="critical")
 
 def _how(drift: _ModelDrift) -> str:
     "How a model is watched, and with which promise, in a line."
