@@ -263,8 +263,7 @@ def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
                 before = before or _Look({}, _watch(words, log), [])
                 before = _round(words, log, metrics, alerts, before)
             except Exception as e:
-                print(f"mlscale monitor: this round failed: {one_line(e)}", file=sys.stderr,
-                      flush=True)
+                print(f"mlscale monitor: this round failed: {one_line(e)}", file=sys.stderr)
                 if metrics: metrics.round_failed()
             time.sleep(words.every)
     except KeyboardInterrupt: return 0
@@ -459,8 +458,7 @@ def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
                      "(default: none)")
     for what in ("predictions", "outcomes"):
         sub.add_argument(f"--oldest-{what}", metavar="AGE", type=read_age, help="how old the "
-                         "newest may be, such as 2h; older is critical (default: 1.5 times the "
-                         "longest gap of the last two weeks, at least 1h; older is a warning)")
+                         "newest may be, such as 2h (default: 1.5 times the longest gap)")
     sub.add_argument("--follow", action="store_true", help="look again whenever the log has grown, "
                      "until Ctrl-C (default: once)")
     sub.add_argument("--every", metavar="SECONDS", type=lambda text: _wait(text, "seconds", .1),
