@@ -233,7 +233,7 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     ever = at - pd.Timestamp(0, tz="UTC")
     arrived = {what: n for what, (_, n) in arrivals(log, at, window=ever).items()}
     drift = before.drift if before else _watch(words, log)
-    well = judge_changes(drift, at, alerts)
+    if not (well := judge_changes(drift, at, alerts)) and metrics: metrics.round_failed()
     now = _Look(arrived, drift, drift.told(at) if drift else [], well)
     grown = before is None or now.arrived != before.arrived
     news = now.told if before is None or now.told != before.told else []
@@ -248,7 +248,6 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
         for finding in report.findings: alerts.update(finding)
         findings = [*report.findings, *(drift.findings if drift else ())]
         metrics.round_done(alerts, findings, at=at, seen=report.arrivals)
-        if not well: metrics.round_failed()
     sys.stdout.flush()
     return now
 
