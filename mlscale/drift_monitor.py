@@ -413,7 +413,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #ea1264a8
+# %% ../nbs/07c_drift_monitor.ipynb #34d88f8e
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -445,7 +445,9 @@ class DriftMonitor:
     Notes
     -----
     A threshold is calibrated on the reference's days; without days rows are dealt anew between the
-    window and the reference, which is exact where rows are independent.
+    window and the reference, which is exact where rows are independent. Days are taken as
+    independent of each other, or their blocks where `block_days` is above 1; for days that resemble
+    the next there is `ChangeAlarm`.
 
     `update` as often as you like; read `drift_detected` once, when the window is over; then
     `reset`. Looking more often than `checks_per_year` says costs false alarms beyond the stated
@@ -599,8 +601,11 @@ class DriftMonitor:
 
     def __repr__(self) -> str:
         alarms, checks = (self.settings[f"{x}_per_year"] for x in ("false_alarms", "checks"))
+        block = self.settings["block_days"]
+        blocks = f" in blocks of {block} days" if block > 1 else ""
+        witness = f" if days are independent{blocks}" if self.reference.has_days else ""
         return (f"DriftMonitor({self.rows:,} rows in the window, {alarms:g} false alarms a year "
-                f"over {checks:g} checks, {self.reference})")
+                f"over {checks:g} checks{witness}, {self.reference})")
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON: reference, settings, thresholds and the open window.

@@ -305,6 +305,13 @@ def test_states_that_nobody_wrote_are_refused():
     for counts in ([[1]], [[-5]*len(monitor["counts"][0])]):
         with pytest.raises(ValueError, match="counts"): DriftMonitor.from_dict({**monitor, "counts": counts})
 
+def test_a_monitor_says_what_its_promise_assumes_of_days():
+    X, days = temperatures(60)
+    by_day, by_row = Reference.fit(X, days=days), Reference.fit(X)
+    assert "52 checks if days are independent, Reference(" in repr(DriftMonitor(by_day, false_alarms_per_year=2))
+    assert "52 checks if days are independent in blocks of 3 days, Reference(" in repr(DriftMonitor(by_day, false_alarms_per_year=20, block_days=3))
+    assert "52 checks, Reference(" in repr(DriftMonitor(by_row, false_alarms_per_year=2)) and "rows independent" in repr(by_row)
+
 def test_one_row_a_day_is_few_and_no_error_of_an_argument_that_nobody_gave():
     X, days = temperatures(60, 1)
     ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2)
