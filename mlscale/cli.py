@@ -224,7 +224,7 @@ def _watch(words: argparse.Namespace, log: str) -> Any:
     return LogDrift(log, since=since, reference_days=words.reference_days,
                     false_alarms_per_year=words.false_alarms)
 
-# %% ../nbs/91_cli.ipynb #b47a26e1
+# %% ../nbs/91_cli.ipynb #586e9afa
 def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, before: Any) -> Any:
     "One look at a log, and what the next one must know to tell what is new."
     import pandas as pd
@@ -251,7 +251,7 @@ def _round(words: argparse.Namespace, log: str, metrics: Any, alerts: Any, befor
     sys.stdout.flush()
     return now
 
-# %% ../nbs/91_cli.ipynb #4bfb30a3
+# %% ../nbs/91_cli.ipynb #c5817a1a
 def _follow(words: argparse.Namespace, log: str, metrics: Any) -> int:
     "Look again and again, until somebody presses Ctrl-C."
     from mlscale.monitoring import Alerts
@@ -444,7 +444,7 @@ def _words_of_forget(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("entity", metavar="ENTITY", help="what is forgotten, as it is in the log")
     sub.add_argument("--reason", default="", help="for the proof (default: none)")
 
-# %% ../nbs/91_cli.ipynb #72a98cdf
+# %% ../nbs/91_cli.ipynb #222504a1
 def _words_of_monitor(sub: argparse.ArgumentParser) -> None:
     _word_of_log(sub)
     sub.add_argument("--at", metavar="DATE", default="now",

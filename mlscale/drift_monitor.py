@@ -413,7 +413,14 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #34d88f8e
+# %% ../nbs/07c_drift_monitor.ipynb #99645a47
+def _assumed(monitor: "DriftMonitor") -> str:
+    "What the promise of a monitor takes for granted."
+    block = monitor.settings["block_days"]
+    blocks = f" in blocks of {block} days" if block > 1 else ""
+    return f" if days are independent{blocks}" if monitor.reference.has_days else ""
+
+# %% ../nbs/07c_drift_monitor.ipynb #00fbce78
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -601,11 +608,8 @@ class DriftMonitor:
 
     def __repr__(self) -> str:
         alarms, checks = (self.settings[f"{x}_per_year"] for x in ("false_alarms", "checks"))
-        block = self.settings["block_days"]
-        blocks = f" in blocks of {block} days" if block > 1 else ""
-        witness = f" if days are independent{blocks}" if self.reference.has_days else ""
         return (f"DriftMonitor({self.rows:,} rows in the window, {alarms:g} false alarms a year "
-                f"over {checks:g} checks{witness}, {self.reference})")
+                f"over {checks:g} checks{_assumed(self)}, {self.reference})")
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON: reference, settings, thresholds and the open window.

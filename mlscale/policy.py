@@ -387,7 +387,7 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
         for finding in arrival_findings(system.log, day + DAY, oldest={"outcomes": "12h"}):
             record(system, finding)
 
-# %% ../nbs/12d_policy.ipynb #b7e2cc1d
+# %% ../nbs/12d_policy.ipynb #4419ee9a
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
@@ -443,9 +443,11 @@ def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     _write_week(system, at, week, ms, loss, auc)
     return HARM in new
 
+# %% ../nbs/12d_policy.ipynb #e1da0db9
 def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[float],
                 loss: float, auc: float) -> None:
     "The figures of a week, for the story; what acting saved only the world can know."
+    version = week.version.mode().iloc[0] if len(week) else served_version(system)   # mostly
     ids, acted = week.request_id.astype(int).to_numpy(), (week.action != "none").to_numpy()
     cost = lambda acted: system.world.cost(ids, acted)
     system.weeks.append({"run": system.label, "week": at - WEEK, "flights": len(week),
@@ -453,11 +455,7 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "on_trial": int((week.alias == CANARY).sum()),
                          "cost": cost(acted), "cost_if_nobody_acts": cost(np.zeros_like(acted)),
                          "p99_ms": float(np.quantile(ms, .99)),
-                         "open_alerts": len(system.alerts.open), "version": _mostly(week, system)})
-
-def _mostly(week: pd.DataFrame, system: System) -> int:
-    "The version that answered most of a week; where nobody asked, the one that would have."
-    return int(week.version.mode().iloc[0]) if len(week) else served_version(system)
+                         "open_alerts": len(system.alerts.open), "version": int(version)})
 
 # %% ../nbs/12d_policy.ipynb #74ee8521
 HOLDOUT = pd.Timedelta(days=14)

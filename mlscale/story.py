@@ -305,7 +305,7 @@ def _weeks(metrics: pd.DataFrame, bad: pd.DataFrame) -> list[dict]:
                      "cells": ["" if cell == "nan" else cell for cell in cells]})
     return rows
 
-# %% ../nbs/12e_story.ipynb #c41c9700
+# %% ../nbs/12e_story.ipynb #2c7210d1
 _STYLE = """
 :root {color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #5b626d; --line: #d8dce2;
   --alert: #b34a00; --live: #00704f; --tint: #fdeee4; --link: #0062a8; --1: #0072b2; --2: #8a5a00;
@@ -317,16 +317,12 @@ _STYLE = """
 body {font: 16px/1.55 system-ui, sans-serif; margin: 0; background: var(--page); color: var(--ink)}
 main {max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 3rem}
 h1 {font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .6rem}
-h2 {font-size: 1.25rem; margin: 2.6rem 0 .8rem}
-a {color: var(--link)}
-figure {margin: 1.6rem 0}
+h2 {font-size: 1.25rem; margin: 2.6rem 0 .8rem} a {color: var(--link)} figure {margin: 1.6rem 0}
 img {display: block; width: 100%; height: auto}
-.summary {padding-left: 1.2rem}
-.summary li {margin: .3rem 0}
+.summary {padding-left: 1.2rem} .summary li {margin: .3rem 0}
 .legend, dl {display: grid; grid-template-columns: max-content 1fr; gap: .2rem .9rem; margin: 0}
 .legend {font-size: .9rem}
-dt, .legend dt {font-weight: 600}
-dd {margin: 0; overflow-wrap: anywhere}
+dt, .legend dt {font-weight: 600} dd {margin: 0; overflow-wrap: anywhere}
 b.alert, b.rollback, .flag {color: var(--alert)}
 b.promote {color: var(--live)}
 .timeline {list-style: none; margin: 1.4rem 0 0; padding: 0}
@@ -398,17 +394,15 @@ aria-label="every week in figures"><table>
 {% for cell in week.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}"""
 
-# %% ../nbs/12e_story.ipynb #aa6cf141
+# %% ../nbs/12e_story.ipynb #fd31878f
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>mlscale: {{ title }}</title>
 <style>{{ style | safe }}</style>
-</head>
-<body><main style="--futures: {{ futures }}">
+</head><body><main style="--futures: {{ futures }}">
 <h1>{{ title }}</h1>
 <p>Two hours before departure, how likely is each flight to arrive late? A server answered, a
 desk acted, outcomes came late, and this is what happened ({{ chapter("12_lifecycle") }}).</p>
@@ -462,16 +456,15 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #80b18ad6
+# %% ../nbs/12e_story.ipynb #62c9e4eb
 def _provenance(run: "Run") -> dict[str, str]:
     "How a run was made, and a digest of what it decided, if it decided anything."
     return run.provenance | ({"decisions, SHA-256": run.digest} if run.decisions else {})
 
-_READ = {   # the columns of the tables of a full run
-    "name": "short name", "hours": "hours to detection", "difference": "log loss above",
-    "low": "from", "high": "to", "more_saved": "dollars more saved", "saved_low": "at least",
-    "saved_high": "at most", "more_saved_half": "more saved, an action at half the price",
-    "more_saved_double": "more saved, an action at twice the price"}
+_READ = {   # the columns of a full run
+    "hours": "hours to detection", "difference": "log loss above", "low": "from", "high": "to",
+    "more_saved": "dollars more saved", "saved_low": "at least", "saved_high": "at most",
+    "more_saved_half": "with actions at half the price", "more_saved_double": "at twice"}
 
 def _said(x: Any) -> str:
     "A cell as it is read."
@@ -520,7 +513,31 @@ def page(run: "Run", *, book: str | None = None) -> str:
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
 
-# %% ../nbs/12e_story.ipynb #6625fdc9
+# %% ../nbs/12e_story.ipynb #7800ea9b
+def _beside(first: "Run", other: "Run", name: str) -> str:
+    "What another future saved, beside the first in the same weeks."
+    same = set(first.metrics.week) & set(other.metrics.week)
+    mine, its = (replace(run, metrics=run.metrics[run.metrics.week.isin(same)]).saved
+                 for run in (first, other))
+    return (f"; {name}, ${its/1e6:.2f} million against ${mine/1e6:.2f} million in the same"
+            f" {len(same)} weeks")
+
+def _bad_release(metrics: pd.DataFrame, taken: pd.DataFrame) -> str:
+    "What a release did that was taken back, in one future or several."
+    since, told = taken.since.iloc[0], list[str]()
+    weeks = metrics[(metrics.week > since - WEEK) & (metrics.week < taken.until.max())]
+    for bad in taken.itertuples():
+        mine = weeks[(weeks.run == bad.run) & (weeks.week < bad.until)]
+        flights = (mine.on_trial if bad.on_trial else mine.flights).sum()
+        did, end = ("was tried", "stopped") if bad.on_trial else ("served everybody", "rolled back")
+        told.append(f'In "{bad.run}" it {did}, answered {flights:,} flights, and was {end} on '
+                    f"{_day(bad.until)}. ")
+    loss = weeks.groupby("run", sort=False).log_loss.mean()
+    return (f"Version {taken.version.iloc[0]} was released on {_day(since)}. {''.join(told)}"
+            "Log loss of what became mature in these weeks: "
+            + ", ".join(f"{run} {value:.3f}" for run, value in loss.items()) + ".")
+
+# %% ../nbs/12e_story.ipynb #bb7c86d9
 @dataclass(repr=False)
 class Run:
     """What happened.
@@ -587,8 +604,8 @@ class Run:
                        gates=pick(self.gates))
 
     def __repr__(self) -> str:
-        return (
-            f"Run({self.metrics.week.nunique()} weeks, {' and '.join(self.metrics.run.unique())})")
+        runs = " and ".join(self.metrics.run.unique())
+        return f"Run({self.metrics.week.nunique()} weeks, {runs})"
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<li>{escape(line)}</li>" for line in self.summary())
@@ -627,44 +644,18 @@ class Run:
         name, *others = self.metrics.run.unique()
         first = self.of(name)
         m, kinds = first.metrics, first.events.kind.value_counts()
-        where = f" ({name})"*bool(others)
         return [
             f"{m.flights.sum():,} flights were scored by a server process in {len(m)} weeks;"
             f" the desk acted on {m.acted.sum():,}.",
-            f"Challengers{where}: {kinds.get('retrain', 0)} trained,"
+            f"Challengers{f' ({name})' if others else ''}: {kinds.get('retrain', 0)} trained,"
             f" {kinds.get('refuse', 0)} refused by the gate,"
             f" {kinds.get('stop', 0)} stopped on trial, {kinds['promote'] - 1} released,"
             f" {kinds.get('rollback', 0)} rolled back.",
-            *(self._bad_release(bad)
+            *(_bad_release(self.metrics, bad)
               for _, bad in taken_back(self.events).groupby(["since", "version"])),
             f"Under the stated costs, acting saved ${first.saved/1e6:.2f} million of"
             f" ${m.cost_if_nobody_acts.sum()/1e6:.1f} million"
-            + "".join(map(self._other, others)) + "."]
-
-    def _other(self, name: str) -> str:
-        "What another future saved, beside the first in the same weeks."
-        first, other = self.of(self.metrics.run.iloc[0]), self.of(name)
-        same = first.metrics.week[first.metrics.week.isin(other.metrics.week)]
-        mine, its = (replace(run, metrics=run.metrics[run.metrics.week.isin(same)]).saved
-                     for run in (first, other))
-        return (f"; {name}, ${its/1e6:.2f} million against ${mine/1e6:.2f} million in the same"
-                f" {len(same)} weeks")
-
-    def _bad_release(self, taken: pd.DataFrame) -> str:
-        "What a release did that was taken back, in one future or several, and what that cost."
-        since, until, told = taken.since.iloc[0], taken.until.max(), list[str]()
-        weeks = self.metrics[(self.metrics.week > since - WEEK) & (self.metrics.week < until)]
-        for bad in taken.itertuples():
-            mine = weeks[(weeks.run == bad.run) & (weeks.week < bad.until)]
-            flights = mine.on_trial.sum() if bad.on_trial else mine.flights.sum()
-            did, end = (("was tried, answered", "was stopped") if bad.on_trial else
-                        ("served everybody, answered", "was rolled back"))
-            told.append(f'In "{bad.run}" it {did} {flights:,} flights, and {end} on '
-                        f"{_day(bad.until)}")
-        loss = weeks.groupby("run", sort=False).log_loss.mean()
-        return (f"Version {taken.version.iloc[0]} was released on {_day(since)}. "
-                + ". ".join(told) + ". Log loss of what became mature in these weeks: "
-                + ", ".join(f"{run} {value:.3f}" for run, value in loss.items()) + ".")
+            + "".join(_beside(first, self.of(other), other) for other in others) + "."]
 
     def plot(self, *, width: float = 9., dark: bool = False) -> Any:
         """Draw the year.
