@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import numpy as np
@@ -483,7 +484,7 @@ def test_a_round_that_nobody_foresaw_is_said_in_one_line_and_its_watch_goes_on(w
     def sleep(_):
         if isinstance(what := next(times), KeyboardInterrupt): raise what
     monkeypatch.setattr("mlscale.cli._judge", judge)
-    monkeypatch.setattr("mlscale.cli.time.sleep", sleep)
+    monkeypatch.setattr("mlscale.cli.time", SimpleNamespace(sleep=sleep))   # not that of all threads
     monkeypatch.setattr("mlscale.cli.read_time", lambda text: pd.Timestamp("2013-07-20", tz="UTC"))
     metrics = MonitorMetrics()
     assert _follow(words, str(watched), metrics) == 0
