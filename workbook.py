@@ -258,23 +258,40 @@ def without_java(env):
     return {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
 
 
+def aloud(command, env):
+    "Run a command, pass on what it prints: its exit status, and the lines that name a failure."
+    failures = []
+    with subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        cwd=ROOT,
+    ) as running:
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("FAILED "): failures.append(line.rstrip())
+    return running.returncode, failures
+
+
 def test(words, env):
-    "All parts run, whatever fails; pytest's summary comes last."
+    "All parts run, whatever fails; what failed is named once more at the end."
     env = env if "--java" in words else without_java(env)
     words = [w for w in words if w != "--java"]
     runner, pytest = [PYTHON, ROOT / "tests" / "notebooks.py"], [PYTHON, "-m", "pytest"]
     chosen = any(not w.startswith("-") or w.startswith("-k") for w in words)
     many = ["-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
     workers = [] if chosen else many   # a few tests are soon done
-    codes, quiet = [], subprocess.DEVNULL
+    names = "notebooks valid, clean and exported", "notebooks run", "pytest"
+    commands = [*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]
+    quiet = subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
-        for command in ([*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]):
-            codes.append(subprocess.run(list(map(str, command)), env=env, cwd=ROOT).returncode)
-    for name, code in zip(
-        ("notebooks valid, clean and exported", "notebooks run", "pytest"), codes, strict=True
-    ):
-        if code: print(f"FAILED: {name} (exit status {code})", file=sys.stderr)
-    return max(map(abs, codes))
+        results = [aloud(command, env) for command in commands]
+    for name, (code, failures) in zip(names, results, strict=True):
+        if not code: continue
+        print(f"FAILED: {name} (exit status {code})", *failures, sep="\n  ", file=sys.stderr)
+    return max(abs(code) for code, _ in results)
 
 
 def main(words):

@@ -341,14 +341,14 @@ def execute(path):
 
 def run(names, store=False):
     import kernels
-    paths, failed = longest_first(find(names)), 0
+    paths, failed = longest_first(find(names)), {}
     os.environ.update({**THREADS, **os.environ, **KERNEL})
     if len(paths) > WORKERS: kernels.use_forked_kernels()   # for fewer the imports ahead are not worth it
     with ThreadPoolExecutor(WORKERS) as pool:
         jobs = {pool.submit(execute, p): p for p in paths}
         for n, job in enumerate(as_completed(jobs), 1):
             path, (took, problem, nb) = jobs[job], job.result()
-            failed += problem is not None
+            if problem is not None: failed[path.name] = problem
             print(f"[{n}/{len(paths)}] {path.name}: {f'FAILED{chr(10)}{problem}' if problem else 'runs'} ({took:.0f} s)", flush=True)
             if store and nb is not None and problem is None:
                 for cell in nb["cells"]:
@@ -356,6 +356,7 @@ def run(names, store=False):
                 in_form(nb, path)
                 write(nb, path)
                 if path.parent == SOLUTIONS: exercises().generate(path, EXERCISES)
+    for name, problem in failed.items(): print(f"FAILED {name}: {' | '.join(problem.strip().splitlines()[-12:])}")   # once more, where it is looked for
     return bool(failed)
 
 
