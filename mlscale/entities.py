@@ -335,7 +335,7 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #2cc65e0c
+# %% ../nbs/06h_entities.ipynb #7251c4b7
 def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> list[str]:
     """A time for each row, as the log writes it.
 
@@ -367,7 +367,7 @@ def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> lis
     Traceback (most recent call last):
     ValueError: at: 1 for 2 keys; give one time, or one a key
     """
-    if at is None: at = datetime.now(UTC).isoformat()
+    if at is None: return [datetime.now(UTC).isoformat(timespec="microseconds")]*n
     if isinstance(at, str): return [iso_utc(at)]*n
     if len(at) != n:
         raise ValueError(f"at: {len(at)} for {n} {what}s; give one time, or one a {what}")

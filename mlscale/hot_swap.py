@@ -255,7 +255,7 @@ class ReloadingModel:
             self._failed()
         self._due = time.monotonic() + self._every
 
-# %% ../nbs/06d_hot_swap.ipynb #129c058e
+# %% ../nbs/06d_hot_swap.ipynb #83639913
 _logger = logging.getLogger(__name__)
 
 class WatchedModels:
@@ -321,15 +321,16 @@ class WatchedModels:
             self._folder, alias, every=math.inf, failed=self._failed,
             trusted_key=self._trusted_key))
 
-    def engines(self) -> set[str]:
-        """What the models that are loaded answer with.
+    def all_onnx(self) -> bool:
+        """Whether every model that is loaded answers with ONNX.
 
         Returns
         -------
-        set of str
-            Of "onnx" and "skops".
+        bool
+            True if none is loaded.
         """
-        return {m.deployed.bundle.engine for m in list(self._models.values()) if m.deployed}
+        loaded = [m.deployed for m in list(self._models.values())]
+        return all(one is None or one.bundle.engine == "onnx" for one in loaded)
 
     def look(self) -> None:
         "Look at the pointers now. An alias that was withdrawn has no model any more."

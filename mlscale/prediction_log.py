@@ -186,7 +186,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #c306d03b
+# %% ../nbs/06b_prediction_log.ipynb #41bd0f96
 _PAGES = 4000    # that gather beside the file (16 MB) and are sorted into it, each once, together
 _PATIENCE = 10   # seconds to wait for another one who writes
 
@@ -234,17 +234,17 @@ class _SQLite:
         "Make a `table` that is not there."
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
-    def begin(self, write: bool, wait: bool) -> None:
-        "Begin a transaction that may `write` or only reads, and `wait` for others, or not."
+    def begin(self, write: bool | None, wait: bool) -> None:
+        "Begin a transaction that may `write`, or only reads, or (None) is one statement by itself."
         if wait != self._waits:   # who does not wait for others does not sort pages either
             self.execute(f"PRAGMA busy_timeout={1000*_PATIENCE*wait}")
             self.execute(f"PRAGMA wal_autocheckpoint={_PAGES*wait}")
             self._waits = wait
-        self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        if write is not None: self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
         "Let the transaction take effect."
-        self.execute("COMMIT")
+        if self._db.in_transaction: self.execute("COMMIT")
 
     def rollback(self) -> None:
         "Undo the transaction."
@@ -265,7 +265,7 @@ class _SQLite:
         "End the connection."
         self._db.close()
 
-# %% ../nbs/06b_prediction_log.ipynb #be73db27
+# %% ../nbs/06b_prediction_log.ipynb #612b0826
 class _Postgres:
     "A PostgreSQL database. One transaction writes at a time, on whichever server it began."
     def __init__(self, url: str, synchronous: str):
@@ -305,7 +305,7 @@ class _Postgres:
         # text is compared letter by letter, as SQLite does, whatever the server's language
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}".replace("TEXT", 'TEXT COLLATE "C"'))
 
-    def begin(self, write: bool, wait: bool) -> None:
+    def begin(self, write: bool | None, wait: bool) -> None:
         "Begin a transaction that may `write`, or one that only reads. There is always a `wait`."
         begin = (f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'; "
                  f"{self._durable} SELECT pg_advisory_xact_lock({_WRITER})" if write else
@@ -407,7 +407,7 @@ def _same_question(db: Database, first: Prediction, row: Prediction) -> bool:
     return (dict(zip(columns[first.sha256], first.features))
             == dict(zip(columns[row.sha256], row.features)))
 
-# %% ../nbs/06b_prediction_log.ipynb #6136e658
+# %% ../nbs/06b_prediction_log.ipynb #f214c629
 def _settled(db: Database, rows: list[Prediction], known: dict[str, Prediction]) -> list:
     "What the log holds for the rows of a request; what is new goes to `known`, all or nothing."
     new: dict[str, Prediction] = {}
@@ -435,8 +435,7 @@ def _recorded(db: Database, requests: list, known: dict[str, Prediction]) -> lis
     old = len(known)
     out = [_or_error(_settled, db, rows, known) if isinstance(rows, list) else rows
            for rows in requests]
-    new = [(*row[:-2], as_json(row.features), row.entity)
-           for row in [*known.values()][old:]]
+    new = [(*row[:-2], as_json(row.features), row.entity) for row in [*known.values()][old:]]
     if new and db.executemany(_INSERT, new) < len(new): raise _KnownError
     return out
 
@@ -481,7 +480,7 @@ def _store_later(db: Database, table: str, rows: Sequence[Sequence], archived: M
     db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(marks)})", new)
     return len(new)
 
-# %% ../nbs/06b_prediction_log.ipynb #635a3e84
+# %% ../nbs/06b_prediction_log.ipynb #5e528e73
 def _connect(where: str, synchronous: str) -> _SQLite | _Postgres:
     "The engine for a path or URL."
     if where.startswith(("postgresql://", "postgres://")): return _Postgres(where, synchronous)
@@ -496,7 +495,7 @@ def _or_error(function: Callable, *arguments: Any) -> Any:
     except (TypeError, ValueError) as e: return e
 
 @contextmanager
-def _together(db: _SQLite | _Postgres, lock: threading.Lock, write: bool,
+def _together(db: _SQLite | _Postgres, lock: threading.Lock, write: bool | None,
               wait: bool) -> Iterator[Database]:
     "A transaction, one thread at a time; what the engine says becomes an error of ours."
     if not lock.acquire(blocking=wait): raise BusyError("another thread uses the log")
@@ -510,7 +509,7 @@ def _together(db: _SQLite | _Postgres, lock: threading.Lock, write: bool,
         raise _unreachable(e) from e
     finally: lock.release()
 
-# %% ../nbs/06b_prediction_log.ipynb #a57f11dc
+# %% ../nbs/06b_prediction_log.ipynb #e30b6ecd
 class PredictionLog:
     """What was predicted, what was done about it, and what happened: one database.
 
@@ -621,15 +620,16 @@ class PredictionLog:
         if isinstance(result, Exception): raise result
         return result
 
-    def append_each(self, requests: Iterable[Iterable[Prediction]], *, wait: bool = True) -> list:
+    def append_each(self, requests: Iterable[Iterable[Prediction]], *, wait: bool = True,
+                    checked: bool = False) -> list:
         """Record the predictions of several requests in one transaction.
 
         Parameters
         ----------
         requests : iterable of iterable of Prediction
             Each is recorded or refused as by `append`, whatever becomes of the others.
-        wait : bool
-            See `transaction`.
+        wait, checked : bool
+            See `transaction`; and whether each is `Checked`, see `mlscale.log_writer`.
 
         Returns
         -------
@@ -641,12 +641,13 @@ class PredictionLog:
         LogError
             If the log cannot be written; then nothing is recorded.
         """
-        checked = [_or_error(_checked, rows) for rows in requests]
+        read = [*requests] if checked else [_or_error(_checked, rows) for rows in requests]
+        ids = [row.request_id for rows in read if isinstance(rows, list) for row in rows]
+        write = None if len(ids) == 1 and self._db.quick else True   # one statement is enough
         try:
-            with self.transaction(wait=wait) as db: return _recorded(db, checked, {})
+            with _together(self._db, self._lock, write, wait) as db: return _recorded(db, read, {})
         except _KnownError:
-            ids = {row.request_id for rows in checked if isinstance(rows, list) for row in rows}
-            with self.transaction(wait=wait) as db: return _recorded(db, checked, _known(db, ids))
+            with self.transaction(wait=wait) as db: return _recorded(db, read, _known(db, ids))
 
     def append_later(self, table: str, rows: Sequence[Sequence], *,
                      archived: Mapping[str, tuple] | None = None, predicted: bool = False) -> int:

@@ -29,10 +29,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
-# %% ../nbs/06j_server.ipynb #9459c3cb
+# %% ../nbs/06j_server.ipynb #8b68cd89
 from .arguments import one_of, whole
 from .hot_swap import ReloadingModel
-from .limits import COUNTS, PATIENCE, Door, ServiceMetrics, read_keys, refusal
+from .limits import ARRIVING, COUNTS, PATIENCE, Door, ServiceMetrics, read_keys, refusal
 from .log_writer import MODES
 from .pointer import PRODUCTION
 from .rollout import check_rollout
@@ -180,7 +180,7 @@ def _on_the_wire(answer: "JSONResponse") -> bytes:
     status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n"
     return "".join([status, *lines, "\r\n"]).encode() + bytes(answer.body)
 
-# %% ../nbs/06j_server.ipynb #68d8901c
+# %% ../nbs/06j_server.ipynb #3f8bed3d
 class _Impatient(_Protocol):
     "Ends a connection on which something does not come, or is not taken, in time."
     _patience: float
@@ -205,6 +205,7 @@ class _Impatient(_Protocol):
     def on_headers_complete(self):
         super().on_headers_complete()
         self._cycles = (*(c for c in self._cycles if not c.response_complete), self.cycle)
+        self.scope["extensions"] = {ARRIVING: self.cycle}
 
     def on_body(self, body):
         super().on_body(body)
@@ -315,7 +316,7 @@ def impatient_protocol(patience: float, metrics: ServiceMetrics,
            "_refused": metrics.requests.labels(503)}
     return type("Impatient", (_Doorkeeper, AutoHTTPProtocol), has)   # the fastest that is installed
 
-# %% ../nbs/06j_server.ipynb #9a482c33
+# %% ../nbs/06j_server.ipynb #03be3dfe
 DRAIN = 5   # seconds for the questions in progress when a server is told to end
 
 def _open_features(folder: str | None) -> Any:
@@ -339,7 +340,8 @@ def _serve_at(listening: socket.socket, bundles: str | os.PathLike, *, patience:
     told = {**options, "certificate": certificate, "features": features}
     for line in _announcement(listening, Path(bundles), app.state.live, told): say(line)
     protocol = impatient_protocol(patience, app.state.metrics, app.state.doors)
-    settings = uvicorn.Config(AccessLog(app) if access_log else app, log_level="warning",
+    front = app.state.front
+    settings = uvicorn.Config(AccessLog(front) if access_log else front, log_level="warning",
                               http=protocol, access_log=False,
                               timeout_graceful_shutdown=DRAIN,
                               log_config=None if access_log else uvicorn.config.LOGGING_CONFIG,

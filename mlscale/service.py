@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #148bf751
+# %% ../nbs/06i_service.ipynb #f2a25cc8
 import asyncio
 import logging
 import os
@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #00cceb80
+# %% ../nbs/06i_service.ipynb #498b160a
 from .arguments import number, one_of, whole
 from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
@@ -29,7 +29,7 @@ from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
 from .limits import Admission, Door, Keys, Limits, ServiceMetrics, overdue, read_features
 from .limits import read_json, read_keys, read_rows, refusal, route_path
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
-from .log_writer import LogWriter
+from .log_writer import Checked, LogWriter
 from .openapi import describe
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
@@ -74,13 +74,13 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     check_ids((e for e in entities if e is not None), "entities")
     return entities
 
-# %% ../nbs/06i_service.ipynb #750c5932
+# %% ../nbs/06i_service.ipynb #a8a01300
 def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
              what: str) -> tuple[np.ndarray, list[list]]:
-    """Each row scored by its model, and as that model takes it; a refusal names the row by its
-    place in the request."""
-    prediction, features = np.empty(len(rows)), rows.tolist()
-    columns = production.bundle.columns
+    """Each row scored by its model, and as that model takes it, None where a value is missing; a
+    refusal names the row by its place in the request."""
+    held = lambda rows: [[None if v != v else v for v in row] for row in rows.tolist()]
+    prediction, features, columns = np.empty(len(rows)), held(rows), production.bundle.columns
     for deployed in set(by):
         chosen = [i for i, d in enumerate(by) if d == deployed]   # also under another alias
         theirs = deployed.bundle.columns
@@ -92,7 +92,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
             raise ValueError(re.sub(r"^values\[(\d+)\]", place, str(e))) from e
         if theirs == columns: continue
         order = [columns.index(name) for name in theirs]
-        for i, row in zip(chosen, asked[:, order].tolist()): features[i] = row
+        for i, row in zip(chosen, held(asked[:, order])): features[i] = row
     return prediction, features
 
 # %% ../nbs/06i_service.ipynb #802200ab
@@ -128,7 +128,7 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #f32b2856
+# %% ../nbs/06i_service.ipynb #0c9fe12d
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -173,8 +173,8 @@ class Service:
                  canary: float = 0., shadow: Shadow | None = None):
         self._live, self._log, self._route = live, log, route
         self._refuses = one_of(on_violation, "on_violation", ("count", "refuse")) == "refuse"
-        self._tallies, self._lock = dict[str, ContractTally](), threading.Lock()
-        self._violated, self._shadow = violated, shadow
+        self._tallies, self._violated = dict[str, ContractTally](), violated
+        self._lock, self._shadow = threading.Lock(), shadow
         self._share = number(canary, "canary", low=0, high=1)
         if route and canary: raise ValueError(f"canary={canary}: the route decides; give one")
 
@@ -191,7 +191,8 @@ class Service:
         ContractTally or None
             None if its card holds no contract.
         """
-        if deployed.bundle.contract is None: return None
+        known = self._tallies.get(deployed.sha256)
+        if known or deployed.bundle.contract is None: return known
         return self._tallies.setdefault(deployed.sha256, ContractTally(deployed.bundle.contract))
 
     def tried(self) -> dict:
@@ -296,10 +297,9 @@ class Service:
         if (values is None) == (features is None):
             raise ValueError("body: give either `values`, in the order of the model's columns, or "
                              "`features`, by name")
-        what, read, given = (("values", read_rows, values) if features is None else
-                             ("features", read_features, features))
+        what, read = ("values", read_rows) if features is None else ("features", read_features)
         signature = production.bundle.signature
-        rows = read(given, signature.columns, signature.types)
+        rows = read(features if values is None else values, signature.columns, signature.types)
         self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
         times, whom = moments_of(at, len(rows)), _entities(entities, len(rows))
@@ -310,7 +310,7 @@ class Service:
         answers = [Prediction(id, time, d.name, d.version, d.sha256, alias, p, x, entity)
                    for id, time, (alias, d), p, x, entity
                    in zip(ids, times, by, prediction.tolist(), rows_given, whom)]
-        return production, answers, rows
+        return production, Checked(answers) if rows.dtype == float else answers, rows
 
 # %% ../nbs/06i_service.ipynb #af5b6def
 @cache
@@ -345,7 +345,7 @@ def _understood(body: bytes, question: Callable[[], Any] = _question_type) -> di
         raise ValueError("body: nested too deeply; give one row, or a list of rows") from None
     except ValueError as e: raise ValueError(f"body: JSON decode error ({e})") from None
 
-# %% ../nbs/06i_service.ipynb #97562b80
+# %% ../nbs/06i_service.ipynb #d6f73a4b
 BLOCKED = 5.    # seconds that a server is not ready after its log could not be written
 
 def _refused(e: Exception) -> "JSONResponse":
@@ -354,73 +354,54 @@ def _refused(e: Exception) -> "JSONResponse":
     return refusal(status, e, **({"Retry_After": "1"} if status == 503 else {}))
 
 @cache
-def _answer_type() -> "type[JSONResponse]":
-    "An answer, written by pydantic in a fifth of the time."
-    from fastapi.responses import JSONResponse
+def _to_json() -> Callable[[Any], bytes]:
+    "Pydantic's writer, which needs a fifth of the time; imported once."
     from pydantic_core import to_json
-    class Answer(JSONResponse):
-        def render(self, content: Any) -> bytes: return to_json(content)
-    return Answer
+    return to_json
 
-def _reply(given: dict, metrics: ServiceMetrics) -> "JSONResponse":
-    "An answer that is counted."
-    for (version, alias), n in Counter(zip(given["versions"], given["aliases"])).items():
+def _counted(given: dict, metrics: ServiceMetrics) -> bytes:
+    "An answer as JSON; its rows are counted."
+    versions, aliases = given["versions"], given["aliases"]
+    pairs = Counter(zip(versions, aliases)) if versions[1:] else {(versions[0], aliases[0]): 1}
+    for (version, alias), n in pairs.items():
         if version is not None: metrics.predictions_of(version).inc(n)
         if alias is not None: metrics.aliases_of(alias).inc(n)
-    return _answer_type()(given)
+    return _to_json()(given)
 
-# %% ../nbs/06i_service.ipynb #49a2f4fa
-def _entity_routes(service: EntityService | None, metrics: ServiceMetrics) -> "APIRouter":
-    "POST /predict/entity, in a small pool of its own."
+# %% ../nbs/06i_service.ipynb #47e29f47
+def _question_routes(service: EntityService | None, metrics: ServiceMetrics) -> "APIRouter":
+    "POST /predict for the page, `_Questions` answers it; and by key, in a small pool of its own."
     from anyio import CapacityLimiter, to_thread
-    from fastapi import APIRouter, Request
+    from fastapi import APIRouter, Request, Response
     # made where the event loop runs
     router, threads = APIRouter(), cache(lambda: CapacityLimiter(THREADS))
-    content = {"application/json": {"schema": entity_question_type().model_json_schema()}}
-    schema = {"requestBody": {"required": True, "content": content}}
+    def body_of(question: Any) -> dict:
+        content = {"application/json": {"schema": question.model_json_schema()}}
+        return {"requestBody": {"required": True, "content": content}}
 
-    def answer(body: bytes, scope: MutableMapping) -> "JSONResponse":
+    @router.post("/predict", openapi_extra=body_of(_question_type()))
+    async def predict():
+        pass
+
+    def answer(body: bytes, scope: MutableMapping) -> Response:
         if service is None:
             why = "this server reads no feature store; start it with --features, or ask /predict"
             return refusal(501, why)
         try:
             _check_in_time(scope, metrics)
-            return _reply(service.answer(**_understood(body, entity_question_type)), metrics)
+            given = service.answer(**_understood(body, entity_question_type))
+            return Response(_counted(given, metrics), media_type="application/json")
         except (ValueError, UnavailableError, OSError) as e: return _refused(e)
 
-    @router.post("/predict/entity", openapi_extra=schema)
+    @router.post("/predict/entity", openapi_extra=body_of(entity_question_type()))
     async def predict_entity(request: Request):
         body = await request.body()
         with metrics.seconds.time():
             return await to_thread.run_sync(answer, body, request.scope, limiter=threads())
     return router
 
-# %% ../nbs/06i_service.ipynb #016aa25a
+# %% ../nbs/06i_service.ipynb #e0557b6f
 SMALL = 8_192   # bytes of a body that is answered on the event loop: some ten rows of 45 columns
-
-class _SmallQuestions:
-    "A layer around an application that answers a small question itself, on the event loop."
-    def __init__(self, app: Callable, service: Service, models: WatchedModels,
-                 metrics: ServiceMetrics):
-        self._app, self._service, self._models, self._metrics = app, service, models, metrics
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        asks = (scope["type"] == "http" and scope["method"] == "POST"
-                and route_path(scope) == "/predict")
-        if not asks: return await self._app(scope, receive, send)
-        message = await receive()   # the whole body: `Limits` has read it
-        if len(message["body"]) > SMALL or not self._models.engines() <= {"onnx"}:
-            first = iter([message])
-            async def again() -> dict: return next(first, None) or await receive()
-            return await self._app(scope, again, send)
-        with self._metrics.seconds.time():
-            try:
-                given = await self._service.answer_async(**_understood(message["body"]))
-                reply = _reply(given, self._metrics)
-            except (ValueError, UnavailableError, LogError) as e: reply = _refused(e)
-        await reply(scope, receive, send)
-
-# %% ../nbs/06i_service.ipynb #f55f7653
 THREADS = max(4, 2*(os.cpu_count() or 1))   # that answer larger ones
 
 def _check_in_time(scope: MutableMapping, metrics: ServiceMetrics) -> None:
@@ -429,27 +410,40 @@ def _check_in_time(scope: MutableMapping, metrics: ServiceMetrics) -> None:
     metrics.shed.labels("deadline").inc()
     raise UnavailableError("the time that Request-Timeout-Ms gave is over")
 
-def _prediction_routes(service: Service, metrics: ServiceMetrics) -> "APIRouter":
-    "POST /predict, for what `_SmallQuestions` leaves: in a thread of a small pool."
-    from anyio import CapacityLimiter, to_thread
-    from fastapi import APIRouter, Request
-    # made where the event loop runs
-    router, threads = APIRouter(), cache(lambda: CapacityLimiter(THREADS))
-    content = {"application/json": {"schema": _question_type().model_json_schema()}}
-    schema = {"requestBody": {"required": True, "content": content}}
+def _is_question(scope: Mapping) -> bool:
+    "Whether somebody asks /predict."
+    return (scope["type"] == "http" and scope["method"] == "POST"
+            and route_path(scope) == "/predict")
 
-    def answer(body: bytes, scope: MutableMapping) -> "JSONResponse":
-        _check_in_time(scope, metrics)
-        return _reply(service.answer(**_understood(body)), metrics)
+class _Questions:
+    "A layer around an application that answers POST /predict before a route is looked for."
+    def __init__(self, app: Callable, service: Service, models: WatchedModels,
+                 metrics: ServiceMetrics):
+        from anyio import CapacityLimiter
+        self._app, self._service, self._models, self._metrics = app, service, models, metrics
+        self._threads = cache(lambda: CapacityLimiter(THREADS))   # made where the event loop runs
 
-    @router.post("/predict", openapi_extra=schema)
-    async def predict(request: Request):
-        body = await request.body()
-        with metrics.seconds.time():
-            try:
-                return await to_thread.run_sync(answer, body, request.scope, limiter=threads())
-            except (ValueError, UnavailableError, LogError) as e: return _refused(e)
-    return router
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if not _is_question(scope): return await self._app(scope, receive, send)
+        question, start = (await receive())["body"], time.perf_counter()   # `Limits` has read it
+        try: answer = await self._answer(question, scope)
+        except (ValueError, UnavailableError, LogError) as e:
+            return await _refused(e)(scope, receive, send)
+        finally: self._metrics.seconds.observe(time.perf_counter() - start)
+        await send({"type": "http.response.start", "status": 200, "headers": [
+            (b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _answer(self, question: bytes, scope: MutableMapping) -> bytes:
+        "A small question is answered on the event loop, a large one in a thread."
+        from anyio import to_thread
+        if len(question) <= SMALL and self._models.all_onnx():
+            given = await self._service.answer_async(**_understood(question))
+            return _counted(given, self._metrics)
+        def large() -> bytes:
+            _check_in_time(scope, self._metrics)
+            return _counted(self._service.answer(**_understood(question)), self._metrics)
+        return await to_thread.run_sync(large, limiter=self._threads())
 
 # %% ../nbs/06i_service.ipynb #594c7bda
 def _state(models: WatchedModels, writer: LogWriter | None, service: Service) -> "JSONResponse":
@@ -581,13 +575,15 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06i_service.ipynb #ab2de1c8
+# %% ../nbs/06i_service.ipynb #a2629795
 _logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def _watched(metrics: ServiceMetrics, models: WatchedModels,
                    writer: LogWriter | None, doors: dict[str, Door]) -> AsyncIterator[None]:
     "Note each second what is so at the moment, for the time of the block."
+    from anyio import to_thread
+    await to_thread.run_sync(bool)   # the first thread takes a tenth of a second: not a client's
     async def watch() -> None:
         served, due, told = None, time.monotonic(), dict.fromkeys(doors, 0)
         while True:
@@ -608,7 +604,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
     try: yield
     finally: watching.cancel()
 
-# %% ../nbs/06i_service.ipynb #2d001fcb
+# %% ../nbs/06i_service.ipynb #4783271b
 def _routers(service: Service, entities: EntityFeatures | None, book: PredictionLog | None,
              writer: LogWriter | None, models: WatchedModels,
              metrics: ServiceMetrics) -> list["APIRouter"]:
@@ -617,11 +613,11 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
     first_time = book if writer and writer.mode == "durable" else None
     by_key = None if entities is None else EntityService(service.answer, entities, models, _told,
                                                          first_time, metrics.saw)
-    return [_prediction_routes(service, metrics), _entity_routes(by_key, metrics),
-            _outcome_routes(book), _model_routes(models(PRODUCTION), entities),
+    return [_question_routes(by_key, metrics), _outcome_routes(book),
+            _model_routes(models(PRODUCTION), entities),
             _operation_routes(models, writer, metrics, service)]
 
-# %% ../nbs/06i_service.ipynb #8c9e0f4e
+# %% ../nbs/06i_service.ipynb #9c0496fb
 def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float) -> None:
     "What the layers would say at the first request is said at once."
     one_of(on_violation, "on_violation", ("count", "refuse"))
@@ -629,7 +625,18 @@ def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float)
     whole(max_bytes, "max_bytes", low=1)
     number(patience, "patience", above=0)
 
-# %% ../nbs/06i_service.ipynb #b05c0f55
+def _surrounded(app: "FastAPI", layers: list[tuple[Any, dict]]) -> "FastAPI":
+    "An application in layers, the innermost first. At its `state.front` questions pass these only."
+    questions: Callable = app
+    for layer, how in layers:
+        app.add_middleware(layer, **how)
+        questions = layer(questions, **how)
+    async def front(scope: dict, receive: Callable, send: Callable) -> None:
+        await (questions if _is_question(scope) else app)(scope, receive, send)
+    app.state.front = front
+    return app
+
+# %% ../nbs/06i_service.ipynb #59bc2721
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
@@ -683,6 +690,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         them. It starts without a deployed model as well, and is ready when there is one. When it
         ends, what waits for the log is written. `app.state.live` is the `ReloadingModel` of
         `production`; `app.state.metrics` and `app.state.doors` are for `impatient_protocol`.
+        `app.state.front` is quicker: a question passes none of the framework's layers, nor yours.
 
     Examples
     --------
@@ -710,15 +718,15 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
         with ExitStack() as ends, models.watching():
             for part in (book, writer, tried): part and ends.callback(part.close)   # the last first
             async with _watched(metrics, models, writer, doors): yield
-    app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None)
+    app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None, redirect_slashes=False)
     doors = {path: Door(most, metrics) for path in sorted(QUESTIONS)}
     app.state.live, app.state.metrics, app.state.doors = models(PRODUCTION), metrics, doors
     service = Service(models, writer, route, on_violation=on_violation, canary=canary, shadow=tried,
                       violated=lambda name, rule, n: metrics.violations.labels(name, rule).inc(n))
     for r in _routers(service, entities, book, writer, models, metrics): app.include_router(r)
     describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
-    app.add_middleware(_SmallQuestions, service=service, models=models, metrics=metrics)
-    for path, door in doors.items(): app.add_middleware(Admission, door=door, path=path)
-    if digests: app.add_middleware(Keys, digests=digests)
-    app.add_middleware(Limits, metrics=metrics, max_bytes=max_bytes, patience=patience)
-    return app
+    layers = [(_Questions, {"service": service, "models": models, "metrics": metrics}),
+              *((Admission, {"door": door, "path": path}) for path, door in doors.items()),
+              (Limits, {"metrics": metrics, "max_bytes": max_bytes, "patience": patience})]
+    if digests: layers.append((Keys, {"digests": digests, "metrics": metrics}))   # before the body
+    return _surrounded(app, layers)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from postgres import Server, programs, server, where
 
 from mlscale import log_writer, storage
-from mlscale.log_writer import LogWriter
+from mlscale.log_writer import Checked, LogWriter
 from mlscale.prediction_log import FORMAT, BusyError, ConflictError, LogError, Prediction, PredictionLog, iso_utc
 
 FORMAT_1 = Path(__file__).parent / "data" / "log_format_1.db"
@@ -658,9 +658,9 @@ class Watched(PredictionLog):
         super().__init__(*args, **how)
         self.made = []
 
-    def append_each(self, requests, *, wait=True):
-        requests = [list(rows) for rows in requests]
-        out = super().append_each(requests, wait=wait)
+    def append_each(self, requests, *, wait=True, checked=False):
+        requests = list(requests)
+        out = super().append_each(requests, wait=wait, checked=checked)
         self.made.append((threading.current_thread().name, sum(map(len, requests)), wait))
         return out
 
@@ -677,7 +677,8 @@ def in_order(log):
     with log.transaction(write=False) as db: return [id for id, in db.execute("SELECT request_id FROM predictions ORDER BY rowid")]
 
 
-def test_what_comes_in_a_turn_of_the_loop_is_one_transaction_on_it_in_order(tmp_path):
+def test_what_comes_in_a_turn_of_the_loop_is_one_transaction_on_it_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_writer, "TOO_SLOW", 60.)   # on a busy machine a commit may take longer
     async def story(log, writer):
         for turn in range(3):
             asked = [[row(f"{turn}-{i}")] for i in range(10)]
@@ -731,7 +732,8 @@ def test_while_another_process_writes_the_loop_goes_on_and_the_thread_waits(tmp_
         assert [who for who, *_ in log.made] == [LOOP, THREAD, THREAD, LOOP] and writer.error is None
 
 
-def test_a_full_disk_reaches_everyone_of_the_turn_and_the_next_may_succeed(tmp_path):
+def test_a_full_disk_reaches_everyone_of_the_turn_and_the_next_may_succeed(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_writer, "TOO_SLOW", 60.)
     big = lambda name: [row(f"{name}-{j}", [.1] * 50) for j in range(15)]
     async def story(log, writer):
         limit(log, 20)
@@ -743,6 +745,18 @@ def test_a_full_disk_reaches_everyone_of_the_turn_and_the_next_may_succeed(tmp_p
     with Watched(tmp_path / "log.db") as log, closing(LogWriter(log)) as writer:
         asyncio.run(story(log, writer))
         assert log.made == [(LOOP, 15, False)]
+
+
+def test_a_row_that_is_checked_already_is_recorded_by_itself_once_and_contradicted_as_any(tmp_path):
+    one = Checked([row("a")])
+    with PredictionLog(tmp_path / "log.db") as log:
+        for _ in range(2): assert log.append_each([one], wait=False, checked=True) == [one]
+        (again,) = log.append_each([Checked([row("a", prediction=.9)])], wait=False, checked=True)
+        assert again == [row("a")]
+        (refused,) = log.append_each([Checked([row("a", [9.])])], wait=False, checked=True)
+        assert isinstance(refused, ConflictError) and held(log) == [("a",)]
+        with PredictionLog(tmp_path / "log.db") as other, other.transaction(), pytest.raises(BusyError):
+            log.append_each([Checked([row("b")])], wait=False, checked=True)
 
 
 def test_a_disk_that_held_the_loop_too_long_has_the_thread_for_a_second(tmp_path, monkeypatch):

@@ -30,7 +30,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PowerTransformer
 from threadpoolctl import threadpool_limits
 
+from mlscale import limits
 from mlscale.artifacts import load_bundle, save
+from mlscale.limits import make_key
 from mlscale.serving import THREADS, PredictionLog, ReloadingModel, Service, UnavailableError, create_app, load_model_from_registry, read_rows, serving_process
 
 K = 3
@@ -572,6 +574,72 @@ def test_a_body_that_is_too_large_is_refused_and_the_client_hears_it(impatient, 
     assert response.status_code == 413 and "8,000,000 bytes" in response.json()["detail"]
     assert httpx.post(f"{impatient}/predict", json={"values": ROWS}).status_code == 200
     assert 'mlscale_requests_total{status="413"} 1.0' in httpx.get(f"{impatient}/metrics").text
+
+
+def test_all_bodies_that_arrive_at_once_have_a_bound(bundles):
+    "Nine clients stay below the limit each; what the ninth sends is not kept, and it hears so."
+    limited = limits.Limits(create_app(bundles), limits.ServiceMetrics(), max_bytes=1000)
+    held = []
+
+    async def client(n, all_here):
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        said, sent = [], iter([b"x"*500, b"x"*400])
+
+        async def receive():
+            body = next(sent)
+            if body == b"x"*400:
+                held.append(limited._held)
+                await all_here.wait()
+            return {"type": "http.request", "body": body, "more_body": body == b"x"*500}
+
+        async def send(message): said.append(message)
+        await limited(scope, receive, send)
+        return said[0]["status"]
+
+    async def story():
+        all_here = asyncio.Event()
+        asked = [asyncio.ensure_future(client(n, all_here)) for n in range(20)]
+        await asyncio.sleep(.05)
+        all_here.set()
+        return await asyncio.gather(*asked)
+
+    statuses = asyncio.run(story())
+    assert max(held) <= limits.AT_A_TIME * 1000 and statuses.count(503) >= 4 and limited._held == 0
+    assert set(statuses) == {422, 503}
+
+
+def test_a_stranger_fills_no_memory(bundles, tmp_path):
+    "Without a key the body is not read: one that is too large draws 401, and the answer is counted."
+    make_key("desk", tmp_path / "keys")
+    with TestClient(create_app(bundles, keys=tmp_path / "keys", max_bytes=100)) as client:
+        assert client.post("/predict", content=b"x"*1000).status_code == 401
+    app = create_app(bundles, keys=tmp_path / "keys")
+    assert b'mlscale_requests_total{status="401"}' not in app.state.metrics.text()
+    assert TestClient(app).post("/predict", json={"values": ROWS}).status_code == 401
+    assert b'mlscale_requests_total{status="401"} 1.0' in app.state.metrics.text()
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/health/live/", "/model/"])
+def test_nobody_is_sent_where_a_header_of_his_own_says(bundles, path):
+    with TestClient(create_app(bundles)) as client:
+        assert client.get(path, headers={"Host": "elsewhere.example"}, follow_redirects=False).status_code == 404
+
+
+def test_through_the_front_a_question_is_counted_limited_and_answered_as_through_the_application(bundles, tmp_path):
+    make_key("desk", tmp_path / "keys")
+    for locked in (False, True):
+        app = create_app(bundles, max_bytes=20_000, keys=tmp_path / "keys" if locked else None)
+        whole, front = TestClient(app), TestClient(app.state.front)
+        questions = [{"json": {"values": ROWS}}, {"json": {"values": ROWS[:1]*300}}, {"content": b"x"*30_000}, {"content": b"{"}, {"json": {"values": ROWS}, "headers": {"Request-Timeout-Ms": "x"}},
+                     {"json": {"values": ROWS}, "headers": {"Content-Encoding": "gzip"}}]
+        with whole:
+            for q in questions:
+                a, b = whole.post("/predict", **q), front.post("/predict", **q)
+                said = [{k: v for k, v in x.json().items() if k != "ids"} for x in (a, b)]
+                assert a.status_code == b.status_code and said[0] == said[1] and a.headers["content-type"] == b.headers["content-type"]
+            assert front.get("/model").json() == whole.get("/model").json() and front.get("/predict").status_code == (401 if locked else 405)
+        counted = app.state.metrics.text().decode()
+        for status in ({401} if locked else {200, 413, 415, 422}): assert f'mlscale_requests_total{{status="{status}"}} ' in counted
 
 
 def test_health_does_not_wait_for_the_threads_that_answer(bundles, monkeypatch):
