@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-# %% ../nbs/06h_entities.ipynb #0d5cd2e4
+# %% ../nbs/06h_entities.ipynb #7ef75c29
 from .arguments import check_names
 from .bundle import Signature
 from .hot_swap import DeployedModel, ReloadingModel
-from .limits import MAX_ROWS, read_features
+from .limits import MAX_NAME, MAX_ROWS, read_features
 from .pointer import PRODUCTION
 from .prediction_log import PredictionLog, check_ids, iso_utc
 from .storage import needs
@@ -335,7 +335,7 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #7251c4b7
+# %% ../nbs/06h_entities.ipynb #084c16b3
 def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> list[str]:
     """A time for each row, as the log writes it.
 
@@ -377,7 +377,7 @@ def _check_names_of(rows: Sequence[str | None] | None, n: int, what: str) -> Non
     "One name a row, such as a log can hold."
     if rows is None: return
     if len(rows) != n: raise ValueError(f"{what}: {len(rows)} for {n} keys; give one a key")
-    check_ids((name for name in rows if name is not None), what)
+    check_ids((name for name in rows if name is not None), what, longest=MAX_NAME)
 
 class EntityService:
     """Questions by key: the features that the client does not have are read from a store.

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #498b160a
+# %% ../nbs/06i_service.ipynb #db817900
 from .arguments import number, one_of, whole
 from .contract import ContractTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
-from .limits import MAX_BYTES, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE, QUESTIONS
-from .limits import Admission, Door, Keys, Limits, ServiceMetrics, overdue, read_features
-from .limits import read_json, read_keys, read_rows, refusal, route_path
+from .limits import MAX_BYTES, MAX_NAME, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE
+from .limits import QUESTIONS, Admission, Door, Keys, Limits, ServiceMetrics, overdue
+from .limits import read_features, read_json, read_keys, read_rows, refusal, route_path
 from .hot_swap import DeployedModel, ReloadingModel, WatchedModels
 from .log_writer import Checked, LogWriter
-from .openapi import describe
+from .openapi import describe, model_description
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06i_service.ipynb #e04f1482
+# %% ../nbs/06i_service.ipynb #1dd5bb1e
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
@@ -61,7 +61,7 @@ def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
     "One id a row, none twice; new ones if none are given."
     if ids is None: return [_new_id() for _ in range(n)]
     if len(ids) != n: raise ValueError(f"ids: {len(ids)} for {n} rows; give one a row")
-    check_ids(ids)
+    check_ids(ids, longest=MAX_NAME)
     if len(set(ids)) < n:
         raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; "
                          "give each row its own")
@@ -71,7 +71,7 @@ def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | N
     "One name or None a row."
     if entities is None: return [None]*n
     if len(entities) != n: raise ValueError(f"entities: {len(entities)} for {n} rows")
-    check_ids((e for e in entities if e is not None), "entities")
+    check_ids((e for e in entities if e is not None), "entities", longest=MAX_NAME)
     return entities
 
 # %% ../nbs/06i_service.ipynb #a8a01300
@@ -495,17 +495,7 @@ def _operation_routes(models: WatchedModels, writer: LogWriter | None,
 
     return router
 
-# %% ../nbs/06i_service.ipynb #7dfd6c41
-def _description(deployed: DeployedModel, entities: EntityFeatures | None) -> dict:
-    "A deployed model, as somebody who wants to ask it must know it."
-    bundle, signature = deployed.bundle, deployed.bundle.signature
-    types = signature.types or ["number"]*len(signature.columns)
-    known = lambda name: {} if entities is None else {"from_store": name in entities.columns}
-    columns = [{"name": name, "type": kind, "may_be_missing": missing, **known(name)} for name,
-               kind, missing in zip(signature.columns, types, signature.allow_missing)]
-    return {"model": deployed.name, "version": deployed.version, "sha256": deployed.sha256,
-            "output": bundle.card["output"], "engine": bundle.engine, "columns": columns}
-
+# %% ../nbs/06i_service.ipynb #7f3af1e8
 def _model_routes(live: ReloadingModel, entities: EntityFeatures | None) -> "APIRouter":
     "GET /model; it looks at what is loaded, and waits for nobody."
     from fastapi import APIRouter
@@ -513,7 +503,8 @@ def _model_routes(live: ReloadingModel, entities: EntityFeatures | None) -> "API
 
     @router.get("/model")
     async def model():
-        if live.deployed: return _description(live.deployed, entities)
+        stored = None if entities is None else entities.columns
+        if live.deployed: return model_description(live.deployed, stored)
         return refusal(503, "no model is loaded; see /health/ready")
     return router
 

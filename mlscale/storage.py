@@ -6,9 +6,10 @@
 __all__ = ['home', 'make_folder', 'replacing', 'digest', 'read_regular', 'locked', 'iso_utc', 'without_password', 'check_ids',
            'as_json', 'needs', 'style']
 
-# %% ../nbs/000_storage.ipynb #777b9747
+# %% ../nbs/000_storage.ipynb #e7fb0bcc
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -357,8 +358,8 @@ def without_password(place: object) -> str:
     text = str(place)
     return re.sub("//[^/@]*@", "//...@", text).split("?")[0] if "://" in text else text
 
-# %% ../nbs/000_storage.ipynb #10c7058f
-def check_ids(ids: Iterable[str], name: str = "ids") -> None:
+# %% ../nbs/000_storage.ipynb #41309cfc
+def check_ids(ids: Iterable[str], name: str = "ids", *, longest: float = math.inf) -> None:
     """Refuse names that a database or JSON cannot hold.
 
     Parameters
@@ -367,11 +368,13 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
         Request ids, or names of another kind.
     name : str
         What they are called in an error.
+    longest : float
+        How many characters each may have.
 
     Raises
     ------
     TypeError, ValueError
-        If one is no text, holds a NUL character, or half of a surrogate pair.
+        If one is no text, too long, holds a NUL character, or half of a surrogate pair.
 
     Examples
     --------
@@ -382,6 +385,8 @@ def check_ids(ids: Iterable[str], name: str = "ids") -> None:
     """
     for id in ids:
         if not isinstance(id, str): raise TypeError(f"{name}: {id!r} is no text; write {str(id)!r}")
+        if len(id) > longest:
+            raise ValueError(f"{name}: {id[:20]!a}... has {len(id)} characters, at most {longest}")
         if "\0" in id or not id.isascii() and any("\ud800" <= c <= "\udfff" for c in id):
             raise ValueError(f"{name}: {ascii(id)[:60]} holds a NUL or half a surrogate pair, "
                              "which cannot be stored; give plain text")

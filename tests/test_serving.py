@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from mlscale import limits
 from mlscale.artifacts import load_bundle, save
+from mlscale.contract import Contract
 from mlscale.limits import make_key
 from mlscale.serving import THREADS, PredictionLog, ReloadingModel, Service, UnavailableError, create_app, load_model_from_registry, read_rows, serving_process
 
@@ -291,12 +292,28 @@ def test_the_address_leads_to_a_page_that_needs_no_other_server(client):
         assert place.startswith("#/components/") and place.rpartition("/")[2] in document["components"][place.split("/")[2]], place
 
 
+@pytest.mark.parametrize("named", [{"ids": ["x"*201]}, {"entities": ["x"*201]}])
+def test_a_name_is_no_place_to_keep_things_in(client, named):
+    refused = client.post("/predict", json={"values": ROWS[:1], **named})
+    assert refused.status_code == 422 and "at most 200" in refused.json()["detail"]
+    assert client.post("/predict", json={"values": ROWS[:1], **{k: ["y"*200] for k in named}}).status_code == 200
+
+
 def test_the_model_says_what_it_takes(client, bundles, tmp_path):
     bundle = load_bundle(bundles / "late" / "1")
     said = client.get("/model").json()
     assert {k: said[k] for k in ("model", "version", "sha256", "output", "engine")} == {"model": "late", "version": 1, "sha256": bundle.sha256, "output": "probability", "engine": "onnx"}
-    assert said["columns"] == [{"name": n, "type": "number", "may_be_missing": n == "b"} for n in "abc"]
+    assert [{k: c[k] for k in ("name", "type", "may_be_missing")} for c in said["columns"]] == [{"name": n, "type": "number", "may_be_missing": n == "b"} for n in "abc"]
+    assert said["card"]["created"] == bundle.card["created"] and "reference" not in said["card"] and said["card"]["versions"]["scikit-learn"]
     with TestClient(create_app(tmp_path / "none")) as empty: assert empty.get("/model").status_code == 503
+
+
+def test_the_model_says_what_its_columns_usually_hold(tmp_path):
+    x = pd.DataFrame({"a": [0., 1., 2., 3.], "b": [5., 5., 6., 6.]})
+    bundle = save(LogisticRegression().fit(x, [0, 0, 1, 1]), tmp_path / "b" / "late" / "1", example=x, contract=Contract.learn(x))
+    point(tmp_path / "b", 1)
+    with TestClient(create_app(tmp_path / "b")) as client: told = client.get("/model").json()["columns"]
+    assert [(c["low"], c["high"], c["null_share"]) for c in told] == [(r.low, r.high, r.null_share) for r in bundle.contract.columns]
 
 
 OUTCOMES = {   # of x and y, which were asked, and z, which was not: the status, and what is said

@@ -244,9 +244,9 @@ def test_a_thousand_idle_connections_hold_nobody_and_are_ended(url):
 
 def test_who_does_not_read_holds_no_place_among_the_questions(bundles):
     "Clients send questions ahead whose answers are large, and read none of them."
-    rows = {"values": [["UA", 1., 2.]] * 2000, "ids": [f"{i:01000}" for i in range(2000)]}
+    rows = {"values": [["UA", 1., 2.]] * 10_000, "ids": [f"{i:0200}" for i in range(10_000)]}
     body = json.dumps(rows).encode()
-    with serving_process(bundles, patience=1.) as url, ExitStack() as stack:
+    with serving_process(bundles, patience=2.) as url, ExitStack() as stack:
         for _ in range(8):
             s = stack.enter_context(socket.socket())
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
