@@ -71,6 +71,21 @@ def agreed(registry, alias=PRODUCTION):
     return said.pop()
 
 
+def test_a_registry_of_any_place_is_for_its_owner_alone_and_a_folder_that_is_shared_stays_shared(tmp_path, models, example):
+    before = os.umask(0o022)
+    try:
+        made = []
+        for root in (tmp_path/"own", tmp_path/"shared"):
+            if root.name == "shared": root.mkdir()
+            registry = Registry(f"sqlite:///{root/'mlflow.db'}")
+            registry.register(models[0], name="late", example=example, lineage={}, metrics={})
+            registry.promote("late", 1)
+            registry.deploy("late")
+            made.append({name: (root/name).stat().st_mode & 0o777 for name in (".", "artifacts", "bundles", "mlflow.db")})
+    finally: os.umask(before)
+    assert made == [dict.fromkeys((".", "artifacts", "bundles"), 0o700) | {"mlflow.db": 0o600}, {**made[0], ".": 0o755}]
+
+
 # --- versions
 
 def test_versions_count_up_and_keep_what_was_registered(registry, models, example):
