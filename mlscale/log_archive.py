@@ -358,14 +358,17 @@ def _read_months(book: PredictionLog, query: Callable[[Database], tuple[Any, lis
             if months == earlier: raise
             earlier = months
 
-# %% ../nbs/06l_log_archive.ipynb #1bd3406e
-_LATER = (("actions", ("action_at", "action", "propensity"), "x.at, x.action, x.propensity"),
-          ("outcomes", ("label", "known_at"), "x.label, x.known_at"))
+# %% ../nbs/06l_log_archive.ipynb #720b8647
+_LATER = (("actions", ("action_at", "action", "propensity"), "x.at, x.action, x.propensity",
+           "x.at"),
+          ("outcomes", ("label", "known_at"), "x.label, x.known_at", "x.known_at"))
 
-def _later(db: Database, table: str, names: tuple[str, ...], columns: str) -> pd.DataFrame:
-    "What was recorded about predictions after they were archived."
+def _later(db: Database, table: str, names: tuple[str, ...], columns: str, time: str
+           ) -> pd.DataFrame:
+    """What was recorded about predictions after they were archived, and before the same id was
+    asked again."""
     rows = db.execute(f"SELECT x.request_id, {columns} FROM {table} x LEFT JOIN predictions p "
-                      "ON p.request_id = x.request_id WHERE p.request_id IS NULL")
+                      f"ON p.request_id = x.request_id WHERE p.request_id IS NULL OR {time} < p.at")
     return _frame(rows, ["request_id", *names]).set_index("request_id")
 
 def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFrame:

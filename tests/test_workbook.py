@@ -286,7 +286,7 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
     many = [notebook(tmp_path, "1", name=f"more{i}.ipynb") for i in range(6)]   # then kernels are forks
     for paths in ([bad, slow, dead], [good, bad, slow, dead, *many]):
         done = runner("run", *paths)
-        texts = ["from the notebook", "not done after 3 s", "dead.ipynb: FAILED", *(f"{p.name}: runs" for p in paths if p in (good, *many))]
+        texts = ["from the notebook", "not done after 8 s", "dead.ipynb: FAILED", *(f"{p.name}: runs" for p in paths if p in (good, *many))]
         assert done.returncode == 1 and all(text in done.stdout for text in texts), done.stdout + done.stderr
 
 
