@@ -258,17 +258,22 @@ def without_java(env):
     return {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
 
 
-def aloud(command, env):
-    "Run a command, pass on what it prints: its exit status, and the lines that name a failure."
-    failures = []
-    with subprocess.Popen(
+def begin(command, env):
+    "Start a command, whose output `aloud` reads."
+    return subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
         text=True,
         errors="replace",
         env={**env, "PYTHONUNBUFFERED": "1"},
         cwd=ROOT,
-    ) as running:
+    )
+
+
+def aloud(running):
+    "Pass on what a command prints: its exit status, and the lines that name a failure."
+    failures = []
+    with running:
         for line in running.stdout:
             print(line, end="", flush=True)
             if line.startswith("FAILED "): failures.append(line.rstrip())
@@ -284,10 +289,11 @@ def test(words, env):
     many = ["-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
     workers = [] if chosen else many   # a few tests are soon done
     names = "notebooks valid, clean and exported", "notebooks run", "pytest"
-    commands = [*runner, "check"], [*runner, "run"], [*pytest, *workers, *words]
     quiet = subprocess.DEVNULL
     with subprocess.Popen([PYTHON, "-c", WARM], env=env, cwd=ROOT, stdout=quiet, stderr=quiet):
-        results = [aloud(command, env) for command in commands]
+        checking, notebooks = begin([*runner, "check"], env), begin([*runner, "run"], env)
+        results = [aloud(checking), aloud(notebooks)]   # both at once, for the check needs one core
+        results.append(aloud(begin([*pytest, *workers, *words], env)))
     for name, (code, failures) in zip(names, results, strict=True):
         if not code: continue
         print(f"FAILED: {name} (exit status {code})", *failures, sep="\n  ", file=sys.stderr)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SeenIds', 'DurableState', 'partition', 'PartitionedState']
 
-# %% ../nbs/01k_durable_state.ipynb #e2e32070
+# %% ../nbs/01k_durable_state.ipynb #b14e27ef
 import hashlib
 import heapq
 import json
@@ -23,7 +23,7 @@ from .arguments import whole
 from .event_log import FORMAT, WAY_OUT, EventLog, frame, unframe
 from .join_keys import exact_key
 from .rolling import Rolling, RollingState, of_one_key
-from .storage import replacing
+from .storage import make_folder, replacing
 from .tables import in_words, utc_instant
 
 _log = logging.getLogger(__name__)
@@ -129,11 +129,11 @@ class SeenIds:
     def __contains__(self, id: str | int) -> bool: return id in self._ids
     def __len__(self) -> int: return len(self._ids)
 
-# %% ../nbs/01k_durable_state.ipynb #f146de6b
+# %% ../nbs/01k_durable_state.ipynb #bda1cd8d
 def _one_process(folder: Path) -> IO:
     "A file that is locked until it is closed, or its process ends."
     import fcntl  # not on Windows, where the rest of this module works
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, private=True)
     file = open(folder/"lock", "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -378,7 +378,7 @@ def partition(key: object, n: int) -> int:
     digest = hashlib.blake2b(json.dumps(_plain_key(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % n
 
-# %% ../nbs/01k_durable_state.ipynb #614a19ff
+# %% ../nbs/01k_durable_state.ipynb #5fea63db
 class PartitionedState:
     """Rolling features online, the keys dealt over several `DurableState`s; the answers are those
     of one.
@@ -420,6 +420,7 @@ class PartitionedState:
         partition((), n)   # checks n
         made = self.folder/"partitions.json"
         if not made.exists():
+            make_folder(self.folder, private=True)
             with replacing(made) as new: new.write_text(json.dumps({"format": FORMAT, "n": n}))
         if (found := json.loads(made.read_text())) != {"format": FORMAT, "n": n}:
             raise ValueError(

@@ -6,7 +6,7 @@
 __all__ = ['database_file', 'server_address', 'is_server', 'Places', 'ServerUnreachable', 'check_model_name', 'Records', 'Record',
            'History', 'Registrations', 'Ledger', 'models_table']
 
-# %% ../nbs/04b_ledger.ipynb #280f42c8
+# %% ../nbs/04b_ledger.ipynb #2f949a8d
 import ipaddress
 import json
 import logging
@@ -29,7 +29,7 @@ from .artifacts import is_digest
 from .history import Chain, ConflictError, LedgerError, Sign, alias_history, chain_link
 from .history import check_digest, check_head, check_signature, event_key, head_file
 from .history import is_built_upon, read_head, signed_part, stands
-from .storage import home, needs, replacing
+from .storage import home, make_folder, needs, replacing
 from .training import Comparison
 
 # %% ../nbs/04b_ledger.ipynb #d97f5e48
@@ -214,7 +214,7 @@ class Places:
                              " the registry's own need a folder each")
         return cls(str(uri), file, served, own)
 
-# %% ../nbs/04b_ledger.ipynb #bb892c35
+# %% ../nbs/04b_ledger.ipynb #bddf40ee
 def _make_database(path: Path) -> None:
     "An empty database, copied from the cache; where that cannot be, MLflow will make its tables."
     with needs("registry"):
@@ -227,10 +227,12 @@ def _make_database(path: Path) -> None:
                 mlflow.MlflowClient(url, url).search_registered_models()
                 shutil.copyfile(Path(folder)/"empty.db", new)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            os.link(shutil.copyfile(kept, Path(folder)/path.name), path)   # fails if it is there
+            copy = Path(shutil.copyfile(kept, Path(folder)/path.name))
+            copy.chmod(0o600)
+            os.link(copy, path)   # fails if it is there
     except OSError: logging.getLogger(__name__).info("no cache to copy an empty database from")
 
-# %% ../nbs/04b_ledger.ipynb #2ded091e
+# %% ../nbs/04b_ledger.ipynb #c8e03648
 class ServerUnreachable(ConnectionError):
     """The tracking server did not answer. What was asked may or may not have been written; asking
     again does no harm.
@@ -297,7 +299,7 @@ class Records:
 
     @staticmethod
     def _database(path: Path) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, private=True)
         if not path.exists(): _make_database(path)
         return _url(path)
 

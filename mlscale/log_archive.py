@@ -248,7 +248,7 @@ def _move(book: PredictionLog, month: str, folder: str | os.PathLike | None
             db.execute(f"DELETE FROM {table} WHERE request_id IN {here}", span)
         return _count_file(book, db, file, rows)
 
-# %% ../nbs/06l_log_archive.ipynb #cee37b53
+# %% ../nbs/06l_log_archive.ipynb #64cc0e54
 def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None = None
            ) -> list[ArchivedMonth]:
     """Move finished months from the database to Parquet files.
@@ -280,6 +280,9 @@ def rotate(log: Log, before: datetime | str, *, folder: str | os.PathLike | None
     -----
     One transaction removes the rows and makes the file count. A process that is interrupted leaves
     the log as before or as after; calling it again finishes.
+
+    A request id is known as long as its row is in the database. Asked again after its month was
+    moved, it is a new question and may get another answer: let no client repeat one that old.
 
     Examples
     --------
@@ -355,14 +358,17 @@ def _read_months(book: PredictionLog, query: Callable[[Database], tuple[Any, lis
             if months == earlier: raise
             earlier = months
 
-# %% ../nbs/06l_log_archive.ipynb #1bd3406e
-_LATER = (("actions", ("action_at", "action", "propensity"), "x.at, x.action, x.propensity"),
-          ("outcomes", ("label", "known_at"), "x.label, x.known_at"))
+# %% ../nbs/06l_log_archive.ipynb #720b8647
+_LATER = (("actions", ("action_at", "action", "propensity"), "x.at, x.action, x.propensity",
+           "x.at"),
+          ("outcomes", ("label", "known_at"), "x.label, x.known_at", "x.known_at"))
 
-def _later(db: Database, table: str, names: tuple[str, ...], columns: str) -> pd.DataFrame:
-    "What was recorded about predictions after they were archived."
+def _later(db: Database, table: str, names: tuple[str, ...], columns: str, time: str
+           ) -> pd.DataFrame:
+    """What was recorded about predictions after they were archived, and before the same id was
+    asked again."""
     rows = db.execute(f"SELECT x.request_id, {columns} FROM {table} x LEFT JOIN predictions p "
-                      "ON p.request_id = x.request_id WHERE p.request_id IS NULL")
+                      f"ON p.request_id = x.request_id WHERE p.request_id IS NULL OR {time} < p.at")
     return _frame(rows, ["request_id", *names]).set_index("request_id")
 
 def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFrame:
@@ -373,7 +379,7 @@ def _completed(archived: pd.DataFrame, later: list[pd.DataFrame]) -> pd.DataFram
             archived.loc[missing, name] = frame[name].reindex(archived.request_id[missing]).array
     return archived
 
-# %% ../nbs/06l_log_archive.ipynb #aa214ca7
+# %% ../nbs/06l_log_archive.ipynb #a42bd9ed
 def read_log(log: Log = None, *, since: datetime | str | None = None,
              until: datetime | str | None = None, entity: str | None = None,
              features: bool = False) -> pd.DataFrame:
@@ -396,7 +402,7 @@ def read_log(log: Log = None, *, since: datetime | str | None = None,
     DataFrame
         `request_id`, `at`, `entity`, `model`, `version`, `sha256`, `alias`, `prediction`,
         `features` (if wanted), `action_at`, `action`, `propensity`, `label`, `known_at`; ordered by
-        `at` and `request_id`. Each request is there once, with its first answer.
+        `at` and `request_id`. Each request is there once, with its first answer in the span.
 
     Raises
     ------
@@ -483,7 +489,7 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else _frame([], names)
     return found[~found.request_id.isin(here)].reset_index(drop=True)
 
-# %% ../nbs/06l_log_archive.ipynb #3f664296
+# %% ../nbs/06l_log_archive.ipynb #e35f3fe9
 def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment, with the weight of each.
 
@@ -497,8 +503,10 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows with a known outcome and two columns more. `weight`: 0 where somebody acted, so that
-        the outcome is not the world's alone; else 1 over the probability of being left alone.
+        Rows whose outcome was known by then, and not before the prediction was made: it would be
+        that of an earlier one with the same id. Two columns more. `weight`: 0 where somebody acted,
+        so that the outcome is not the world's alone; else 1 over the probability of being left
+        alone.
         `mature`: whether the prediction was at least `MATURE` old.
 
     Examples
@@ -513,7 +521,8 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     [4.0, 0.0]
     """
     moment = pd.Timestamp(iso_utc(at))
-    rows = rows[rows.known_at <= moment].reset_index(drop=True)
+    known = (rows.known_at >= rows["at"]) & (rows.known_at <= moment)
+    rows = rows[known].reset_index(drop=True)
     done = rows.action_at <= moment
     alone = rows.propensity.where(done, 1.)
     action = rows.action.where(done, "none")
@@ -566,7 +575,7 @@ def drop_months(log: Log, before: datetime | str) -> list[ArchivedMonth]:
         _sweep(book)
     return months
 
-# %% ../nbs/06l_log_archive.ipynb #578f8eef
+# %% ../nbs/06l_log_archive.ipynb #c7e2aea4
 @dataclass(frozen=True)
 class Erasure:
     """The proof that an entity was forgotten. It does not hold the entity.
@@ -582,7 +591,8 @@ class Erasure:
     rows : mapping of str to int
         How many rows were removed from each place.
     trained : sequence of (model, version)
-        The versions that were trained on some of these rows, as far as `trainings` says.
+        The versions whose training spans some of these rows with their outcomes, as far as
+        `trainings` says: also where all of them were acted on, since a loop may learn from those.
     finished : str, optional
         When the last trace had left the files; None if that was interrupted.
 
@@ -660,13 +670,13 @@ def erasures(log: Log = None) -> list[Erasure]:
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _proofs(db)
 
-# %% ../nbs/06l_log_archive.ipynb #7f90caed
+# %% ../nbs/06l_log_archive.ipynb #8e8c9596
 def _trained_on(rows: pd.DataFrame, trainings: Iterable[tuple]) -> tuple[tuple[str, int], ...]:
-    "The versions that learned from some of these rows."
+    "The versions that may have learned from some of these rows."
     found = []
     for model, version, at, since, until in trainings:
-        used = as_of(rows, at)
-        used = used[used.mature & (used.weight > 0)]
+        used = as_of(rows, at)   # also what was acted on: a loop may have learned from it
+        used = used[used.mature]
         if since: used = used[used["at"] >= pd.Timestamp(since)]
         if until: used = used[used["at"] < pd.Timestamp(until)]
         if len(used): found.append((model, version))

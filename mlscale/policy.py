@@ -457,7 +457,7 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "p99_ms": float(np.quantile(ms, .99)),
                          "open_alerts": len(system.alerts.open), "version": int(version)})
 
-# %% ../nbs/12d_policy.ipynb #74ee8521
+# %% ../nbs/12d_policy.ipynb #e567246e
 HOLDOUT = pd.Timedelta(days=14)
 RETRAIN_EVERY = pd.Timedelta(weeks=8)
 
@@ -476,7 +476,7 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
     Returns
     -------
     Comparison
-        With a 90 % interval. Days are drawn singly: two weeks are too few for longer blocks.
+        With a 90 % interval from single days: two weeks are too few for longer blocks of days.
 
     Examples
     --------
@@ -491,8 +491,7 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
     True
     """
     return compare(rows.label.to_numpy(), new, old, days=rows.day.to_numpy(),
-                   weights=rows.weight.to_numpy(), level=.9, n_resamples=1000, block_days=1,
-                   judged_on=what)
+                   weights=rows.weight.to_numpy(), level=.9, block_days=1, judged_on=what)
 
 # %% ../nbs/12d_policy.ipynb #e17d41d3
 def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.DataFrame,

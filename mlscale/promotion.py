@@ -192,7 +192,7 @@ def copy_bundle(version: Version, to: str | os.PathLike) -> Path:
         for file in ("card.json", *files): shutil.copyfile(version.path/file, new/file)
     return load_bundle(to, sha256=version.sha256).path
 
-# %% ../nbs/04c_promotion.ipynb #7740c748
+# %% ../nbs/04c_promotion.ipynb #39151ac7
 class BundleStore:
     """The deployed bundles, where servers and batch jobs find them.
 
@@ -235,6 +235,7 @@ class BundleStore:
         bool
             Whether it had to be copied.
         """
+        make_folder(self.folder, private=True)
         to = without_links(self.folder, version.name, str(version.version))
         try: load_bundle(to, sha256=version.sha256)
         except ValueError: return bool(copy_bundle(version, to))
@@ -318,7 +319,7 @@ def author(by: str = "") -> str:
     place = f"{user}@{socket.gethostname()}, process {os.getpid()}"
     return f"{by} ({place})" if by else place
 
-# %% ../nbs/04c_promotion.ipynb #61f8fe91
+# %% ../nbs/04c_promotion.ipynb #daa6d610
 class Catalogue:
     """What the registry knows; reading needs no lock.
 
@@ -348,6 +349,8 @@ class Catalogue:
         self.bundles, self.artifacts = places.bundles, places.artifacts
         self._key = signing_key
         self._store = BundleStore(self.bundles, sign=signer(signing_key, "pointer"))
+        if self._file is not None: make_folder(self._file.parent, private=True)
+        make_folder(self.artifacts, private=True)
         with self._locked():
             self._ledger = Ledger(self.uri, heads=self.artifacts,
                                   sign=signer(signing_key, "history"))

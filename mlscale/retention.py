@@ -281,7 +281,7 @@ class Deployer(Reconciler):
                 self._write("record", name, "withdraw", as_, served[as_][-1], "", None, who)
             self._follow(name, as_)
 
-# %% ../nbs/04e_retention.ipynb #18d607cd
+# %% ../nbs/04e_retention.ipynb #b496ddf7
 class Registry(Deployer):
     """Versions of models, the aliases that name them, and those that are served.
 
@@ -296,7 +296,8 @@ class Registry(Deployer):
         `bundles` in the state folder, where `mlscale serve` looks.
     artifacts : path, optional
         Where the registry keeps its own copy of each bundle. Default: `artifacts` beside the
-        database.
+        database. A folder of these that is missing is made for its owner alone; make it before,
+        with the rights that they need, if others share it.
     signing_key : path, optional
         The file of a private key, see `make_keys`. Bundles, pointers and the history are signed
         with it, and a history that is not is refused.

@@ -48,14 +48,14 @@ def home() -> Path:
     if sys.platform == "darwin": return Path.home()/"Library"/"Application Support"/"mlscale"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home()/".local"/"share")/"mlscale"
 
-# %% ../nbs/000_storage.ipynb #c65d70f8
+# %% ../nbs/000_storage.ipynb #b33891ab
 def _private(path: Path) -> Path | None:
     "The `state/` or `runs/` of the home in which a path lies, if it lies in one of them."
     real = path.resolve()
     parts = ((home()/name).resolve() for name in ("state", "runs"))
     return next((part for part in parts if part in (real, *real.parents)), None)
 
-def make_folder(path: str | os.PathLike) -> Path:
+def make_folder(path: str | os.PathLike, *, private: bool = False) -> Path:
     """Make a folder, and those above it that are missing.
 
     Parameters
@@ -64,6 +64,9 @@ def make_folder(path: str | os.PathLike) -> Path:
         A folder that may exist. In `state/` and `runs/` of the home the new folders are for their
         owner alone (mode 0700) whatever the umask is, and `state/` or `runs/` itself is closed to
         others if it was open. Elsewhere the umask decides.
+    private : bool
+        Whether a new one is for its owner alone elsewhere, too. One that is there is left as it is:
+        who shares it makes it first.
 
     Returns
     -------
@@ -84,15 +87,15 @@ def make_folder(path: str | os.PathLike) -> Path:
     'july'
     """
     path = Path(path)
-    private = _private(path)
-    if private is None:
-        path.mkdir(parents=True, exist_ok=True)
+    part = _private(path)
+    if part is None:
+        path.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
         return path
-    private.mkdir(0o700, parents=True, exist_ok=True)
+    part.mkdir(0o700, parents=True, exist_ok=True)
     real = path.resolve()
     for folder in reversed((real, *real.parents)):
-        if folder.is_relative_to(private): folder.mkdir(mode=0o700, exist_ok=True)
-    if private.stat().st_mode & 0o077: private.chmod(0o700)
+        if folder.is_relative_to(part): folder.mkdir(mode=0o700, exist_ok=True)
+    if part.stat().st_mode & 0o077: part.chmod(0o700)
     return path
 
 # %% ../nbs/000_storage.ipynb #b174d7ff

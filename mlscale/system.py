@@ -8,7 +8,7 @@ __all__ = ['NAME', 'START', 'END', 'WEEK', 'DAY', 'RETRAIN', 'CHECK', 'TRIAL', '
            'write_features', 'request_predictions', 'act', 'record_known_outcomes', 'taught_by', 'batch_scores',
            'served_version', 'deploy', 'record']
 
-# %% ../nbs/12c_system.ipynb #b4383fc9
+# %% ../nbs/12c_system.ipynb #36e05fad
 import copy
 import json
 import os
@@ -17,7 +17,6 @@ import shlex
 import shutil
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,11 +25,12 @@ from functools import lru_cache
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12c_system.ipynb #d58f4859
+# %% ../nbs/12c_system.ipynb #13deabae
 from .arguments import number, one_of, plain
 from .artifacts import read_pointer
 from .batch import batch_predict
@@ -46,7 +46,7 @@ from .online import write
 from .tables import View
 from .registry import Registry
 from .rollout import CANARY
-from .storage import digest, replacing
+from .storage import digest, make_folder, replacing
 from .world import World
 
 # %% ../nbs/12c_system.ipynb #24f78d93
@@ -736,7 +736,7 @@ def taught_by(system: System, seen: pd.DataFrame) -> pd.DataFrame:
     if system.rules.left_alone: return seen[seen.mature & (seen.weight > 0)]
     return seen[seen.mature].assign(weight=1.)
 
-# %% ../nbs/12c_system.ipynb #3dff99c6
+# %% ../nbs/12c_system.ipynb #56efb911
 def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any = None) -> np.ndarray:
     """Score flights in batch.
 
@@ -747,7 +747,7 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any = None)
     X : DataFrame
         The features, one row a flight, its id as index.
     folder : Path
-        For input and output.
+        For input and output while it lasts; nothing stays there.
     spark : SparkSession, optional
         Where to compute; None: in this process.
 
@@ -766,14 +766,15 @@ def batch_scores(bundle: Path, X: pd.DataFrame, folder: Path, spark: Any = None)
     >>> scores = batch_scores(system.bundles/NAME/"1", X, Path("batch"), spark)
     >>> scores.shape, bool((0 < scores).all() and (scores < 1).all())
     ((3,), True)
+    >>> list(Path("batch").iterdir())
+    []
     """
-    name = uuid.uuid4().hex[:8]
-    source, to = folder/f"{name}.parquet", folder/f"{name}-scores"
-    with replacing(source) as new:
-        X[FEATURES].rename_axis("flight_id").reset_index().to_parquet(new, index=False)
-    batch_predict(bundle, source, to, engine="arrow" if spark is None else "spark", spark=spark,
-                  id="flight_id")
-    return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
+    with TemporaryDirectory(dir=make_folder(folder)) as box:
+        source, to = Path(box)/"asked.parquet", Path(box)/"scores"
+        X[FEATURES].rename_axis("flight_id").reset_index().to_parquet(source, index=False)
+        batch_predict(bundle, source, to, engine="arrow" if spark is None else "spark", spark=spark,
+                      id="flight_id")
+        return pd.read_parquet(to).set_index("flight_id").prediction.loc[X.index].to_numpy()
 
 # %% ../nbs/12c_system.ipynb #dee7b320
 def served_version(system: System) -> int:

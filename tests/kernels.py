@@ -1,16 +1,17 @@
 """Kernels that start at once: each is a fork of one clean process that has imported what most notebooks need.
 
 Such a kernel is as fresh as another (nothing of ours is imported, nothing was run) and begins some five seconds
-of processor time later. Left out is what starts threads at import (Polars, ONNX Runtime): these do not survive a fork.
+of processor time later: see `ahead`.
 """
 import os
 import sys
 from importlib.metadata import EntryPoint
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
+from pathlib import Path
+from unittest.mock import patch
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-PRELOAD = ("numpy", "pandas", "scipy.stats", "matplotlib.pyplot", "pyarrow.parquet", "sklearn.ensemble", "fastapi", "skops.io", "ipykernel.kernelapp", "ipykernel.ipkernel")
 FORKS = get_context("forkserver")
 
 
@@ -19,6 +20,7 @@ def run_kernel(connection_file, env, folder):
     from ipykernel.kernelapp import IPKernelApp
     os.setsid()   # so that what it starts ends with it
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
     sys.modules["matplotlib"].rcParams["backend"] = "module://matplotlib_inline.backend_inline"   # else figures are not shown
@@ -57,7 +59,8 @@ class ForkedKernel(LocalProvisioner):
 def use_forked_kernels():
     "From now on each kernel of this process is a fork."
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")   # a kernel ends without tidying up
-    FORKS.set_forkserver_preload(list(PRELOAD))
+    FORKS.set_forkserver_preload(["ahead"])
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))): forkserver.ensure_running()
     factory = KernelProvisionerFactory.instance()
     factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:ForkedKernel", factory.GROUP_NAME)
     factory.default_provisioner_name = "forked"

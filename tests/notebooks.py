@@ -27,7 +27,7 @@ KERNEL = {"IN_TEST": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION":
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}   # kernels share the cores; with more threads they wait for one another
 SECONDS = 60   # what a notebook may take on two quiet cores, unless its metadata {"mlscale": {"timeout": ...}} say otherwise
 WORKERS = min((os.cpu_count() or 1) + 1, 8)   # notebooks at a time: some wait for Spark or a server
-PATIENCE = 6   # it is stopped after so many times as long: other machines are slower, and busy
+PATIENCE = 8   # it is stopped after so many times as long: that ends what hangs, and other machines are far slower, and busy
 
 
 def find(names):

@@ -863,9 +863,9 @@ def test_a_loop_that_never_ends_is_stopped_even_if_it_catches_everything():
             finally: x = 0
 
     before, tracer = signal.getsignal(signal.SIGALRM), sys.gettrace()
-    for f, most in ((endless, 2), (stubborn, 2), (very_stubborn, 5), *[(swallows, 5), (swallows_elsewhere, 5)]*3):
+    for f in (endless, stubborn, very_stubborn, *[swallows, swallows_elsewhere]*3):
         start = time.monotonic()
-        assert outcome(f, {"x": 1}, seconds=.2).error == "OutOfTime" and time.monotonic() - start < most
+        assert outcome(f, {"x": 1}, seconds=.2).error == "OutOfTime" and time.monotonic() - start < 60   # they would go on for ever
         assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0 and sys.gettrace() is tracer
 
 

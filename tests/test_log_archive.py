@@ -176,6 +176,17 @@ def test_a_repeated_id_is_recognised_as_long_as_its_month_is_in_the_database_and
     same(read_log(place), before)
 
 
+def test_an_outcome_that_was_known_before_an_id_was_asked_again_is_not_that_of_the_second_answer(log):
+    place, folder = log
+    rotate(place, APRIL, folder=folder)
+    whole = read_log(place)
+    id = whole[whole.label.isna() & (whole["at"] < T("2013-02-01"))].request_id.iloc[0]
+    record_outcome(id, 1, T("2013-04-05"), log=place)
+    with PredictionLog(place) as book: book.append([Prediction(id, T("2013-04-20"), "late", 7, None, None, .9, [], None)])
+    assert id in labelled(place, T("2013-05-01")).request_id.tolist()   # the first one
+    assert id in read_log(place, since=T("2013-04-10")).request_id.tolist() and id not in labelled(place, T("2013-05-01"), since=T("2013-04-10")).request_id.tolist()
+
+
 def test_a_row_of_an_archived_month_gets_a_second_file(log):
     place, folder = log
     rotate(place, APRIL, folder=folder)
@@ -351,7 +362,8 @@ def test_the_proof_names_the_versions_that_learned_from_the_rows(log):
     with PredictionLog(place) as book: book.append(Prediction(id, at, "late", 1, None, None, .5, [], entity) for id, at, entity in more)
     record_outcomes(pd.DataFrame({"request_id": ["young", "acted"], "label": 1., "known_at": T("2013-01-31 23:00")}), log=place)
     record_actions(pd.DataFrame({"request_id": ["acted"], "at": [T("2013-01-10")], "action": ["crew"], "propensity": [.5]}), log=place)
-    assert forget(place, "NEW").trained == () and forget(place, "ACTED").trained == ()   # immature; acted on
+    assert forget(place, "NEW").trained == ()   # immature
+    assert forget(place, "ACTED").trained == (("late", 1),)   # a loop that learns from all it sees learned from it
 
 
 def test_a_reader_of_an_old_state_delays_the_end_and_forgetting_again_finishes(path, monkeypatch):

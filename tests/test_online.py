@@ -1112,3 +1112,12 @@ def test_what_lies_on_the_disk_shows_itself_in_a_line(tmp_path):
     seen = SeenIds((2*HOUR).value)
     for i in range(3): seen.add(f"id{i}", (i*HOUR).value)
     assert repr(seen) == "SeenIds(2 ids of the last 2 hours)" and repr(SeenIds(None)) == "SeenIds(0 ids)"
+
+
+def test_a_durable_state_is_for_its_owner_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        DurableState(tmp_path / "one", COUNT).close()
+        PartitionedState(tmp_path / "many", COUNT, 2).close()
+    finally: os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}

@@ -71,6 +71,21 @@ def agreed(registry, alias=PRODUCTION):
     return said.pop()
 
 
+def test_a_registry_of_any_place_is_for_its_owner_alone_and_a_folder_that_is_shared_stays_shared(tmp_path, models, example):
+    before = os.umask(0o022)
+    try:
+        made = []
+        for root in (tmp_path/"own", tmp_path/"shared"):
+            if root.name == "shared": root.mkdir()
+            registry = Registry(f"sqlite:///{root/'mlflow.db'}")
+            registry.register(models[0], name="late", example=example, lineage={}, metrics={})
+            registry.promote("late", 1)
+            registry.deploy("late")
+            made.append({name: (root/name).stat().st_mode & 0o777 for name in (".", "artifacts", "bundles", "mlflow.db")})
+    finally: os.umask(before)
+    assert made == [dict.fromkeys((".", "artifacts", "bundles"), 0o700) | {"mlflow.db": 0o600}, {**made[0], ".": 0o755}]
+
+
 # --- versions
 
 def test_versions_count_up_and_keep_what_was_registered(registry, models, example):
@@ -507,7 +522,7 @@ def commit(connection):
 sys.addaudithook(hook)
 event.listen(Engine, "before_cursor_execute", statement)
 event.listen(Engine, "commit", commit)
-for k in range(int(sys.argv[3]), 1000, 2):
+for k in range(1, 1000):
     child = os.fork()
     if not child:
         engine.dispose(close=False)   # the parent's connections stay the parent's
@@ -525,12 +540,11 @@ for k in range(int(sys.argv[3]), 1000, 2):
 """
 
 
-@pytest.mark.parametrize("start", [1, 2])   # together every step, in two registries
-def test_killed_at_any_step_of_a_registration_no_half_version_is_seen_and_the_next_call_cleans_up(tmp_path, start):
-    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path), "late", str(start)], capture_output=True, text=True, timeout=900)
+def test_killed_at_any_step_of_a_registration_no_half_version_is_seen_and_the_next_call_cleans_up(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path), "late"], capture_output=True, text=True, timeout=900)
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(steps) > 15 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
+    assert len(steps) > 30 and [s["killed"] for s in steps] == [True]*(len(steps) - 1) + [False]
     assert all(s["intact"] for s in steps) and 0 < max(s["unfinished"] for s in steps) <= 2   # a draft, and a folder on its way: of one call, never of two
     counts = [s["versions"] for s in steps]
     assert counts[0] == 0 and set(np.diff(counts)) == {0, 1} and steps[-1]["unfinished"] == 0

@@ -130,6 +130,8 @@ def test_a_state_that_was_open_is_closed_and_the_cache_and_the_rest_are_as_the_u
             with replacing(tmp_path / folder / "a") as new: new.write_text("public")
             with locked(tmp_path / folder / "lock"): pass
             assert [rights(tmp_path / folder / name) for name in (".", "a", "lock")] == [0o755, 0o644, 0o644]
+            assert rights(make_folder(tmp_path / folder / "own", private=True)) == 0o700
+            assert rights(make_folder(tmp_path / folder, private=True)) == 0o755   # it was there
     finally: os.umask(before)
 
 

@@ -172,7 +172,8 @@ MANY = str(min((os.cpu_count() or 1) + 1, 8))
     (["tests/test_cli.py", "-x"], ["tests/test_cli.py", "-x"]),
 ])
 def test_all_tests_run_in_more_processes_than_cores_and_a_few_in_one(workbook, monkeypatch, capfd, tmp_path, words, given):
-    for name, code in (("tests/notebooks.py", "import sys; print('notebooks', sys.argv[1])"), ("pytest/__init__.py", ""),
+    check_is_slower = "import sys, time; time.sleep(sys.argv[1] == 'check'); print('notebooks', sys.argv[1])"
+    for name, code in (("tests/notebooks.py", check_is_slower), ("pytest/__init__.py", ""),
                        ("pytest/__main__.py", "import sys; print('pytest', sys.argv[1:]); sys.exit(3)")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code)
@@ -285,7 +286,7 @@ def test_a_notebook_that_raises_or_overruns_fails_and_a_cell_marked_so_is_not_ru
     many = [notebook(tmp_path, "1", name=f"more{i}.ipynb") for i in range(6)]   # then kernels are forks
     for paths in ([bad, slow, dead], [good, bad, slow, dead, *many]):
         done = runner("run", *paths)
-        texts = ["from the notebook", "not done after 3 s", "dead.ipynb: FAILED", *(f"{p.name}: runs" for p in paths if p in (good, *many))]
+        texts = ["from the notebook", "not done after 8 s", "dead.ipynb: FAILED", *(f"{p.name}: runs" for p in paths if p in (good, *many))]
         assert done.returncode == 1 and all(text in done.stdout for text in texts), done.stdout + done.stderr
 
 
@@ -313,9 +314,11 @@ def test_a_notebook_that_fails_is_not_stored(tmp_path):
 
 def test_check_sees_corrupt_json_stored_errors_and_a_stale_module(tmp_path):
     copy = tmp_path / "copy"
-    for name in ("nbs", "mlscale"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    (copy / "tests").mkdir()
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "tests/notebooks.py"): shutil.copy(ROOT / name, copy / name)
+    shutil.copytree(ROOT / "mlscale", copy / "mlscale", ignore=shutil.ignore_patterns("__pycache__"))
+    some = "nbs/000_storage.ipynb", "nbs/00_data.ipynb", "nbs/solutions/00_data_solution.ipynb", "nbs/exercises/00_data.ipynb", "nbs/exercises/.cases/00_data.json"
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "tests/notebooks.py", *some):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
     env = {**os.environ, "IN_TEST": "1"}   # which others may have left behind
     check = lambda: subprocess.run([sys.executable, copy / "tests" / "notebooks.py", "check"], capture_output=True, text=True, env=env)
     (copy / "mlscale" / "storage.py").write_text("x = 1\n")
