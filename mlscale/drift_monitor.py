@@ -6,18 +6,18 @@
 __all__ = ['FLOOR', 'FEW_ROWS', 'distances', 'psi', 'resampled_distances', 'thresholds', 'utc_moment', 'Finding', 'drift_finding',
            'DriftMonitor', 'FORMAT', 'Reference', 'check_state']
 
-# %% ../nbs/07c_drift_monitor.ipynb #46ff59ca
+# %% ../nbs/07c_drift_monitor.ipynb #77245af6
 import html
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
 from .arguments import number, plain, whole
 from .bins import ks_distance, plot_distances
-from .drift_reference import FORMAT, Reference, check_state
+from .drift_reference import FORMAT, Reference, check_state, unseen_rows, unseen_share
 
 # %% ../nbs/07c_drift_monitor.ipynb #e5c37b5c
 _all_ = ["FORMAT", "Reference", "check_state"]
@@ -263,7 +263,7 @@ class Finding:
 
     def __repr__(self) -> str: return f"Finding({'alarm' if self.alarm else 'no alarm'}: {self})"
 
-# %% ../nbs/07c_drift_monitor.ipynb #79f38066
+# %% ../nbs/07c_drift_monitor.ipynb #0c011283
 def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Finding:
     """What a table of columns says, in one finding.
 
@@ -271,7 +271,7 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     ----------
     report : DataFrame
         Index: column. `distance`, `missing`, `drifted` and the column named by `limit`, the
-        furthest first.
+        furthest first; `unseen` where there is such a column.
     name : str
         Of the finding.
     limit : str
@@ -296,7 +296,8 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     """
     drifted = report[report.drifted]
     shown = drifted[:3] if len(drifted) else report[:1]
-    names = ", ".join(f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%})"
+    new = lambda r: f", unseen {x:.0%}" if (x := getattr(r, "unseen", 0)) > 0 else ""
+    names = ", ".join(f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%}{new(r)})"
                       for r in shown.itertuples())
     worst = shown.iloc[0]
     return Finding(name, worst.distance, worst[limit], "distance", at, len(drifted) > 0,
@@ -347,7 +348,7 @@ def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
     raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
                      f"{reference.total.shape}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #afc4253a
+# %% ../nbs/07c_drift_monitor.ipynb #875e7b10
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
 
 def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -362,6 +363,26 @@ def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.nd
             x[j, few] = 0
             x[j, -1] = rest
     return window, total
+
+def _apart(reference: Reference) -> np.ndarray:
+    "In which columns what was never seen is judged apart, since `_judged` puts it into one bin."
+    return np.array(reference.category) & (not reference.has_days and reference.rare is not None)
+
+def _unseen(reference: Reference, counts: np.ndarray) -> np.ndarray:
+    "The share of a window's rows in categories never seen; 0 of numbers and where none is known."
+    out = np.zeros(len(counts))
+    if reference.rare is not None:
+        for j in np.flatnonzero(reference.category):
+            out[j] = counts[j, len(reference.cuts[j]) + 2]/max(counts[j].sum(), 1)
+    return out
+
+def _unseen_allowed(monitor: "DriftMonitor") -> np.ndarray:
+    "Above which share of them a column rings: half of the budget is for all of these columns."
+    apart, rows = _apart(monitor.reference), max(monitor.rows, 1)
+    if not apart.any(): return np.full(len(apart), np.inf)
+    most = unseen_rows(*unseen_share(monitor.reference), rows).isf(
+        monitor.alpha/2/apart.sum())
+    return np.where(apart, np.maximum(most, .5)/rows, np.inf)
 
 def _of_rows(window: np.ndarray, total: np.ndarray, reference: Reference,
              settings: Mapping) -> np.ndarray:
@@ -384,21 +405,33 @@ def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: in
         block_days=settings["block_days"], n=settings["n_resamples"], seed=settings["seed"],
         rows=rows or None)
 
-# %% ../nbs/07c_drift_monitor.ipynb #8764fafe
+# %% ../nbs/07c_drift_monitor.ipynb #7a0d24ef
 def _report(monitor: "DriftMonitor") -> pd.DataFrame:
     "The window beside the reference, column by column; narrow enough for a terminal."
     reference, limit = monitor.reference, monitor.thresholds
     counts, total, least = monitor.counts, reference.total, monitor.settings["min_rows"]
     d = distances(*_judged(reference, counts), np.array(reference.category))
+    unseen, allowed = _unseen(reference, counts), _unseen_allowed(monitor)
     missing = lambda c: c[:, 0]/max(c[0].sum(), 1)
     out = pd.DataFrame({"distance": d, "threshold": limit,
-                        "drifted": (d > limit) & (monitor.rows >= least),
+                        "drifted": ((d > limit) | (unseen > allowed)) & (monitor.rows >= least),
                         "psi": psi(counts, total), "missing": missing(counts),
-                        "was_missing": missing(total)},
+                        "was_missing": missing(total), "unseen": unseen},
                        index=pd.Index(reference.columns, name="column"))
-    return out.iloc[np.argsort(-d/limit, kind="stable")]
+    return out.iloc[np.argsort(-np.maximum(d/limit, unseen/allowed), kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #fa483149
+def _finding(monitor: "DriftMonitor", at: Any, name: str) -> Finding:
+    "What the report says; where the first column rings only by what was never seen, that."
+    report = monitor.report()
+    found, first = drift_finding(report, name, "threshold", at), report.iloc[0]
+    if not first.drifted or first.distance > first.threshold: return found
+    j = monitor.reference.columns.index(report.index[0])
+    expected = unseen_share(monitor.reference)[0][j]
+    why = f"; unseen categories in {report.index[0]}, expected {expected:.2g}"
+    return replace(found, value=first.unseen, threshold=_unseen_allowed(monitor)[j],
+                   unit="of the rows unseen", evidence=found.evidence + why)
+
+# %% ../nbs/07c_drift_monitor.ipynb #3f5e4d72
 def _few(monitor: "DriftMonitor") -> int:
     "Rows of the window, to two figures, where they are fewer than its days should hold; else 0."
     usual = monitor.reference.total[0].sum()/len(monitor.reference.counts)*monitor.window_days
@@ -411,7 +444,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
     reference, settings = monitor.reference, monitor.settings
     null = (_of_rows(*_judged(reference, monitor.counts), reference, settings) if n < 0 else
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
-    return thresholds(null, monitor.alpha)
+    return thresholds(null, monitor.alpha/2 if _apart(reference).any() else monitor.alpha)
 
 # %% ../nbs/07c_drift_monitor.ipynb #99645a47
 def _assumed(monitor: "DriftMonitor") -> str:
@@ -420,7 +453,7 @@ def _assumed(monitor: "DriftMonitor") -> str:
     blocks = f" in blocks of {block} days" if block > 1 else ""
     return f" if days are independent{blocks}" if monitor.reference.has_days else ""
 
-# %% ../nbs/07c_drift_monitor.ipynb #00fbce78
+# %% ../nbs/07c_drift_monitor.ipynb #3c2d87c9
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -452,7 +485,9 @@ class DriftMonitor:
     Notes
     -----
     A threshold is calibrated on the reference's days; without days rows are dealt anew between the
-    window and the reference, which is exact where rows are independent. Days are taken as
+    window and the reference, which is exact where rows are independent. There rare categories and
+    those never seen share a bin, and half of the alarms allowed are kept for the share of rows
+    never seen, compared with `unseen_share`; old states do not know it. Days are taken as
     independent of each other, or their blocks where `block_days` is above 1; for days that resemble
     the next there is `ChangeAlarm`.
 
@@ -544,8 +579,8 @@ class DriftMonitor:
 
     @property
     def drift_detected(self) -> bool:
-        """Whether some column of the window is further from the reference than its threshold; False
-        with fewer than `min_rows` rows."""
+        """Whether some column of the window is further from the reference than its threshold, or
+        has too many rows never seen; False with fewer than `min_rows` rows."""
         return bool(self.report().drifted.any())
 
     def report(self) -> pd.DataFrame:
@@ -555,8 +590,8 @@ class DriftMonitor:
         -------
         DataFrame
             Index: column. `distance` and `threshold` (0 to 1), `drifted`, `psi`, `missing` and
-            `was_missing` (shares, of the window and of the reference). The furthest above its
-            threshold first.
+            `was_missing` (shares, of the window and of the reference), `unseen` (share of the
+            window in categories never seen). The furthest above what is allowed first.
         """
         return _report(self)
 
@@ -573,8 +608,9 @@ class DriftMonitor:
         Returns
         -------
         Finding
-            The distance and the threshold of the column that is furthest above its own; the first
-            three columns that drifted are its evidence.
+            The distance and the threshold of the column that is furthest above its own, or the
+            share of rows never seen and that allowed where only this rings; the first three columns
+            that drifted are its evidence.
 
         Raises
         ------
@@ -584,7 +620,7 @@ class DriftMonitor:
         if self.rows < (least := self.settings["min_rows"]):
             raise ValueError(f"rows: {self.rows} in the window, and fewer than min_rows={least} "
                              "are not judged; find out why so few arrived")
-        return drift_finding(self.report(), name, "threshold", at)
+        return _finding(self, at, name)
 
     def plot(self, ax: Any = None) -> Any:
         """The distance of each column in the window beside its threshold.
