@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLOOR', 'FEW_ROWS', 'distances', 'psi', 'resampled_distances', 'thresholds', 'utc_moment', 'Finding', 'drift_finding',
-           'DriftMonitor', 'FORMAT', 'Reference', 'check_state']
+           'DriftMonitor', 'Reference', 'check_state']
 
-# %% ../nbs/07c_drift_monitor.ipynb #77245af6
+# %% ../nbs/07c_drift_monitor.ipynb #ad25de3b
 import html
 import numbers
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ import pandas as pd
 from scipy import stats
 from .arguments import number, plain, whole
 from .bins import ks_distance, plot_distances
-from .drift_reference import FORMAT, Reference, check_state, unseen_rows, unseen_share
+from .drift_reference import Reference, check_state, new_on_the_day
+from .drift_reference import unseen_rows, unseen_share
 
-# %% ../nbs/07c_drift_monitor.ipynb #e5c37b5c
-_all_ = ["FORMAT", "Reference", "check_state"]
+# %% ../nbs/07c_drift_monitor.ipynb #7a8877c6
+_all_ = ["Reference", "check_state"]
 
 # %% ../nbs/07c_drift_monitor.ipynb #690132bd
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -80,10 +81,10 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #e343b356
+# %% ../nbs/07c_drift_monitor.ipynb #b2f12c32
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
                         block_days: int = 1, n: int = 2000, seed: int = 0,
-                        rows: int | None = None) -> np.ndarray:
+                        rows: int | None = None, fresh: np.ndarray | None = None) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
 
     Parameters
@@ -102,6 +103,9 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
         Seed of the random numbers.
     rows : int, optional
         Rows in the window where it has fewer than these days hold; then their luck is added.
+    fresh : array of counts, shape (days, columns, bins), optional
+        The same days as they look in a window, where that differs: with what is new on the day in
+        the bin of what was never seen. Default: `counts`.
 
     Returns
     -------
@@ -118,14 +122,14 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
     [0.0, 0.2, 0.4]
     """
     rng, days = np.random.default_rng(seed), len(counts)
-    flat = counts.reshape(days, -1).astype(float)
-    def draw(size: int) -> np.ndarray:
+    def draw(size: int, of: np.ndarray) -> np.ndarray:
         first = rng.integers(days, size=(n, -(-size//block_days), 1))
         chosen = ((first + np.arange(block_days))%days).reshape(n, -1)[:, :size]
         times = np.bincount((chosen + np.arange(n)[:, None]*days).ravel(), minlength=n*days)
-        return (times.reshape(n, days) @ flat).reshape(n, *counts.shape[1:])
-    window = draw(window_days)
-    return distances(_thinned(window, rows, rng) if rows else window, draw(days), category)
+        flat = of.reshape(days, -1).astype(float)
+        return (times.reshape(n, days) @ flat).reshape(n, *of.shape[1:])
+    window = draw(window_days, counts if fresh is None else fresh)
+    return distances(_thinned(window, rows, rng) if rows else window, draw(days, counts), category)
 
 def _thinned(counts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
     "Counts with the shares, and the luck, that this many rows of each would have."
@@ -348,7 +352,7 @@ def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
     raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
                      f"{reference.total.shape}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #875e7b10
+# %% ../nbs/07c_drift_monitor.ipynb #288233d8
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
 
 def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -393,6 +397,15 @@ def _of_rows(window: np.ndarray, total: np.ndarray, reference: Reference,
         dealt[:, j] = rng.multivariate_hypergeometric(both, rows, n)
     return distances(dealt, pooled - dealt, np.array(reference.category))
 
+def _fresh(reference: Reference) -> np.ndarray:
+    "The days as a window shows them: what came on that day only would not be rare but new."
+    counts, new = reference.counts.copy(), new_on_the_day(reference)
+    for j in np.flatnonzero(new.any(0)):
+        rare = len(reference.cuts[j]) + 1
+        counts[:, j, rare] -= new[:, j]
+        counts[:, j, rare + 1] += new[:, j]
+    return counts
+
 def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: int,
              alpha: float) -> np.ndarray:
     """Distances when nothing happens, of whole days. That the days' spread is known from so few of
@@ -403,7 +416,7 @@ def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: in
     return wider*np.sqrt(blocks/max(blocks - 1, 1))*resampled_distances(
         reference.counts, np.array(reference.category), window_days,
         block_days=settings["block_days"], n=settings["n_resamples"], seed=settings["seed"],
-        rows=rows or None)
+        rows=rows or None, fresh=_fresh(reference))
 
 # %% ../nbs/07c_drift_monitor.ipynb #7a0d24ef
 def _report(monitor: "DriftMonitor") -> pd.DataFrame:
@@ -453,7 +466,9 @@ def _assumed(monitor: "DriftMonitor") -> str:
     blocks = f" in blocks of {block} days" if block > 1 else ""
     return f" if days are independent{blocks}" if monitor.reference.has_days else ""
 
-# %% ../nbs/07c_drift_monitor.ipynb #3c2d87c9
+# %% ../nbs/07c_drift_monitor.ipynb #4d44db88
+_MONITOR_FORMAT = 4   # thresholds of older ones took nothing for new
+
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -655,8 +670,8 @@ class DriftMonitor:
         dict
             For `from_dict`.
         """
-        return {"kind": "DriftMonitor", "format": FORMAT, "reference": self.reference.to_dict(),
-                "settings": self.settings,
+        return {"kind": "DriftMonitor", "format": _MONITOR_FORMAT, "settings": self.settings,
+                "reference": self.reference.to_dict(),
                 "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items() if n >= 0},
                 "counts": self.counts.tolist()}
 
@@ -667,16 +682,16 @@ class DriftMonitor:
         Parameters
         ----------
         d : mapping
-            From `to_dict`, possibly by way of JSON; also of formats 1 and 2.
+            From `to_dict`, possibly by way of JSON; also of formats 1 to 3.
 
         Returns
         -------
         DriftMonitor
             The same monitor.
         """
-        d = check_state(d, "DriftMonitor", FORMAT)
+        d = check_state(d, "DriftMonitor", _MONITOR_FORMAT)
         out = cls(Reference.from_dict(d["reference"]), **d["settings"])
         out.counts = _counts_of(out.reference, d["counts"])
         out._thresholds = {int(n): np.array(t) for n, t in d["thresholds"].items()
-                           if out.reference.has_days and d["format"] == FORMAT}
+                           if out.reference.has_days and d["format"] == _MONITOR_FORMAT}
         return out

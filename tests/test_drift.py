@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from mlscale.bins import listed, plot_distances
-from mlscale.drift import ChangeAlarm, DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
+from mlscale.drift import ChangeAlarm, DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges, resampled_distances
 from mlscale.drift_reference import unseen_rows, unseen_share
 
 M = 40   # rows a day
@@ -380,3 +380,34 @@ def test_without_days_columns_of_many_categories_keep_the_promise(categories, sh
         monitor = DriftMonitor(Reference.fit(unseen_world(rng, categories, share_of, rows, 3)), false_alarms_per_year=52*alpha, n_resamples=200, seed=seed)
         rang += monitor.update(unseen_world(rng, categories, share_of, come, 3)).drift_detected
     assert rang <= stats.binom.isf(.001, worlds, alpha)
+
+def names_by_day(rng, days, rows=150, categories=3000):
+    return unseen_world(rng, categories, lambda k: 1/k, days*rows), np.repeat(np.arange(days), rows)
+
+def test_by_day_what_is_new_in_every_week_rings_in_none_and_what_is_new_beyond_that_does():
+    rang, rng = 0, np.random.default_rng(33)
+    for seed in range(4):
+        usual, days = names_by_day(rng, 60)
+        monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=1, seed=seed)
+        for _ in range(5):
+            week, _ = names_by_day(rng, 7)
+            report = monitor.reset().update(week).report()
+            rang += report.drifted.x0
+            assert report.unseen.x0 > .01
+        assert monitor.reset().update(week.where(np.arange(len(week))[:, None] % 5 > 0, "?")).drift_detected
+    assert rang <= 2
+
+def test_a_window_is_drawn_from_fresh_days_and_the_reference_from_its_own():
+    counts = np.tile([[0, 8, 2, 0]], (30, 1, 1))   # two of ten rows a day are of that day only
+    fresh = np.tile([[0, 8, 0, 2]], (30, 1, 1))
+    drawn = resampled_distances(counts, np.array([True]), 7, n=50, fresh=fresh)
+    assert np.allclose(drawn, .2) and np.allclose(resampled_distances(counts, np.array([True]), 7, n=50), 0)
+
+def test_thresholds_of_older_states_that_took_nothing_for_new_are_calibrated_anew():
+    usual, days = names_by_day(np.random.default_rng(34), 40)
+    monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=2, n_resamples=200)
+    week = usual[:7*150]
+    limit, state = monitor.update(week).thresholds, monitor.to_dict()
+    old = {**state, "format": 3, "thresholds": {n: [.001] for n in state["thresholds"]}}
+    assert len(state["thresholds"]) == 1 and DriftMonitor.from_dict(old).thresholds == limit
+    assert DriftMonitor.from_dict({**old, "format": state["format"]}).thresholds == [.001]
