@@ -352,7 +352,7 @@ def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
     raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
                      f"{reference.total.shape}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #288233d8
+# %% ../nbs/07c_drift_monitor.ipynb #1cba9b69
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
 
 def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -388,6 +388,7 @@ def _unseen_allowed(monitor: "DriftMonitor") -> np.ndarray:
         monitor.alpha/2/apart.sum())
     return np.where(apart, np.maximum(most, .5)/rows, np.inf)
 
+# %% ../nbs/07c_drift_monitor.ipynb #8f23d7c3
 def _of_rows(window: np.ndarray, total: np.ndarray, reference: Reference,
              settings: Mapping) -> np.ndarray:
     "Distances when nothing happens, if rows are independent: window and reference dealt anew."
