@@ -414,17 +414,22 @@ def _families(statistics: Sequence[Statistic]) -> dict[tuple[str, str], list[int
     for i, s in enumerate(statistics): out.setdefault(_family(s), []).append(i)
     return out
 
-# %% ../nbs/07e_change_alarm.ipynb #dc7533bc
+# %% ../nbs/07e_change_alarm.ipynb #db5d4f84
 def _onset(past: np.ndarray, mean: float) -> int:
     "How many days ago a change most likely began; 1 is the last day."
     k = np.arange(1, len(past) + 1)
     return int(np.argmax(np.abs(np.cumsum(past[::-1] - mean)/np.sqrt(k)))) + 1
 
+def _mean(values: np.ndarray) -> float:
+    "The mean of the days that have a value; NaN if none has, without a warning."
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
 def _change(alarm: "ChangeAlarm", baseline: Baseline, i: int, window: int, ratio: float,
             length: int) -> Change:
     "What is said of the statistic that rang."
     s, values = alarm.days.statistics[i], baseline.clipped(alarm.values[-length:])[:, i]
-    before, now = float(baseline.mean[i]), float(np.nanmean(alarm.values[-window:, i]))
+    before, now = float(baseline.mean[i]), _mean(alarm.values[-window:, i])
     if s.flipped: before, now = 1 - before, 1 - now
     size = now - before
     if s.kind == "location": size /= float(np.sqrt(baseline.row_variance[i] + baseline.variance[i]))
@@ -434,7 +439,7 @@ def _change(alarm: "ChangeAlarm", baseline: Baseline, i: int, window: int, ratio
 
 def _cleared(alarm: "ChangeAlarm", baseline: Baseline, i: int, change: Change) -> bool:
     "Whether the window that rang has come back by more than half."
-    now = float(np.nanmean(alarm.values[-change.window:, i]))
+    now = _mean(alarm.values[-change.window:, i])
     flipped = alarm.days.statistics[i].flipped
     return abs(now - baseline.mean[i]) < abs(change.now - change.before)/2 or (
         np.sign(now - baseline.mean[i]) != np.sign(change.now - change.before)*(-1)**flipped)

@@ -411,3 +411,10 @@ def test_thresholds_of_older_states_that_took_nothing_for_new_are_calibrated_ane
     old = {**state, "format": 3, "thresholds": {n: [.001] for n in state["thresholds"]}}
     assert len(state["thresholds"]) == 1 and DriftMonitor.from_dict(old).thresholds == limit
     assert DriftMonitor.from_dict({**old, "format": state["format"]}).thresholds == [.001]
+
+@pytest.mark.filterwarnings("error")
+def test_a_column_that_rings_and_then_goes_missing_makes_no_warning():
+    X, days = temperatures(60)
+    alarm = ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2)
+    for day in range(60, 84): alarm.update(X[:200] + (40 if day < 68 else np.nan)).end_day(day)
+    assert [c.kind for c in alarm.changes] == ["missing"]
