@@ -111,19 +111,19 @@ def file_sink(path: str | os.PathLike) -> Sink:
             os.fsync(f.fileno())
     return append
 
-# %% ../nbs/08g_alert_sinks.ipynb #3e062bbc
+# %% ../nbs/08g_alert_sinks.ipynb #f54221f2
 class RefusedError(Exception):
     """The receiver is there and does not take this message; it will not be sent again.
 
     Examples
     --------
     >>> from mlscale.alert_sinks import RefusedError
-    >>> raise RefusedError("HTTP 404")
+    >>> raise RefusedError("HTTP 422")
     Traceback (most recent call last):
-    mlscale.alert_sinks.RefusedError: HTTP 404
+    mlscale.alert_sinks.RefusedError: HTTP 422
     """
 
-_PASSING = (401, 403, 408, 429)
+_PASSING = (401, 403, 404, 405, 408, 410, 429)   # of the address or the sender, not the message
 
 def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 5,
             retries: int = 2) -> Sink:
@@ -145,7 +145,8 @@ def webhook(url: str, *, headers: Mapping[str, str] | None = None, timeout: floa
     callable
         For `Outbox`. The id goes along as the header `Idempotency-Key`, too. Raises `RefusedError`
         for an answer of 400 to 499, ConnectionError for all that may pass: any other, none, and
-        401, 403, 408 and 429, which are about the sender and not the message.
+        401, 403, 404, 405, 408, 410 and 429, which are about the address or the sender and not the
+        message.
 
     Examples
     --------

@@ -6,7 +6,7 @@
 __all__ = ['DAY_LUCK', 'ROW_LUCK', 'FAR', 'LEAST_DAYS', 'FEW_DAYS', 'WINDOWS_OF_CHECKS', 'Baseline', 'day_baseline',
            'window_scores', 'row_baseline', 'critical_values', 'Change', 'ChangeAlarm']
 
-# %% ../nbs/07e_change_alarm.ipynb #7a5530c2
+# %% ../nbs/07e_change_alarm.ipynb #43341563
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +18,9 @@ from .arguments import none_for_nan, number, one_of, plain, whole
 from .day_summaries import DaySummaries, Statistic, all_above, variance_growth
 from .drift_monitor import Finding
 from .drift_reference import Reference, check_state, day_label
+from .drift_reference import unseen_rows, unseen_share
 
-# %% ../nbs/07e_change_alarm.ipynb #dd3a2f17
+# %% ../nbs/07e_change_alarm.ipynb #eb7dfffd
 DAY_LUCK, ROW_LUCK = 2.5, 5.5   # how many standard deviations of either a day may count for
 FAR = 5.                        # a mean score that no luck explains
 LEAST_DAYS = 30                 # of a reference
@@ -32,7 +33,8 @@ class Baseline:
     Parameters
     ----------
     mean, variance : ndarray of float, shape (statistics,)
-        Of a day's number.
+        Of a day's number; of the expected share of what was never seen, where rows count by
+        themselves.
     phi, reference_variance, df : ndarray of float
         Correlation with the next day; variance of `mean`, as a share of `variance`; degrees of
         freedom.
@@ -217,7 +219,7 @@ def window_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
     z = (mean - baseline.mean)/np.sqrt(np.maximum(variance, 1e-18))
     return _upper_tails(z, mean, variance, values, baseline, window)
 
-# %% ../nbs/07e_change_alarm.ipynb #bfaf5416
+# %% ../nbs/07e_change_alarm.ipynb #f4dfc189
 def row_baseline(days: DaySummaries) -> Baseline:
     """What numbers do when nothing happens and all rows are independent of each other.
 
@@ -244,17 +246,16 @@ def row_baseline(days: DaySummaries) -> Baseline:
     values, rows = (x[0] for x in days.of(reference.total[None]))
     share = np.array([s.is_share for s in days.statistics])
     new = np.array([s.kind == "new category" for s in days.statistics])
-    for i in np.flatnonzero(new):
-        rare = (reference.rare or ({},)*len(reference.columns))[
-            reference.columns.index(days.statistics[i].column)]
-        values[i] = (sum(n == 1 for _, n in rare.values()) + 1)/rows[i]
+    place = [reference.columns.index(s.column) for s in days.statistics]
+    unseen, apart = (x[place] for x in unseen_share(reference))
+    values, variance = np.where(new, unseen, values), np.where(new, apart, days.row_variance)
     none, at = np.zeros(len(share)), np.arange(len(share))
     df = np.where(share, np.inf, np.maximum(rows/8, 1))
-    return Baseline(values, days.row_variance, none, none, df, none - np.inf, none + np.inf, none,
+    return Baseline(values, variance, none, none, df, none - np.inf, none + np.inf, none,
                     np.maximum(rows, 1.), days.row_variance, share, new,
                     ~share & (days.location == at), 0)
 
-# %% ../nbs/07e_change_alarm.ipynb #24794cf3
+# %% ../nbs/07e_change_alarm.ipynb #cfec56e4
 def _row_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
                 window: int) -> np.ndarray:
     "Standard errors of windows of rows."
@@ -269,9 +270,8 @@ def _row_scores(values: np.ndarray, rows: np.ndarray, baseline: Baseline,
     few = stats.hypergeom.cdf(came, size + n[:, s], held + came, n[:, s])
     away = np.maximum(stats.norm.isf(np.maximum(np.minimum(many, few), 1e-300)), 0)
     z[:, s] = np.where(many < few, away, -away)
-    mu = baseline.mean[new]
-    v = mu/n[:, new] + 2*mu/baseline.rows[new]
-    tail = np.maximum(special.gammaincc(mu**2/v, mean[:, new]*mu/v), 1e-300)
+    law = unseen_rows(baseline.mean[new], baseline.variance[new], n[:, new])
+    tail = np.maximum(law.sf(np.round(mean*n)[:, new] - 1), 1e-300)
     z[:, new] = np.maximum(stats.norm.isf(tail), 0)
     return z
 
@@ -414,17 +414,22 @@ def _families(statistics: Sequence[Statistic]) -> dict[tuple[str, str], list[int
     for i, s in enumerate(statistics): out.setdefault(_family(s), []).append(i)
     return out
 
-# %% ../nbs/07e_change_alarm.ipynb #dc7533bc
+# %% ../nbs/07e_change_alarm.ipynb #db5d4f84
 def _onset(past: np.ndarray, mean: float) -> int:
     "How many days ago a change most likely began; 1 is the last day."
     k = np.arange(1, len(past) + 1)
     return int(np.argmax(np.abs(np.cumsum(past[::-1] - mean)/np.sqrt(k)))) + 1
 
+def _mean(values: np.ndarray) -> float:
+    "The mean of the days that have a value; NaN if none has, without a warning."
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
 def _change(alarm: "ChangeAlarm", baseline: Baseline, i: int, window: int, ratio: float,
             length: int) -> Change:
     "What is said of the statistic that rang."
     s, values = alarm.days.statistics[i], baseline.clipped(alarm.values[-length:])[:, i]
-    before, now = float(baseline.mean[i]), float(np.nanmean(alarm.values[-window:, i]))
+    before, now = float(baseline.mean[i]), _mean(alarm.values[-window:, i])
     if s.flipped: before, now = 1 - before, 1 - now
     size = now - before
     if s.kind == "location": size /= float(np.sqrt(baseline.row_variance[i] + baseline.variance[i]))
@@ -434,7 +439,7 @@ def _change(alarm: "ChangeAlarm", baseline: Baseline, i: int, window: int, ratio
 
 def _cleared(alarm: "ChangeAlarm", baseline: Baseline, i: int, change: Change) -> bool:
     "Whether the window that rang has come back by more than half."
-    now = float(np.nanmean(alarm.values[-change.window:, i]))
+    now = _mean(alarm.values[-change.window:, i])
     flipped = alarm.days.statistics[i].flipped
     return abs(now - baseline.mean[i]) < abs(change.now - change.before)/2 or (
         np.sign(now - baseline.mean[i]) != np.sign(change.now - change.before)*(-1)**flipped)

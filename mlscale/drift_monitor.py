@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['FLOOR', 'FEW_ROWS', 'distances', 'psi', 'resampled_distances', 'thresholds', 'utc_moment', 'Finding', 'drift_finding',
-           'DriftMonitor', 'FORMAT', 'Reference', 'check_state']
+           'DriftMonitor', 'Reference', 'check_state']
 
-# %% ../nbs/07c_drift_monitor.ipynb #46ff59ca
+# %% ../nbs/07c_drift_monitor.ipynb #ad25de3b
 import html
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
 from .arguments import number, plain, whole
 from .bins import ks_distance, plot_distances
-from .drift_reference import FORMAT, Reference, check_state
+from .drift_reference import Reference, check_state, new_on_the_day
+from .drift_reference import unseen_rows, unseen_share
 
-# %% ../nbs/07c_drift_monitor.ipynb #e5c37b5c
-_all_ = ["FORMAT", "Reference", "check_state"]
+# %% ../nbs/07c_drift_monitor.ipynb #7a8877c6
+_all_ = ["Reference", "check_state"]
 
 # %% ../nbs/07c_drift_monitor.ipynb #690132bd
 def distances(window: np.ndarray, reference: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -80,10 +81,10 @@ def psi(window: np.ndarray, reference: np.ndarray) -> np.ndarray:
     f, g = f/np.maximum(f.sum(-1, keepdims=True), .5), g/np.maximum(g.sum(-1, keepdims=True), .5)
     return ((f - g)*np.log(np.where(used, f, 1)/np.where(used, g, 1))).sum(-1)
 
-# %% ../nbs/07c_drift_monitor.ipynb #e343b356
+# %% ../nbs/07c_drift_monitor.ipynb #b2f12c32
 def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: int, *,
                         block_days: int = 1, n: int = 2000, seed: int = 0,
-                        rows: int | None = None) -> np.ndarray:
+                        rows: int | None = None, fresh: np.ndarray | None = None) -> np.ndarray:
     """Distances between a window and the reference when both are drawn from the same days.
 
     Parameters
@@ -102,6 +103,9 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
         Seed of the random numbers.
     rows : int, optional
         Rows in the window where it has fewer than these days hold; then their luck is added.
+    fresh : array of counts, shape (days, columns, bins), optional
+        The same days as they look in a window, where that differs: with what is new on the day in
+        the bin of what was never seen. Default: `counts`.
 
     Returns
     -------
@@ -118,14 +122,14 @@ def resampled_distances(counts: np.ndarray, category: np.ndarray, window_days: i
     [0.0, 0.2, 0.4]
     """
     rng, days = np.random.default_rng(seed), len(counts)
-    flat = counts.reshape(days, -1).astype(float)
-    def draw(size: int) -> np.ndarray:
+    def draw(size: int, of: np.ndarray) -> np.ndarray:
         first = rng.integers(days, size=(n, -(-size//block_days), 1))
         chosen = ((first + np.arange(block_days))%days).reshape(n, -1)[:, :size]
         times = np.bincount((chosen + np.arange(n)[:, None]*days).ravel(), minlength=n*days)
-        return (times.reshape(n, days) @ flat).reshape(n, *counts.shape[1:])
-    window = draw(window_days)
-    return distances(_thinned(window, rows, rng) if rows else window, draw(days), category)
+        flat = of.reshape(days, -1).astype(float)
+        return (times.reshape(n, days) @ flat).reshape(n, *of.shape[1:])
+    window = draw(window_days, counts if fresh is None else fresh)
+    return distances(_thinned(window, rows, rng) if rows else window, draw(days, counts), category)
 
 def _thinned(counts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
     "Counts with the shares, and the luck, that this many rows of each would have."
@@ -263,7 +267,7 @@ class Finding:
 
     def __repr__(self) -> str: return f"Finding({'alarm' if self.alarm else 'no alarm'}: {self})"
 
-# %% ../nbs/07c_drift_monitor.ipynb #79f38066
+# %% ../nbs/07c_drift_monitor.ipynb #0c011283
 def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Finding:
     """What a table of columns says, in one finding.
 
@@ -271,7 +275,7 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     ----------
     report : DataFrame
         Index: column. `distance`, `missing`, `drifted` and the column named by `limit`, the
-        furthest first.
+        furthest first; `unseen` where there is such a column.
     name : str
         Of the finding.
     limit : str
@@ -296,7 +300,8 @@ def drift_finding(report: pd.DataFrame, name: str, limit: str, at: Any) -> Findi
     """
     drifted = report[report.drifted]
     shown = drifted[:3] if len(drifted) else report[:1]
-    names = ", ".join(f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%})"
+    new = lambda r: f", unseen {x:.0%}" if (x := getattr(r, "unseen", 0)) > 0 else ""
+    names = ", ".join(f"{r.Index} (D {r.distance:.2f}, missing {r.missing:.0%}{new(r)})"
                       for r in shown.itertuples())
     worst = shown.iloc[0]
     return Finding(name, worst.distance, worst[limit], "distance", at, len(drifted) > 0,
@@ -347,7 +352,7 @@ def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
     raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
                      f"{reference.total.shape}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #afc4253a
+# %% ../nbs/07c_drift_monitor.ipynb #1cba9b69
 FEW_ROWS = 20   # categories with fewer rows share a bin with the rare and the new ones
 
 def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -363,6 +368,27 @@ def _judged(reference: Reference, counts: np.ndarray) -> tuple[np.ndarray, np.nd
             x[j, -1] = rest
     return window, total
 
+def _apart(reference: Reference) -> np.ndarray:
+    "In which columns what was never seen is judged apart, since `_judged` puts it into one bin."
+    return np.array(reference.category) & (not reference.has_days and reference.rare is not None)
+
+def _unseen(reference: Reference, counts: np.ndarray) -> np.ndarray:
+    "The share of a window's rows in categories never seen; 0 of numbers and where none is known."
+    out = np.zeros(len(counts))
+    if reference.rare is not None:
+        for j in np.flatnonzero(reference.category):
+            out[j] = counts[j, len(reference.cuts[j]) + 2]/max(counts[j].sum(), 1)
+    return out
+
+def _unseen_allowed(monitor: "DriftMonitor") -> np.ndarray:
+    "Above which share of them a column rings: half of the budget is for all of these columns."
+    apart, rows = _apart(monitor.reference), max(monitor.rows, 1)
+    if not apart.any(): return np.full(len(apart), np.inf)
+    most = unseen_rows(*unseen_share(monitor.reference), rows).isf(
+        monitor.alpha/2/apart.sum())
+    return np.where(apart, np.maximum(most, .5)/rows, np.inf)
+
+# %% ../nbs/07c_drift_monitor.ipynb #8f23d7c3
 def _of_rows(window: np.ndarray, total: np.ndarray, reference: Reference,
              settings: Mapping) -> np.ndarray:
     "Distances when nothing happens, if rows are independent: window and reference dealt anew."
@@ -371,6 +397,15 @@ def _of_rows(window: np.ndarray, total: np.ndarray, reference: Reference,
     for j, (both, rows) in enumerate(zip(pooled, window.sum(1))):
         dealt[:, j] = rng.multivariate_hypergeometric(both, rows, n)
     return distances(dealt, pooled - dealt, np.array(reference.category))
+
+def _fresh(reference: Reference) -> np.ndarray:
+    "The days as a window shows them: what came on that day only would not be rare but new."
+    counts, new = reference.counts.copy(), new_on_the_day(reference)
+    for j in np.flatnonzero(new.any(0)):
+        rare = len(reference.cuts[j]) + 1
+        counts[:, j, rare] -= new[:, j]
+        counts[:, j, rare + 1] += new[:, j]
+    return counts
 
 def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: int,
              alpha: float) -> np.ndarray:
@@ -382,23 +417,35 @@ def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: in
     return wider*np.sqrt(blocks/max(blocks - 1, 1))*resampled_distances(
         reference.counts, np.array(reference.category), window_days,
         block_days=settings["block_days"], n=settings["n_resamples"], seed=settings["seed"],
-        rows=rows or None)
+        rows=rows or None, fresh=_fresh(reference))
 
-# %% ../nbs/07c_drift_monitor.ipynb #8764fafe
+# %% ../nbs/07c_drift_monitor.ipynb #7a0d24ef
 def _report(monitor: "DriftMonitor") -> pd.DataFrame:
     "The window beside the reference, column by column; narrow enough for a terminal."
     reference, limit = monitor.reference, monitor.thresholds
     counts, total, least = monitor.counts, reference.total, monitor.settings["min_rows"]
     d = distances(*_judged(reference, counts), np.array(reference.category))
+    unseen, allowed = _unseen(reference, counts), _unseen_allowed(monitor)
     missing = lambda c: c[:, 0]/max(c[0].sum(), 1)
     out = pd.DataFrame({"distance": d, "threshold": limit,
-                        "drifted": (d > limit) & (monitor.rows >= least),
+                        "drifted": ((d > limit) | (unseen > allowed)) & (monitor.rows >= least),
                         "psi": psi(counts, total), "missing": missing(counts),
-                        "was_missing": missing(total)},
+                        "was_missing": missing(total), "unseen": unseen},
                        index=pd.Index(reference.columns, name="column"))
-    return out.iloc[np.argsort(-d/limit, kind="stable")]
+    return out.iloc[np.argsort(-np.maximum(d/limit, unseen/allowed), kind="stable")]
 
-# %% ../nbs/07c_drift_monitor.ipynb #fa483149
+def _finding(monitor: "DriftMonitor", at: Any, name: str) -> Finding:
+    "What the report says; where the first column rings only by what was never seen, that."
+    report = monitor.report()
+    found, first = drift_finding(report, name, "threshold", at), report.iloc[0]
+    if not first.drifted or first.distance > first.threshold: return found
+    j = monitor.reference.columns.index(report.index[0])
+    expected = unseen_share(monitor.reference)[0][j]
+    why = f"; unseen categories in {report.index[0]}, expected {expected:.2g}"
+    return replace(found, value=first.unseen, threshold=_unseen_allowed(monitor)[j],
+                   unit="of the rows unseen", evidence=found.evidence + why)
+
+# %% ../nbs/07c_drift_monitor.ipynb #3f5e4d72
 def _few(monitor: "DriftMonitor") -> int:
     "Rows of the window, to two figures, where they are fewer than its days should hold; else 0."
     usual = monitor.reference.total[0].sum()/len(monitor.reference.counts)*monitor.window_days
@@ -411,7 +458,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
     reference, settings = monitor.reference, monitor.settings
     null = (_of_rows(*_judged(reference, monitor.counts), reference, settings) if n < 0 else
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
-    return thresholds(null, monitor.alpha)
+    return thresholds(null, monitor.alpha/2 if _apart(reference).any() else monitor.alpha)
 
 # %% ../nbs/07c_drift_monitor.ipynb #99645a47
 def _assumed(monitor: "DriftMonitor") -> str:
@@ -420,7 +467,9 @@ def _assumed(monitor: "DriftMonitor") -> str:
     blocks = f" in blocks of {block} days" if block > 1 else ""
     return f" if days are independent{blocks}" if monitor.reference.has_days else ""
 
-# %% ../nbs/07c_drift_monitor.ipynb #00fbce78
+# %% ../nbs/07c_drift_monitor.ipynb #4d44db88
+_MONITOR_FORMAT = 4   # thresholds of older ones took nothing for new
+
 class DriftMonitor:
     """Compares the present window with the reference, at a stated number of false alarms a year.
 
@@ -452,7 +501,9 @@ class DriftMonitor:
     Notes
     -----
     A threshold is calibrated on the reference's days; without days rows are dealt anew between the
-    window and the reference, which is exact where rows are independent. Days are taken as
+    window and the reference, which is exact where rows are independent. There rare categories and
+    those never seen share a bin, and half of the alarms allowed are kept for the share of rows
+    never seen, compared with `unseen_share`; old states do not know it. Days are taken as
     independent of each other, or their blocks where `block_days` is above 1; for days that resemble
     the next there is `ChangeAlarm`.
 
@@ -544,8 +595,8 @@ class DriftMonitor:
 
     @property
     def drift_detected(self) -> bool:
-        """Whether some column of the window is further from the reference than its threshold; False
-        with fewer than `min_rows` rows."""
+        """Whether some column of the window is further from the reference than its threshold, or
+        has too many rows never seen; False with fewer than `min_rows` rows."""
         return bool(self.report().drifted.any())
 
     def report(self) -> pd.DataFrame:
@@ -555,8 +606,8 @@ class DriftMonitor:
         -------
         DataFrame
             Index: column. `distance` and `threshold` (0 to 1), `drifted`, `psi`, `missing` and
-            `was_missing` (shares, of the window and of the reference). The furthest above its
-            threshold first.
+            `was_missing` (shares, of the window and of the reference), `unseen` (share of the
+            window in categories never seen). The furthest above what is allowed first.
         """
         return _report(self)
 
@@ -573,8 +624,9 @@ class DriftMonitor:
         Returns
         -------
         Finding
-            The distance and the threshold of the column that is furthest above its own; the first
-            three columns that drifted are its evidence.
+            The distance and the threshold of the column that is furthest above its own, or the
+            share of rows never seen and that allowed where only this rings; the first three columns
+            that drifted are its evidence.
 
         Raises
         ------
@@ -584,7 +636,7 @@ class DriftMonitor:
         if self.rows < (least := self.settings["min_rows"]):
             raise ValueError(f"rows: {self.rows} in the window, and fewer than min_rows={least} "
                              "are not judged; find out why so few arrived")
-        return drift_finding(self.report(), name, "threshold", at)
+        return _finding(self, at, name)
 
     def plot(self, ax: Any = None) -> Any:
         """The distance of each column in the window beside its threshold.
@@ -619,8 +671,8 @@ class DriftMonitor:
         dict
             For `from_dict`.
         """
-        return {"kind": "DriftMonitor", "format": FORMAT, "reference": self.reference.to_dict(),
-                "settings": self.settings,
+        return {"kind": "DriftMonitor", "format": _MONITOR_FORMAT, "settings": self.settings,
+                "reference": self.reference.to_dict(),
                 "thresholds": {str(n): t.tolist() for n, t in self._thresholds.items() if n >= 0},
                 "counts": self.counts.tolist()}
 
@@ -631,16 +683,16 @@ class DriftMonitor:
         Parameters
         ----------
         d : mapping
-            From `to_dict`, possibly by way of JSON; also of formats 1 and 2.
+            From `to_dict`, possibly by way of JSON; also of formats 1 to 3.
 
         Returns
         -------
         DriftMonitor
             The same monitor.
         """
-        d = check_state(d, "DriftMonitor", FORMAT)
+        d = check_state(d, "DriftMonitor", _MONITOR_FORMAT)
         out = cls(Reference.from_dict(d["reference"]), **d["settings"])
         out.counts = _counts_of(out.reference, d["counts"])
         out._thresholds = {int(n): np.array(t) for n, t in d["thresholds"].items()
-                           if out.reference.has_days and d["format"] == FORMAT}
+                           if out.reference.has_days and d["format"] == _MONITOR_FORMAT}
         return out

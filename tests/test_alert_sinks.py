@@ -202,7 +202,8 @@ server.serve_forever()
 
 
 @pytest.mark.parametrize("status, kind", [(204, None), (429, ConnectionError), (401, ConnectionError), (403, ConnectionError),
-    (408, ConnectionError), (500, ConnectionError), (301, ConnectionError), (307, ConnectionError), (400, RefusedError), (404, RefusedError), (422, RefusedError)])
+    (408, ConnectionError), (500, ConnectionError), (301, ConnectionError), (307, ConnectionError),
+    (404, ConnectionError), (405, ConnectionError), (410, ConnectionError), (400, RefusedError), (422, RefusedError)])
 def test_a_receiver_does_not_decide_how_long_we_wait_and_secrets_stay_secret(status, kind, caplog):
     caplog.set_level(logging.DEBUG)
     with subprocess.Popen([sys.executable, "-c", ANSWERS, str(status)], stdout=subprocess.PIPE, text=True) as server:

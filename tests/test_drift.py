@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from mlscale.bins import listed, plot_distances
-from mlscale.drift import ChangeAlarm, DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges
+from mlscale.drift import ChangeAlarm, DriftMonitor, Finding, Reference, bin_counts, distances, ks_distance, ks_test, psi, quantile_edges, resampled_distances
+from mlscale.drift_reference import unseen_rows, unseen_share
 
 M = 40   # rows a day
 
@@ -325,3 +326,95 @@ def test_counting_many_rows_edge_by_edge_is_searching_each_row(n, edges):
     x[::7], x[1::50], x[2::50] = np.nan, np.inf, -np.inf
     known = x[np.isfinite(x)]
     assert bin_counts(x, e).tolist() == [n - len(known), *np.bincount(np.searchsorted(e, known), minlength=edges + 1)]
+
+def unseen_world(rng, categories, share_of, rows, columns=1):
+    names = np.array([f"c{k}" for k in range(categories)])
+    p = share_of(np.arange(1, categories + 1.))
+    return pd.DataFrame(names[rng.choice(categories, (rows, columns), p=p/p.sum())], columns=[f"x{k}" for k in range(columns)])
+
+@pytest.mark.parametrize("categories", [21, 100, 1000])
+@pytest.mark.parametrize("share", [.05, .5])
+def test_without_days_unseen_categories_ring_though_rare_ones_share_their_bin(categories, share):
+    rng = np.random.default_rng(30)
+    usual = pd.DataFrame({"x0": np.resize([f"c{k}" for k in range(categories)], 20_000)})   # all alike
+    week = usual.sample(4000, random_state=1, ignore_index=True)
+    monitor = DriftMonitor(Reference.fit(usual.assign(other=1.)), false_alarms_per_year=1, n_resamples=600)
+    assert not monitor.update(week.assign(other=1.)).drift_detected
+    where = ~week.x0.isin(monitor.reference.cuts[0]) & (rng.random(4000) < share)   # as rare as those that they replace
+    changed = week.assign(other=1., x0=week.x0.where(~where, "Z" + week.x0))
+    report, finding = monitor.reset().update(changed).report(), monitor.finding("2013-09-02T00:00Z")
+    assert report.index[report.drifted].tolist() == ["x0"] == report.index[:1].tolist() and report.unseen.x0 == where.mean()
+    assert finding and finding.value > finding.threshold and f"unseen {where.mean():.0%}" in finding.evidence
+    if report.distance.x0 <= report.threshold.x0:
+        assert finding.unit == "of the rows unseen" and finding.value == where.mean() and "unseen categories in x0, expected " in finding.evidence
+
+def test_a_state_that_does_not_tell_rare_from_unseen_judges_by_distance_with_the_whole_budget():
+    usual = unseen_world(np.random.default_rng(31), 100, np.ones_like, 5000)
+    state = DriftMonitor(Reference.fit(usual), false_alarms_per_year=2, n_resamples=400).update(usual[:400]).to_dict()
+    new, old = DriftMonitor.from_dict(state), DriftMonitor.from_dict({**state, "reference": {**state["reference"], "rare": None}})
+    assert (old.report().threshold < new.report().threshold).all() and not old.report().unseen.any()
+
+@pytest.mark.parametrize("categories, share_of, rows, come", [
+    (30, np.ones_like, 100, 1000), (100, np.ones_like, 300, 1000), (1000, np.ones_like, 5000, 5000), (1000, lambda k: 1/k, 1000, 1000),
+    (300, lambda k: 1/k, 5000, 5000), (100, lambda k: k**-1.5, 5000, 100), (300, lambda k: k**-1.5, 100, 100)])
+def test_unseen_rows_are_as_many_as_expected_and_pass_what_is_allowed_as_seldom_as_stated(categories, share_of, rows, come):
+    "Uniform categories, each seen several times, are the hard case: those missing carry as much as the others."
+    rng, worlds, p = np.random.default_rng(rows + come), 1500, share_of(np.arange(1, categories + 1.))
+    p = p/p.sum()
+    counts = rng.multinomial(rows, p, worlds)
+    came = rng.multinomial(come, p, worlds)
+    new = np.where(counts == 0, came, 0).sum(1)
+    names, share, variance = np.arange(categories).astype(str), np.empty(worlds), np.empty(worlds)
+    for w in range(worlds):
+        share[w], variance[w] = ((counts[w] == 1).sum() + 1)/rows, ((counts[w] == 1).sum() + 2*(counts[w] == 2).sum() + 3)/rows**2
+    one = Reference.fit(pd.DataFrame({"c": np.repeat(names, counts[0])}))
+    assert np.allclose(np.ravel(unseen_share(one)), (share[0], variance[0]))
+    for level in (.05, .01):
+        assert (new > unseen_rows(share, variance, come).isf(level)).sum() <= stats.binom.isf(.001, worlds, level)
+    assert new.mean() < come*share.mean() < new.mean() + 1.2*come/rows + 3*new.std()/np.sqrt(worlds)
+
+@pytest.mark.parametrize("categories, share_of, rows, come", [(100, np.ones_like, 300, 600), (300, lambda k: 1/k, 2000, 300)])
+def test_without_days_columns_of_many_categories_keep_the_promise(categories, share_of, rows, come):
+    rng, worlds, alpha, rang = np.random.default_rng(32), 80, .1, 0
+    for seed in range(worlds):
+        monitor = DriftMonitor(Reference.fit(unseen_world(rng, categories, share_of, rows, 3)), false_alarms_per_year=52*alpha, n_resamples=200, seed=seed)
+        rang += monitor.update(unseen_world(rng, categories, share_of, come, 3)).drift_detected
+    assert rang <= stats.binom.isf(.001, worlds, alpha)
+
+def names_by_day(rng, days, rows=150, categories=3000):
+    return unseen_world(rng, categories, lambda k: 1/k, days*rows), np.repeat(np.arange(days), rows)
+
+def test_by_day_what_is_new_in_every_week_rings_in_none_and_what_is_new_beyond_that_does():
+    rang, rng = 0, np.random.default_rng(33)
+    for seed in range(4):
+        usual, days = names_by_day(rng, 60)
+        monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=1, seed=seed)
+        for _ in range(5):
+            week, _ = names_by_day(rng, 7)
+            report = monitor.reset().update(week).report()
+            rang += report.drifted.x0
+            assert report.unseen.x0 > .01
+        assert monitor.reset().update(week.where(np.arange(len(week))[:, None] % 5 > 0, "?")).drift_detected
+    assert rang <= 2
+
+def test_a_window_is_drawn_from_fresh_days_and_the_reference_from_its_own():
+    counts = np.tile([[0, 8, 2, 0]], (30, 1, 1))   # two of ten rows a day are of that day only
+    fresh = np.tile([[0, 8, 0, 2]], (30, 1, 1))
+    drawn = resampled_distances(counts, np.array([True]), 7, n=50, fresh=fresh)
+    assert np.allclose(drawn, .2) and np.allclose(resampled_distances(counts, np.array([True]), 7, n=50), 0)
+
+def test_thresholds_of_older_states_that_took_nothing_for_new_are_calibrated_anew():
+    usual, days = names_by_day(np.random.default_rng(34), 40)
+    monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=2, n_resamples=200)
+    week = usual[:7*150]
+    limit, state = monitor.update(week).thresholds, monitor.to_dict()
+    old = {**state, "format": 3, "thresholds": {n: [.001] for n in state["thresholds"]}}
+    assert len(state["thresholds"]) == 1 and DriftMonitor.from_dict(old).thresholds == limit
+    assert DriftMonitor.from_dict({**old, "format": state["format"]}).thresholds == [.001]
+
+@pytest.mark.filterwarnings("error")
+def test_a_column_that_rings_and_then_goes_missing_makes_no_warning():
+    X, days = temperatures(60)
+    alarm = ChangeAlarm(Reference.fit(X, days=days), false_alarms_per_year=2)
+    for day in range(60, 84): alarm.update(X[:200] + (40 if day < 68 else np.nan)).end_day(day)
+    assert [c.kind for c in alarm.changes] == ["missing"]
