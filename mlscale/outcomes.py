@@ -253,12 +253,12 @@ def without_prediction(log: Log, ids: Iterable[Any]) -> list[str]:
     there = {*(id for (id,) in rows), *find_archived(log, wanted).request_id}
     return [id for id in wanted if id not in there]
 
-# %% ../nbs/08d_outcomes.ipynb #17b58bd8
+# %% ../nbs/08d_outcomes.ipynb #b3ed2ef5
 def record_training(model: str, version: int, *, at: datetime | str,
                     since: datetime | str | None = None, until: datetime | str | None = None,
                     log: Log = None) -> bool:
     """Record which rows of the log a version was trained on: those that `labelled(log, at,
-    since=since, until=until)` gives mature and with a weight above 0.
+    since=since, until=until)` gives mature.
 
     Parameters
     ----------

@@ -356,7 +356,9 @@ def run(names, store=False):
                 in_form(nb, path)
                 write(nb, path)
                 if path.parent == SOLUTIONS: exercises().generate(path, EXERCISES)
-    for name, problem in failed.items(): print(f"FAILED {name}: {' | '.join(problem.strip().splitlines()[-12:])}")   # once more, where it is looked for
+    for name, problem in failed.items():   # once more, where it is looked for
+        said = [line for line in re.sub(r"\x1b\[[\d;]*m", "", problem).splitlines() if line.strip()]
+        print(f"FAILED {name}: {' | '.join(said[-4:])}")
     return bool(failed)
 
 
