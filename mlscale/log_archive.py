@@ -489,7 +489,7 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else _frame([], names)
     return found[~found.request_id.isin(here)].reset_index(drop=True)
 
-# %% ../nbs/06l_log_archive.ipynb #e35f3fe9
+# %% ../nbs/06l_log_archive.ipynb #23a00994
 def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment, with the weight of each.
 
@@ -521,8 +521,7 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     [4.0, 0.0]
     """
     moment = pd.Timestamp(iso_utc(at))
-    known = (rows.known_at >= rows["at"]) & (rows.known_at <= moment)
-    rows = rows[known].reset_index(drop=True)
+    rows = rows[rows.known_at.between(rows["at"], moment)].reset_index(drop=True)
     done = rows.action_at <= moment
     alone = rows.propensity.where(done, 1.)
     action = rows.action.where(done, "none")
@@ -670,13 +669,12 @@ def erasures(log: Log = None) -> list[Erasure]:
     """
     with open_log(log) as book, book.transaction(write=False) as db: return _proofs(db)
 
-# %% ../nbs/06l_log_archive.ipynb #8e8c9596
+# %% ../nbs/06l_log_archive.ipynb #a323ce54
 def _trained_on(rows: pd.DataFrame, trainings: Iterable[tuple]) -> tuple[tuple[str, int], ...]:
     "The versions that may have learned from some of these rows."
     found = []
     for model, version, at, since, until in trainings:
-        used = as_of(rows, at)   # also what was acted on: a loop may have learned from it
-        used = used[used.mature]
+        used = as_of(rows, at).query("mature")   # also what was acted on: a loop may learn from it
         if since: used = used[used["at"] >= pd.Timestamp(since)]
         if until: used = used[used["at"] < pd.Timestamp(until)]
         if len(used): found.append((model, version))
