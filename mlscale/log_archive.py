@@ -489,7 +489,7 @@ def find_archived(log: Log, ids: Iterable[str]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else _frame([], names)
     return found[~found.request_id.isin(here)].reset_index(drop=True)
 
-# %% ../nbs/06l_log_archive.ipynb #23a00994
+# %% ../nbs/06l_log_archive.ipynb #3f664296
 def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     """The predictions whose outcome was known at a moment, with the weight of each.
 
@@ -503,10 +503,8 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows whose outcome was known by then, and not before the prediction was made: it would be
-        that of an earlier one with the same id. Two columns more. `weight`: 0 where somebody acted,
-        so that the outcome is not the world's alone; else 1 over the probability of being left
-        alone.
+        Rows with a known outcome and two columns more. `weight`: 0 where somebody acted, so that
+        the outcome is not the world's alone; else 1 over the probability of being left alone.
         `mature`: whether the prediction was at least `MATURE` old.
 
     Examples
@@ -521,7 +519,7 @@ def as_of(rows: pd.DataFrame, at: datetime | str) -> pd.DataFrame:
     [4.0, 0.0]
     """
     moment = pd.Timestamp(iso_utc(at))
-    rows = rows[rows.known_at.between(rows["at"], moment)].reset_index(drop=True)
+    rows = rows[rows.known_at <= moment].reset_index(drop=True)
     done = rows.action_at <= moment
     alone = rows.propensity.where(done, 1.)
     action = rows.action.where(done, "none")

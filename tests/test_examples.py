@@ -35,10 +35,10 @@ def elsewhere(tmp_path, monkeypatch):
     "An empty folder to work in and a home of our own, which shares the cache of the flights."
     cache = home() / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "cache").symlink_to(cache)
+    (tmp_path / "home with spaces").mkdir()
+    (tmp_path / "home with spaces" / "cache").symlink_to(cache)
     (tmp_path / "work").mkdir()
-    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLSCALE_HOME", str(tmp_path / "home with spaces"))
     monkeypatch.chdir(tmp_path / "work")
 
 
