@@ -358,7 +358,7 @@ def _not_json(coding: bytes, kind: bytes) -> str:
         return ""
     return f"Content-Type: {kind_[:40]!r}; send application/json"
 
-# %% ../nbs/06e_limits.ipynb #8122e6ad
+# %% ../nbs/06e_limits.ipynb #1a0f6b4d
 MAX_BYTES = 8_000_000   # of a body: 10,000 rows of 45 columns in full precision
 PATIENCE = 10.          # seconds for a request to arrive
 AT_A_TIME = 8           # bodies of the largest size: so much is kept of all that are arriving
@@ -394,7 +394,7 @@ class _NotTakenError(Exception): "Status, line and more headers of the answer to
 
 def _is_here(scope: Mapping) -> bool:
     "Whether the whole body has arrived, as far as the server says so: then nobody waits for it."
-    cycle = scope.get("extensions", {}).get(ARRIVING)
+    cycle = (scope.get("extensions") or {}).get(ARRIVING)
     return cycle is not None and not cycle.more_body
 
 def _check_json(scope: Mapping, body: bytes) -> None:
@@ -403,7 +403,7 @@ def _check_json(scope: Mapping, body: bytes) -> None:
     why = _not_json(given.get(b"content-encoding", b""), given.get(b"content-type", b""))
     if body and why: raise _NotTakenError(415, why, {})
 
-# %% ../nbs/06e_limits.ipynb #4d4883bb
+# %% ../nbs/06e_limits.ipynb #cc550ca7
 class Limits:
     """A layer around an application that reads the body of a request, up to a size and for a time.
     A body that says that it is no JSON is refused. It counts the answers to questions by their
@@ -434,7 +434,7 @@ class Limits:
                  patience: float = PATIENCE):
         self._app, self._metrics = app, metrics
         self._max_bytes = whole(max_bytes, "max_bytes", low=1)
-        self._patience, self._held = patience, 0
+        self._patience, self._held, self._most = patience, 0, AT_A_TIME*self._max_bytes
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answer a request.
@@ -457,8 +457,7 @@ class Limits:
             return await refusal(408, why, Connection="close")(scope, receive, send)
         except ConnectionError: return  # the client has gone, and its question is not whole
         except _NotTakenError as e:
-            status, why, headers = e.args
-            return await refusal(status, why, Connection="close", **headers)(scope, receive, send)
+            return await refusal(*e.args[:2], Connection="close", **e.args[2])(scope, receive, send)
         whole = iter([{"type": "http.request", "body": body, "more_body": False}])
         async def replay(): return next(whole, None) or await receive()
         try: await self._app(scope, replay, send)
@@ -490,9 +489,10 @@ class Limits:
                 if message["type"] == "http.disconnect": raise ConnectionError
                 more, piece = message.get("more_body", False), message.get("body", b"")
                 large = large or len(body) + len(piece) > self._max_bytes
-                room = room and self._held + len(piece) <= AT_A_TIME*self._max_bytes
+                room = room and (not (more or body) or self._held + len(piece) <= self._most)
                 self._held -= len(body)
-                body = body + piece if room and not large else bytearray()
+                if room and not large: body += piece
+                else: body.clear()
                 self._held += len(body)
         finally: self._held -= len(body)
         if large:

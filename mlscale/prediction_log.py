@@ -186,7 +186,7 @@ class Database(Protocol):
             The piece of SQL, with one `?`, and the parameter for it.
         """
 
-# %% ../nbs/06b_prediction_log.ipynb #41bd0f96
+# %% ../nbs/06b_prediction_log.ipynb #146a6fbf
 _PAGES = 4000    # that gather beside the file (16 MB) and are sorted into it, each once, together
 _PATIENCE = 10   # seconds to wait for another one who writes
 
@@ -235,7 +235,7 @@ class _SQLite:
         self.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
     def begin(self, write: bool | None, wait: bool) -> None:
-        "Begin a transaction that may `write`, or only reads, or (None) is one statement by itself."
+        "Begin to `write`, or to read, or (None) one statement by itself; `wait` for others or not."
         if wait != self._waits:   # who does not wait for others does not sort pages either
             self.execute(f"PRAGMA busy_timeout={1000*_PATIENCE*wait}")
             self.execute(f"PRAGMA wal_autocheckpoint={_PAGES*wait}")

@@ -180,7 +180,7 @@ def _on_the_wire(answer: "JSONResponse") -> bytes:
     status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n"
     return "".join([status, *lines, "\r\n"]).encode() + bytes(answer.body)
 
-# %% ../nbs/06j_server.ipynb #3f8bed3d
+# %% ../nbs/06j_server.ipynb #f378844d
 class _Impatient(_Protocol):
     "Ends a connection on which something does not come, or is not taken, in time."
     _patience: float
@@ -205,7 +205,7 @@ class _Impatient(_Protocol):
     def on_headers_complete(self):
         super().on_headers_complete()
         self._cycles = (*(c for c in self._cycles if not c.response_complete), self.cycle)
-        self.scope["extensions"] = {ARRIVING: self.cycle}
+        self.scope.setdefault("extensions", {})[ARRIVING] = self.cycle
 
     def on_body(self, body):
         super().on_body(body)

@@ -176,7 +176,7 @@ def test_a_repeated_id_is_recognised_as_long_as_its_month_is_in_the_database_and
     same(read_log(place), before)
 
 
-def test_an_outcome_that_was_known_before_an_id_was_asked_again_is_not_that_of_the_second_answer(log):
+def test_an_archived_request_keeps_its_later_outcome_when_its_id_is_asked_again(log):
     place, folder = log
     rotate(place, APRIL, folder=folder)
     whole = read_log(place)

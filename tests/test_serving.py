@@ -617,6 +617,11 @@ def test_all_bodies_that_arrive_at_once_have_a_bound(bundles):
         all_here = asyncio.Event()
         asked = [asyncio.ensure_future(client(n, all_here)) for n in range(20)]
         await asyncio.sleep(.05)
+        small, said = {"type": "http.request", "body": b"{}", "more_body": False}, []
+        async def receive(): return small
+        async def send(message): said.append(message)
+        await limited({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
+        assert said[0]["status"] == 422   # what comes whole is answered, however many others hold their place
         all_here.set()
         return await asyncio.gather(*asked)
 
