@@ -577,7 +577,9 @@ class History(_Events):
                               "key, and adopt() it if it is as it should be")
         why = "its events were not chained before"
         logging.getLogger(__name__).warning("%s: %s; they are taken as they are", name, why)
-        self.adopt(name, why)
+        try: self.adopt(name, why)
+        except ConflictError:   # somebody is registering its first version at this moment
+            if not self._chain(name).chained: raise
         return self._chain(name)
 
     def record(self, name: str, event: str, alias: str, version: int, reason: str,

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -165,6 +166,29 @@ def test_two_machines_without_a_common_lock_get_numbers_of_their_own(server, pla
     def four(i): return [number_of(ledgers[i], f"{4*i + k:064x}") for k in range(4)]
     with ThreadPoolExecutor(2) as pool: made = sum(pool.map(four, range(2)), [])
     assert len(made) == len(set(made)) == 8 and set(ledgers[0].versions("two")) == set(made)
+
+
+def test_who_finds_a_first_version_that_is_being_registered_takes_its_history_as_it_becomes(server, place, monkeypatch):
+    one, other = (Ledger(server.url, heads=place/"artifacts") for _ in range(2))
+    begun, append, alone = threading.Event(), one._append, other._write_alone
+    first = threading.Thread(target=one.add, args=("first", 1, "x", "0"*64))
+
+    def later(*args, **how):
+        begun.set()
+        assert go.wait(60)
+        append(*args, **how)
+
+    def after_the_first(*args):
+        go.set()
+        first.join(60)
+        return alone(*args)
+
+    go = threading.Event()
+    monkeypatch.setattr(one, "_append", later)
+    monkeypatch.setattr(other, "_write_alone", after_the_first)
+    first.start()
+    assert begun.wait(60) and other.add("first", 2, "x", "1"*64) == 2
+    assert set(other.versions("first")) == {1, 2} and other.events("first") == []
 
 
 def number_of(ledger, sha256):
