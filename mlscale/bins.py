@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTER', 'rounding', 'quantile_edges', 'outer_edges', 'bin_counts', 'is_categorical', 'kind_of', 'numbers_of',
-           'frequent_categories', 'category_digests', 'category_counts', 'ks_distance', 'sorted_sample', 'ks_of_sorted',
-           'ks_test', 'listed', 'plot_distances']
+           'frequent_categories', 'category_digest', 'category_digests', 'category_counts', 'ks_distance',
+           'sorted_sample', 'ks_of_sorted', 'ks_test', 'listed', 'plot_distances']
 
 # %% ../nbs/07a_bins.ipynb #d8289167
 import datetime as dt
@@ -327,9 +327,31 @@ def frequent_categories(x: pd.Series, most: int) -> tuple[str, ...]:
         rows[_spellings(value)[0]] = rows.get(_spellings(value)[0], 0) + n
     return tuple(sorted(sorted(rows, key=lambda text: (-rows[text], text))[:most]))
 
-# %% ../nbs/07a_bins.ipynb #9c949807
-def category_digests(x: pd.Series, known: tuple[str, ...]) -> dict[str, int]:
-    """Rows by category, of those that are not kept apart; a category is eight letters here.
+# %% ../nbs/07a_bins.ipynb #8f9bc8f1
+def category_digest(text: str) -> str:
+    """A category in eight letters.
+
+    Parameters
+    ----------
+    text : str
+        The category.
+
+    Returns
+    -------
+    str
+        Hexadecimal; two categories share one by an accident of one in four thousand million.
+
+    Examples
+    --------
+    >>> from mlscale.bins import category_digest
+    >>> category_digest("HA")
+    'd56dee81'
+    """
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
+
+def category_digests(x: pd.Series, known: tuple[str, ...],
+                     like: Container[str] = ()) -> dict[str, int]:
+    """Rows by category, of those that are not kept apart.
 
     Parameters
     ----------
@@ -337,12 +359,14 @@ def category_digests(x: pd.Series, known: tuple[str, ...]) -> dict[str, int]:
         The column.
     known : tuple of str
         From `frequent_categories`.
+    like : collection of str, optional
+        Digests; a category that may be spelled in several ways, such as 1 and 1.0, is spelled as
+        it is there.
 
     Returns
     -------
     dict of str to int
-        The number of rows by a digest of the category; two of them share one by an accident of
-        one in four thousand million.
+        The number of rows by `category_digest`.
 
     Examples
     --------
@@ -354,14 +378,14 @@ def category_digests(x: pd.Series, known: tuple[str, ...]) -> dict[str, int]:
     codes, values = _factorized(x)
     rows: dict[str, int] = {}
     for value, n in zip(values, np.bincount(codes[codes >= 0], minlength=len(values)).tolist()):
-        if not set(texts := _spellings(value)) & set(known):
-            rows[_digest(texts[0])] = rows.get(_digest(texts[0]), 0) + n
+        if set(texts := _spellings(value)) & set(known): continue
+        spelled = [category_digest(t) for t in texts]
+        digest = next((d for d in spelled if d in like), spelled[0])
+        rows[digest] = rows.get(digest, 0) + n
     return rows
 
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
 
-# %% ../nbs/07a_bins.ipynb #9c28541b
+# %% ../nbs/07a_bins.ipynb #70118783
 def category_counts(x: pd.Series, known: tuple[str, ...],
                     rare: Container[str] | None = None) -> np.ndarray:
     """Count rows by category.
@@ -397,7 +421,7 @@ def category_counts(x: pd.Series, known: tuple[str, ...],
     found = []
     for texts in map(_spellings, values):
         at = next((place[t] for t in texts if t in place), last)
-        seen = rare is not None and at == last and any(_digest(t) in rare for t in texts)
+        seen = rare is not None and at == last and any(category_digest(t) in rare for t in texts)
         found.append(at - seen)
     return np.bincount(np.array([*found, 0])[codes], minlength=last + 1)
 

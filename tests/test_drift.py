@@ -351,7 +351,8 @@ def test_without_days_unseen_categories_ring_though_rare_ones_share_their_bin(ca
 def test_a_state_that_does_not_tell_rare_from_unseen_judges_by_distance_with_the_whole_budget():
     usual = unseen_world(np.random.default_rng(31), 100, np.ones_like, 5000)
     state = DriftMonitor(Reference.fit(usual), false_alarms_per_year=2, n_resamples=400).update(usual[:400]).to_dict()
-    new, old = DriftMonitor.from_dict(state), DriftMonitor.from_dict({**state, "reference": {**state["reference"], "rare": None}})
+    before = {k: v for k, v in state.items() if k != "rare"} | {"format": 3, "reference": {**state["reference"], "rare": None}}
+    new, old = DriftMonitor.from_dict(state), DriftMonitor.from_dict(before)
     assert (old.report().threshold < new.report().threshold).all() and not old.report().unseen.any()
 
 @pytest.mark.parametrize("categories, share_of, rows, come", [
@@ -373,13 +374,35 @@ def test_unseen_rows_are_as_many_as_expected_and_pass_what_is_allowed_as_seldom_
         assert (new > unseen_rows(share, variance, come).isf(level)).sum() <= stats.binom.isf(.001, worlds, level)
     assert new.mean() < come*share.mean() < new.mean() + 1.2*come/rows + 3*new.std()/np.sqrt(worlds)
 
-@pytest.mark.parametrize("categories, share_of, rows, come", [(100, np.ones_like, 300, 600), (300, lambda k: 1/k, 2000, 300)])
+@pytest.mark.parametrize("categories, share_of, rows, come", [
+    (100, np.ones_like, 300, 600), (300, lambda k: 1/k, 2000, 300), (100, np.ones_like, 2000, 1000), (300, lambda k: 1/k, 500, 1000)])
 def test_without_days_columns_of_many_categories_keep_the_promise(categories, share_of, rows, come):
     rng, worlds, alpha, rang = np.random.default_rng(32), 80, .1, 0
     for seed in range(worlds):
         monitor = DriftMonitor(Reference.fit(unseen_world(rng, categories, share_of, rows, 3)), false_alarms_per_year=52*alpha, n_resamples=200, seed=seed)
         rang += monitor.update(unseen_world(rng, categories, share_of, come, 3)).drift_detected
     assert rang <= stats.binom.isf(.001, worlds, alpha)
+
+def test_a_window_of_rare_categories_is_the_same_in_parts_after_a_restart_and_in_other_spellings():
+    rng = np.random.default_rng(35)
+    usual, window = (pd.DataFrame({"code": rng.integers(0, 200, n).astype(float).astype(str), "x": 1.}) for n in (4000, 900))
+    reference = Reference.fit(usual)
+    make = lambda: DriftMonitor(reference, false_alarms_per_year=2, n_resamples=200)
+    whole, parts, other = make().update(window), make().update(window[:300]), make()
+    other.update(window[300:].assign(code=window.code[300:].astype(float).astype(int).astype("category")))   # 17 is "17.0"
+    parts = DriftMonitor.from_dict(json.loads(json.dumps(parts.to_dict()))).merge(other)
+    assert parts.report().equals(whole.report()) and sum(whole.rare[0].values()) > 700
+    assert not sum(whole.reset().rare[0].values())
+    state = parts.to_dict()
+    for rare in ([{}, {}], state["rare"][:1], [{"0": 1}, {}], [{"256": sum(state["rare"][0].values())}, {}]):
+        with pytest.raises(ValueError, match="rare"): DriftMonitor.from_dict({**state, "rare": rare})
+
+def test_a_window_of_an_older_state_that_did_not_count_rare_categories_is_judged_by_the_frequent_ones():
+    usual = unseen_world(np.random.default_rng(36), 100, np.ones_like, 5000)
+    monitor = DriftMonitor(Reference.fit(usual), false_alarms_per_year=2, n_resamples=400).update(usual[:400])
+    old = DriftMonitor.from_dict({k: v for k, v in monitor.to_dict().items() if k != "rare"} | {"format": 4})
+    assert old.rare is None and old.update(usual[400:800]).merge(monitor).rare is None and not old.drift_detected
+    assert old.reset().update(usual[:400]).report().equals(monitor.report())
 
 def names_by_day(rng, days, rows=150, categories=3000):
     return unseen_world(rng, categories, lambda k: 1/k, days*rows), np.repeat(np.arange(days), rows)
