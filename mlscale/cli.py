@@ -55,7 +55,7 @@ def _serve(words: argparse.Namespace) -> int:
     serve(words.bundles or home()/"state"/"bundles", model=words.model, log=words.log,
           mode=words.log_mode, synchronous=words.log_synchronous,
           on_violation=words.on_violation, host=words.host, port=words.port, canary=words.canary,
-          workers=words.workers, keys=words.keys, open_to_all=words.open_to_all,
+          workers=words.workers, most=words.most, keys=words.keys, open_to_all=words.open_to_all,
           certificate=words.certificate, private_key=words.private_key,
           access_log=words.access_log, trusted_key=words.trusted_key, shadow=words.shadow,
           features=words.features,
@@ -379,6 +379,8 @@ def _words_of_serve(sub: argparse.ArgumentParser) -> None:
                      "POST /predict/entity is answered (default: none)")
     sub.add_argument("--workers", type=int, default=1, metavar="N",
                      help="how many processes answer (default: %(default)s)")
+    sub.add_argument("--most", type=int, default=8, metavar="N", help="how many questions each may "
+                     "have in progress; more are refused at once (default: %(default)s)")
     sub.add_argument("--access-log", action="store_true",
                      help="write a line of JSON for each request (default: none)")
     sub.add_argument("--canary", type=float, default=0., metavar="SHARE", help="the share of the "

@@ -32,7 +32,8 @@ from typing import IO, TYPE_CHECKING, Any
 # %% ../nbs/06j_server.ipynb #8b68cd89
 from .arguments import one_of, whole
 from .hot_swap import ReloadingModel
-from .limits import ARRIVING, COUNTS, PATIENCE, Door, ServiceMetrics, read_keys, refusal
+from .limits import ARRIVING, COUNTS, MOST_IN_PROGRESS, PATIENCE, Door, ServiceMetrics
+from .limits import read_keys, refusal
 from .log_writer import MODES
 from .pointer import PRODUCTION
 from .rollout import check_rollout
@@ -86,6 +87,13 @@ def _trace_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     if not (int(trace, 16) and int(parent, 16)): return None
     return b"-".join((b"00", trace, parent, flags))   # the version that we speak
 
+def _carried(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    "The trace, and what other systems noted about it, in as many bytes as the W3C asks for."
+    if (trace := _trace_of(headers)) is None: return []
+    state = b",".join(value for name, value in headers if name == b"tracestate")
+    more = [(b"tracestate", state)] if re.fullmatch(rb"[ -~\t]{1,512}", state) else []
+    return [(b"traceparent", trace), *more]
+
 # %% ../nbs/06j_server.ipynb #75413611
 class AccessLog:
     """A layer around an application that writes a line of JSON for each request, to the logger
@@ -120,8 +128,7 @@ class AccessLog:
         id = given.get(b"x-request-id", b"")
         if not re.fullmatch(rb"[!-~]{1,128}", id): id = uuid.uuid4().hex.encode()
         _request.set(id.decode())
-        carried = [(b"x-request-id", id)]
-        if trace := _trace_of(scope["headers"]): carried.append((b"traceparent", trace))
+        carried = [(b"x-request-id", id), *_carried(scope["headers"])]
         start, status = time.perf_counter(), None
         async def noted(message: dict) -> None:
             nonlocal status
@@ -501,8 +508,8 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
 # %% ../nbs/06j_server.ipynb #8cb56d6c
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
-          host: str = "127.0.0.1",
-          port: int = 8000, patience: float = PATIENCE, workers: int = 1,
+          host: str = "127.0.0.1", port: int = 8000, patience: float = PATIENCE,
+          most: int = MOST_IN_PROGRESS, workers: int = 1,
           keys: str | os.PathLike | None = None, open_to_all: bool = False,
           certificate: str | os.PathLike | None = None,
           private_key: str | os.PathLike | None = None, access_log: bool = False,
@@ -515,7 +522,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     Parameters
     ----------
     bundles, model, log, mode, synchronous, on_violation, keys
-        See `create_app`.
+        See `create_app`. The file of keys is read at the start: a key whose line is deleted is
+        good until the server starts anew.
     host : str
         The address to listen at. On another one than this machine's own it wants `keys`.
     port : int
@@ -523,6 +531,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     patience : float
         Seconds for the head of a request to arrive, again for its body, and again for the client
         to take the answer.
+    most : int
+        How many questions may be in progress in each process; more are refused at once.
     workers : int
         How many processes answer; with 1 it is this one.
     open_to_all : bool
@@ -561,7 +571,7 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     """
     _check_place(host, keys, open_to_all)
     _check_certificate(certificate, private_key)
-    workers = whole(workers, "workers", low=1)
+    workers, most = whole(workers, "workers", low=1), whole(most, "most", low=1)
     if keys is not None: read_keys(keys)
     check_rollout(canary, None, shadow, log)
     one_of(mode, "mode", MODES)
@@ -577,8 +587,8 @@ def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.Path
     text = lambda path: None if path is None else str(path)
     what: dict[str, Any] = {
         "model": model, "log": text(log), "mode": mode, "synchronous": synchronous,
-        "on_violation": on_violation,
-        "patience": patience, "keys": text(keys), "certificate": text(certificate),
+        "on_violation": on_violation, "patience": patience, "most": most,
+        "keys": text(keys), "certificate": text(certificate),
         "private_key": text(private_key), "access_log": access_log,
         "trusted_key": text(trusted_key), "canary": canary,
         "shadow": shadow if shadow in (None, True, False) else str(shadow),

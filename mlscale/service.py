@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 # %% ../nbs/06i_service.ipynb #db817900
 from .arguments import number, one_of, whole
-from .contract import ContractTally
+from .contract import BatchedTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
 from .limits import MAX_BYTES, MAX_NAME, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE
 from .limits import QUESTIONS, Admission, Door, Keys, Limits, ServiceMetrics, overdue
@@ -128,6 +127,19 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
+# %% ../nbs/06i_service.ipynb #e8a9cdfe
+def _tried(live: Callable[[str], ReloadingModel], share: float, shadow: Shadow | None) -> dict:
+    "How the models are that are tried beside `production`."
+    told = dict[str, dict]()
+    if share:
+        canary, production = live(CANARY), live(PRODUCTION).current()
+        one = canary.current()
+        trouble = canary.error if _fits(one, production) else _OTHER_COLUMNS
+        told["canary"] = {"version": one and one.version, "error": trouble}
+    if shadow:
+        told["shadow"] = {**shadow.counts, "error": shadow.error}
+    return told
+
 # %% ../nbs/06i_service.ipynb #0c9fe12d
 class Service:
     """Questions in, answers out: the service without HTTP.
@@ -173,13 +185,13 @@ class Service:
                  canary: float = 0., shadow: Shadow | None = None):
         self._live, self._log, self._route = live, log, route
         self._refuses = one_of(on_violation, "on_violation", ("count", "refuse")) == "refuse"
-        self._tallies, self._violated = dict[str, ContractTally](), violated
-        self._lock, self._shadow = threading.Lock(), shadow
+        self._tallies, self._violated = dict[str, BatchedTally](), violated
+        self._shadow = shadow
         self._share = number(canary, "canary", low=0, high=1)
         if route and canary: raise ValueError(f"canary={canary}: the route decides; give one")
 
-    def tally(self, deployed: DeployedModel) -> ContractTally | None:
-        """What was counted of the contract of a model since this service started.
+    def tally(self, deployed: DeployedModel) -> BatchedTally | None:
+        """What counts how often the contract of a model was broken since this service started.
 
         Parameters
         ----------
@@ -188,12 +200,16 @@ class Service:
 
         Returns
         -------
-        ContractTally or None
+        BatchedTally or None
             None if its card holds no contract.
         """
-        known = self._tallies.get(deployed.sha256)
-        if known or deployed.bundle.contract is None: return known
-        return self._tallies.setdefault(deployed.sha256, ContractTally(deployed.bundle.contract))
+        known, contract = self._tallies.get(deployed.sha256), deployed.bundle.contract
+        if known or contract is None: return known
+        return self._tallies.setdefault(deployed.sha256, BatchedTally(contract, self._violated))
+
+    def settle(self) -> None:
+        "Count the rows that wait to be counted."
+        for tally in list(self._tallies.values()): tally.settle()
 
     def tried(self) -> dict:
         """How the models are that are tried beside `production`.
@@ -204,21 +220,12 @@ class Service:
             `canary`: its version and trouble; `shadow`: its rows and trouble. Each where there is
             one.
         """
-        told = dict[str, dict]()
-        if self._share:
-            live, production = self._live(CANARY), self._live(PRODUCTION).current()
-            one = live.current()
-            trouble = live.error if _fits(one, production) else _OTHER_COLUMNS
-            told["canary"] = {"version": one and one.version, "error": trouble}
-        if self._shadow:
-            told["shadow"] = {**self._shadow.counts, "error": self._shadow.error}
-        return told
+        return _tried(self._live, self._share, self._shadow)
 
     def _look(self, production: DeployedModel, rows: np.ndarray, what: str) -> None:
         "Count what breaks the contract, and refuse it where that was asked for."
         if (tally := self.tally(production)) is None: return
-        with self._lock: found = tally.update(rows)
-        for v in found: self._violated(v.column, v.rule, v.rows)
+        tally.put(rows)
         if self._refuses and (found := tally.contract.violations(rows)):
             raise ValueError(f"{what}: outside of the contract: {'; '.join(map(str, found))}")
 
@@ -457,8 +464,8 @@ def _state(models: WatchedModels, writer: LogWriter | None, service: Service) ->
             if deployed else {})
     log = ({"log": {"mode": writer.mode, "unlogged": writer.unlogged, "error": writer.error}}
            if writer else {})
-    tally = service.tally(deployed) if deployed else None
-    seen = {"contract": {"rows": tally.rows, "broken": tally.broken}} if tally else {}
+    counted = deployed and (tally := service.tally(deployed)) and tally.settle()
+    seen = {"contract": {"rows": counted.rows, "broken": counted.broken}} if counted else {}
     told = {"ready": ready, **what, "error": live.error, **seen, **log, **service.tried()}
     return JSONResponse(told, 200 if ready else 503)
 
@@ -491,6 +498,7 @@ def _operation_routes(models: WatchedModels, writer: LogWriter | None,
 
     @router.get("/metrics")
     async def numbers():
+        service.settle()
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     return router
@@ -570,7 +578,7 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
 _logger = logging.getLogger(__name__)
 
 @asynccontextmanager
-async def _watched(metrics: ServiceMetrics, models: WatchedModels,
+async def _watched(metrics: ServiceMetrics, models: WatchedModels, service: Service,
                    writer: LogWriter | None, doors: dict[str, Door]) -> AsyncIterator[None]:
     "Note each second what is so at the moment, for the time of the block."
     from anyio import to_thread
@@ -585,6 +593,7 @@ async def _watched(metrics: ServiceMetrics, models: WatchedModels,
                 served = now
             metrics.loop_lag.set(max(0., time.monotonic() - due))
             if writer: metrics.log_lag.set(writer.lag)
+            service.settle()
             for path, door in doors.items():
                 if n := door.refused - told[path]:
                     _logger.warning("%s: %s more questions refused, too many came at once", path, n)
@@ -708,7 +717,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     async def life(app: "FastAPI") -> AsyncIterator[None]:
         with ExitStack() as ends, models.watching():
             for part in (book, writer, tried): part and ends.callback(part.close)   # the last first
-            async with _watched(metrics, models, writer, doors): yield
+            async with _watched(metrics, models, service, writer, doors): yield
     app = FastAPIOffline(title="mlscale", lifespan=life, redoc_url=None, redirect_slashes=False)
     doors = {path: Door(most, metrics) for path in sorted(QUESTIONS)}
     app.state.live, app.state.metrics, app.state.doors = models(PRODUCTION), metrics, doors

@@ -146,13 +146,16 @@ def test_each_request_writes_one_line_that_names_it(caplog):
         assert first.headers["x-request-id"] == "q7" and first.headers["traceparent"] == trace
         for bad in ("", "two words", "x" * 200): assert re.fullmatch("[0-9a-f]{32}", client.get("/docs", headers={"X-Request-Id": bad}).headers["x-request-id"])
         assert "traceparent" not in client.get("/docs", headers={"traceparent": "00-zz"}).headers
+        for state, back in (("a=1,b=2", "a=1,b=2"), ("x" * 513, None), ("", None)):
+            assert client.get("/docs", headers={"traceparent": trace, "tracestate": state}).headers.get("tracestate") == back
+        assert "tracestate" not in client.get("/docs", headers={"tracestate": "a=1"}).headers
         client.get("/broken")
     lines = lambda: [json.loads(r.getMessage()) for r in caplog.records if r.name == "mlscale.access"]
     deadline = time.monotonic() + 30
-    while len(lines()) < 6: assert time.monotonic() < deadline       # a line is written after its answer is out
+    while len(lines()) < 10: assert time.monotonic() < deadline       # a line is written after its answer is out
     lines = lines()
-    assert len(lines) == 6 and lines[0]["x-request-id"] == "q7" and lines[0]["traceparent"] == trace
-    assert [line["status"] for line in lines] == [200] * 5 + [500] and all(line["ms"] > 0 and line["method"] == "GET" for line in lines)
+    assert len(lines) == 10 and lines[0]["x-request-id"] == "q7" and lines[0]["traceparent"] == trace
+    assert [line["status"] for line in lines] == [200] * 9 + [500] and all(line["ms"] > 0 and line["method"] == "GET" for line in lines)
 
 
 def asking(port, ids, answered, broken):
