@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EntityFeatures', 'EntityRow', 'entity_rows', 'entity_names', 'as_first_asked', 'entity_question_type',
-           'in_their_places', 'moments_of', 'EntityService']
+           'in_their_places', 'moments_of', 'names_of', 'EntityService']
 
 # %% ../nbs/06h_entities.ipynb #9f6707de
 import json
@@ -39,6 +39,9 @@ class EntityFeatures(Protocol):
     @property
     def columns(self) -> Collection[str]:
         "The columns that it can give."
+
+    def example_key(self, columns: Sequence[str]) -> dict[str, Any]:
+        "A key of the right form for some `columns`, which is nobody's."
 
     def read(self, keys: Sequence[Mapping[str, Any]], columns: Sequence[str],
              at: Sequence[datetime]) -> list[tuple[dict, dict, dict]]:
@@ -373,11 +376,39 @@ def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> lis
         raise ValueError(f"at: {len(at)} for {n} {what}s; give one time, or one a {what}")
     return [iso_utc(moment) for moment in at]
 
-def _check_names_of(rows: Sequence[str | None] | None, n: int, what: str) -> None:
-    "One name a row, such as a log can hold."
-    if rows is None: return
-    if len(rows) != n: raise ValueError(f"{what}: {len(rows)} for {n} keys; give one a key")
+def names_of(rows: Sequence[str | None] | None, n: int, what: str,
+             of: str = "row") -> Sequence[str | None]:
+    """A name for each row, such as a log can hold, or None where it has none.
+
+    Parameters
+    ----------
+    rows : list of str or None, optional
+        The names. Default: none has one.
+    n : int
+        How many rows there are.
+    what, of : str
+        What the names are of, and what a row is, for the error.
+
+    Returns
+    -------
+    list of str or None
+        n names.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or one is too long or cannot be stored.
+
+    Examples
+    --------
+    >>> from mlscale.entities import names_of
+    >>> names_of(None, 2, "entities"), names_of(["N14228"], 1, "entities")
+    ([None, None], ['N14228'])
+    """
+    if rows is None: return [None]*n
+    if len(rows) != n: raise ValueError(f"{what}: {len(rows)} for {n} {of}s; give one a {of}")
     check_ids((name for name in rows if name is not None), what, longest=MAX_NAME)
+    return rows
 
 class EntityService:
     """Questions by key: the features that the client does not have are read from a store.
@@ -457,7 +488,7 @@ class EntityService:
         whom = entity_names(keys)
         times = moments_of(at, len(whom), "key")
         for what, names in (("ids", ids), ("entities", entities)):
-            _check_names_of(names, len(whom), what)
+            names_of(names, len(whom), what, "key")
         if ids is not None and len(set(ids)) < len(ids):
             raise ValueError("ids: one stands there twice; give each row its own")
         if entities is not None: whom = list(entities)
@@ -471,6 +502,30 @@ class EntityService:
             return self.answer(keys, features, ids, at, entities)   # it was swapped meanwhile
         return told | {"features": [row.found for row in rows], "ages": [row.ages for row in rows],
                        "states": [row.states for row in rows]}
+
+    def example(self, values: Mapping[str, Any]) -> tuple[dict, dict]:
+        """A question about nobody, and its answer.
+
+        Parameters
+        ----------
+        values : mapping
+            A value for each column of the model; the client gives those that the store lacks.
+
+        Returns
+        -------
+        tuple of dict and dict
+            For the page of the service.
+
+        Raises
+        ------
+        AttributeError
+            If the source has no `example_key`.
+        """
+        given = {c: v for c, v in values.items() if c not in self._source.columns}
+        key = self._source.example_key([c for c in values if c not in given])
+        question: dict[str, Any] = {"keys": key, "ids": ["flight-1"]}
+        if given: question["features"] = given
+        return question, self.answer(**question)
 
     def _scored(self, production: DeployedModel, rows: list[EntityRow],
                 ids: Sequence[str] | None, at: list[str], whom: list) -> dict:

@@ -303,10 +303,7 @@ class OnlineFeatures:
         OSError
             If the store cannot be read.
         """
-        asked: dict[str, dict[str, str]] = {}
-        for column in columns:
-            view, feature = self.columns[column]
-            asked.setdefault(view, {})[column] = feature
+        asked = self._asked(columns)
         needed = list(dict.fromkeys(k for view in asked for k in self._views[view].join_keys))
         for i, key in enumerate(keys): check_names(list(key), needed, f"keys[{i}]")
         now = [(moment - _EPOCH)//_MICROSECOND for moment in at]
@@ -317,6 +314,31 @@ class OnlineFeatures:
                 values |= more
                 ages[view], states[view] = age, state
         return rows
+
+    def _asked(self, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+        "For each view the features by their columns."
+        asked: dict[str, dict[str, str]] = {}
+        for column in columns:
+            view, feature = self.columns[column]
+            asked.setdefault(view, {})[column] = feature
+        return asked
+
+    def example_key(self, columns: Sequence[str]) -> dict[str, str | int]:
+        """A key of the right form, which is nobody's.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Names of `columns`.
+
+        Returns
+        -------
+        dict
+            For `read`, such as `{"origin": "nobody"}`; -1 where keys are numbers.
+        """
+        kinds = [_kinds(self._views[view].entity_columns) for view in self._asked(columns)]
+        return {k: "nobody" if kind == "STRING" else -1
+                for of_view in kinds for k, kind in of_view.items()}
 
     def _of_view(self, name: str, keys: Sequence[Mapping], features: Mapping[str, str],
                  now: Sequence[int]) -> Iterator[tuple[dict, float | None, str]]:

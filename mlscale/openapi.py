@@ -208,14 +208,22 @@ def _show_model(operation: dict, bundle: Bundle, answer: Callable[..., dict]) ->
     try: answer(values=row[:-1] or [row, []])
     except ValueError as e: operation["responses"]["422"] = _problem(422, str(e))
 
+def _show_by_key(operation: dict, bundle: Bundle, by_key: Callable[[dict], tuple]) -> None:
+    "Add a question by key to which this is the answer."
+    try: question, given = by_key(dict(zip(bundle.columns, _example_row(bundle))))
+    except Exception: return   # as above; or the store cannot be read now
+    operation["requestBody"]["content"]["application/json"]["example"] = question
+    operation["responses"]["200"]["content"]["application/json"]["example"] = given
+
 # %% ../nbs/06g_openapi.ipynb #e0f41cba
 def _document(document: dict, bundle: Bundle | None, answer: Callable[..., dict],
-              keys: bool) -> dict:
+              keys: bool, by_key: Callable[[dict], tuple] | None) -> dict:
     "The framework's document, completed."
     for path, operations in document["paths"].items():
         for operation in operations.values(): _complete(path, operation, keys)
     if bundle and "requestBody" in (asked := document["paths"]["/predict"]["post"]):
         _show_model(asked, bundle, answer)
+        if by_key: _show_by_key(document["paths"]["/predict/entity"]["post"], bundle, by_key)
     everything = {str(status): _problem(status, why) for status, why in _REFUSALS.items()}
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(_FORMS)
@@ -228,7 +236,7 @@ def _document(document: dict, bundle: Bundle | None, answer: Callable[..., dict]
 
 # %% ../nbs/06g_openapi.ipynb #340d204f
 def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], *,
-             keys: bool = False) -> None:
+             keys: bool = False, by_key: Callable[[dict], tuple] | None = None) -> None:
     """Give a service its OpenAPI document, and refusals of one form for unknown paths and methods.
 
     Parameters
@@ -241,6 +249,8 @@ def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], 
         Given `values` and `ids`, answers as `Service.answer` does, and records nothing.
     keys : bool
         Whether clients need a key; then the columns are not shown.
+    by_key : callable, optional
+        Given values by column, a question by key and its answer, see `EntityService.example`.
 
     Examples
     --------
@@ -256,7 +266,7 @@ def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], 
         if deployed not in written:
             app.openapi_schema = None   # the framework's own memory
             made = _document(framework(), deployed.bundle if deployed else None, answer,
-                             keys)
+                             keys, by_key)
             written.clear()
             written[deployed] = made
         return written[deployed]

@@ -24,6 +24,7 @@ import numpy as np
 from .arguments import number, one_of, whole
 from .contract import BatchedTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
+from .entities import names_of
 from .limits import MAX_BYTES, MAX_NAME, MAX_ROWS, MOST_IN_PROGRESS, PATIENCE
 from .limits import QUESTIONS, Admission, Door, Keys, Limits, ServiceMetrics, overdue
 from .limits import read_features, read_json, read_keys, read_rows, refusal, route_path
@@ -65,13 +66,6 @@ def _request_ids(ids: Sequence[str] | None, n: int) -> list[str]:
         raise ValueError(f"ids: {Counter(ids).most_common(1)[0][0]!r} stands there twice; "
                          "give each row its own")
     return list(ids)
-
-def _entities(entities: Sequence[str | None] | None, n: int) -> Sequence[str | None]:
-    "One name or None a row."
-    if entities is None: return [None]*n
-    if len(entities) != n: raise ValueError(f"entities: {len(entities)} for {n} rows")
-    check_ids((e for e in entities if e is not None), "entities", longest=MAX_NAME)
-    return entities
 
 # %% ../nbs/06i_service.ipynb #a8a01300
 def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedModel,
@@ -309,7 +303,7 @@ class Service:
         rows = read(features if values is None else values, signature.columns, signature.types)
         self._look(production, rows, what)
         ids = _request_ids(ids, len(rows))
-        times, whom = moments_of(at, len(rows)), _entities(entities, len(rows))
+        times, whom = moments_of(at, len(rows)), names_of(entities, len(rows), "entities")
         by = _who_answers(self._live, self._route, self._share, ids, whom, production)
         prediction, rows_given = _predict(rows, [d for _, d in by], production, what)
         if self._log:
@@ -625,6 +619,13 @@ def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float)
     whole(max_bytes, "max_bytes", low=1)
     number(patience, "patience", above=0)
 
+def _describe(app: "FastAPI", models: WatchedModels, entities: EntityFeatures | None,
+              keys: bool) -> None:
+    "The document of the service; its examples are answered, and not recorded."
+    spare = Service(models).answer
+    by_key = None if entities is None else EntityService(spare, entities, models, _told).example
+    describe(app, models(PRODUCTION), spare, keys=keys, by_key=by_key)
+
 def _surrounded(app: "FastAPI", layers: list[tuple[Any, dict]]) -> "FastAPI":
     "An application in layers, the innermost first. At its `state.front` questions pass these only."
     questions: Callable = app
@@ -724,7 +725,7 @@ def create_app(bundles: str | os.PathLike, *, model: str = "late",
     service = Service(models, writer, route, on_violation=on_violation, canary=canary, shadow=tried,
                       violated=lambda name, rule, n: metrics.violations.labels(name, rule).inc(n))
     for r in _routers(service, entities, book, writer, models, metrics): app.include_router(r)
-    describe(app, models(PRODUCTION), Service(models).answer, keys=bool(digests))
+    _describe(app, models, entities, bool(digests))
     layers = [(_Questions, {"service": service, "models": models, "metrics": metrics}),
               *((Admission, {"door": door, "path": path}) for path, door in doors.items()),
               (Limits, {"metrics": metrics, "max_bytes": max_bytes, "patience": patience})]

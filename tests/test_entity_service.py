@@ -240,6 +240,20 @@ def test_an_error_names_the_row_of_the_request_and_not_of_those_that_were_scored
     refused = ask(client, [{"driver_id": 4}, {"driver_id": 1001}], features=[{"hour": 1}, {"hour": "x"}])
     assert refused.status_code == 422 and refused.json()["detail"].startswith("features[1]")
 
+def test_the_page_shows_a_question_about_nobody_and_the_answer_to_it(client, bundles):
+    shown = client.get("/openapi.json").json()["paths"]["/predict/entity"]["post"]
+    question = shown["requestBody"]["content"]["application/json"]["example"]
+    told = shown["responses"]["200"]["content"]["application/json"]["example"]
+    assert question["keys"] == {"driver_id": -1} and list(question["features"]) == ["hour"]
+    assert told["states"] == [{"drivers": "unknown"}] and told["prediction"] == [None] and told["features"] == [{"drivers__rides": None}]
+    answered = client.post("/predict/entity", json=question)
+    assert answered.status_code == 200 and {k: v for k, v in answered.json().items() if k != "ids"} == {k: v for k, v in told.items() if k != "ids"}
+    class Bare:   # a source that can give no example
+        columns = ["drivers__rides"]
+        def read(self, keys, columns, at): raise OSError("gone")
+    bare = create_app(bundles, model="strict", entities=Bare()).openapi()["paths"]["/predict/entity"]["post"]
+    assert "example" not in bare["requestBody"]["content"]["application/json"]
+
 def test_no_body_draws_an_error_of_the_servers(client):
     rng = np.random.default_rng(0)
     odd = [None, 0, -1, 1.5, True, "", "x", "\0", "\ud800", [], {}, [[]], [{}], 2**70, "2013-07-01T12:00Z", {"driver_id": None}, {"driver_id": "\ud800"}, {"hour": 1}]
