@@ -35,7 +35,7 @@ def _teller(go_on: str, quiet: bool) -> Callable[[str], None]:
         if not quiet: tqdm.write(line)
     return say
 
-# %% ../nbs/91_cli.ipynb #7ba9d68d
+# %% ../nbs/91_cli.ipynb #25d93ba1
 def _run(words: argparse.Namespace) -> int:
     from mlscale.lifecycle import new_folder, run
     start, folder = time.monotonic(), Path(words.resume or words.folder or new_folder())
@@ -358,7 +358,7 @@ def _words_of_trust(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--trusted-key", metavar="FILE", help="serve only bundles signed by a public "
                      "key in this file (default: unsigned ones, too)")
 
-# %% ../nbs/91_cli.ipynb #7f21b1a6
+# %% ../nbs/91_cli.ipynb #a4d0c8db
 def _words_of_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bundles", metavar="FOLDER", help="the deployed bundles; that of a registry "
                      f"says its repr (default: {home()/'state'/'bundles'})")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARE_ROWS', 'AT_ONCE', 'ColumnRule', 'Violation', 'ContractError', 'Contract', 'ContractTally', 'BatchedTally']
 
-# %% ../nbs/02d_contract.ipynb #84083e77
+# %% ../nbs/02d_contract.ipynb #6ee086b4
 import threading
 import warnings
 from collections import Counter
@@ -597,7 +597,7 @@ class ContractTally:
     def __repr__(self) -> str:
         return f"ContractTally({self.rows:,} rows, {len(self._counts)} rules broken)"
 
-# %% ../nbs/02d_contract.ipynb #1ac4272e
+# %% ../nbs/02d_contract.ipynb #deddb6e3
 AT_ONCE = 64   # rows
 
 class BatchedTally:

@@ -353,7 +353,7 @@ def _counts_of(reference: Reference, stored: Any) -> np.ndarray:
     raise ValueError(f"d: counts of shape {counts.shape}, or below 0; those of the reference have "
                      f"{reference.total.shape}")
 
-# %% ../nbs/07c_drift_monitor.ipynb #6fbfc199
+# %% ../nbs/07c_drift_monitor.ipynb #c8d46b5c
 LARGE = .025   # the share of the reference's rows from which on a category has a bin of its own
 BINS = 256     # for all other categories, also those never seen
 
@@ -380,7 +380,7 @@ def _by_category(monitor: "DriftMonitor", j: int) -> np.ndarray:
     for bin, n in monitor.rare[j].items(): out[0, own + bin] += n
     return out
 
-# %% ../nbs/07c_drift_monitor.ipynb #bcc0ce5f
+# %% ../nbs/07c_drift_monitor.ipynb #1c64c34e
 def _judged(monitor: "DriftMonitor") -> list[np.ndarray]:
     "Window and reference, column by column, as they are compared."
     reference, total = monitor.reference, monitor.reference.total
@@ -388,7 +388,7 @@ def _judged(monitor: "DriftMonitor") -> list[np.ndarray]:
     return [_by_category(monitor, j) if hidden[j] else np.stack([monitor.counts[j], total[j]])
             for j in range(len(total))]
 
-# %% ../nbs/07c_drift_monitor.ipynb #49dc6500
+# %% ../nbs/07c_drift_monitor.ipynb #d4d5068a
 def _rare_counts(reference: Reference, counts: np.ndarray) -> np.ndarray:
     "How many rows of each column are of categories that `_by_category` wants by bin."
     return np.array([row[len(cuts) + 1:].sum()*apart for row, cuts, apart
@@ -462,7 +462,7 @@ def _of_days(reference: Reference, settings: Mapping, window_days: int, rows: in
         block_days=settings["block_days"], n=settings["n_resamples"], seed=settings["seed"],
         rows=rows or None, fresh=_fresh(reference))
 
-# %% ../nbs/07c_drift_monitor.ipynb #881112e5
+# %% ../nbs/07c_drift_monitor.ipynb #7551f82e
 def _report(monitor: "DriftMonitor") -> pd.DataFrame:
     "The window beside the reference, column by column; narrow enough for a terminal."
     reference, limit = monitor.reference, monitor.thresholds
@@ -504,7 +504,7 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha/2 if _apart(reference).any() else monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #99645a47
+# %% ../nbs/07c_drift_monitor.ipynb #0ecff877
 def _assumed(monitor: "DriftMonitor") -> str:
     "What the promise of a monitor takes for granted."
     block = monitor.settings["block_days"]
@@ -526,7 +526,7 @@ def _with_window(monitor: "DriftMonitor", d: Mapping) -> "DriftMonitor":
     monitor._thresholds = {int(n): np.array(t) for n, t in kept.items()}
     return monitor
 
-# %% ../nbs/07c_drift_monitor.ipynb #b483ab2e
+# %% ../nbs/07c_drift_monitor.ipynb #e09c11be
 _MONITOR_FORMAT = 5   # before 5 no count of each rare category, before 4 other thresholds
 
 class DriftMonitor:

@@ -23,7 +23,7 @@ from .pointer import PRODUCTION
 from .prediction_log import PredictionLog, check_ids, iso_utc
 from .storage import needs
 
-# %% ../nbs/06h_entities.ipynb #fc8019ca
+# %% ../nbs/06h_entities.ipynb #c50b437d
 class EntityFeatures(Protocol):
     """What knows the features of entities, such as `mlscale.online.OnlineFeatures`.
 
@@ -338,7 +338,7 @@ def in_their_places(answer: Mapping[str, Any], places: Sequence[int], n: int) ->
         return [there.get(i) for i in range(n)]
     return {name: spread(x) if isinstance(x, list) else x for name, x in answer.items()}
 
-# %% ../nbs/06h_entities.ipynb #084c16b3
+# %% ../nbs/06h_entities.ipynb #a7150e34
 def moments_of(at: str | Sequence[str] | None, n: int, what: str = "row") -> list[str]:
     """A time for each row, as the log writes it.
 

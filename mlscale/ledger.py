@@ -509,7 +509,7 @@ class _Events(Records):
         with replacing(head_file(self._heads, name)) as new:
             new.write_text(json.dumps({"events": number, "sha256": digest}))
 
-# %% ../nbs/04b_ledger.ipynb #18d03750
+# %% ../nbs/04b_ledger.ipynb #75ab2c85
 class History(_Events):
     """The chained events of each model.
 

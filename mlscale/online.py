@@ -224,7 +224,7 @@ def _opened(path: str | os.PathLike) -> "feast.FeatureStore":
                          "a `repository`")
     return FeatureStore(repo_path=str(path))
 
-# %% ../nbs/01m_online.ipynb #ed00110a
+# %% ../nbs/01m_online.ipynb #9ec82a9e
 class OnlineFeatures:
     """What an online store knows of entities, in plain values, for a service.
 

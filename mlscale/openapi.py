@@ -189,7 +189,7 @@ def _complete(path: str, operation: dict, keys: bool) -> None:
     if path == "/metrics":
         responses["200"]["content"] = {"text/plain": {"schema": _TEXT}}
 
-# %% ../nbs/06g_openapi.ipynb #d4740752
+# %% ../nbs/06g_openapi.ipynb #bab9f04f
 def _show_model(operation: dict, bundle: Bundle, answer: Callable[..., dict]) -> None:
     "Add what the deployed model takes, and an example that it has answered."
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -215,7 +215,7 @@ def _show_by_key(operation: dict, bundle: Bundle, by_key: Callable[[dict], tuple
     operation["requestBody"]["content"]["application/json"]["example"] = question
     operation["responses"]["200"]["content"]["application/json"]["example"] = given
 
-# %% ../nbs/06g_openapi.ipynb #e0f41cba
+# %% ../nbs/06g_openapi.ipynb #caaed5d7
 def _document(document: dict, bundle: Bundle | None, answer: Callable[..., dict],
               keys: bool, by_key: Callable[[dict], tuple] | None) -> dict:
     "The framework's document, completed."
@@ -234,7 +234,7 @@ def _document(document: dict, bundle: Bundle | None, answer: Callable[..., dict]
         "not listed here is answered with 404, another method with 405.")
     return document
 
-# %% ../nbs/06g_openapi.ipynb #340d204f
+# %% ../nbs/06g_openapi.ipynb #73b50bc5
 def describe(app: "FastAPI", live: ReloadingModel, answer: Callable[..., dict], *,
              keys: bool = False, by_key: Callable[[dict], tuple] | None = None) -> None:
     """Give a service its OpenAPI document, and refusals of one form for unknown paths and methods.

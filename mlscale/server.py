@@ -29,7 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
-# %% ../nbs/06j_server.ipynb #8b68cd89
+# %% ../nbs/06j_server.ipynb #31a36d78
 from .arguments import one_of, whole
 from .hot_swap import ReloadingModel
 from .limits import ARRIVING, COUNTS, MOST_IN_PROGRESS, PATIENCE, Door, ServiceMetrics
@@ -72,7 +72,7 @@ def _announcement(listening: socket.socket, bundles: Path, live: ReloadingModel,
     return [*lines, f"  log      {where} ({mode})" if log else
             "  log      none: answers are not recorded, and POST /outcomes is refused"]
 
-# %% ../nbs/06j_server.ipynb #cf391f70
+# %% ../nbs/06j_server.ipynb #8a708f8c
 _access = logging.getLogger("mlscale.access")
 _TRACE = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]{,200})?")
 _request = ContextVar("request", default="")   # the id of the one that is being answered
@@ -94,7 +94,7 @@ def _carried(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]
     more = [(b"tracestate", state)] if re.fullmatch(rb"[ -~\t]{1,512}", state) else []
     return [(b"traceparent", trace), *more]
 
-# %% ../nbs/06j_server.ipynb #75413611
+# %% ../nbs/06j_server.ipynb #81ae5ba4
 class AccessLog:
     """A layer around an application that writes a line of JSON for each request, to the logger
     `mlscale.access`. What `impatient_protocol` refuses does not come as far as this.
@@ -505,7 +505,7 @@ def _supervise(listening: socket.socket, workers: int, what: dict,
             for child, _ in running: _end(child)
             signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/06j_server.ipynb #8cb56d6c
+# %% ../nbs/06j_server.ipynb #bacc0f83
 def serve(bundles: str | os.PathLike, *, model: str = "late", log: str | os.PathLike | None = None,
           mode: str = "durable", synchronous: str = "normal", on_violation: str = "count",
           host: str = "127.0.0.1", port: int = 8000, patience: float = PATIENCE,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKED', 'SMALL', 'THREADS', 'UnavailableError', 'Service', 'create_app']
 
-# %% ../nbs/06i_service.ipynb #f2a25cc8
+# %% ../nbs/06i_service.ipynb #702e0251
 import asyncio
 import logging
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #db817900
+# %% ../nbs/06i_service.ipynb #83fa5fb3
 from .arguments import number, one_of, whole
 from .contract import BatchedTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
     from fastapi.responses import JSONResponse
 
-# %% ../nbs/06i_service.ipynb #1dd5bb1e
+# %% ../nbs/06i_service.ipynb #7ba99ab8
 class UnavailableError(RuntimeError):
     """Nothing to answer with.
 
@@ -121,7 +121,7 @@ def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
             "ids": [row.request_id for row in asked], "versions": [row.version for row in held],
             "digests": [row.sha256 for row in held], "aliases": [row.alias for row in held]}
 
-# %% ../nbs/06i_service.ipynb #e8a9cdfe
+# %% ../nbs/06i_service.ipynb #ba79e8c8
 def _tried(live: Callable[[str], ReloadingModel], share: float, shadow: Shadow | None) -> dict:
     "How the models are that are tried beside `production`."
     told = dict[str, dict]()
@@ -134,7 +134,7 @@ def _tried(live: Callable[[str], ReloadingModel], share: float, shadow: Shadow |
         told["shadow"] = {**shadow.counts, "error": shadow.error}
     return told
 
-# %% ../nbs/06i_service.ipynb #0c9fe12d
+# %% ../nbs/06i_service.ipynb #e1fc353e
 class Service:
     """Questions in, answers out: the service without HTTP.
 
@@ -446,7 +446,7 @@ class _Questions:
             return _counted(self._service.answer(**_understood(question)), self._metrics)
         return await to_thread.run_sync(large, limiter=self._threads())
 
-# %% ../nbs/06i_service.ipynb #594c7bda
+# %% ../nbs/06i_service.ipynb #27330aa6
 def _state(models: WatchedModels, writer: LogWriter | None, service: Service) -> "JSONResponse":
     "Whether the service can answer, and with what; why not, if not."
     from fastapi.responses import JSONResponse
@@ -463,7 +463,7 @@ def _state(models: WatchedModels, writer: LogWriter | None, service: Service) ->
     told = {"ready": ready, **what, "error": live.error, **seen, **log, **service.tried()}
     return JSONResponse(told, 200 if ready else 503)
 
-# %% ../nbs/06i_service.ipynb #bc063f99
+# %% ../nbs/06i_service.ipynb #4149cd4c
 def _operation_routes(models: WatchedModels, writer: LogWriter | None,
                       metrics: ServiceMetrics, service: Service) -> "APIRouter":
     """Health, metrics and reloading. None of it waits for a thread that answers questions:
@@ -568,7 +568,7 @@ def _outcome_routes(log: PredictionLog | None) -> "APIRouter":
         return await to_thread.run_sync(answer, await request.body(), limiter=one())
     return router
 
-# %% ../nbs/06i_service.ipynb #a2629795
+# %% ../nbs/06i_service.ipynb #4629274f
 _logger = logging.getLogger(__name__)
 
 @asynccontextmanager
@@ -611,7 +611,7 @@ def _routers(service: Service, entities: EntityFeatures | None, book: Prediction
             _model_routes(models(PRODUCTION), entities),
             _operation_routes(models, writer, metrics, service)]
 
-# %% ../nbs/06i_service.ipynb #9c0496fb
+# %% ../nbs/06i_service.ipynb #2f19da46
 def _check_bounds(on_violation: str, most: int, max_bytes: int, patience: float) -> None:
     "What the layers would say at the first request is said at once."
     one_of(on_violation, "on_violation", ("count", "refuse"))
@@ -637,14 +637,13 @@ def _surrounded(app: "FastAPI", layers: list[tuple[Any, dict]]) -> "FastAPI":
     app.state.front = front
     return app
 
-# %% ../nbs/06i_service.ipynb #59bc2721
+# %% ../nbs/06i_service.ipynb #b9c0de85
 def create_app(bundles: str | os.PathLike, *, model: str = "late",
                log: str | os.PathLike | None = None, mode: str = "durable",
                synchronous: str = "normal", route: Callable[[str], str] | None = None,
                on_violation: str = "count", entities: EntityFeatures | None = None,
                max_bytes: int = MAX_BYTES, patience: float = PATIENCE,
-               most: int = MOST_IN_PROGRESS,
-               keys: str | os.PathLike | None = None,
+               most: int = MOST_IN_PROGRESS, keys: str | os.PathLike | None = None,
                trusted_key: str | os.PathLike | None = None, canary: float = 0.,
                shadow: bool | str | os.PathLike = False) -> "FastAPI":
     """The service as a FastAPI application.
