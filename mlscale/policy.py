@@ -70,9 +70,9 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     predicted, end = features.event_timestamp, min(START, START if until is None else until)
     rows = features[(predicted >= since) & (predicted < end) & matured(predicted, at)
                     & (features.label_time <= at)]
-    day = rows.event_timestamp.dt.floor("D").array
+    day = rows.event_timestamp.dt.floor("D").dt.as_unit("ns").array
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
-                         "known_at": rows.label_time.array, "weight": 1.})
+                         "known_at": rows.label_time.dt.as_unit("ns").array, "weight": 1.})
 
 # %% ../nbs/12d_policy.ipynb #313eba67
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -109,9 +109,9 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     seen = labelled(system.log, at, since=max(since, START), until=until)
     seen = taught_by(system, seen)
     served = pd.DataFrame({"flight_id": seen.request_id.astype(int),
-                           "day": seen["at"].dt.floor("D").array,
-                           "label": seen.label, "known_at": seen.known_at.array,
-                           "weight": seen.weight})
+                           "day": seen["at"].dt.floor("D").dt.as_unit("ns").array,
+                           "label": seen.label, "weight": seen.weight,
+                           "known_at": seen.known_at.dt.as_unit("ns").array})
     before = history(system.features, at, since=since, until=until)
     return pd.concat([part for part in (before, served) if len(part)] or [before],
                      ignore_index=True)
