@@ -110,8 +110,9 @@ def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_F
     seen = taught_by(system, seen)
     served = pd.DataFrame({"flight_id": seen.request_id.astype(int),
                            "day": seen["at"].dt.floor("D").dt.as_unit("ns").array,
-                           "label": seen.label, "weight": seen.weight,
-                           "known_at": seen.known_at.dt.as_unit("ns").array})
+                           "label": seen.label,
+                           "known_at": seen.known_at.dt.as_unit("ns").array,
+                           "weight": seen.weight})
     before = history(system.features, at, since=since, until=until)
     return pd.concat([part for part in (before, served) if len(part)] or [before],
                      ignore_index=True)
