@@ -515,6 +515,7 @@ def _added(monitor: "DriftMonitor", counts: np.ndarray,
            rare: list[Counter] | None) -> "DriftMonitor":
     "The monitor with more rows in its window."
     monitor.counts = monitor.counts + counts
+    monitor._thresholds.pop(-1, None)   # those of the rows before
     monitor.rare = monitor.rare and rare and [a + b for a, b in zip(monitor.rare, rare)]
     return monitor
 
@@ -605,6 +606,7 @@ class DriftMonitor:
         """
         self.counts = np.zeros_like(self.reference.total)
         self.rare: list[Counter] | None = [Counter() for _ in self.reference.columns]
+        self._thresholds.pop(-1, None)   # without days they are of a window
         return self
 
     def update(self, X: Any) -> "DriftMonitor":
@@ -650,7 +652,7 @@ class DriftMonitor:
     def thresholds(self) -> np.ndarray:
         "The distance above which each column rings; calibrated when first asked for."
         n = _few(self) if self.reference.has_days else -1
-        if n not in self._thresholds or n < 0: self._thresholds[n] = _calibrated(self, n)
+        if n not in self._thresholds: self._thresholds[n] = _calibrated(self, n)
         return self._thresholds[n]
 
     @property

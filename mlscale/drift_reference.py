@@ -11,8 +11,9 @@ import datetime as dt
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 import numpy as np
 import pandas as pd
@@ -376,21 +377,33 @@ class Reference:
                    rare and tuple({k: tuple(v) for k, v in r.items()} for r in rare))
 
 # %% ../nbs/07b_drift_reference.ipynb #a35a6bfa
-_AT_ONCE = 2**15   # rows
+_AT_ONCE = 2**16   # rows
+
+@lru_cache(1024)
+def _edges(cuts: tuple) -> np.ndarray: return np.array(cuts)
+
+def _floats_by_column(X: pd.DataFrame, columns: list[str]) -> Iterator[np.ndarray]:
+    "The values of some rows at a time, a row of the array for each column."
+    same = list(X) == columns
+    for first in range(0, len(X), _AT_ONCE):
+        some = X.iloc[first:first + _AT_ONCE]
+        yield np.ascontiguousarray((some if same else some[columns]).to_numpy(float).T)
 
 def _counts(reference: Reference, X: pd.DataFrame) -> np.ndarray:
     "The rows of each column by bin."
-    out = np.zeros(reference.counts.shape[1:], int)
-    types = [X.dtypes[name] for name in reference.columns]
+    out, columns = np.zeros(reference.counts.shape[1:], int), list(reference.columns)
+    types = {*X.dtypes[columns]}
     floats = all(isinstance(t, np.dtype) and t.kind == "f" for t in types)
-    step = _AT_ONCE if floats else max(len(X), 1)
-    for first in range(0, max(len(X), 1), step):
-        some = X.iloc[first:first + step]
-        for j, (row, name, cuts) in enumerate(zip(out, reference.columns, reference.cuts)):
-            rare = None if reference.rare is None else reference.rare[j]
-            counts = (category_counts(some[name], cuts, rare) if reference.category[j]
-                      else bin_counts(numbers_of(some[name]), np.array(cuts)))
-            row[:len(counts)] += counts
+    if floats and not any(reference.category):
+        for block in _floats_by_column(X, columns):
+            for row, x, cuts in zip(out, block, reference.cuts):
+                row[:len(cuts) + 2] += bin_counts(x, _edges(cuts))
+        return out
+    for j, (row, name, cuts) in enumerate(zip(out, columns, reference.cuts)):
+        rare = None if reference.rare is None else reference.rare[j]
+        counts = (category_counts(X[name], cuts, rare) if reference.category[j]
+                  else bin_counts(numbers_of(X[name]), _edges(cuts)))
+        row[:len(counts)] += counts
     return out
 
 # %% ../nbs/07b_drift_reference.ipynb #7149bb1d
