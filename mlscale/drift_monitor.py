@@ -6,7 +6,7 @@
 __all__ = ['FLOOR', 'LARGE', 'BINS', 'distances', 'psi', 'resampled_distances', 'thresholds', 'utc_moment', 'Finding',
            'drift_finding', 'DriftMonitor', 'Reference', 'check_state']
 
-# %% ../nbs/07c_drift_monitor.ipynb #291e190b
+# %% ../nbs/07c_drift_monitor.ipynb #f01f6012
 import html
 import numbers
 from collections import Counter
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from .arguments import data_frame, number, plain, whole
-from .bins import category_digest, category_digests, ks_distance, plot_distances
+from .bins import category_digest, category_digests, ks_distance, listed, plot_distances
 from .drift_reference import Reference, check_state, new_on_the_day
 from .drift_reference import unseen_rows, unseen_share
 
@@ -504,12 +504,19 @@ def _calibrated(monitor: "DriftMonitor", n: int) -> np.ndarray:
             _of_days(reference, settings, monitor.window_days, n, monitor.alpha))
     return thresholds(null, monitor.alpha/2 if _apart(reference).any() else monitor.alpha)
 
-# %% ../nbs/07c_drift_monitor.ipynb #0ecff877
+# %% ../nbs/07c_drift_monitor.ipynb #87e7e922
 def _assumed(monitor: "DriftMonitor") -> str:
     "What the promise of a monitor takes for granted."
     block = monitor.settings["block_days"]
     blocks = f" in blocks of {block} days" if block > 1 else ""
     return f" if days are independent{blocks}" if monitor.reference.has_days else ""
+
+def _deaf(monitor: "DriftMonitor") -> str:
+    "Which columns cannot ring, as far as thresholds are known: no two samples are further apart."
+    known = [limit for limit in monitor._thresholds.values()]
+    deaf = [c for c, limit in zip(monitor.reference.columns, np.max(known, axis=0)) if limit >= 1
+            ] if known else []
+    return f"; cannot ring: {listed(deaf)}" if deaf else ""
 
 def _added(monitor: "DriftMonitor", counts: np.ndarray,
            rare: list[Counter] | None) -> "DriftMonitor":
@@ -527,7 +534,7 @@ def _with_window(monitor: "DriftMonitor", d: Mapping) -> "DriftMonitor":
     monitor._thresholds = {int(n): np.array(t) for n, t in kept.items()}
     return monitor
 
-# %% ../nbs/07c_drift_monitor.ipynb #e09c11be
+# %% ../nbs/07c_drift_monitor.ipynb #7413681e
 _MONITOR_FORMAT = 5   # before 5 no count of each rare category, before 4 other thresholds
 
 class DriftMonitor:
@@ -723,7 +730,7 @@ class DriftMonitor:
     def __repr__(self) -> str:
         alarms, checks = (self.settings[f"{x}_per_year"] for x in ("false_alarms", "checks"))
         return (f"DriftMonitor({self.rows:,} rows in the window, {alarms:g} false alarms a year "
-                f"over {checks:g} checks{_assumed(self)}, {self.reference})")
+                f"over {checks:g} checks{_assumed(self)}, {self.reference}{_deaf(self)})")
 
     def to_dict(self) -> dict:
         """All of it as plain values for JSON: reference, settings, thresholds and the open window.

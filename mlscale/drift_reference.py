@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'MOST_RARE', 'check_state', 'checked_days', 'day_label', 'Reference', 'new_on_the_day', 'unseen_share',
            'unseen_rows']
 
-# %% ../nbs/07b_drift_reference.ipynb #8e5fea95
+# %% ../nbs/07b_drift_reference.ipynb #93fdf8cd
 import datetime as dt
 import hashlib
 import html
@@ -376,7 +376,7 @@ class Reference:
                    tuple(d.get("labels", range(len(counts)))),
                    rare and tuple({k: tuple(v) for k, v in r.items()} for r in rare))
 
-# %% ../nbs/07b_drift_reference.ipynb #a35a6bfa
+# %% ../nbs/07b_drift_reference.ipynb #90546cc9
 _AT_ONCE = 2**16   # rows
 
 @lru_cache(1024)

@@ -36,7 +36,7 @@ from .training import Comparison, compare, evaluate, log_losses
 from .training_run import TrainingRun
 from .world import World
 
-# %% ../nbs/12d_policy.ipynb #f9663140
+# %% ../nbs/12d_policy.ipynb #a54c50b4
 LEARN_FROM = pd.Timestamp("2013-01-08", tz="UTC")   # the windows of the features are full
 
 def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
@@ -74,7 +74,7 @@ def history(features: pd.DataFrame, at: pd.Timestamp, *, since: pd.Timestamp = L
     return pd.DataFrame({"flight_id": rows.index, "day": day, "label": rows.late.to_numpy(),
                          "known_at": rows.label_time.dt.as_unit("ns").array, "weight": 1.})
 
-# %% ../nbs/12d_policy.ipynb #313eba67
+# %% ../nbs/12d_policy.ipynb #3163e2c0
 def learnable(system: System, at: pd.Timestamp, *, since: pd.Timestamp = LEARN_FROM,
               until: pd.Timestamp | None = None) -> pd.DataFrame:
     """The flights that may teach or judge: mature, known, and left alone by the desk.

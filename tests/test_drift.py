@@ -404,6 +404,15 @@ def test_a_window_of_an_older_state_that_did_not_count_rare_categories_is_judged
     assert old.rare is None and old.update(usual[400:800]).merge(monitor).rare is None and not old.drift_detected
     assert old.reset().update(usual[:400]).report().equals(monitor.report())
 
+def test_a_column_whose_days_have_nothing_in_common_cannot_ring_and_the_monitor_says_so():
+    rng, days = np.random.default_rng(37), np.repeat(np.arange(20), 50)
+    usual = pd.DataFrame({"run": days.astype(str), "x": rng.standard_normal(len(days))})   # another code on each day
+    monitor = DriftMonitor(Reference.fit(usual, days=days), false_alarms_per_year=2, n_resamples=500)
+    assert "cannot ring" not in repr(monitor)   # nothing is known yet
+    monitor.update(usual[:350].assign(run="never seen"))
+    assert monitor.thresholds[0] >= 1 > monitor.thresholds[1] and not monitor.report().drifted.run and monitor.report().distance.run == 1
+    assert repr(monitor).endswith("; cannot ring: run)")
+
 def names_by_day(rng, days, rows=150, categories=3000):
     return unseen_world(rng, categories, lambda k: 1/k, days*rows), np.repeat(np.arange(days), rows)
 
