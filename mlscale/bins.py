@@ -128,7 +128,7 @@ def outer_edges(edges: np.ndarray) -> np.ndarray:
     return np.unique(np.clip(wide, -far, far))
 
 # %% ../nbs/07a_bins.ipynb #0fb12f48
-_MANY_ROWS, _MANY_EDGES = 5000, 100   # where comparing with each edge is faster than searching
+_MANY_ROWS, _MANY_EDGES = 5000, 100   # where comparing with each edge is faster than sorting
 
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Count values by bin.
@@ -156,11 +156,9 @@ def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     finite = np.isfinite(x)
     known = x if finite.all() else x[finite]
     if len(known) < _MANY_ROWS or len(edges) > _MANY_EDGES:
-        counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
-    else:
-        below = [np.count_nonzero(known <= edge) for edge in edges]
-        counts = np.diff(np.array(below, int), prepend=0, append=len(known))
-    return np.concatenate([[len(x) - len(known)], counts])
+        below = np.searchsorted(np.sort(known), edges, side="right")
+    else: below = np.array([np.count_nonzero(known <= edge) for edge in edges], int)
+    return np.diff(below, prepend=[len(known) - len(x), 0], append=len(known))
 
 # %% ../nbs/07a_bins.ipynb #5f527879
 _TIMES = (dt.date, dt.time, np.datetime64, pd.Period)   # a datetime and a Timestamp are dates
