@@ -4,15 +4,18 @@ Models are boosted trees of sixty rounds on thirty thousand rows drawn from thos
 within one run. OMP_NUM_THREADS=1 is faster than more where the machine does other things.
 
     python benchmarks/lifecycle.py               everything, some ten minutes
-    python benchmarks/lifecycle.py policies      one table: policies, labels, releases, stops, ledger or events
+    python benchmarks/lifecycle.py policies      one table: policies, labels, releases, stops, ledger, events or memory
 """
 import hashlib
+import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 
 import numpy as np
 import pandas as pd
+import psutil
 from harness import store
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -153,6 +156,25 @@ def events():
     store("lifecycle_events", [{"events": n, "seconds of the processor": took, "events a second": n / took}])
 
 
+def memory():
+    "Megabytes of a served run and of its servers, over its time; the JVM of Spark is left out."
+    seen = []
+    with tempfile.TemporaryDirectory() as place:
+        child = subprocess.Popen([sys.executable, "-m", "mlscale.cli", "run", "--quiet", "--folder", f"{place}/run"], stdout=subprocess.DEVNULL)
+        start, process = time.monotonic(), psutil.Process(child.pid)
+        while child.poll() is None:
+            try:
+                servers = [p for p in process.children(recursive=True) if "_serve_inherited" in " ".join(p.cmdline())]
+                seen.append((time.monotonic() - start, process.memory_info().rss, max([p.memory_info().rss for p in servers], default=0)))
+            except psutil.NoSuchProcess: pass
+            time.sleep(.5)
+    if child.returncode: raise RuntimeError(f"the run ended with {child.returncode}")
+    at, run, server = np.array(seen).T
+    parts = np.minimum((10 * at / at[-1]).astype(int), 9)
+    store("lifecycle_memory", [{"tenth of the run": k + 1, "the run, MB": float(np.median(run[parts == k]) / 2**20),
+                                "its largest server, MB": float(np.median(server[parts == k]) / 2**20)} for k in range(10)], PACKAGES)
+
+
 if __name__ == "__main__":
-    TABLES = {f.__name__: f for f in (policies, labels, releases, stops, ledger, events)}
+    TABLES = {f.__name__: f for f in (policies, labels, releases, stops, ledger, events, memory)}
     for name in sys.argv[1:] or TABLES: TABLES[name]()

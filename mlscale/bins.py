@@ -127,7 +127,7 @@ def outer_edges(edges: np.ndarray) -> np.ndarray:
         wide = np.concatenate([edges[0] - span[::-1], edges, edges[-1] + span])
     return np.unique(np.clip(wide, -far, far))
 
-# %% ../nbs/07a_bins.ipynb #0fb12f48
+# %% ../nbs/07a_bins.ipynb #986e2a92
 _MANY_ROWS, _MANY_EDGES = 5000, 100   # where comparing with each edge is faster than sorting
 
 def bin_counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
