@@ -300,7 +300,7 @@ def _doctor(words: argparse.Namespace) -> int:
     for well, line in found: print("ok     " if well else "MISSING", line)
     return int(not all(well for well, _ in found))
 
-# %% ../nbs/91_cli.ipynb #0ea09b1f
+# %% ../nbs/91_cli.ipynb #282f0098
 def _wait(text: str, unit: str = "hours", low: float = 0) -> float:
     "How long to wait."
     try: wait = float(text)
@@ -336,7 +336,7 @@ def _words_of_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--policy", nargs="+", metavar="NAME=VALUE", help="by what is decided, such "
                      "as retrain=monthly gate=no check='shadow, canary' share=.1 "
                      "(default: retrain='measured harm' check=canary)")
-    sub.add_argument("--quiet", action="store_true", help="no bars, no story (default: both)")
+    sub.add_argument("--quiet", action="store_true", help="no bar, no story (default: both)")
 
 def _words_of_compare(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(places=("folders",))

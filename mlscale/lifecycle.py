@@ -12,13 +12,13 @@ __all__ = ['WITH', 'WITHOUT', 'UNTRIED', 'BAD_RELEASE', 'run_day', 'run_week', '
            'batch_scores', 'deploy', 'read_checkpoint', 'record', 'record_known_outcomes', 'request_predictions',
            'served_version', 'write_checkpoint', 'write_features', 'World', 'without_horizon']
 
-# %% ../nbs/12_lifecycle.ipynb #8f096ed5
+# %% ../nbs/12_lifecycle.ipynb #ec4c07d9
 import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
@@ -28,7 +28,7 @@ from .arguments import one_of
 from .data import MATURE
 from .faults import TRIABLE
 from .features import FEATURES
-from .full_run import faults_tried, parts_worth
+from .full_run import PARTS, Step, faults_tried, left, parts_worth, progress_bar
 from .policy import HOLDOUT, RETRAIN_EVERY, backtest, compare_on
 from .policy import gate, history, judge_release, launch, learnable, monitors, release
 from .policy import reopen, surely_worse, train, watch, watch_day, why_retrain
@@ -127,9 +127,11 @@ def run_week(system: System, week: pd.Timestamp, url: str, spark: Any) -> None:
     if why: release(system, end, url, spark, why=why)
     system.save()
 
-# %% ../nbs/12_lifecycle.ipynb #18af3a67
+# %% ../nbs/12_lifecycle.ipynb #82b7bde0
+def _name(week: pd.Timestamp) -> str: return f"week of {week:%d %b}"
+
 def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
-              bad_release: pd.Timestamp | None = None, progress: bool = True,
+              bad_release: pd.Timestamp | None = None, step: Step = nullcontext,
               stop: Event | None = None) -> System:
     """Let the system live, with a server process of its own.
 
@@ -143,8 +145,8 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
         For the batches.
     bad_release : Timestamp, optional
         The beginning of the week before which the bad release goes out.
-    progress : bool
-        Whether to show a bar.
+    step : callable
+        Given the name of a week, surrounds it, such as that of `mlscale.full_run.progress_bar`.
     stop : threading.Event, optional
         Once it is set, no further week begins.
 
@@ -160,22 +162,22 @@ def run_weeks(system: System, weeks: pd.DatetimeIndex, spark: Any, *,
     >>> import pandas as pd
     >>> from mlscale.lifecycle import START, run_weeks
     >>> system.say, weeks = [].append, pd.DatetimeIndex([START])
-    >>> later = run_weeks(system, weeks, spark, progress=False)
+    >>> later = run_weeks(system, weeks, spark)
     >>> later is system, [f"{week['week']:%d %b}" for week in later.weeks]
     (True, ['01 Apr'])
     """
-    with needs("data"): from tqdm.auto import tqdm
     if not len(weeks): return system
     system.say(f"--- {system.label}, from {weeks[0]:%d %B}")
     if system.online: write_features(system, system.features.head(1))   # it is there now
     with serving_process(system.bundles, model=NAME, log=system.log,
                          canary=system.rules.share, features=system.store) as url:
-        for week in tqdm(weeks, desc=system.label, unit="week", disable=None if progress else True):
+        for week in weeks:
             if stop is not None and stop.is_set(): break
-            if week == bad_release:
-                release(system, week, url, spark, why="the features' job was rewritten",
-                        features=without_horizon(system.features, week))
-            run_week(system, week, url, spark)
+            with step(_name(week)):
+                if week == bad_release:
+                    release(system, week, url, spark, why="the features' job was rewritten",
+                            features=without_horizon(system.features, week))
+                run_week(system, week, url, spark)
     return system
 
 # %% ../nbs/12_lifecycle.ipynb #b7bac3cf
@@ -264,7 +266,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #679ec4b8
+# %% ../nbs/12_lifecycle.ipynb #848a026e
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."
@@ -286,12 +288,22 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-# %% ../nbs/12_lifecycle.ipynb #4b2ab39c
+_SECONDS = {"week": 3., "online": 9., "fault": 4., "part": 15.}   # about; their ratios count
+
+def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path, faults: Sequence[str],
+           parts: bool) -> dict[str, float]:
+    "What a run has still to do, and how long it takes."
+    a_week = _SECONDS["online" if system.online else "week"]
+    return {**{_name(week): a_week for week in _left(system, weeks)},
+            **dict.fromkeys(left(folder/"faults.json", faults), _SECONDS["fault"]),
+            **dict.fromkeys(left(folder/"parts.json", PARTS if parts else ()), _SECONDS["part"])}
+
+# %% ../nbs/12_lifecycle.ipynb #edc3dfca
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
-             spark: Any, progress: bool) -> list[System]:
+             spark: Any, step: Step) -> list[System]:
     "The system after its weeks; with a bad release beside it those without it and without trial."
     before = weeks if bad_release is None else weeks[weeks < bad_release]
-    run_weeks(system, _left(system, before), spark, progress=progress)
+    run_weeks(system, _left(system, before), spark, step=step)
     if bad_release is None: return [system]
     others = [(system.fork(system.folder.with_name("state without"), WITHOUT), weeks, None)]
     if system.rules.check not in ("none", "week"):   # else it serves everybody as it is
@@ -299,29 +311,27 @@ def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp 
         untried.rules, after = replace(system.rules, check="week"), bad_release + 2*WEEK
         others.append((untried, weeks[weeks < after], bad_release))
     system.rename(WITH)
-    return _side_by_side(system, weeks, bad_release, others, spark, progress)
+    return _side_by_side(system, weeks, bad_release, others, spark, step)
 
 def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp,
-                  others: list[tuple], spark: Any, progress: bool) -> list[System]:
+                  others: list[tuple], spark: Any, step: Step) -> list[System]:
     "The system beside other futures, which tell their stories when they are over."
     stop, told = Event(), {other.label: list[str]() for other, *_ in others}
     def live_others() -> None:
         for other, its_weeks, bad in others:
             other.say = told[other.label].append
-            run_weeks(other, _left(other, its_weeks), spark, bad_release=bad, progress=False,
-                      stop=stop)
+            run_weeks(other, _left(other, its_weeks), spark, bad_release=bad, stop=stop)
     with ThreadPoolExecutor(1) as beside:
         second = beside.submit(live_others)
         try:
-            run_weeks(system, _left(system, weeks), spark, bad_release=bad_release,
-                      progress=progress)
+            run_weeks(system, _left(system, weeks), spark, bad_release=bad_release, step=step)
             second.result()
         finally: stop.set()   # if the first ends early, the others end after their week
     for lines in told.values():
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #b4771342
+# %% ../nbs/12_lifecycle.ipynb #89ae9074
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,
@@ -355,7 +365,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         Whether the year is also lived in memory, once for each part of the system that can be
         turned off. It takes some minutes.
     progress : bool
-        Whether to show bars and the story while it happens.
+        Whether to show the story while it happens, and one bar that says what is left.
     say : callable, optional
         Gets each line of the story instead of the terminal.
 
@@ -384,10 +394,10 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
     with needs("data"): from tqdm.auto import tqdm
     if bad_release not in weeks: bad_release = None   # the default one, after the end
     until = weeks[-1] + WEEK
+    asked: dict[str, Any] = {"online": online, "parts": parts}
+    asked["faults"] = [one_of(name, "faults", TRIABLE) for name in faults]
     folder = _folder(folder, {"until": until, "bad_release": bad_release, "seed": seed,
-                              "rules": rules, "online": online,
-                              "faults": [one_of(name, "faults", TRIABLE) for name in faults],
-                              "parts": parts})
+                              "rules": rules, **asked})
     if (folder/"run.json").exists(): return read_run(folder)
     with _alone(folder), ThreadPoolExecutor(1) as beside, ExitStack() as stack:
         # Java takes its time; meanwhile the models train
@@ -395,18 +405,18 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         system = _begun(folder/"state", rules=rules, online=online, label="the year", seed=seed,
                         say=say or (tqdm.write if progress else lambda line: None))
         launched = system.fork(folder/"state at launch", "at launch") if faults else system
-        futures = _futures(system, weeks, bad_release, started.result(), progress)
+        to_do = _to_do(system, weeks, folder, faults, parts)
+        step = stack.enter_context(progress_bar(to_do, shown=progress))
+        futures = _futures(system, weeks, bad_release, started.result(), step)
         events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])
                                   for name in ("events", "weeks", "gates"))
         result = Run(folder, events, metrics, gates, system.performance.threshold,
-                     provenance(until, bad_release, seed, rules, online=online, faults=faults,
-                                parts=parts))
-        if faults:
-            result.faults = faults_tried(folder/"faults.json", launched, faults, progress=progress)
+                     provenance(until, bad_release, seed, rules, **asked))
+        if faults: result.faults = faults_tried(folder/"faults.json", launched, faults, step=step)
         if parts:
             result.parts = parts_worth(folder/"parts.json", system.world, system.features,
                                        until=until, bad_release=bad_release, rules=rules,
-                                       progress=progress)
+                                       step=step)
         result.report(folder/"report.html")
         write_run(result)   # last: what is there is finished
     return result

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fit', 'PRICES', 'TURNED_OFF', 'Decision', 'Replay', 'replay', 'worth']
 
-# %% ../nbs/12f_replay.ipynb #b1566708
+# %% ../nbs/12f_replay.ipynb #45c5b441
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from .arguments import number, plain
-from .data import MATURE, uniform_hash
+from .data import MATURE
 from .evaluation import daily_differences, estimate_mean, expected_losses, log_losses
 from .performance import PerformanceMonitor
-from .policy import HOLDOUT, LEARN_FROM, RETRAIN_EVERY, compare_on, surely_worse
-from .system import END, START, TRIAL, WEEK, Rules, phase
+from .policy import FEW, HOLDOUT, LEARN_FROM, RETRAIN_EVERY, compare_on, surely_worse
+from .rollout import canary_answers, canary_salt
+from .system import END, NAME, START, TRIAL, WEEK, Rules, phase
 from .world import World
 
 # %% ../nbs/12f_replay.ipynb #89744fb2
@@ -171,7 +172,7 @@ class _Record:
         good &= self.at[rows] <= moment - np.timedelta64(MATURE)
         return rows.start + np.flatnonzero(good)
 
-# %% ../nbs/12f_replay.ipynb #5a395025
+# %% ../nbs/12f_replay.ipynb #8bf91dcd
 Fit = Callable[[pd.DataFrame, np.ndarray, np.ndarray], Callable[[pd.DataFrame], np.ndarray]]
 
 class _Loop:
@@ -184,7 +185,7 @@ class _Loop:
         self.offline = self.X if offline is None else offline[columns]   # to train and judge on
         self.decisions, self.weeks = list[Decision](), list[dict]()
         self.trial: dict | None = None
-        self.open, self.trained_at, self.taken_back = False, START, set[int]()
+        self.open, self.trained_at, self.taken_back = set[str](), START, set[int]()
         self.champion = self.before = self.train(START, START, self.offline)[0]
         losses = [self.backtest(month) for month in pd.to_datetime(["2013-02-01", "2013-03-01"],
                                                                    utc=True)]
@@ -214,7 +215,7 @@ class _Loop:
             return [expected_losses(p[r]).mean() for r in rows]
         return [log_losses(self.record.label[r], p[r]).mean() for r in rows]
 
-# %% ../nbs/12f_replay.ipynb #70701d10
+# %% ../nbs/12f_replay.ipynb #583dc303
 def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> None:
     "Train a challenger and, if it passes the gate, let it begin."
     record, rules = loop.record, loop.rules
@@ -229,8 +230,8 @@ def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> No
                              "weight": record.weight[rows]})
     c = compare_on(held_out, new[rows], old[rows], "held-out flights")
     found = {"difference": c.difference, "low": c.low, "high": c.high, "flights": len(rows)}
-    if "canary" in rules.check: rows = rows[_routed(loop, rows)]
-    few = len(np.unique(record.day[rows])) < 5   # to know how days stray
+    if "canary" in rules.check: rows = rows[_routed(loop, rows, version)]
+    few = len(np.unique(record.day[rows])) < FEW   # to know how days stray
     if few or rules.gate and c.high >= 0: return loop.note(now, "refuse", version, **found)
     days = daily_differences(new[rows], old[rows], record.label[rows], record.weight[rows],
                              record.day[rows])
@@ -239,16 +240,18 @@ def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> No
     if rules.check == "none": loop.trial = None
     _go_live(loop, now, challenger, found)
 
+# %% ../nbs/12f_replay.ipynb #4a836cf1
 def _go_live(loop: _Loop, now: pd.Timestamp, model: tuple, found: dict) -> None:
     loop.before, loop.champion = loop.champion, model
     loop.note(now, "release", model[0], **found)
 
-def _routed(loop: _Loop, rows: Any) -> np.ndarray:
-    "Which flights the canary serves: always the same, whatever happens."
-    return uniform_hash(loop.record.ids[rows], seed=loop.record.world.desk.seed,
-                        salt=7) < loop.rules.share
+def _routed(loop: _Loop, rows: Any, version: int) -> np.ndarray:
+    "Which flights the canary answers: those of some aircraft, the same ones as in the service."
+    ids = loop.record.ids[rows]
+    return np.array(canary_answers(ids.astype(str), loop.record.world.entities(ids),
+                                   loop.rules.share, canary_salt(NAME, version)))
 
-# %% ../nbs/12f_replay.ipynb #aa4db2fe
+# %% ../nbs/12f_replay.ipynb #cd0a5335
 def _look(loop: _Loop, now: pd.Timestamp) -> None:
     "Stop a release that is surely worse; let one serve everybody that held out for two weeks."
     if loop.trial is None or loop.rules.check in ("none", "week"): return
@@ -263,10 +266,11 @@ def _look(loop: _Loop, now: pd.Timestamp) -> None:
                           record.weight[rows], record.day[rows])
     found = {"days": len(d), "difference": float(d.mean()) if len(d) else 0.,
              "flights": len(rows)}
-    if surely_worse(d, loop.trial["held_out"], alpha=loop.rules.alpha):
+    over = now - loop.trial["since"] >= TRIAL
+    if surely_worse(d, loop.trial["held_out"], alpha=loop.rules.alpha) or over and len(d) < FEW:
         loop.note(now, "stop", version, **found)
         loop.taken_back.add(version)
-    elif now - loop.trial["since"] >= TRIAL: _go_live(loop, now, loop.trial["model"], found)
+    elif over: _go_live(loop, now, loop.trial["model"], found)
     else: return
     loop.trial = None
 
@@ -285,7 +289,7 @@ def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
         loop.champion = loop.before
     loop.trial = None
 
-# %% ../nbs/12f_replay.ipynb #6a4d1211
+# %% ../nbs/12f_replay.ipynb #db60479d
 def _alarm(loop: _Loop, now: pd.Timestamp) -> dict:
     "What is new about the week's loss; empty if nothing is."
     record = loop.record
@@ -294,18 +298,18 @@ def _alarm(loop: _Loop, now: pd.Timestamp) -> dict:
         above = loop.monitor.update(loss)
     else:
         rows = record.known(now, max(START, now - MATURE - WEEK), now)
-        if len(rows) < 30:   # to know nothing is not to know that all is well
-            _opened(loop, now, True, {"labels": len(rows)})
-            return {}
+        _opened(loop, now, "labels", len(rows) < 30, {"labels": len(rows)})
+        if not len(rows): return {}   # to know nothing is not to know that all is well
         above = loop.monitor.update(log_losses(record.label[rows], record.score[rows]),
                                     weights=record.weight[rows])
         loss = loop.monitor.losses[-1]
-    return _opened(loop, now, above, {"loss": loss, "allowed": loop.monitor.threshold})
+    return _opened(loop, now, "loss", above, {"loss": loss, "allowed": loop.monitor.threshold})
 
-def _opened(loop: _Loop, now: pd.Timestamp, above: bool, found: dict) -> dict:
+def _opened(loop: _Loop, now: pd.Timestamp, name: str, above: bool, found: dict) -> dict:
     "An alert that is new, with its evidence."
-    new, loop.open = above and not loop.open, above
-    if not new: return {}
+    was = name in loop.open
+    loop.open = loop.open | {name} if above else loop.open - {name}
+    if was or not above: return {}
     loop.note(now, "alert", loop.champion[0], **found)
     return found
 
@@ -318,14 +322,14 @@ def _reason(loop: _Loop, now: pd.Timestamp) -> dict:
     if rule != "eight weeks" and alarm: return {"why": "the loss", **alarm}
     return {"why": "eight weeks"} if now - loop.trained_at >= RETRAIN_EVERY else {}
 
-# %% ../nbs/12f_replay.ipynb #b23f3f66
+# %% ../nbs/12f_replay.ipynb #f97bc3fd
 def _serve(loop: _Loop, day: pd.Timestamp) -> None:
     "The flights of a day."
     rows = loop.record.between(day, day + pd.Timedelta(days=1))
     version, p, _ = loop.champion
     score, whose = p[rows], np.full(rows.stop - rows.start, version)
     if loop.trial is not None and phase(loop.rules.check, day - loop.trial["since"]) == "canary":
-        mine = _routed(loop, rows)
+        mine = _routed(loop, rows, loop.trial["model"][0])
         score = np.where(mine, loop.trial["model"][1][rows], score)
         whose = np.where(mine, loop.trial["model"][0], whose)
     loop.record.serve(rows, score, whose)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 
-# %% ../nbs/06i_service.ipynb #83fa5fb3
+# %% ../nbs/06i_service.ipynb #da0894db
 from .arguments import number, one_of, whole
 from .contract import BatchedTally
 from .entities import EntityFeatures, EntityService, entity_question_type, moments_of
@@ -34,7 +34,7 @@ from .openapi import describe, model_description
 from .pointer import PRODUCTION
 from .prediction_log import ConflictError, LogError, Prediction, PredictionLog, check_ids
 from .prediction_log import iso_utc
-from .rollout import CANARY, Shadow, canary_salt, check_rollout, in_share, open_shadow
+from .rollout import CANARY, Shadow, canary_answers, canary_salt, check_rollout, open_shadow
 from .storage import needs
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -88,7 +88,7 @@ def _predict(rows: np.ndarray, by: list[DeployedModel], production: DeployedMode
         for i, row in zip(chosen, held(asked[:, order])): features[i] = row
     return prediction, features
 
-# %% ../nbs/06i_service.ipynb #802200ab
+# %% ../nbs/06i_service.ipynb #51502181
 _OTHER_COLUMNS = "it takes other columns than production, so production answers for it"
 
 def _fits(tried: DeployedModel | None, production: DeployedModel | None) -> bool:
@@ -109,9 +109,8 @@ def _who_answers(live: Callable[[str], ReloadingModel], route: Callable[[str], s
                 for a in aliases]
     tried = live(CANARY).current() if share else None
     if tried is None or not _fits(tried, production): return [stays]*len(ids)
-    salt = canary_salt(tried.name, tried.version)   # each canary draws anew
-    return [(CANARY, tried) if in_share(e or id, share, salt) else stays
-            for id, e in zip(ids, whom)]
+    drawn = canary_answers(ids, whom, share, canary_salt(tried.name, tried.version))
+    return [(CANARY, tried) if mine else stays for mine in drawn]
 
 def _told(production: DeployedModel, asked: Sequence[Prediction] = (),
           held: Sequence[Prediction] = ()) -> dict:

@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #167ff6d9
+# %% ../nbs/12b_world.ipynb #b7d75544
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -63,6 +63,22 @@ class World:
         rescued = (some.late.to_numpy() == 1) & (label == 0)
         return pd.DataFrame({"flight_id": flight_id, "label": label,
                              "known_at": some.label_time.mask(rescued, some.sched_arr).array})
+
+    def entities(self, flight_id: np.ndarray) -> list[str | None]:
+        """Whom a question about a flight names: its aircraft.
+
+        Parameters
+        ----------
+        flight_id : array of int, shape (n,)
+            The flights.
+
+        Returns
+        -------
+        list of str
+            A tail number each; None where it is missing.
+        """
+        tailnum = self.flights.tailnum.loc[flight_id]
+        return tailnum.astype(object).where(tailnum.notna(), None).tolist()
 
     def cost(self, flight_id: np.ndarray, acted: np.ndarray) -> float:
         """The bill under the desk's stated costs, of which only the world knows the whole.

@@ -482,6 +482,16 @@ def test_a_release_that_is_no_worse_is_promoted_after_its_trial_first_in_shadow_
     assert len(told["days"]) == 12 and told["comparison"]["rows"] > 3000
 
 
+def test_a_trial_of_which_hardly_a_day_became_known_promotes_nobody(system, spark, url):
+    at = START + 2 * WEEK
+    tried(system, at, spark, url, without_horizon(system.features, at))
+    assert not judge_release(system, at + TRIAL - DAY, url, spark) and system.trial   # no outcome has come; there is time
+    assert judge_release(system, at + TRIAL, url, spark) and system.trial is None
+    end = system.events[-1]
+    assert (end["kind"], end["version"]) == ("stop", 2) and "too few days" in end["text"] and end["evidence"]["days"] == {}
+    assert served_version(system) == 1 == system.registry.version(NAME, "champion").version and not (system.bundles / NAME / "canary.json").exists()
+
+
 # ---- a future of its own, and a restart
 
 def test_a_week_is_told_under_the_version_that_answered_most_of_it(system):

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from mlscale import lifecycle, policy
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.evaluation import daily_differences
 from mlscale.features import load_features
-from mlscale.policy import surely_worse
+from mlscale.policy import surely_worse, train
 from mlscale.replay import Decision, replay
 from mlscale.system import START, WEEK, Rules
 from mlscale.training import fit_model
@@ -174,5 +175,76 @@ def test_lifecycle_after_a_bad_release_an_honest_challenger_can_take_over(world,
 
 
 def test_lifecycle_a_canary_too_small_to_be_judged_is_refused_not_a_crash(world, features, leaky):
-    year = replay(world, features, Rules(retrain="never", share=.0002), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
+    year = replay(world, features, Rules(retrain="never", share=.00001), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
     assert year.count("refuse") == 1
+
+
+def test_lifecycle_a_release_of_whose_trial_hardly_a_day_became_known_does_not_go_live(world, features, leaky):
+    after = world.flights.sched_dep >= BAD
+    silent = World(world.flights.assign(label_time=world.flights.label_time + after * 8 * WEEK), world.desk)
+    year = replay(silent, features, Rules(retrain="never"), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
+    stop, = [d for d in year.decisions if d.kind == "stop"]
+    assert stop.at == BAD + 2 * WEEK and stop.evidence["days"] == 0 and not year.count("release")
+
+
+# ---- the loop in memory against the one in service
+
+KINDS = {"retrain": "train", "promote": "release"}   # the same decision under the other's name
+
+
+def full_trees(X, y, weights):
+    "A model as the served loop trains it."
+    rows = pd.DataFrame({"flight_id": X.index, "label": y, "known_at": START, "weight": weights})
+    run, _ = train(rows, X, at=START)
+    return lambda asked: run.model.predict_proba(asked)[:, 1]
+
+
+def served_and_replayed(folder, monkeypatch, features, leaky, rules, weeks, bad_release):
+    "The same weeks with a server, a registry and a log, and in memory."
+    monkeypatch.setattr(policy, "load_features", features.reset_index)
+    monkeypatch.setattr(lifecycle, "without_horizon", lambda *_: leaky)
+    system = policy.launch(folder, rules=rules, say=lambda line: None)
+    lifecycle.run_weeks(system, pd.date_range(START, periods=weeks, freq=WEEK), None, bad_release=bad_release)
+    year = replay(system.world, features, rules, fit=full_trees, leaky=leaky, bad_release=bad_release, until=START + weeks * WEEK)
+    return system, year
+
+
+def decided(system):
+    "What the served loop decided about its models and its loss, as the loop in memory puts it."
+    rows, on_trial = [], set()
+    for event in system.events[1:]:   # the first one is the launch
+        kind, version = event["kind"], event["version"]
+        if kind in ("resolved", "keep") or kind == "alert" and not event["text"].startswith("loss"): continue
+        if kind == "trial" and version in on_trial: continue   # after its week in the shadow
+        if kind == "trial": on_trial.add(version)
+        if kind == "rollback": version = event["evidence"]["instead_of"]
+        rows.append((event["at"], KINDS.get(kind, kind), version))
+    return rows
+
+
+def hold_against_each_other(system, year):
+    assert decided(system) == [(d.at, d.kind, None if d.kind == "alert" else d.version) for d in year.decisions]
+    gates = [d.evidence for d in year.decisions if {"low", "flights"} <= {*d.evidence}]
+    assert np.allclose([[g["difference"], g["low"], g["high"]] for g in gates], [[g["difference"], g["low"], g["high"]] for g in system.gates], atol=1e-5)
+    stops = [np.mean([*e["evidence"]["days"].values()]) for e in system.events if e["kind"] == "stop"]
+    assert np.allclose(stops, [d.evidence["difference"] for d in year.decisions if d.kind == "stop"], atol=1e-5)
+    weeks = pd.DataFrame(system.weeks)
+    assert weeks.acted.tolist() == year.weeks.acted.tolist()
+    assert (weeks.cost_if_nobody_acts - weeks.cost).tolist() == year.weeks.saved.tolist()
+
+
+def test_lifecycle_the_loop_in_memory_decides_as_the_one_in_service_does_flight_for_flight(tmp_path, monkeypatch, features):
+    few, bad_release = features.iloc[::8], START + 5 * WEEK
+    leaky = without_horizon(features, bad_release).loc[few.index]
+    system, year = served_and_replayed(tmp_path / "state", monkeypatch, few, leaky, Rules(), 7, bad_release)
+    hold_against_each_other(system, year)
+    assert [d.kind for d in year.decisions] == ["alert", "train", "refuse", "train", "trial", "stop"]   # there is something to compare
+    other = replay(system.world, few, Rules(check="shadow"), fit=full_trees, leaky=leaky, bad_release=bad_release, until=START + 7 * WEEK)
+    with pytest.raises(AssertionError): hold_against_each_other(system, other)   # the comparison can fail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", [Rules(), Rules(retrain="monthly", check="shadow, canary", share=.1), Rules(retrain="estimated harm", check="week", gate=False)], ids=str)
+def test_lifecycle_the_whole_year_in_memory_decides_as_the_one_in_service_does(tmp_path, monkeypatch, features, leaky, rules):
+    bad_release = pd.Timestamp("2013-09-02", tz="UTC")
+    hold_against_each_other(*served_and_replayed(tmp_path / "state", monkeypatch, features, leaky, rules, 39, bad_release))
