@@ -832,13 +832,12 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #db9730dc
+# %% ../nbs/12d_policy.ipynb #e465ff60
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
     c, trial = _whole_trial(system, at, spark), system.trial
     assert trial is not None
-    served = trial.check == "week"
-    told = c or "too few flights to compare"
+    served, told = trial.check == "week", c or "too few flights to compare"
     version, before, system.trial = trial.version, trial.against, None
     evidence = {"against": before, "comparison": c and c.to_dict(), "days": trial.differences,
                 "held_out": trial.held_out, "alpha": system.rules.alpha}

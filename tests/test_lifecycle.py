@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import replace
 from hashlib import sha256
@@ -26,6 +27,7 @@ from mlscale import lifecycle
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
 from mlscale.flight_features import SCHEDULE
+from mlscale.full_run import PARTS, left
 from mlscale.lifecycle import (
     CHANGE,
     DAY,
@@ -40,6 +42,7 @@ from mlscale.lifecycle import (
     Trial,
     World,
     _begun,
+    _to_do,
     act,
     arguments_of,
     compare_on,
@@ -859,3 +862,50 @@ def test_two_futures_share_bundles_and_no_log_whatever_their_folders_are_called(
     shutil.copytree(tmp_path / "7", tmp_path / "8", copy_function=_link)
     same = {name: (tmp_path / "7" / name).samefile(tmp_path / "8" / name) for name in ("predictions.db", "bundles/late/1/model.onnx", "registry/mlflow.db")}
     assert list(same.values()) == [False, True, False]
+
+
+# ---- what is left to do
+
+BAR = """
+from mlscale.full_run import each_once, progress_bar
+with progress_bar({"launch": 1, "first": 2, "second": 1}) as step:
+    with step("launch"): pass
+    try:
+        with step("first"): raise RuntimeError
+    except RuntimeError: pass
+    each_once("results.json", ["first", "second"], lambda name: {"letters": len(name)}, step=step)
+"""
+
+
+def on_a_terminal(code, folder):
+    "What a program writes to a terminal."
+    mine, theirs = os.openpty()
+    termios.tcsetwinsize(mine, (24, 100))
+    env = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
+    with os.fdopen(mine, "rb", 0) as screen:
+        try: subprocess.run([sys.executable, "-c", code], stderr=theirs, cwd=folder, env=env, check=True, timeout=120)
+        finally: os.close(theirs)
+        seen = b""
+        try:
+            while part := screen.read(4096): seen += part
+        except OSError: pass   # the other side is closed
+    return seen.decode()
+
+
+def test_one_bar_says_what_is_under_way_and_what_is_left_and_is_shorter_after_a_resume(tmp_path):
+    shown = re.findall(r"(launch|first|second) +(\d+)%\|.*?(\S+) gone, (\S+) left", on_a_terminal(BAR, tmp_path))
+    assert [(name, int(share)) for name, share, *_ in shown if name == "launch"][0] == ("launch", 0)
+    assert shown[-1][:2] == ("second", "100") and {share for _, share, *_ in shown} <= {"0", "25", "75", "100"}   # what failed has moved nothing
+    assert left(tmp_path / "results.json", ["first", "second", "third"]) == ["third"]
+    silent = subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert silent.stderr == silent.stdout == ""
+
+
+def test_what_is_left_of_a_run_is_what_it_has_not_done(system, tmp_path):
+    weeks = pd.date_range(START, periods=3, freq=WEEK)
+    system.weeks.append({"week": START})
+    (tmp_path / "faults.json").write_text(json.dumps({"celsius": {}}))
+    to_do = _to_do(system, weeks, tmp_path, ["celsius", "clock"], True)
+    assert [*to_do][:3] == ["week of 08 Apr", "week of 15 Apr", "clock"] and [*to_do][3:] == [*PARTS] and min(to_do.values()) > 0
+    (tmp_path / "parts.json").write_text("[]")
+    with pytest.raises(ValueError, match="parts.json"): _to_do(system, weeks, tmp_path, [], True)
