@@ -288,7 +288,7 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-_SECONDS = {"week": 3., "online": 9., "fault": 4., "part": 15.}   # about; their ratios count
+_SECONDS = {"week": 3., "online": 9., "fault": 3., "part": 15.}   # about; their ratios count
 
 def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path, faults: Sequence[str],
            parts: bool) -> dict[str, float]:

@@ -8,15 +8,18 @@ __all__ = ['AlertAccount', 'Incident', 'alert_account', 'Delivery', 'Outbox', 'R
            'LogDrift', 'ModelMetrics', 'ModelMonitor', 'usual_effects', 'labelled', 'logged_predictions',
            'record_actions', 'record_outcome', 'record_outcomes', 'record_training', 'FORMAT', 'PerformanceMonitor',
            'SLO', 'WORKBOOK', 'BurnRule', 'MonitorMetrics', 'alerting_rules', 'arrival_findings', 'arrivals',
-           'dashboard', 'write_prometheus', 'DutyReport', 'duty_report']
+           'dashboard', 'write_prometheus', 'DutyReport', 'duty_report', 'FeedLimits', 'clock_finding', 'largest_jump',
+           'longest_still', 'skew_finding']
 
-# %% ../nbs/08_monitoring.ipynb #c21294f3
+# %% ../nbs/08_monitoring.ipynb #e7766036
 from .alert_costs import AlertAccount, Incident, alert_account
 from .alert_sinks import Delivery, Outbox, RefusedError, file_sink, log_sink, message
 from .alert_sinks import webhook
 from .alerts import SEVERITIES, Alert, Alerts, Rule
 from .drift import Finding, ks_test
 from .duty_report import DutyReport, duty_report
+from .feed_checks import FeedLimits, clock_finding, largest_jump, longest_still
+from .feed_checks import skew_finding
 from .latency_sketch import LatencySketch
 from .log_drift import Episode, LogDrift
 from .model_monitor import ModelMetrics, ModelMonitor, usual_effects
@@ -27,7 +30,7 @@ from .slo import SLO, WORKBOOK, BurnRule
 from .watchdog import MonitorMetrics, alerting_rules, arrival_findings, arrivals
 from .watchdog import dashboard, write_prometheus
 
-# %% ../nbs/08_monitoring.ipynb #de83fb58
+# %% ../nbs/08_monitoring.ipynb #bed5d7ae
 _all_ = ["AlertAccount", "Incident", "alert_account", "Delivery", "Outbox", "RefusedError",
          "file_sink", "log_sink", "message", "webhook", "SEVERITIES", "Alert", "Alerts",
          "Rule", "Finding", "ks_test", "LatencySketch", "Episode", "LogDrift",
@@ -35,4 +38,5 @@ _all_ = ["AlertAccount", "Incident", "alert_account", "Delivery", "Outbox", "Ref
          "record_actions", "record_outcome", "record_outcomes", "record_training",
          "FORMAT", "PerformanceMonitor", "SLO", "WORKBOOK", "BurnRule", "MonitorMetrics",
          "alerting_rules", "arrival_findings", "arrivals", "dashboard", "write_prometheus",
-         "DutyReport", "duty_report"]
+         "DutyReport", "duty_report", "FeedLimits", "clock_finding", "largest_jump",
+         "longest_still", "skew_finding"]

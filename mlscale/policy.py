@@ -7,7 +7,7 @@ __all__ = ['LEARN_FROM', 'RECENT', 'HOLDOUT', 'RETRAIN_EVERY', 'FEW', 'history',
            'launch', 'reopen', 'watch_day', 'watch', 'compare_on', 'gate', 'new_to_the_champion', 'release',
            'surely_worse', 'judge_release', 'why_retrain']
 
-# %% ../nbs/12d_policy.ipynb #6b16883c
+# %% ../nbs/12d_policy.ipynb #cf3649e0
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,9 +22,10 @@ from .contract import Contract, ContractTally
 from .change_alarm import ChangeAlarm
 from .drift import DriftMonitor, Reference
 from .evaluation import daily_differences, expected_losses
-from .features import FEATURES, RATES, SCHEDULE, load_features
+from .features import FEATURES, RATES, SCHEDULE, WEATHER, load_features
+from .feed_checks import FeedLimits, clock_finding, skew_finding
 from .flight_features import LOOKUPS, ROLLINGS
-from .monitoring import ModelMonitor, PerformanceMonitor, arrival_findings, labelled
+from .monitoring import Finding, ModelMonitor, PerformanceMonitor, arrival_findings, labelled
 from .monitoring import logged_predictions, record_training
 from .registry import GateRefused, GateResult
 from .storage import replacing
@@ -197,11 +198,11 @@ def backtest(features: pd.DataFrame) -> pd.DataFrame:
                                  week=week.to_numpy()))
     return pd.concat(parts, ignore_index=True)[["day", "label", "prediction", "week"]]
 
-# %% ../nbs/12d_policy.ipynb #c518b83f
+# %% ../nbs/12d_policy.ipynb #8dbb730b
 RECENT = 45   # days: what a change is measured against
 
 def monitors(features: pd.DataFrame, tried: pd.DataFrame, rules: Rules = Rules()
-             ) -> tuple[DriftMonitor, ChangeAlarm, ModelMonitor, PerformanceMonitor]:
+             ) -> tuple[DriftMonitor, ChangeAlarm, FeedLimits, ModelMonitor, PerformanceMonitor]:
     """Fix every threshold on January to March.
 
     Parameters
@@ -215,8 +216,8 @@ def monitors(features: pd.DataFrame, tried: pd.DataFrame, rules: Rules = Rules()
 
     Returns
     -------
-    tuple of DriftMonitor, ChangeAlarm, ModelMonitor and PerformanceMonitor
-        Of the features, by the week and by the day; of predictions and latency; of the loss.
+    tuple of DriftMonitor, ChangeAlarm, FeedLimits, ModelMonitor and PerformanceMonitor
+        Of the features, by week, day and hour; of predictions and latency; of the loss.
 
     Examples
     --------
@@ -240,10 +241,12 @@ def monitors(features: pd.DataFrame, tried: pd.DataFrame, rules: Rules = Rules()
     losses = pd.Series(losses).groupby(tried.week.to_numpy()).mean()
     return (DriftMonitor(reference, false_alarms_per_year=1),
             ChangeAlarm(reference, false_alarms_per_year=1, recent_days=RECENT),
+            FeedLimits.learn(first, first.event_timestamp, jumps=["temp"], still=WEATHER,
+                             place="origin"),
             ModelMonitor(first[FEATURES], reference_predictions=tried.prediction),
             PerformanceMonitor(losses))
 
-# %% ../nbs/12d_policy.ipynb #819b71a1
+# %% ../nbs/12d_policy.ipynb #7f067304
 _SOURCE = SOURCES["flights.csv.zip"]
 
 def _outside(seed: int, rules: Rules) -> tuple[World, pd.DataFrame]:
@@ -255,7 +258,7 @@ def _outside(seed: int, rules: Rules) -> tuple[World, pd.DataFrame]:
 
 def _keep_monitors(system: System) -> None:
     "Write down what was fixed on January to March."
-    names = ("drift", "change", "service", "performance")
+    names = ("drift", "change", "feed", "service", "performance")
     kept = {name: getattr(system, name).to_dict() for name in names}
     with replacing(system.folder/"monitors.json") as new: new.write_text(json.dumps(kept))
 
@@ -316,7 +319,7 @@ def launch(folder: Path, *, rules: Rules = Rules(), online: bool = False,
     system.save()
     return system
 
-# %% ../nbs/12d_policy.ipynb #1ab142b0
+# %% ../nbs/12d_policy.ipynb #845b25f3
 def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
            label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
@@ -351,15 +354,15 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
     world, features = _outside(seed, rules)
     kept = json.loads((folder/"monitors.json").read_text())
     return System(folder, world, features, DriftMonitor.from_dict(kept["drift"]),
-                  ChangeAlarm.from_dict(kept["change"]),
+                  ChangeAlarm.from_dict(kept["change"]), FeedLimits.from_dict(kept["feed"]),
                   ModelMonitor.from_dict(kept["service"]),
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #03befa79
+# %% ../nbs/12d_policy.ipynb #bafa23f6
 def watch_day(system: System, day: pd.Timestamp) -> None:
-    """Look at the features that were sent on a day and at the age of the newest outcome; raise an
-    alert about what changed lately or stays away, and resolve it when that is over.
+    """Look at what was sent on a day and at the outcomes that came; raise an alert about what is
+    not as it should be, and resolve it when that is over.
 
     Parameters
     ----------
@@ -384,20 +387,25 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
     if len(sent): system.change.update(sent[FEATURES])
     system.change.end_day(f"{day:%Y-%m-%d}")
     if not system.change.silent: record(system, system.change.finding(day + DAY, name=CHANGE))
-    if len(sent):   # who hears nothing of outcomes does not know that all is well
-        for finding in arrival_findings(system.log, day + DAY, oldest={"outcomes": "12h"}):
-            record(system, finding)
+    for finding in _looks(system, sent, day + DAY) if len(sent) else []: record(system, finding)
 
-# %% ../nbs/12d_policy.ipynb #4419ee9a
+def _looks(system: System, sent: pd.DataFrame, at: pd.Timestamp) -> list[Finding]:
+    "Whether outcomes come, in time; whether the feed is alive, in its unit, and the table's."
+    logged = sent.assign(flight_id=sent.request_id.astype(int))
+    table = system.features.loc[logged.flight_id, FEATURES].reset_index()
+    return [*arrival_findings(system.log, at, oldest={"outcomes": "12h"}),
+            clock_finding(system.log, at, since=at - DAY),
+            *system.feed.findings(sent, sent["at"], at),
+            skew_finding(logged[["flight_id", "at", *FEATURES]], table, at, by="flight_id")]
+
+# %% ../nbs/12d_policy.ipynb #a550587b
 def watch(system: System, at: pd.Timestamp, ms: list[float]) -> bool:
     """Look at the week that ends, raise and resolve alerts, and write the week's figures down.
 
     Parameters
     ----------
-    system : System
-        The running system.
-    at : Timestamp
-        Now.
+    system, at
+        The running system; now.
     ms : list of float
         Milliseconds of the week's requests.
 
@@ -495,7 +503,7 @@ def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) 
     return compare(rows.label.to_numpy(), new, old, days=rows.day.to_numpy(),
                    weights=rows.weight.to_numpy(), level=.9, block_days=1, judged_on=what)
 
-# %% ../nbs/12d_policy.ipynb #e17d41d3
+# %% ../nbs/12d_policy.ipynb #b1829fb5
 def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.DataFrame,
          spark: Any) -> Callable:
     """The gate for a challenger: better than the champion on the held-out weeks, beyond the luck of
@@ -503,10 +511,8 @@ def gate(system: System, at: pd.Timestamp, held_out: pd.DataFrame, features: pd.
 
     Parameters
     ----------
-    system : System
-        The running system.
-    at : Timestamp
-        Now.
+    system, at
+        The running system; now.
     held_out : DataFrame
         The flights to judge on, as from `learnable`.
     features : DataFrame
@@ -607,7 +613,7 @@ def _challenger(system: System, at: pd.Timestamp, table: pd.DataFrame, held_out:
     system.trained_at = at
     return version
 
-# %% ../nbs/12d_policy.ipynb #5b1f26e1
+# %% ../nbs/12d_policy.ipynb #7a454723
 def _give_up(system: System, at: pd.Timestamp, url: str) -> None:
     "End a trial that another release puts an end to."
     trial, system.trial = system.trial, None
@@ -623,10 +629,8 @@ def release(system: System, at: pd.Timestamp, url: str, spark: Any, *, why: str,
 
     Parameters
     ----------
-    system : System
-        The running system.
-    at : Timestamp
-        Now.
+    system, at
+        The running system; now.
     url : str
         Of the server, which is told to look for the new model at once.
     spark : SparkSession
@@ -772,19 +776,15 @@ def _whole_trial(system: System, at: pd.Timestamp, spark: Any) -> Comparison | N
     return compare_on(rows, rows.new.to_numpy(), rows.old.to_numpy(),
                       f"flights on which version {trial.version} was tried")
 
-# %% ../nbs/12d_policy.ipynb #c6d01364
+# %% ../nbs/12d_policy.ipynb #7ffde60d
 def judge_release(system: System, at: pd.Timestamp, url: str, spark: Any) -> bool:
     """Compare the release on trial with its predecessor on what was served, and take it back if it
     is worse: every day, or after a week where the rule says so.
 
     Parameters
     ----------
-    system : System
-        The running system.
-    at : Timestamp
-        Now.
-    url : str
-        Of the server.
+    system, at, url
+        As for `release`.
     spark : SparkSession
         For the comparison that ends the trial; the days before it are scored in this process.
 
@@ -832,7 +832,7 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #e465ff60
+# %% ../nbs/12d_policy.ipynb #4ab636f9
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
     c, trial = _whole_trial(system, at, spark), system.trial
@@ -863,7 +863,7 @@ def why_retrain(system: System, at: pd.Timestamp, alarm: bool) -> str:
 
     Parameters
     ----------
-    system : System
+    system
         The running system.
     at : Timestamp
         The end of a week.

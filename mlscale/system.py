@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12c_system.ipynb #13deabae
+# %% ../nbs/12c_system.ipynb #a04131c3
 from .arguments import number, one_of, plain
 from .artifacts import read_pointer
 from .batch import batch_predict
@@ -38,6 +38,7 @@ from .change_alarm import ChangeAlarm
 from .data import SOURCES, OperationsDesk
 from .drift import DriftMonitor
 from .feature_store import quiet, repository
+from .feed_checks import FeedLimits
 from .features import FEATURES, SCHEDULE
 from .log_archive import read_log
 from .monitoring import Alerts, Finding, ModelMonitor, PerformanceMonitor
@@ -260,7 +261,7 @@ class Trial:
     check: str = "canary"
     differences: dict[str, float] = field(default_factory=dict)
 
-# %% ../nbs/12c_system.ipynb #31f9eb04
+# %% ../nbs/12c_system.ipynb #f3a869b6
 @dataclass
 class System:
     """A running system between two weeks.
@@ -277,6 +278,8 @@ class System:
         Whether the features of a week differ from those of January to March.
     change : ChangeAlarm
         Whether the features of a day differ from those of the weeks before.
+    feed : FeedLimits
+        How much, and how little, the weather changes from hour to hour.
     service : ModelMonitor
         Of predictions and latency.
     performance : PerformanceMonitor
@@ -309,6 +312,7 @@ class System:
     features: pd.DataFrame
     drift: DriftMonitor
     change: ChangeAlarm
+    feed: FeedLimits
     service: ModelMonitor
     performance: PerformanceMonitor
     rules: Rules = field(default_factory=Rules)

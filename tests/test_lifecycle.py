@@ -26,7 +26,7 @@ import mlscale
 from mlscale import lifecycle
 from mlscale.data import MATURE, OperationsDesk, load_flights
 from mlscale.features import AIRCRAFT, FEATURES, load_features
-from mlscale.flight_features import SCHEDULE
+from mlscale.flight_features import SCHEDULE, WEATHER
 from mlscale.full_run import PARTS, left
 from mlscale.lifecycle import (
     CHANGE,
@@ -77,7 +77,7 @@ from mlscale.lifecycle import (
     write_features,
     write_run,
 )
-from mlscale.monitoring import Finding, labelled, logged_predictions
+from mlscale.monitoring import Finding, labelled, logged_predictions, record_outcomes
 from mlscale.registry import GateRefused, Registry
 from mlscale.run_words import beside_each_other
 from mlscale.serving import Prediction, PredictionLog, serving_process
@@ -324,6 +324,46 @@ def test_outcomes_that_stay_away_are_an_alert_of_the_next_day_and_over_when_they
     record_known_outcomes(system, START + 2 * WEEK)
     watch_day(system, START + 8 * DAY)
     assert [(e["kind"], e["at"]) for e in system.events if "age of outcomes" in e["text"]] == [("alert", START + 8 * DAY), ("resolved", START + 9 * DAY)]
+
+
+def celsius(sent): return sent.assign(temp=(sent.temp - 32) / 1.8)
+
+
+def frozen(sent):
+    weather = sent.groupby("origin")[WEATHER].transform("first")
+    return sent.assign(**{name: weather[name] for name in WEATHER})
+
+
+def stale(sent): return sent.assign(last_dep_delay=sent.last_dep_delay.shift(50))
+
+
+@pytest.mark.parametrize("broken, rings", [(celsius, {"jump of temp", "skew"}), (frozen, {"standing still", "skew"}), (stale, {"skew"})])
+def test_what_was_sent_is_asked_each_midnight_whether_it_moves_as_weather_does_and_is_the_tables(system, broken, rings):
+    true = system.features
+    third = true.event_timestamp.between(START + 2 * DAY + pd.Timedelta("10h"), START + 3 * DAY, inclusive="left")
+    system.features = true.copy()
+    system.features.loc[third] = broken(true[third])
+    serve_week(system, START)
+    system.features = true   # the table of the night is right
+    for k in range(6): watch_day(system, START + k * DAY)
+    told = [e for e in system.events if e["text"].split(" ")[0] in ("jump", "standing", "skew", "outcomes")]
+    assert {e["text"] for e in told if e["kind"] == "resolved"} == rings
+    assert {e["at"] for e in told if e["kind"] == "alert"} == {START + 3 * DAY} and {e["at"] for e in told if e["kind"] == "resolved"} == {START + 4 * DAY}
+    assert all(e["evidence"]["value"] > e["evidence"]["threshold"] for e in told if e["kind"] == "alert")
+
+
+def test_an_outcome_older_than_its_question_is_an_alert(system, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setitem(globals(), "record_known_outcomes", lambda *_: None)
+        serve_week(system, START, share=.1)
+    ahead = logged_predictions(system.log, until=START + DAY).head(3)
+    early = pd.DataFrame({"request_id": ahead.request_id, "label": 1, "known_at": ahead["at"] - DAY})
+    watch_day(system, START)
+    assert not [a for a in system.alerts.open if "before" in a.name]
+    record_outcomes(early, log=system.log)
+    watch_day(system, START)
+    alert, = [a for a in system.alerts.open if "before" in a.name]
+    assert alert.value == 3 and alert.threshold == 0
 
 
 @pytest.mark.parametrize("rule, expected", [("never", ["", "", "", ""]), ("monthly", ["", "a new month", "", "a new month"]), ("eight weeks", ["", "", "", "eight weeks have passed"]),

@@ -32,7 +32,7 @@ from mlscale.schedules import (
 from mlscale.sequential import SequentialTest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mlscale"
-ELSEWHERE = {"RollingState", "Comparison", "Contract", "ContractTally", "Evaluation", "Adwin", "Alert", "Cusum", "LatencySketch", "SLO", "FaultResult"}  # have tests of their own
+ELSEWHERE = {"RollingState", "Comparison", "Contract", "ContractTally", "Evaluation", "Adwin", "Alert", "Cusum", "LatencySketch", "SLO", "FaultResult", "FeedLimits"}  # have tests of their own
 INTS = {
     "int": int,
     "int64": np.int64,
