@@ -207,7 +207,7 @@ class FeedLimits:
             raise ValueError(f"state: format {state.get('format')!r}, known is 1; learn anew")
         return cls(**{name: state[name] for name in ("jumps", "still", "columns", "place")})
 
-# %% ../nbs/08l_feed_checks.ipynb #5a70db59
+# %% ../nbs/08l_feed_checks.ipynb #9185ceed
 def _alike(logged: pd.DataFrame, recomputed: pd.DataFrame, by: str, columns: list[str]) -> bool:
     "Whether numbers are equal to the last bit: soon seen, and so on most days."
     if not {*columns} <= {*recomputed} or not {*logged[by]} <= {*recomputed[by]}: return False

@@ -266,7 +266,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #848a026e
+# %% ../nbs/12_lifecycle.ipynb #77ec8756
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."

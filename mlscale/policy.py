@@ -359,7 +359,7 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #bafa23f6
+# %% ../nbs/12d_policy.ipynb #1c76dd5f
 def watch_day(system: System, day: pd.Timestamp) -> None:
     """Look at what was sent on a day and at the outcomes that came; raise an alert about what is
     not as it should be, and resolve it when that is over.
