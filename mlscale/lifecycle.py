@@ -196,8 +196,8 @@ def _weeks(until: pd.Timestamp, bad_release: pd.Timestamp | None) -> pd.Datetime
                          "a week or more before the end")
     return weeks
 
-# %% ../nbs/12_lifecycle.ipynb #cdfcbe5c
-_ARGUMENTS = "arguments.json"
+# %% ../nbs/12_lifecycle.ipynb #151c5944
+_ARGUMENTS, _FORMAT = "arguments.json", 3   # of runs that decide alike
 
 def new_folder() -> Path:
     """A name for a new run, in `runs` of the home folder.
@@ -244,7 +244,7 @@ def arguments_of(folder: Path | str) -> dict:
     except FileNotFoundError:
         raise ValueError(f"folder: in {Path(folder).name!r} no run was begun; a run needs a new "
                          "folder, or its own") from None
-    if given.get("format") != 2:
+    if given.get("format") != _FORMAT:
         raise ValueError(f"folder: the run in {Path(folder).name!r} was begun by an earlier "
                          "mlscale, which decided by other rules; begin a new one")
     day = lambda text: text and pd.Timestamp(text)
@@ -258,7 +258,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
     if not folder.exists():
         with replacing(folder) as new:
             new.mkdir(0o700)
-            plain = {"format": 2, **arguments, "rules": asdict(arguments["rules"])}
+            plain = {"format": _FORMAT, **arguments, "rules": asdict(arguments["rules"])}
             (new/_ARGUMENTS).write_text(json.dumps(plain, default=str))
     for name, begun in arguments_of(folder).items():
         if begun != arguments[name]:

@@ -161,7 +161,7 @@ def test_resume_takes_the_words_that_the_run_was_begun_with(monkeypatch, tmp_pat
     monkeypatch.setattr(lifecycle, "run", refused)
     assert main(["run", "--resume", str(tmp_path)]) == 1 and "no run was begun" in capsys.readouterr().err and not asked
     others = {"rules": {}, "online": False, "faults": [], "parts": False}
-    (tmp_path / "arguments.json").write_text(json.dumps({**others, "format": 2, "until": "2013-06-03 00:00:00+00:00", "bad_release": None, "seed": 7}))
+    (tmp_path / "arguments.json").write_text(json.dumps({**others, "format": 3, "until": "2013-06-03 00:00:00+00:00", "bad_release": None, "seed": 7}))
     for words in ([], ["--seed", "8"], ["--until", "2013-07-01", "--bad-release", "2013-05-06"]): assert main(["run", "--resume", str(tmp_path), *words]) == 1
     assert asked == [{"until": at(until), "bad_release": at(release), "seed": seed} for until, release, seed in (("2013-06-03", None, 7), ("2013-06-03", None, 8), ("2013-07-01", "2013-05-06", 7))]
     with pytest.raises(SystemExit): main(["run", "--resume", str(tmp_path), "--folder", str(tmp_path)])
