@@ -664,7 +664,7 @@ def try_faults(system: System, names: Sequence[str] | None = None, *, at: pd.Tim
         return tuple(tqdm(two.map(one, chosen), total=len(chosen), unit="fault",
                           disable=None if progress else True))
 
-# %% ../nbs/12h_faults.ipynb #cf92e8b2
+# %% ../nbs/12h_faults.ipynb #27975b37
 def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     """Results side by side.
 
@@ -676,8 +676,8 @@ def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a fault, in order: hours to detection, flights touched, and for each damage what it
-        was with the protection and without it.
+        One row a fault, in order: hours to detection, what noticed it, what was done, flights
+        touched, and for each damage what it was with the protection and without it.
 
     Examples
     --------
@@ -693,7 +693,8 @@ def fault_table(results: Sequence[FaultResult]) -> pd.DataFrame:
     Name: dollars without, dtype: int64
     """
     return pd.DataFrame([{
-        "fault": FAULTS[r.name].title, "hours": r.detected_at, "flights": r.affected,
+        "fault": FAULTS[r.name].title, "hours": r.detected_at, "noticed by": r.detected_by,
+        "then": r.acted, "flights": r.affected,
         "loss with": round(r.loss_with, 4), "loss without": round(r.loss_without, 4),
         "dollars with": round(r.dollars_with), "dollars without": round(r.dollars_without),
         "lost": r.lost, "lost with": r.lost_with, "lost without": r.lost_without}

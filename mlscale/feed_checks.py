@@ -82,7 +82,7 @@ def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series) -> fl
     return float(max((means.index.get_level_values(1) - start.array)/pd.Timedelta("1h"),
                      default=0.))
 
-# %% ../nbs/08l_feed_checks.ipynb #baba9cf3
+# %% ../nbs/08l_feed_checks.ipynb #58309e1e
 @dataclass(frozen=True)
 class FeedLimits:
     """How much, and how little, the columns of a feed may change from hour to hour.
@@ -113,7 +113,7 @@ class FeedLimits:
     >>> limits = FeedLimits.learn(feed, when, jumps=["temp"], still=["temp"], place="origin")
     >>> for finding in limits.findings(feed.assign(temp=feed.temp.mask(feed.index > 99, 7.)), when):
     ...     print(finding)
-    jump of temp, 2013-01-09: 32.4 from hour to hour, allowed 7.19
+    jump of temp, 2013-01-09: 28 from hour to hour, allowed 7.19
     standing still, 2013-01-09: 99 h, allowed 3
     """
     jumps: dict[str, float]

@@ -133,7 +133,7 @@ def progress_bar(work: Mapping[str, float], *, shown: bool = True) -> Iterator[S
             bar.update(work.get(name, 0))
         yield step
 
-# %% ../nbs/12i_full_run.ipynb #119c2a64
+# %% ../nbs/12i_full_run.ipynb #5f551031
 PARTS = {**TURNED_OFF, **{f"retrained: {rule}": {"retrain": rule} for rule in RETRAIN},
          "no point-in-time features": {}}
 
@@ -198,7 +198,7 @@ def parts_worth(path: Path | str, world: World, features: pd.DataFrame, *,
     >>> from mlscale.system import START, WEEK
     >>> def fit(X, y, weights): return lambda rows: np.full(len(rows), .3)
     >>> table = parts_worth("parts.json", system.world, system.features, until=START + 4*WEEK,
-    ...                     fit=fit, parts=["no gate"], progress=False)
+    ...                     fit=fit, parts=["no gate"])
     >>> table.name[0], float(table.difference[0])
     ('no gate', 0.0)
     """

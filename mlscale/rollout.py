@@ -30,7 +30,7 @@ from .hot_swap import ReloadingModel
 from .prediction_log import Log, Prediction, PredictionLog, existing_log, open_log
 if TYPE_CHECKING: import pandas as pd
 
-# %% ../nbs/06f_rollout.ipynb #39b55962
+# %% ../nbs/06f_rollout.ipynb #2bee9055
 CANARY, SHADOW = "canary", "shadow"   # the aliases under which a new model is tried
 
 def in_share(unit: str, share: float, salt: str) -> bool:
@@ -106,7 +106,7 @@ def canary_answers(ids: Iterable[str], entities: Iterable[str | None], share: fl
     >>> from mlscale.rollout import canary_answers, canary_salt
     >>> whom = ["N619AA", "N14228", "N619AA", None]
     >>> canary_answers(["1", "2", "3", "4"], whom, .5, canary_salt("late", 5))
-    [True, False, True, False]
+    [True, False, True, True]
     """
     return [in_share(entity or id, share, salt) for id, entity in zip(ids, entities)]
 

@@ -456,7 +456,7 @@ def _book() -> str:
     found = dict(url.split(", ", 1) for url in urls)
     return found.get("Documentation", "").rstrip("/")
 
-# %% ../nbs/12e_story.ipynb #62c9e4eb
+# %% ../nbs/12e_story.ipynb #b7b500bd
 def _provenance(run: "Run") -> dict[str, str]:
     "How a run was made, and a digest of what it decided, if it decided anything."
     return run.provenance | ({"decisions, SHA-256": run.digest} if run.decisions else {})
@@ -469,7 +469,7 @@ _READ = {   # the columns of a full run
 def _said(x: Any) -> str:
     "A cell as it is read."
     if x is None or x != x: return ""
-    if isinstance(x, float): return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+    if isinstance(x, float): return f"{x:,.0f}" if abs(x) >= 1000 else f"{round(x, 4):.3g}"
     return f"{x:,}" if isinstance(x, int) and not isinstance(x, bool) else str(x)
 
 def page(run: "Run", *, book: str | None = None) -> str:
@@ -508,7 +508,8 @@ def page(run: "Run", *, book: str | None = None) -> str:
         title=run.title, style=_STYLE, summary=run.summary(), provenance=_provenance(run),
         kinds=_KINDS, columns=_COLUMNS, day=_day, book=_book() if book is None else book,
         days=_blocks(run.events), weeks=_weeks(run.metrics, bad),
-        faults=run.faults.rename(columns=_READ), parts=run.parts.rename(columns=_READ),
+        faults=run.faults.drop(columns="name", errors="ignore").rename(columns=_READ),
+        parts=run.parts.rename(columns=_READ),
         said=_said, futures=run.metrics.run.nunique(),
         year=_drawn(draw_year, run.metrics, run.events, run.threshold),
         gates=_drawn(draw_gates, run.gates) if len(run.gates) else None).lstrip()
