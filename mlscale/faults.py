@@ -174,7 +174,7 @@ def _a_day_ahead(stage: ForkedDays) -> tuple[pd.DataFrame, pd.Series]:
         feed.loc[gone, [f"last_{c}_delay", f"last_{c}_age"]] = np.nan
     return feed, mine
 
-# %% ../nbs/12h_faults.ipynb #4cf9ef9f
+# %% ../nbs/12h_faults.ipynb #5660ce95
 def _skewed(stage: ForkedDays) -> FaultResult:
     "One of two servers looks features up, and stamps its answers, by a clock a day ahead."
     feed, mine = _a_day_ahead(stage)
@@ -190,7 +190,7 @@ def _skewed(stage: ForkedDays) -> FaultResult:
                                label="without", stamped=stamped)
     seen = labelled(blind.log, stage.end + MATURE)
     midnights = pd.date_range(stage.began.ceil("D"), stage.end, freq="D")
-    looks = [clock_finding(blind.log, midnight) for midnight in midnights]
+    looks = [clock_finding(blind.log, midnight, since=midnight - DAY) for midnight in midnights]
     in_the_log = _first_alarm(looks, "outcomes before their predictions")
     return compared(stage, good, bad, known, "a check at the door: a moment of the future",
                     "the event's own moment is taken", mine.sum(),

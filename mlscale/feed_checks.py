@@ -17,8 +17,8 @@ from .outcomes import labelled
 from .prediction_log import Log
 from .skew import skew_report
 
-# %% ../nbs/08l_feed_checks.ipynb #717d5980
-def largest_jump(values: pd.Series, when: pd.Series) -> float:
+# %% ../nbs/08l_feed_checks.ipynb #77193431
+def largest_jump(values: pd.Series, when: pd.Series, since: Any = None) -> float:
     """The largest change of a mean from one hour with rows to the next.
 
     Parameters
@@ -27,11 +27,13 @@ def largest_jump(values: pd.Series, when: pd.Series) -> float:
         One a row; missing ones are left out.
     when : Series of Timestamp
         The moment of each, in any order.
+    since : Timestamp, optional
+        Only changes into the hours from then on count. Default: all.
 
     Returns
     -------
     float
-        In the unit of the values; NaN if fewer than two hours have a value.
+        In the unit of the values; NaN if there are no two hours with a value to compare.
 
     Examples
     --------
@@ -42,10 +44,12 @@ def largest_jump(values: pd.Series, when: pd.Series) -> float:
     38.0
     """
     by_hour = values.groupby(when.dt.floor("h").to_numpy()).mean().dropna()
-    return float(by_hour.diff().abs().max())
+    change = by_hour.diff().abs()
+    return float((change if since is None else change[change.index >= since]).max())
 
-# %% ../nbs/08l_feed_checks.ipynb #7cc4bc24
-def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series) -> float:
+# %% ../nbs/08l_feed_checks.ipynb #f959ab1a
+def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series,
+                  since: Any = None) -> float:
     """For how many hours in a row a place's columns all stayed the same.
 
     Parameters
@@ -57,6 +61,8 @@ def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series) -> fl
         The moment of each row.
     place : Series
         Where each row was observed; the places are watched one by one.
+    since : Timestamp, optional
+        Only hours from then on count, with what they repeat from before. Default: all.
 
     Returns
     -------
@@ -78,11 +84,11 @@ def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series) -> fl
     before = means.groupby(level=0).shift()
     same = ((means == before) | means.isna() & before.isna()).all(axis=1).to_numpy()
     same[~means.index.get_level_values(0).duplicated()] = False   # the first hour of each place
-    start = pd.Series(means.index.get_level_values(1)).where(~pd.Series(same)).ffill()
-    return float(max((means.index.get_level_values(1) - start.array)/pd.Timedelta("1h"),
-                     default=0.))
+    hours = pd.Series(means.index.get_level_values(1))
+    still = (hours - hours.where(~same).ffill())/pd.Timedelta("1h")
+    return float((still if since is None else still[hours >= since]).max() if len(still) else 0.)
 
-# %% ../nbs/08l_feed_checks.ipynb #58309e1e
+# %% ../nbs/08l_feed_checks.ipynb #0e96b976
 @dataclass(frozen=True)
 class FeedLimits:
     """How much, and how little, the columns of a feed may change from hour to hour.
@@ -122,7 +128,8 @@ class FeedLimits:
     place: str
 
     def __post_init__(self) -> None:
-        for name, most in {**self.jumps, "still": self.still}.items(): number(most, name, above=0)
+        number(self.still, "still", above=0)
+        for name, most in self.jumps.items(): number(most, f"jumps[{name!r}]", above=0)
         object.__setattr__(self, "columns", tuple(self.columns))
 
     @classmethod
@@ -149,13 +156,19 @@ class FeedLimits:
         Returns
         -------
         FeedLimits
+
+        Raises
+        ------
+        ValueError
+            If the margin is below 1, or a column never changed from one hour to the next.
         """
         number(margin, "margin", low=1)
         return cls({c: margin*largest_jump(rows[c], when) for c in jumps},
                    max(least, margin*longest_still(rows[[*still]], when, rows[place])),
                    tuple(still), place)
 
-    def findings(self, rows: pd.DataFrame, when: pd.Series, at: Any = None) -> list[Finding]:
+    def findings(self, rows: pd.DataFrame, when: pd.Series, at: Any = None, *,
+                 since: Any = None) -> list[Finding]:
         """What the rows of the last hours say.
 
         Parameters
@@ -166,19 +179,22 @@ class FeedLimits:
             When.
         at : Timestamp, optional
             Now. Default: the latest of `when`.
+        since : Timestamp, optional
+            Only what happens in the hours from then on is told. Who asks once a day gives the last
+            hours of the day before, too, and the midnight between them here. Default: all.
 
         Returns
         -------
         list of Finding
-            One a column that is watched for jumps, and one for standing still; none where there are
-            fewer than two hours to compare.
+            One a column that is watched for jumps, of 0 where it has no two hours to compare, and
+            one for standing still; none at all where the rows are of one hour.
         """
         if when.dt.floor("h").nunique() < 2: return []
-        at = when.max() if at is None else at
-        seen = {c: largest_jump(rows[c], when) for c in self.jumps}
-        out = [Finding(f"jump of {c}", seen[c], most, "from hour to hour", at, seen[c] > most)
-               for c, most in self.jumps.items() if np.isfinite(seen[c])]
-        still = longest_still(rows[[*self.columns]], when, rows[self.place])
+        at, out = when.max() if at is None else at, []
+        for c, most in self.jumps.items():
+            jump = np.nan_to_num(largest_jump(rows[c], when, since))
+            out.append(Finding(f"jump of {c}", jump, most, "from hour to hour", at, jump > most))
+        still = longest_still(rows[[*self.columns]], when, rows[self.place], since)
         return [*out, Finding("standing still", still, self.still, "h", at, still > self.still)]
 
     def to_dict(self) -> dict:
@@ -207,14 +223,15 @@ class FeedLimits:
             raise ValueError(f"state: format {state.get('format')!r}, known is 1; learn anew")
         return cls(**{name: state[name] for name in ("jumps", "still", "columns", "place")})
 
-# %% ../nbs/08l_feed_checks.ipynb #9185ceed
+# %% ../nbs/08l_feed_checks.ipynb #cbda6c1b
 def _alike(logged: pd.DataFrame, recomputed: pd.DataFrame, by: str, columns: list[str]) -> bool:
-    "Whether numbers are equal to the last bit: soon seen, and so on most days."
+    "Whether floats are equal to the last bit: soon seen, and so on most days."
     if not {*columns} <= {*recomputed} or not {*logged[by]} <= {*recomputed[by]}: return False
     if not (logged[by].is_unique and recomputed[by].is_unique): return False
     theirs = recomputed.set_index(by)[columns].loc[logged[by]]
-    try: return np.array_equal(logged[columns].to_numpy(float), theirs.to_numpy(float), True)
-    except (TypeError, ValueError): return False   # not numbers
+    mine = logged[columns]
+    if any(dtype.kind != "f" for dtype in [*mine.dtypes, *theirs.dtypes]): return False
+    return np.array_equal(mine.to_numpy(float), theirs.to_numpy(float), equal_nan=True)
 
 def skew_finding(logged: pd.DataFrame, recomputed: pd.DataFrame, at: Any, *, by: str,
                  time: str = "at", most: float = .01) -> Finding:
@@ -222,8 +239,10 @@ def skew_finding(logged: pd.DataFrame, recomputed: pd.DataFrame, at: Any, *, by:
 
     Parameters
     ----------
-    logged, recomputed, by, time
-        As for `mlscale.skew.skew_report`.
+    logged, recomputed : DataFrame
+        As for `mlscale.skew.skew_report`, from pandas.
+    by, time : str
+        The column with the id of a prediction, and that with its moment.
     at : Timestamp
         Now.
     most : float

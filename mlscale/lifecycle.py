@@ -266,7 +266,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #77ec8756
+# %% ../nbs/12_lifecycle.ipynb #094c00dd
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."
@@ -288,17 +288,20 @@ def _left(system: System, weeks: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Those of the weeks that are still to come."
     return weeks[weeks >= START + len(system.weeks)*WEEK]
 
-_SECONDS = {"week": 3., "online": 9., "fault": 3., "part": 15.}   # about; their ratios count
+_OTHERS = "the other futures"   # beside the weeks; what is left of them when those are over
+_SECONDS = {"week": 3., "online": 9., "fault": 3., "part": 15.,
+            "futures": 30.}   # about; their ratios count
 
-def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path, faults: Sequence[str],
-           parts: bool) -> dict[str, float]:
+def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path, *, futures: bool,
+           faults: Sequence[str], parts: bool) -> dict[str, float]:
     "What a run has still to do, and how long it takes."
     a_week = _SECONDS["online" if system.online else "week"]
     return {**{_name(week): a_week for week in _left(system, weeks)},
+            **({_OTHERS: _SECONDS["futures"]} if futures else {}),
             **dict.fromkeys(left(folder/"faults.json", faults), _SECONDS["fault"]),
             **dict.fromkeys(left(folder/"parts.json", PARTS if parts else ()), _SECONDS["part"])}
 
-# %% ../nbs/12_lifecycle.ipynb #edc3dfca
+# %% ../nbs/12_lifecycle.ipynb #fdb5f953
 def _futures(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Timestamp | None,
              spark: Any, step: Step) -> list[System]:
     "The system after its weeks; with a bad release beside it those without it and without trial."
@@ -325,13 +328,13 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         second = beside.submit(live_others)
         try:
             run_weeks(system, _left(system, weeks), spark, bad_release=bad_release, step=step)
-            second.result()
+            with step(_OTHERS): second.result()
         finally: stop.set()   # if the first ends early, the others end after their week
     for lines in told.values():
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #89ae9074
+# %% ../nbs/12_lifecycle.ipynb #b8e55004
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,
@@ -405,7 +408,8 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         system = _begun(folder/"state", rules=rules, online=online, label="the year", seed=seed,
                         say=say or (tqdm.write if progress else lambda line: None))
         launched = system.fork(folder/"state at launch", "at launch") if faults else system
-        to_do = _to_do(system, weeks, folder, faults, parts)
+        to_do = _to_do(system, weeks, folder, futures=bad_release is not None, faults=faults,
+                       parts=parts)
         step = stack.enter_context(progress_bar(to_do, shown=progress))
         futures = _futures(system, weeks, bad_release, started.result(), step)
         events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])

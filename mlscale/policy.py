@@ -359,10 +359,10 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #1c76dd5f
+# %% ../nbs/12d_policy.ipynb #73ca0620
 def watch_day(system: System, day: pd.Timestamp) -> None:
     """Look at what was sent on a day and at the outcomes that came; raise an alert about what is
-    not as it should be, and resolve it when that is over.
+    not as it should be, and resolve it when it is no longer seen.
 
     Parameters
     ----------
@@ -383,19 +383,21 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
     >>> system.change.silent
     1
     """
-    sent = logged_predictions(system.log, since=day, until=day + DAY)
-    if len(sent): system.change.update(sent[FEATURES])
+    sent = logged_predictions(system.log, since=day - DAY/4, until=day + DAY)
+    today = sent[sent["at"] >= day]
+    if len(today): system.change.update(today[FEATURES])
     system.change.end_day(f"{day:%Y-%m-%d}")
     if not system.change.silent: record(system, system.change.finding(day + DAY, name=CHANGE))
-    for finding in _looks(system, sent, day + DAY) if len(sent) else []: record(system, finding)
+    if not len(today): return
+    for finding in [*system.feed.findings(sent, sent["at"], day + DAY, since=day),
+                    *_looks(system, today, day + DAY)]: record(system, finding)
 
 def _looks(system: System, sent: pd.DataFrame, at: pd.Timestamp) -> list[Finding]:
-    "Whether outcomes come, in time; whether the feed is alive, in its unit, and the table's."
+    "Whether outcomes come, none of them before its question, and the features are the table's."
     logged = sent.assign(flight_id=sent.request_id.astype(int))
     table = system.features.loc[logged.flight_id, FEATURES].reset_index()
     return [*arrival_findings(system.log, at, oldest={"outcomes": "12h"}),
             clock_finding(system.log, at, since=at - DAY),
-            *system.feed.findings(sent, sent["at"], at),
             skew_finding(logged[["flight_id", "at", *FEATURES]], table, at, by="flight_id")]
 
 # %% ../nbs/12d_policy.ipynb #a550587b
@@ -466,10 +468,10 @@ def _write_week(system: System, at: pd.Timestamp, week: pd.DataFrame, ms: list[f
                          "p99_ms": float(np.quantile(ms, .99)),
                          "open_alerts": len(system.alerts.open), "version": int(version)})
 
-# %% ../nbs/12d_policy.ipynb #952a8e89
+# %% ../nbs/12d_policy.ipynb #c516ea50
 HOLDOUT = pd.Timedelta(days=14)
 RETRAIN_EVERY = pd.Timedelta(weeks=8)
-FEW = 5   # with fewer days nobody knows how days stray, and a release is not judged
+FEW = 5   # days, without which a trial neither begins nor ends well
 
 def compare_on(rows: pd.DataFrame, new: np.ndarray, old: np.ndarray, what: str) -> Comparison:
     """Compare two models on the same flights, as the gate and the check after a release do.
@@ -832,31 +834,33 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #4ab636f9
+# %% ../nbs/12d_policy.ipynb #00ee17b8
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
     c, trial = _whole_trial(system, at, spark), system.trial
     assert trial is not None
-    served, told = trial.check == "week", c or "too few flights to compare"
+    served = trial.check == "week"
+    told = str(c or "too few flights to compare")
     version, before, system.trial = trial.version, trial.against, None
     evidence = {"against": before, "comparison": c and c.to_dict(), "days": trial.differences,
                 "held_out": trial.held_out, "alpha": system.rules.alpha}
-    what = "is worse in service than" if worse else "had too few days to be held against"
-    worse = worse or not served and len(trial.differences) < FEW
-    if worse:
-        system.note(at, "alert" if served else "stop", f"version {version} {what} version "
-                    f"{before}: {told}", version, evidence=evidence)
+    few = not (worse or served) and len(trial.differences) < FEW
+    if few: told = f"of its days {len(trial.differences)} became known, {FEW} are needed"
+    if worse or few:
+        why = f"is worse in service than version {before}" if worse else "is not known well enough"
+        system.note(at, "alert" if served else "stop", f"version {version} {why}: {told}", version,
+                    evidence=evidence)
         if served: system.registry.rollback(NAME)
     elif not served: system.registry.promote(NAME, version)
     deploy(system, url)   # also ends the canary
     if worse and served:
         system.note(at, "rollback", f"version {before} is live again", before,
                     evidence={"instead_of": version})
-    elif not worse:
+    elif not (worse or few):
         what = "stays" if served else "is live, after its trial"
         system.note(at, "keep" if served else "promote", f"version {version} {what}; in service "
                     f"{told}", version, evidence=evidence)
-    return worse
+    return worse or few
 
 def why_retrain(system: System, at: pd.Timestamp, alarm: bool) -> str:
     """Why to train a challenger now.

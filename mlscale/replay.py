@@ -215,7 +215,7 @@ class _Loop:
             return [expected_losses(p[r]).mean() for r in rows]
         return [log_losses(self.record.label[r], p[r]).mean() for r in rows]
 
-# %% ../nbs/12f_replay.ipynb #583dc303
+# %% ../nbs/12f_replay.ipynb #eaac9f6d
 def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> None:
     "Train a challenger and, if it passes the gate, let it begin."
     record, rules = loop.record, loop.rules
@@ -231,7 +231,7 @@ def _challenge(loop: _Loop, now: pd.Timestamp, why: dict, X: pd.DataFrame) -> No
     c = compare_on(held_out, new[rows], old[rows], "held-out flights")
     found = {"difference": c.difference, "low": c.low, "high": c.high, "flights": len(rows)}
     if "canary" in rules.check: rows = rows[_routed(loop, rows, version)]
-    few = len(np.unique(record.day[rows])) < FEW   # to know how days stray
+    few = rules.check not in ("none", "week") and len(np.unique(record.day[rows])) < FEW
     if few or rules.gate and c.high >= 0: return loop.note(now, "refuse", version, **found)
     days = daily_differences(new[rows], old[rows], record.label[rows], record.weight[rows],
                              record.day[rows])
@@ -274,12 +274,13 @@ def _look(loop: _Loop, now: pd.Timestamp) -> None:
     else: return
     loop.trial = None
 
-# %% ../nbs/12f_replay.ipynb #b9decf02
+# %% ../nbs/12f_replay.ipynb #e6332920
 def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
     "Roll a release back that was surely worse in its first week."
     if loop.trial is None or loop.rules.check != "week" or now - loop.trial["since"] < WEEK: return
     record, (version, p, _) = loop.record, loop.trial["model"]
-    rows = record.known(now, loop.trial["since"], now)
+    rows, loop.trial = record.known(now, loop.trial["since"], now), None
+    if len(np.unique(record.day[rows])) < 2: return   # too few flights to compare
     seen = pd.DataFrame({"day": record.day[rows], "label": record.label[rows],
                          "weight": record.weight[rows]})
     c = compare_on(seen, p[rows], loop.before[1][rows], "flights that were served")
@@ -287,7 +288,6 @@ def _after_a_week(loop: _Loop, now: pd.Timestamp) -> None:
         loop.note(now, "rollback", version, difference=c.difference, low=c.low, high=c.high)
         loop.taken_back.add(version)
         loop.champion = loop.before
-    loop.trial = None
 
 # %% ../nbs/12f_replay.ipynb #db60479d
 def _alarm(loop: _Loop, now: pd.Timestamp) -> dict:

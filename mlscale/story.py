@@ -239,7 +239,7 @@ def _day(at: pd.Timestamp) -> str:
     "A day as it is read."
     return f"{at.day} {at:%b}"
 
-# %% ../nbs/12e_story.ipynb #bf3c3311
+# %% ../nbs/12e_story.ipynb #44756e5d
 _KINDS = {   # the mark, the word, what it says, the chapter that tells it
     "alert": ("○", "alert", "it hurts: the loss is above what February and March allow, or a "
               "release is worse in service than its predecessor", "08_monitoring"),
@@ -252,10 +252,10 @@ _KINDS = {   # the mark, the word, what it says, the chapter that tells it
                "04c_promotion"),
     "trial": ("△", "on trial", "a version passed the gate and answers a share, or is asked and not "
               "heard", "06f_rollout"),
-    "stop": ("▽", "stopped", "a version on trial was surely worse than its predecessor",
-             "12d_policy"),
+    "stop": ("▽", "stopped", "a version on trial was surely worse, or too little of it became "
+             "known", "12d_policy"),
     "promote": ("▲", "released", "a version answers everybody", "06_serving"),
-    "keep": ("=", "kept", "a version was not worse in service than its predecessor, and stays",
+    "keep": ("=", "kept", "a version was not found worse than its predecessor, and stays",
              "12d_policy"),
     "rollback": ("▼", "rolled back", "a version was taken back after it had been served",
                  "12d_policy")}

@@ -13,7 +13,7 @@ from .data import SOURCES, OperationsDesk, cached_frame, load_flights, load_plan
 from .data import load_weather
 from .features import AIRCRAFT, flight_features
 
-# %% ../nbs/12b_world.ipynb #b7d75544
+# %% ../nbs/12b_world.ipynb #ea82ada0
 @dataclass(frozen=True, eq=False)
 class World:
     """What happens to flights, given what the desk does.
@@ -74,7 +74,7 @@ class World:
 
         Returns
         -------
-        list of str
+        list of str or None
             A tail number each; None where it is missing.
         """
         tailnum = self.flights.tailnum.loc[flight_id]

@@ -62,10 +62,11 @@ def feed():
     return pd.DataFrame({"temp": 50 + rng.normal(0, 0.5, 2000).cumsum(), "wind": rng.gamma(2, 5, 2000), "place": np.resize(["a", "b", "c"], 2000)}), when
 
 
-def test_limits_that_were_learned_are_quiet_where_they_were_learned_and_come_back_from_json(feed):
+def test_limits_that_were_learned_are_quiet_afterwards_and_come_back_from_json(feed):
     X, when = feed
-    limits = FeedLimits.learn(X, when, jumps=["temp"], still=["temp", "wind"], place="place")
-    assert not any(limits.findings(X, when))
+    first = when < when[1000]
+    limits = FeedLimits.learn(X[first], when[first], jumps=["temp"], still=["temp", "wind"], place="place")
+    assert not any(limits.findings(X[~first], when[~first]))
     again = FeedLimits.from_dict(json.loads(json.dumps(limits.to_dict())))
     assert again == limits and [str(f) for f in again.findings(X, when)] == [str(f) for f in limits.findings(X, when)]
     with pytest.raises(ValueError, match="format 7"): FeedLimits.from_dict({**limits.to_dict(), "format": 7})
@@ -79,16 +80,20 @@ def test_another_unit_and_a_feed_that_stands_still_are_told_apart_and_dated(feed
     frozen = X.mask(pd.Series(half) & (np.arange(2000) < 1100)).groupby(X.place).ffill().assign(place=X.place)
     alarm, = [f for f in limits.findings(frozen, when, START + 40 * pd.Timedelta("1D")) if f]
     assert alarm.name == "standing still" and alarm.at == START + 40 * pd.Timedelta("1D") and alarm.value > 30
+    begins = when[1000].floor("h")   # asked after its first hour, about that hour alone; and a day later
+    assert any(limits.findings(celsius, when, since=begins)) and not any(limits.findings(celsius, when, since=begins + pd.Timedelta("1D")))
+    switched_off = celsius.assign(temp=np.nan)
+    assert [(f.name, f.value, bool(f)) for f in limits.findings(switched_off, when)][0] == ("jump of temp", 0, False)
     assert limits.findings(X[:2], when[:2]) == limits.findings(X[:0], when[:0]) == []   # an hour cannot be compared
 
 
 @pytest.mark.parametrize("wrong, said", [
-    ({"margin": 0.5}, "margin"), ({"margin": np.nan}, "margin"), ({"jumps": ["wet"]}, "wet"), ({"jumps": ["empty"]}, "empty"),
+    ({"margin": 0.5}, "margin"), ({"margin": np.nan}, "margin"), ({"jumps": ["wet"]}, "wet"), ({"jumps": ["empty"]}, "empty"), ({"jumps": ["still"]}, "jumps.'still'"),
 ])
 def test_limits_that_cannot_be_learned_are_named(feed, wrong, said):
     X, when = feed
     with pytest.raises((ValueError, KeyError), match=said):
-        FeedLimits.learn(X.assign(empty=np.nan), when, **{"jumps": ["temp"], "still": ["temp"], "place": "place", **wrong})
+        FeedLimits.learn(X.assign(empty=np.nan, still=1.), when, **{"jumps": ["temp"], "still": ["temp"], "place": "place", **wrong})
 
 
 def test_outcomes_before_their_questions_are_counted_and_those_after_are_not(tmp_path):
@@ -110,5 +115,7 @@ def test_a_share_of_skewed_rows_is_allowed_up_to_the_limit():
         with pytest.raises(ValueError): skew_finding(sent, wrong.drop(columns="at"), START, by="id")
     with pytest.raises(ValueError): skew_finding(pd.concat([sent, sent]), sent.drop(columns="at"), START, by="id")
     assert skew_finding(sent.assign(wind=3.0), sent[["id", "wind"]], START, by="id").evidence == "wind"   # a column that the table lacks is not compared
+    for mine, theirs in ((["71", "0"] * 100, [71., 0.] * 100), ([2**53 + 1] * 200, [2**53] * 200)):   # only floats are soon seen to be alike
+        assert skew_finding(sent.assign(temp=mine), table_of(0).assign(temp=theirs), START, by="id")
     words = sent.assign(temp="warm")
     assert not skew_finding(words, words.drop(columns="at"), START, by="id") and skew_finding(words, table_of(0), START, by="id")

@@ -340,7 +340,7 @@ def stale(sent): return sent.assign(last_dep_delay=sent.last_dep_delay.shift(50)
 @pytest.mark.parametrize("broken, rings", [(celsius, {"jump of temp", "skew"}), (frozen, {"standing still", "skew"}), (stale, {"skew"})])
 def test_what_was_sent_is_asked_each_midnight_whether_it_moves_as_weather_does_and_is_the_tables(system, broken, rings):
     true = system.features
-    third = true.event_timestamp.between(START + 2 * DAY + pd.Timedelta("10h"), START + 3 * DAY, inclusive="left")
+    third = true.event_timestamp.between(START + 2 * DAY + pd.Timedelta("10h"), START + 2 * DAY + pd.Timedelta("20h"), inclusive="left")
     system.features = true.copy()
     system.features.loc[third] = broken(true[third])
     serve_week(system, START)
@@ -350,6 +350,28 @@ def test_what_was_sent_is_asked_each_midnight_whether_it_moves_as_weather_does_a
     assert {e["text"] for e in told if e["kind"] == "resolved"} == rings
     assert {e["at"] for e in told if e["kind"] == "alert"} == {START + 3 * DAY} and {e["at"] for e in told if e["kind"] == "resolved"} == {START + 4 * DAY}
     assert all(e["evidence"]["value"] > e["evidence"]["threshold"] for e in told if e["kind"] == "alert")
+
+
+@pytest.mark.parametrize("hour", [0, 1, 12, 23])
+def test_another_unit_is_found_whenever_it_begins_once_and_once_more_when_it_ends(system, hour):
+    true, begins = system.features, START + 2 * DAY + pd.Timedelta(hours=hour)
+    wrong = true.event_timestamp.between(begins, begins + 2 * DAY, inclusive="left")
+    system.features = true.copy()
+    system.features.loc[wrong] = celsius(true[wrong])
+    serve_week(system, START)
+    for k in range(7): watch_day(system, START + k * DAY)
+    told = [(e["kind"], (e["at"] - START) // DAY) for e in system.events if e["text"].startswith("jump of temp")]
+    assert told == [("alert", 3), ("resolved", 4), ("alert", 5), ("resolved", 6)]
+
+
+def test_a_column_that_is_switched_off_leaves_no_alert_of_a_jump_behind(system):
+    true, begins = system.features, START + 2 * DAY + pd.Timedelta("12h")
+    system.features = true.copy()
+    system.features.loc[true.event_timestamp >= begins, "temp"] = (true.temp - 32) / 1.8
+    system.features.loc[true.event_timestamp >= begins + pd.Timedelta("6h"), "temp"] = np.nan
+    serve_week(system, START)
+    for k in range(5): watch_day(system, START + k * DAY)
+    assert [(e["kind"], e["at"]) for e in system.events if e["text"].startswith("jump of temp")] == [("alert", START + 3 * DAY), ("resolved", START + 4 * DAY)]
 
 
 def test_an_outcome_older_than_its_question_is_an_alert(system, monkeypatch):
@@ -531,8 +553,16 @@ def test_a_trial_of_which_hardly_a_day_became_known_promotes_nobody(system, spar
     assert not judge_release(system, at + TRIAL - DAY, url, spark) and system.trial   # no outcome has come; there is time
     assert judge_release(system, at + TRIAL, url, spark) and system.trial is None
     end = system.events[-1]
-    assert (end["kind"], end["version"]) == ("stop", 2) and "too few days" in end["text"] and end["evidence"]["days"] == {}
+    assert (end["kind"], end["version"]) == ("stop", 2) and "not known well enough" in end["text"] and end["evidence"]["days"] == {}
     assert served_version(system) == 1 == system.registry.version(NAME, "champion").version and not (system.bundles / NAME / "canary.json").exists()
+
+
+@pytest.mark.parametrize("known, kind", [(4, "stop"), (5, "promote")])
+def test_a_trial_is_won_only_if_enough_of_its_days_became_known(system, spark, url, known, kind):
+    at = START + 2 * WEEK
+    tried(system, at, spark, url, without_horizon(system.features, at))
+    system.trial.differences = {str((at + k * DAY).date()): 0. for k in range(known)}
+    assert judge_release(system, at + TRIAL, url, spark) == (kind == "stop") and system.events[-1]["kind"] == kind
 
 
 # ---- a future of its own, and a restart
@@ -945,7 +975,7 @@ def test_what_is_left_of_a_run_is_what_it_has_not_done(system, tmp_path):
     weeks = pd.date_range(START, periods=3, freq=WEEK)
     system.weeks.append({"week": START})
     (tmp_path / "faults.json").write_text(json.dumps({"celsius": {}}))
-    to_do = _to_do(system, weeks, tmp_path, ["celsius", "clock"], True)
-    assert [*to_do][:3] == ["week of 08 Apr", "week of 15 Apr", "clock"] and [*to_do][3:] == [*PARTS] and min(to_do.values()) > 0
+    to_do = _to_do(system, weeks, tmp_path, futures=True, faults=["celsius", "clock"], parts=True)
+    assert [*to_do][:4] == ["week of 08 Apr", "week of 15 Apr", "the other futures", "clock"] and [*to_do][4:] == [*PARTS] and min(to_do.values()) > 0
     (tmp_path / "parts.json").write_text("[]")
-    with pytest.raises(ValueError, match="parts.json"): _to_do(system, weeks, tmp_path, [], True)
+    with pytest.raises(ValueError, match="parts.json"): _to_do(system, weeks, tmp_path, futures=False, faults=[], parts=True)

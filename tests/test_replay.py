@@ -179,12 +179,21 @@ def test_lifecycle_a_canary_too_small_to_be_judged_is_refused_not_a_crash(world,
     assert year.count("refuse") == 1
 
 
-def test_lifecycle_a_release_of_whose_trial_hardly_a_day_became_known_does_not_go_live(world, features, leaky):
+@pytest.mark.parametrize("check, days, kind", [("canary", 0, "stop"), ("canary", 4, "stop"), ("canary", 5, "release"), ("shadow, canary", 4, "stop"), ("shadow, canary", 5, "release")])
+def test_lifecycle_a_release_goes_live_only_if_enough_days_of_its_trial_became_known(world, features, leaky, check, days, kind):
+    after = world.flights.sched_dep >= BAD + days * pd.Timedelta(days=1) + pd.Timedelta("2h")   # two hours after the prediction
+    silent = World(world.flights.assign(label_time=world.flights.label_time + after * 8 * WEEK), world.desk)
+    rules = Rules(retrain="never", check=check, alpha=1e-11)   # who is never surely worse is stopped by nothing else
+    year = replay(silent, features, rules, fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
+    end, = [d for d in year.decisions if d.kind in ("stop", "release")]
+    assert (end.kind, end.at, end.evidence["days"]) == (kind, BAD + 2 * WEEK, days)
+
+
+def test_lifecycle_a_release_for_everybody_of_which_nothing_became_known_stays(world, features, leaky):
     after = world.flights.sched_dep >= BAD
     silent = World(world.flights.assign(label_time=world.flights.label_time + after * 8 * WEEK), world.desk)
-    year = replay(silent, features, Rules(retrain="never"), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
-    stop, = [d for d in year.decisions if d.kind == "stop"]
-    assert stop.at == BAD + 2 * WEEK and stop.evidence["days"] == 0 and not year.count("release")
+    year = replay(silent, features, Rules(retrain="never", check="week"), fit=fit, bad_release=BAD, leaky=leaky, until=BAD + 3 * WEEK)
+    assert year.count("release") == 1 and year.count("rollback") == 0   # as in service
 
 
 # ---- the loop in memory against the one in service
