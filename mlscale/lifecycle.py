@@ -266,7 +266,7 @@ def _folder(given: Path | str | None, arguments: dict) -> Path:
                              f"{begun}; give that to go on with it, or another folder")
     return folder
 
-# %% ../nbs/12_lifecycle.ipynb #094c00dd
+# %% ../nbs/12_lifecycle.ipynb #4e869839
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "No other process works in this folder; what one left half-made is removed."
@@ -292,12 +292,13 @@ _OTHERS = "the other futures"   # beside the weeks; what is left of them when th
 _SECONDS = {"week": 3., "online": 9., "fault": 3., "part": 15.,
             "futures": 30.}   # about; their ratios count
 
-def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path, *, futures: bool,
-           faults: Sequence[str], parts: bool) -> dict[str, float]:
+def _to_do(system: System, weeks: pd.DatetimeIndex, folder: Path,
+           bad_release: pd.Timestamp | None, faults: Sequence[str],
+           parts: bool) -> dict[str, float]:
     "What a run has still to do, and how long it takes."
     a_week = _SECONDS["online" if system.online else "week"]
     return {**{_name(week): a_week for week in _left(system, weeks)},
-            **({_OTHERS: _SECONDS["futures"]} if futures else {}),
+            **({_OTHERS: _SECONDS["futures"]} if bad_release else {}),
             **dict.fromkeys(left(folder/"faults.json", faults), _SECONDS["fault"]),
             **dict.fromkeys(left(folder/"parts.json", PARTS if parts else ()), _SECONDS["part"])}
 
@@ -334,7 +335,7 @@ def _side_by_side(system: System, weeks: pd.DatetimeIndex, bad_release: pd.Times
         for line in lines: system.say(line)
     return [system, *(other for other, *_ in others)]
 
-# %% ../nbs/12_lifecycle.ipynb #b8e55004
+# %% ../nbs/12_lifecycle.ipynb #9bae9d03
 def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         bad_release: pd.Timestamp | None = BAD_RELEASE, seed: int = 0, rules: Rules = Rules(),
         online: bool = False, faults: Sequence[str] = (), parts: bool = False,
@@ -408,8 +409,7 @@ def run(*, folder: Path | str | None = None, until: pd.Timestamp = END,
         system = _begun(folder/"state", rules=rules, online=online, label="the year", seed=seed,
                         say=say or (tqdm.write if progress else lambda line: None))
         launched = system.fork(folder/"state at launch", "at launch") if faults else system
-        to_do = _to_do(system, weeks, folder, futures=bad_release is not None, faults=faults,
-                       parts=parts)
+        to_do = _to_do(system, weeks, folder, bad_release, faults, parts)
         step = stack.enter_context(progress_bar(to_do, shown=progress))
         futures = _futures(system, weeks, bad_release, started.result(), step)
         events, metrics, gates = (pd.DataFrame([row for s in futures for row in getattr(s, name)])

@@ -262,7 +262,7 @@ def _keep_monitors(system: System) -> None:
     kept = {name: getattr(system, name).to_dict() for name in names}
     with replacing(system.folder/"monitors.json") as new: new.write_text(json.dumps(kept))
 
-# %% ../nbs/12d_policy.ipynb #93685602
+# %% ../nbs/12d_policy.ipynb #55c4c1ac
 def launch(folder: Path, *, rules: Rules = Rules(), online: bool = False,
            label: str = "run", seed: int = 0,
            say: Callable[[str], None] = print) -> System:
@@ -270,16 +270,12 @@ def launch(folder: Path, *, rules: Rules = Rules(), online: bool = False,
 
     Parameters
     ----------
-    folder : Path
-        For everything durable; new.
-    rules : Rules
-        By what it will decide.
+    folder, rules
+        For everything durable, new; by what it will decide.
     online : bool
         Whether the server will read the features from an online store.
-    label : str
-        The name of this future.
-    seed : int
-        Of the desk's luck.
+    label, seed
+        The name of this future; the seed of the desk's luck.
     say : callable
         Gets each line of the story.
 
@@ -359,10 +355,9 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #73ca0620
+# %% ../nbs/12d_policy.ipynb #6604ec33
 def watch_day(system: System, day: pd.Timestamp) -> None:
-    """Look at what was sent on a day and at the outcomes that came; raise an alert about what is
-    not as it should be, and resolve it when it is no longer seen.
+    """Look at a day's features and outcomes; raise alerts, and resolve what is no longer seen.
 
     Parameters
     ----------
@@ -388,15 +383,16 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
     if len(today): system.change.update(today[FEATURES])
     system.change.end_day(f"{day:%Y-%m-%d}")
     if not system.change.silent: record(system, system.change.finding(day + DAY, name=CHANGE))
-    if not len(today): return
-    for finding in [*system.feed.findings(sent, sent["at"], day + DAY, since=day),
-                    *_looks(system, today, day + DAY)]: record(system, finding)
+    for finding in _looks(system, sent, today, day + DAY) if len(today) else []:
+        record(system, finding)
 
-def _looks(system: System, sent: pd.DataFrame, at: pd.Timestamp) -> list[Finding]:
-    "Whether outcomes come, none of them before its question, and the features are the table's."
-    logged = sent.assign(flight_id=sent.request_id.astype(int))
+def _looks(system: System, sent: pd.DataFrame, today: pd.DataFrame,
+           at: pd.Timestamp) -> list[Finding]:
+    "On the feed, with hours of the day before; on outcomes; and on the features of today."
+    logged = today.assign(flight_id=today.request_id.astype(int))
     table = system.features.loc[logged.flight_id, FEATURES].reset_index()
-    return [*arrival_findings(system.log, at, oldest={"outcomes": "12h"}),
+    return [*system.feed.findings(sent, sent["at"], at, since=at - DAY),
+            *arrival_findings(system.log, at, oldest={"outcomes": "12h"}),
             clock_finding(system.log, at, since=at - DAY),
             skew_finding(logged[["flight_id", "at", *FEATURES]], table, at, by="flight_id")]
 
@@ -834,13 +830,12 @@ def _look(system: System, trial: Trial, at: pd.Timestamp) -> None:
             trial.differences[str(day.date())] = float(daily_differences(
                 rows.new.to_numpy(), rows.old.to_numpy(), rows.label, rows.weight, rows.day)[0])
 
-# %% ../nbs/12d_policy.ipynb #00ee17b8
+# %% ../nbs/12d_policy.ipynb #58567754
 def _end(system: System, at: pd.Timestamp, url: str, spark: Any, worse: bool) -> bool:
     "End a trial: take the version back, or let it serve everybody. Whether it was taken back."
     c, trial = _whole_trial(system, at, spark), system.trial
     assert trial is not None
-    served = trial.check == "week"
-    told = str(c or "too few flights to compare")
+    told, served = str(c or "too few flights to compare"), trial.check == "week"
     version, before, system.trial = trial.version, trial.against, None
     evidence = {"against": before, "comparison": c and c.to_dict(), "days": trial.differences,
                 "held_out": trial.held_out, "alpha": system.rules.alpha}

@@ -79,7 +79,8 @@ def lived(folder, deadly, spark, copy):
 if __name__ == "__main__":
     folder, *words = sys.argv[1:]
     spark, copy = "--spark" in words, "--copy" in words
-    policy.load_features(), policy.load_flights()
+    policy.load_flights()
+    world.without_horizon(policy.load_features().set_index("flight_id"), BAD)   # to build it after a fork would wait for Polars' threads for ever
     for deadly in [*(int(word) for word in words if word.isdigit()), None]:
         child = os.fork()
         if child == 0:

@@ -975,7 +975,7 @@ def test_what_is_left_of_a_run_is_what_it_has_not_done(system, tmp_path):
     weeks = pd.date_range(START, periods=3, freq=WEEK)
     system.weeks.append({"week": START})
     (tmp_path / "faults.json").write_text(json.dumps({"celsius": {}}))
-    to_do = _to_do(system, weeks, tmp_path, futures=True, faults=["celsius", "clock"], parts=True)
+    to_do = _to_do(system, weeks, tmp_path, START + WEEK, ["celsius", "clock"], True)
     assert [*to_do][:4] == ["week of 08 Apr", "week of 15 Apr", "the other futures", "clock"] and [*to_do][4:] == [*PARTS] and min(to_do.values()) > 0
     (tmp_path / "parts.json").write_text("[]")
-    with pytest.raises(ValueError, match="parts.json"): _to_do(system, weeks, tmp_path, futures=False, faults=[], parts=True)
+    with pytest.raises(ValueError, match="parts.json"): _to_do(system, weeks, tmp_path, None, [], True)
