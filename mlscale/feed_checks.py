@@ -47,7 +47,7 @@ def largest_jump(values: pd.Series, when: pd.Series, since: Any = None) -> float
     change = by_hour.diff().abs()
     return float((change if since is None else change[change.index >= since]).max())
 
-# %% ../nbs/08l_feed_checks.ipynb #f959ab1a
+# %% ../nbs/08l_feed_checks.ipynb #597d1f1c
 def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series,
                   since: Any = None) -> float:
     """For how many hours in a row a place's columns all stayed the same.
@@ -68,7 +68,7 @@ def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series,
     -------
     float
         Hours between the first and the last of the hours that are alike; 0 where each differs
-        from the one before, or there are no rows.
+        from the one before, or no hour has a value.
 
     Examples
     --------
@@ -86,7 +86,8 @@ def longest_still(values: pd.DataFrame, when: pd.Series, place: pd.Series,
     same[~means.index.get_level_values(0).duplicated()] = False   # the first hour of each place
     hours = pd.Series(means.index.get_level_values(1))
     still = (hours - hours.where(~same).ffill())/pd.Timedelta("1h")
-    return float((still if since is None else still[hours >= since]).max() if len(still) else 0.)
+    if since is not None: still = still[hours >= since]
+    return float(still.max()) if len(still) else 0.
 
 # %% ../nbs/08l_feed_checks.ipynb #0e96b976
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ def reopen(folder: Path, *, rules: Rules = Rules(), online: bool = False,
                   PerformanceMonitor.from_dict(kept["performance"]), rules, online, label,
                   say).restore()
 
-# %% ../nbs/12d_policy.ipynb #6604ec33
+# %% ../nbs/12d_policy.ipynb #e9805a63
 def watch_day(system: System, day: pd.Timestamp) -> None:
     """Look at a day's features and outcomes; raise alerts, and resolve what is no longer seen.
 
@@ -388,7 +388,7 @@ def watch_day(system: System, day: pd.Timestamp) -> None:
 
 def _looks(system: System, sent: pd.DataFrame, today: pd.DataFrame,
            at: pd.Timestamp) -> list[Finding]:
-    "On the feed, with hours of the day before; on outcomes; and on the features of today."
+    "What the feed, with some hours of the day before, the outcomes and the features say."
     logged = today.assign(flight_id=today.request_id.astype(int))
     table = system.features.loc[logged.flight_id, FEATURES].reset_index()
     return [*system.feed.findings(sent, sent["at"], at, since=at - DAY),

@@ -84,6 +84,11 @@ def test_another_unit_and_a_feed_that_stands_still_are_told_apart_and_dated(feed
     assert any(limits.findings(celsius, when, since=begins)) and not any(limits.findings(celsius, when, since=begins + pd.Timedelta("1D")))
     switched_off = celsius.assign(temp=np.nan)
     assert [(f.name, f.value, bool(f)) for f in limits.findings(switched_off, when)][0] == ("jump of temp", 0, False)
+    gone = X.copy()
+    gone.loc[1000:, ["temp", "wind"]] = np.nan   # a feed that is missing altogether neither jumps nor stands still
+    for since in (None, when[1200]):
+        found = limits.findings(gone[900:], when[900:], since=since)
+        assert [f.name for f in found] == ["jump of temp", "standing still"] and not any(found)
     assert limits.findings(X[:2], when[:2]) == limits.findings(X[:0], when[:0]) == []   # an hour cannot be compared
 
 

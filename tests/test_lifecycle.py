@@ -374,6 +374,15 @@ def test_a_column_that_is_switched_off_leaves_no_alert_of_a_jump_behind(system):
     assert [(e["kind"], e["at"]) for e in system.events if e["text"].startswith("jump of temp")] == [("alert", START + 3 * DAY), ("resolved", START + 4 * DAY)]
 
 
+def test_a_day_without_any_weather_is_looked_at_all_the_same(system):
+    true = system.features
+    system.features = true.copy()
+    system.features.loc[true.event_timestamp.between(START + DAY, START + 3 * DAY), WEATHER] = np.nan
+    serve_week(system, START, share=.3)
+    for k in range(5): watch_day(system, START + k * DAY)
+    assert not [e for e in system.events if e["text"].startswith(("jump", "standing"))]
+
+
 def test_an_outcome_older_than_its_question_is_an_alert(system, monkeypatch):
     with monkeypatch.context() as m:
         m.setitem(globals(), "record_known_outcomes", lambda *_: None)
