@@ -74,14 +74,15 @@ def test_limits_that_were_learned_are_quiet_afterwards_and_come_back_from_json(f
 
 def test_another_unit_and_a_feed_that_stands_still_are_told_apart_and_dated(feed):
     X, when = feed
-    limits, half = FeedLimits.learn(X, when, jumps=["temp"], still=["temp", "wind"], place="place"), np.arange(2000) >= 1000
+    limits, half = FeedLimits.learn(X, when, jumps=["temp"], still=["temp", "wind"], place="place"), np.arange(2000) >= 999   # on the hour
     celsius = X.assign(temp=X.temp.where(~half, (X.temp - 32) / 1.8))
     assert [f.name for f in limits.findings(celsius, when) if f] == ["jump of temp"]
     frozen = X.mask(pd.Series(half) & (np.arange(2000) < 1100)).groupby(X.place).ffill().assign(place=X.place)
     alarm, = [f for f in limits.findings(frozen, when, START + 40 * pd.Timedelta("1D")) if f]
     assert alarm.name == "standing still" and alarm.at == START + 40 * pd.Timedelta("1D") and alarm.value > 30
-    begins = when[1000].floor("h")   # asked after its first hour, about that hour alone; and a day later
+    begins = when[999]   # asked after its first hour, about that hour alone; and a day later
     assert any(limits.findings(celsius, when, since=begins)) and not any(limits.findings(celsius, when, since=begins + pd.Timedelta("1D")))
+    assert not any(limits.findings(frozen, when, since=when[1200]))   # it was over before
     switched_off = celsius.assign(temp=np.nan)
     assert [(f.name, f.value, bool(f)) for f in limits.findings(switched_off, when)][0] == ("jump of temp", 0, False)
     gone = X.copy()
